@@ -1,0 +1,81 @@
+"""What the array-API standard lacks, as a protocol: loops, derivatives, factorisations, pytrees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+Array: TypeAlias = Any
+Function: TypeAlias = Callable[..., Array]
+#: What `Backend.on_host` runs: ``(evaluate, jacobian, y) -> (y, steps)``, everything a NumPy array.
+HostFunction: TypeAlias = Callable[[Function, Function, Any], tuple[Any, Any]]
+
+
+class Backend(Protocol):
+    """A framework, seen by the solvers: its array namespace and the few things the standard has no name for.
+
+    Every function that is differentiated here maps flat vectors to flat vectors; the systems of a batch
+    are independent, so that one product differentiates all of them.
+    """
+
+    @property
+    def name(self) -> str:
+        """The registry's name of this framework: ``"numpy"``, ``"torch"`` or ``"jax"``."""
+
+    @property
+    def xp(self) -> Any:
+        """The array-API namespace."""
+
+    @property
+    def traced(self) -> bool:
+        """Whether array values may be unknown while Python runs, so that nothing can branch on them."""
+
+    def is_array(self, value: Any) -> bool:
+        """Return whether `value` is an array of this framework."""
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        """Return the leaves of a pytree and its structure, which compares with ``==``."""
+
+    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
+        """Return the pytree of this structure with these leaves."""
+
+    def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
+        """Return ``function(y, *args)``; a function that changes its inputs in place is an `ArgumentError`."""
+
+    def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
+        """Apply `body` to `state`, a tuple of arrays, while ``cond(state)``, a boolean scalar, holds."""
+
+    def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
+        """Return ``function(*primals)`` and its derivative along `tangents`."""
+
+    def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+        """Return ``function(*primals)`` and the pullback from a cotangent to one cotangent per primal."""
+
+    def jacobian(self, function: Function, y: Array) -> Array:
+        """Return the Jacobian matrices, (*batch, n, n), of `function` at `y`, (*batch, n)."""
+
+    def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
+        """Return the products of the Jacobian at `y` and of its transpose, and a function that forms it.
+
+        Work that several products share (an evaluation of `function`, a matrix of differences) is done once, and
+        not before it is needed.
+        """
+
+    def precision(self, dtype: Any) -> float:
+        """Return the relative accuracy of derivatives in this dtype: eps, or that of differences."""
+
+    def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
+        """Return the LU factors, (*batch, n, n), and pivots, (*batch, n); a singular matrix does not raise."""
+
+    def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
+        """Return the solution, (*batch, n), of one system per right-hand side; not finite where singular."""
+
+    def on_host(self, function: HostFunction, residual: Any, y: Array) -> tuple[Array, Array]:
+        """Return ``function(evaluate, jacobian, y)``, computed by NumPy on the host.
+
+        `evaluate` and `jacobian` are those of the `Residual`, from NumPy arrays to NumPy arrays; the function
+        returns a vector like `y`, (*batch, n), and int32 step counts, (*batch).
+        """
+
+    def to_numpy(self, array: Array) -> Any:
+        """Return a concrete array as a NumPy array."""

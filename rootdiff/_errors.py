@@ -1,0 +1,64 @@
+"""The errors of rootdiff.
+
+RootdiffError
+├── ArgumentError (ValueError)        an argument has a value that is not allowed
+│   └── UnknownNameError              a solver or adjoint that nobody registered
+├── ArgumentTypeError (TypeError)     an argument is of the wrong type
+├── DuplicateNameError                a name that is registered already
+└── ConvergenceError (RuntimeError)   a root was not found; the solution rides on it
+    └── AdjointError                  the linear solve of a derivative failed
+
+ConvergenceWarning (UserWarning)      the same, under ``on_failure="warn"``
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RootdiffError(Exception):
+    """Base class of every error that rootdiff raises itself."""
+
+
+class ArgumentError(RootdiffError, ValueError):
+    """An argument has a value that is not allowed; the message names it."""
+
+
+class UnknownNameError(ArgumentError):
+    """No solver or adjoint is registered under this name; the message lists those that are."""
+
+
+class ArgumentTypeError(RootdiffError, TypeError):
+    """An argument is of the wrong type; the message names it."""
+
+
+class DuplicateNameError(RootdiffError):
+    """A solver or adjoint is registered under this name already."""
+
+
+class ConvergenceError(RootdiffError, RuntimeError):
+    """At least one system has no root that can be vouched for.
+
+    Attributes
+    ----------
+    solution : Solution
+        What the solver reached: its best iterate, with `status`, `steps` and `residual_norm` per system.
+    """
+
+    def __init__(self, message: str, solution: Any = None) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+class AdjointError(ConvergenceError):
+    """The linear solve of the implicit rule failed, so the derivative is not known.
+
+    Attributes
+    ----------
+    solution : LinearInfo
+        `status` and `relative_residual` of the linear solve, per system.
+    """
+
+
+class ConvergenceWarning(UserWarning):
+    """What `ConvergenceError` says, as a warning (``on_failure="warn"``)."""

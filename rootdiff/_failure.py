@@ -1,0 +1,122 @@
+"""What happens when a solve fails: the policies and their messages."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, get_args
+
+from rootdiff._backend import Backend
+from rootdiff._errors import AdjointError, ArgumentError, ConvergenceError, ConvergenceWarning
+from rootdiff._solution import Solution, Status
+
+OnFailure = Literal["raise", "warn", "nan", "ignore"]
+_POLICIES: tuple[str, ...] = get_args(OnFailure)
+
+
+def check_policy(on_failure: str) -> None:
+    """Raise unless `on_failure` is one of the policies."""
+    if on_failure not in _POLICIES:
+        raise ArgumentError(f"on_failure: got {on_failure!r}; allowed are {', '.join(map(repr, _POLICIES))}.")
+
+
+def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, context: tuple[Any, ...]) -> None:
+    """Raise or warn, as `on_failure` says, if a system of a concrete `solution` failed.
+
+    Parameters
+    ----------
+    solver : Solver
+        Named in the message, with its settings.
+    context : tuple
+        ``(y0, *args)``, searched for the NaN behind a residual that is not finite at the start.
+    """
+    if on_failure not in ("raise", "warn"):
+        return
+    statuses = backend.to_numpy(solution.status)
+    if not (statuses > Status.AT_PRECISION).any():
+        return
+    norms, steps = backend.to_numpy(solution.residual_norm), backend.to_numpy(solution.steps)
+    lines = [
+        f"root: {_count(statuses, 'has no root that can be vouched for', 'have no root that can be vouched for')}."
+    ]
+    for status in (s for s in Status if s > Status.RUNNING):
+        where = statuses == status
+        if not where.any():
+            continue
+        worst = norms[where].max()
+        origin = _nonfinite_origin(backend, context) if status is Status.NONFINITE_START else ""
+        lines.append(
+            f"  {status.name}: {status.cause}{origin}{_systems(where)}; after {steps[where].max()} steps the residual "
+            f"norm is {worst:.3g}.\n    To do: {status.remedy}."
+        )
+    lines.append(f"  Solver and tolerance: {solver}.")
+    lines.append(
+        "  on_failure='warn', 'nan' or 'ignore' returns the Solution instead; the error carries it as .solution."
+    )
+    _emit(on_failure, ConvergenceError("\n".join(lines), solution))
+
+
+def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any) -> None:
+    """Raise or warn, as `on_failure` says, if the linear solve of a derivative failed in a system."""
+    if on_failure not in ("raise", "warn"):
+        return
+    statuses = backend.to_numpy(info.status)
+    if not (statuses > Status.AT_PRECISION).any():
+        return
+    lines = [f"adjoint: {_count(statuses, 'has no derivative', 'have no derivative')} that can be vouched for."]
+    relative = backend.to_numpy(info.relative_residual)
+    for status in (s for s in Status if s > Status.RUNNING):
+        where = statuses == status
+        if where.any():
+            lines.append(
+                f"  {status.name}: {_ADJOINT_CAUSES.get(status, status.cause)}{_systems(where)}; the relative residual "
+                f"of the linear solve is {relative[where].max():.3g}."
+            )
+    lines.append(f"  Adjoint solver: {adjoint}.")
+    lines.append("    To do: use adjoint='lu' if the system is small enough, and check that the root is a regular one.")
+    _emit(on_failure, AdjointError("\n".join(lines), info))
+
+
+_ADJOINT_CAUSES = {
+    Status.MAX_STEPS: "the iteration limit of the linear solve was reached",
+    Status.STALLED: "the linear solve stopped making progress",
+    Status.NONFINITE: "the Jacobian or the cotangent has NaN or infinite entries",
+}
+
+
+def _emit(on_failure: str, error: ConvergenceError) -> None:
+    if on_failure == "raise":
+        raise error
+    warnings.warn(str(error), ConvergenceWarning, stacklevel=4)
+
+
+def _count(statuses: Any, one: str, many: str) -> str:
+    failed = int((statuses > Status.AT_PRECISION).sum())
+    return (
+        f"the system {one}"
+        if statuses.ndim == 0
+        else f"{failed} of {statuses.size} systems {one if failed == 1 else many}"
+    )
+
+
+def _systems(where: Any) -> str:
+    if where.ndim == 0:
+        return ""
+    indices = [tuple(int(i) for i in index) for index in zip(*where.nonzero(), strict=True)]
+    shown = ", ".join(str(index[0] if len(index) == 1 else index) for index in indices[:5])
+    return f" (systems {shown}{', ...' if len(indices) > 5 else ''})"
+
+
+def _nonfinite_origin(backend: Backend, context: tuple[Any, ...]) -> str:
+    names = ["y0", *(f"args[{index}]" for index in range(len(context) - 1))]
+    holders = []
+    for name, tree in zip(names, context, strict=True):
+        for leaf in backend.flatten(tree)[0]:
+            floating = backend.is_array(leaf) and backend.xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
+            if floating and not bool(backend.xp.all(backend.xp.isfinite(leaf))):
+                holders.append(name)
+                break
+    return (
+        f" because {' and '.join(holders)} {'holds' if len(holders) == 1 else 'hold'} NaN or infinity"
+        if holders
+        else ""
+    )

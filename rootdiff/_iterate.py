@@ -1,0 +1,241 @@
+"""The one loop that runs every native solver: masks, termination, the best iterate, statuses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._residual import Residual
+from rootdiff._solution import RawSolution, Status
+
+#: Rounding noise is sampled at a few points only, so its true size may be this many times larger.
+_NOISE_MARGIN = 4.0
+#: A residual that has not fallen by a hundredth in this many steps counts as stalled.
+_PATIENCE = 25
+
+
+class Solver(ABC):
+    """A way to find a root; a value, made of plain settings."""
+
+    @abstractmethod
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        """Return the root of `residual` from `y0`, (*batch, n), with a status per system."""
+
+    def resolved(self, dtype: Any, xp: Any) -> Self:
+        """Return this solver with the settings that derive from the dtype filled in."""
+        return self
+
+
+class State(Protocol):
+    """What the loop reads from a solver's state: a NamedTuple whose arrays all start with the batch axes.
+
+    Attributes
+    ----------
+    y, f : array, (*batch, n). The iterate and its residual.
+    error : array, (*batch, n)
+        Estimate of the error of `y`; infinite where the solver has no estimate it trusts.
+    status : integer array, (*batch). `Status.RUNNING`, or why the solver cannot go on.
+    """
+
+    @property
+    def y(self) -> Array: ...
+    @property
+    def f(self) -> Array: ...
+    @property
+    def error(self) -> Array: ...
+    @property
+    def status(self) -> Array: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterativeSolver(Solver):
+    """A solver made of `init` and `step`, run by the one loop.
+
+    Parameters
+    ----------
+    rtol : float, optional
+        A system has converged when the estimated error of each unknown is at most ``atol + rtol * abs(y)``.
+        Default: eps^(3/4) of the dtype of y0, 1.8e-12 in float64 and 6.4e-6 in float32.
+    atol : float, optional
+        In the units of the unknown; default as `rtol`. It counts only once the residual has fallen by a factor
+        `rtol` from its value at y0, so that unknowns far smaller than one are resolved too.
+    max_steps : int
+        Steps after which a system that has not converged has failed.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    max_steps: int = 100
+
+    #: Fields that only scale numbers, so that a compiled solve takes them as inputs.
+    runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if _known(value) and not value >= 0:
+                raise ArgumentError(f"{type(self).__name__}: {name} is {value!r}; it must be at least 0, or None.")
+        if _known(self.max_steps) and self.max_steps < 0:
+            raise ArgumentError(f"{type(self).__name__}: max_steps is {self.max_steps!r}; it must be at least 0.")
+
+    def resolved(self, dtype: Any, xp: Any) -> Self:
+        default = float(xp.finfo(dtype).eps) ** 0.75
+        changes = {field.name: default for field in fields(self) if field.name in ("rtol", "atol")}
+        return replace(self, **{name: value for name, value in changes.items() if getattr(self, name) is None})
+
+    @abstractmethod
+    def init(self, residual: Residual, y: Array) -> Any:
+        """Return the state at the start."""
+
+    @abstractmethod
+    def step(self, residual: Residual, state: Any) -> Any:
+        """Return the state after one step, for all systems; the loop discards it for those that finished."""
+
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        return iterate(self.resolved(y0.dtype, residual.xp), residual, y0)
+
+
+class _Loop(NamedTuple):
+    state: Any
+    status: Array
+    steps: Array
+    first_norm: Array
+    best_y: Array
+    best_norm: Array
+    idle: Array
+
+
+def iterate(solver: IterativeSolver, residual: Residual, y0: Array) -> RawSolution:
+    """Run `solver` until each system has converged or failed; a finished system is frozen bit for bit."""
+    xp = residual.xp
+    state = solver.init(residual, y0)
+    norm = max_norm(xp, state.f)
+    zeros = xp.zeros_like(norm, dtype=xp.int32)
+    status = xp.where(
+        xp.isfinite(norm),
+        xp.where(norm == 0, int(Status.CONVERGED), int(Status.RUNNING)),
+        int(Status.NONFINITE_START),
+    )
+    status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
+    loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros)
+
+    def body(loop: _Loop) -> _Loop:
+        active = loop.status == int(Status.RUNNING)
+        return select(xp, active, _advance(solver, residual, loop), loop)  # type: ignore[no-any-return]
+
+    loop = residual.backend.while_loop(lambda loop: xp.any(loop.status == int(Status.RUNNING)), body, loop)
+    success = loop.status <= int(Status.AT_PRECISION)
+    y = xp.where(success[..., None], loop.state.y, loop.best_y)
+    norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
+    status = at_precision(residual, y, norm, loop.status)
+    return RawSolution(y, status, loop.steps, norm, getattr(loop.state, "factors", None))
+
+
+def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
+    xp = residual.xp
+    state = solver.step(residual, loop.state)
+    norm = max_norm(xp, state.f)
+    steps = loop.steps + 1
+    deep = norm <= solver.rtol * loop.first_norm
+    tolerance = solver.rtol * xp.abs(state.y) + xp.where(deep, solver.atol, 0.0)[..., None]
+    converged = xp.all(xp.abs(state.error) <= tolerance, axis=-1) & xp.isfinite(norm)
+    better = norm < loop.best_norm
+    idle = xp.where(norm < 0.99 * loop.best_norm, 0, loop.idle + 1)
+    status = xp.where(idle >= _PATIENCE, int(Status.STALLED), state.status)
+    status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
+    status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
+    status = xp.where(converged | (norm == 0), int(Status.CONVERGED), status)
+    return _Loop(
+        state,
+        xp.astype(status, xp.int32),
+        steps,
+        loop.first_norm,
+        xp.where(better[..., None], state.y, loop.best_y),
+        xp.where(better, norm, loop.best_norm),
+        xp.astype(idle, xp.int32),
+    )
+
+
+def at_precision(residual: Residual, y: Array, norm: Array, status: Array) -> Array:
+    """Return the statuses, in which a failed system whose residual is mere rounding noise has succeeded.
+
+    The noise is the change of the residual where `y` changes by a rounding error: it covers the conditioning of
+    the root, |J| |y| eps, as well as cancellation inside the residual.
+
+    References
+    ----------
+    Moré & Wild (2011), "Estimating computational noise".
+    """
+    xp = residual.xp
+    failed = (status > int(Status.RUNNING)) & xp.isfinite(norm)
+
+    def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        _, status = carry
+        noise = explained_residual(residual, y, 2 * xp.finfo(y.dtype).eps * xp.abs(y))
+        success = failed & (norm <= _NOISE_MARGIN * noise)
+        return xp.zeros_like(failed), xp.where(success, int(Status.AT_PRECISION), status)
+
+    _, status = residual.backend.while_loop(
+        lambda carry: xp.any(carry[0]), sample, (failed, xp.astype(status, xp.int32))
+    )
+    return xp.astype(status, xp.int32)
+
+
+def explained_residual(residual: Residual, y: Array, tolerance: Array) -> Array:
+    """Return the largest residual, (*batch), that changes of `y` by up to `tolerance`, (*batch, n), bring about.
+
+    Sampled at three patterns of signs, of which no structured Jacobian cancels all.
+    """
+    xp = residual.xp
+    f = residual(y)
+    largest = xp.zeros_like(y[..., 0])
+    for phase in (1, 2, 3):
+        change = residual(y + tolerance * signs(xp, y, phase)) - f
+        largest = xp.maximum(largest, max_norm(xp, change))
+    return largest
+
+
+def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:
+    """Return, per system, `new` where `mask` holds and else `old`; both nested tuples of arrays."""
+    if isinstance(new, tuple):
+        parts = [select(xp, mask, a, b) for a, b in zip(new, old, strict=True)]
+        return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
+    if new is None or mask.ndim == 0:  # a single system is stepped only while it runs
+        return new
+    return xp.where(xp.reshape(mask, mask.shape + (1,) * (new.ndim - mask.ndim)), new, old)
+
+
+def max_norm(xp: Any, vector: Array) -> Array:
+    """Return the largest absolute entry of each system, (*batch)."""
+    return xp.max(xp.abs(vector), axis=-1)
+
+
+def dot(xp: Any, a: Array, b: Array) -> Array:
+    """Return the inner product of each system, (*batch)."""
+    return xp.sum(a * b, axis=-1)
+
+
+def norm2(xp: Any, vector: Array) -> Array:
+    """Return the Euclidean norm of each system, (*batch), without overflow of the squares."""
+    largest = max_norm(xp, vector)
+    scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
+    return scale * xp.sqrt(xp.sum((vector / scale[..., None]) ** 2, axis=-1))
+
+
+def signs(xp: Any, y: Array, phase: int) -> Array:
+    """Return a fixed pattern of +1 and -1, shaped like `y`: the sign of sin(k^2 + phase)."""
+    index = xp.cumulative_sum(xp.ones_like(y), axis=-1)
+    return xp.where(xp.sin(index * index + phase) > 0, xp.ones_like(y), -xp.ones_like(y))
+
+
+def running(xp: Any, y: Array) -> Array:
+    """Return the status `Status.RUNNING` for every system of `y`, (*batch, n)."""
+    return xp.full_like(y[..., 0], int(Status.RUNNING), dtype=xp.int32)
+
+
+def _known(value: Any) -> bool:
+    """Whether a setting is a plain number, neither None nor a value known only at run time."""
+    return isinstance(value, int | float)

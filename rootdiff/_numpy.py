@@ -1,0 +1,220 @@
+"""The NumPy backend: loops in Python, LAPACK factorisations, derivatives by differences or complex steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import array_api_compat.numpy
+import numpy as np
+import optree
+from scipy.linalg import get_lapack_funcs
+
+from rootdiff._backend import Array, Function, HostFunction
+from rootdiff._errors import ArgumentError
+
+#: A difference this many times the rounding noise of f has a relative error of at most its inverse.
+_CLEAR_OF_NOISE = 1e3
+
+
+@dataclass(frozen=True)
+class NumpyBackend:
+    """NumPy, with derivatives by central differences or, on request, by complex steps.
+
+    References
+    ----------
+    Nocedal & Wright (2006), section 8.1: the step eps^(1/3) of a central difference.
+    Squire & Trapp (1998), "Using complex variables to estimate derivatives of real functions".
+    Moré & Wild (2011), "Estimating computational noise", for the noise that the steps stay clear of.
+    """
+
+    derivatives: Literal["finite-difference", "complex-step"] = "finite-difference"
+
+    name = "numpy"
+    traced = False
+    xp = array_api_compat.numpy
+
+    def is_array(self, value: Any) -> bool:
+        return isinstance(value, np.ndarray | np.generic)
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        return optree.tree_flatten(tree)
+
+    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
+        return optree.tree_unflatten(structure, leaves)
+
+    def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
+        try:
+            return function(_read_only(y), *_read_only(args))
+        except ValueError as error:
+            if "read-only" not in str(error):
+                raise
+            raise ArgumentError(
+                f"residual: it changes y or args in place ({error}). Work on a copy, or write the result with "
+                "np.where and np.concat."
+            ) from error
+
+    def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
+        while cond(state):
+            state = body(state)
+        return state
+
+    def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
+        value = function(*primals)
+        scale = max((float(np.max(np.abs(t), initial=0.0)) for t in map(np.asarray, tangents)), default=0.0)
+        if scale == 0.0:
+            return value, np.zeros_like(value)
+        size = max((float(np.max(np.abs(p), initial=0.0)) for p in map(np.asarray, primals)), default=0.0) or 1.0
+
+        def along(step: Any) -> Array:
+            return function(*[p + step * t for p, t in zip(primals, tangents, strict=True)])
+
+        return value, self._derivative(along, value, size / scale, value.dtype)
+
+    def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+        value = function(*primals)
+        noise = self._noise(function, primals, value)
+
+        def pullback(cotangent: Array) -> tuple[Array, ...]:
+            gradients = []
+            for place, primal in enumerate(primals):
+                array = np.asarray(primal)
+                gradient = np.zeros_like(array)
+                for index in np.ndindex(array.shape):
+                    column = self._entry_derivative(function, primals, value, noise, place, index)
+                    gradient[index] = np.sum(cotangent * column)
+                gradients.append(gradient)
+            return tuple(gradients)
+
+        return value, pullback
+
+    def jacobian(self, function: Function, y: Array) -> Array:
+        value = function(y)
+        noise = self._noise(function, (y,), value)
+        columns = [
+            self._entry_derivative(function, (y,), value, noise, 0, (..., place)) for place in range(y.shape[-1])
+        ]
+        return np.stack(columns, axis=-1)
+
+    def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
+        matrix = cache(lambda: self.jacobian(function, y))
+        return (lambda v: np.matvec(matrix(), v)), (lambda v: np.matvec(np.matrix_transpose(matrix()), v)), matrix
+
+    def precision(self, dtype: Any) -> float:
+        eps = float(np.finfo(dtype).eps)
+        return eps if self.derivatives == "complex-step" else eps ** (2 / 3)
+
+    def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
+        (getrf,) = get_lapack_funcs(("getrf",), (matrix,))
+        if matrix.ndim == 2:
+            factors, pivots, _ = getrf(matrix)
+            return factors, pivots
+        flat = matrix.reshape((-1, *matrix.shape[-2:]))
+        pairs = [getrf(one)[:2] for one in flat]
+        factors = np.stack([pair[0] for pair in pairs]).reshape(matrix.shape)
+        return factors, np.stack([pair[1] for pair in pairs]).reshape(matrix.shape[:-1])
+
+    def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
+        matrix, pivots = factors
+        (getrs,) = get_lapack_funcs(("getrs",), (matrix, rhs))
+        if matrix.ndim == 2:
+            return getrs(matrix, pivots, rhs, trans=int(transpose))[0]
+        n = matrix.shape[-1]
+        systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
+        return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
+
+    def on_host(self, function: HostFunction, residual: Any, y: Array) -> tuple[Array, Array]:
+        return function(residual, residual.jacobian, y)
+
+    def to_numpy(self, array: Array) -> Any:
+        return np.asarray(array)
+
+    def _derivative(self, along: Callable[[Any], Array], value: Array, unit: Any, dtype: Any) -> Array:
+        """Return the derivative of ``along(step)`` at zero; `unit` is a step that changes its input by about itself."""
+        if self.derivatives == "complex-step":
+            step = unit * 1e-20  # far below rounding: a complex step has no cancellation to balance
+            return _imaginary(along(1j * step)) / step
+        step = unit * _central(dtype)
+        return _central_difference(along(step), along(-step), value, step)
+
+    def _noise(self, function: Function, primals: Sequence[Array], value: Array) -> Array:
+        """Return the change of f, (*batch, 1), when its inputs change by a rounding error."""
+        if self.derivatives == "complex-step":
+            return np.zeros_like(value[..., :1])
+        eps = np.finfo(value.dtype).eps
+        nudged = function(*[np.asarray(p) * (1 + 2 * eps) for p in primals])
+        return np.max(np.abs(nudged - value), axis=-1, keepdims=True) + eps * np.max(
+            np.abs(value), axis=-1, keepdims=True
+        )
+
+    def _entry_derivative(
+        self, function: Function, primals: Sequence[Array], value: Array, noise: Array, place: int, index: Any
+    ) -> Array:
+        """Return the derivative, shaped like f, with respect to one entry (of each system) of one primal.
+
+        The step is relative to the entry. Where the difference drowns in rounding noise (an entry that is tiny
+        by accident) it grows, at most to the size of the largest entry.
+        """
+        array = np.asarray(primals[place])
+
+        def along(step: Any) -> Array:
+            moved = array.astype(np.result_type(array, step))
+            moved[index] += step
+            return function(*primals[:place], moved, *primals[place + 1 :])
+
+        entry = np.abs(array[index])
+        largest = np.maximum(np.max(np.abs(array)), 1.0) if array.size else 1.0
+        unit = np.where(entry > 0, entry, largest)
+        per_system = np.ndim(entry) > 0
+
+        def shaped(step: Any) -> Any:
+            return step[..., None] if per_system else step
+
+        if self.derivatives == "complex-step":
+            step = unit * 1e-20
+            return _imaginary(along(1j * step)) / shaped(step)
+        while True:
+            step = unit * _central(array.dtype)
+            plus, minus = along(step), along(-step)
+            change = np.max(np.abs(plus - minus), axis=-1, keepdims=True)
+            drowned = (
+                (change < _CLEAR_OF_NOISE * noise)[..., 0] if per_system else np.any(change < _CLEAR_OF_NOISE * noise)
+            )
+            grow = drowned & (unit < largest)
+            if not np.any(grow):
+                return _central_difference(plus, minus, value, shaped(step))
+            unit = np.where(grow, np.minimum(unit * 1e3, largest), unit)
+
+
+def _central(dtype: Any) -> Any:
+    return np.finfo(dtype).eps ** (1 / 3)
+
+
+def _central_difference(plus: Array, minus: Array, value: Array, step: Any) -> Array:
+    """Return the central difference, or the one-sided one where the other side leaves the domain of f."""
+    with np.errstate(invalid="ignore"):
+        central = (plus - minus) / (2 * step)
+        one_sided = np.where(np.isfinite(plus), (plus - value) / step, (value - minus) / step)
+    return np.where(np.isfinite(central), central, one_sided).astype(value.dtype)
+
+
+def _imaginary(value: Array) -> Array:
+    if not np.isdtype(value.dtype, "complex floating"):
+        raise ArgumentError(
+            "derivatives: the complex step needs a residual that keeps complex numbers complex, but this one returned "
+            f"{value.dtype}. Avoid np.abs, np.real and float buffers in it, or use derivatives='finite-difference'."
+        )
+    return np.imag(value)
+
+
+def _read_only(tree: Any) -> Any:
+    def view(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray):
+            return leaf
+        array = leaf.view()
+        array.flags.writeable = False
+        return array
+
+    return optree.tree_map(view, tree)

@@ -1,0 +1,241 @@
+"""Names of solvers and adjoint solvers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from rootdiff._errors import ArgumentTypeError, DuplicateNameError, UnknownNameError
+from rootdiff._iterate import Solver
+from rootdiff.linear import GMRES, LU, AutoLinear, LinearSolver
+from rootdiff.solvers import Anderson, Auto, Broyden, FixedPoint, Newton, SciPy
+
+BACKENDS = ("numpy", "torch", "jax")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Entry(Generic[T]):
+    factory: Callable[[], T]
+    backends: tuple[str, ...]
+
+
+class _Registry(Generic[T]):
+    """Names to factories of one kind, with plug-ins from entry points read on first use."""
+
+    def __init__(self, kind: str, group: str, base: type[T]) -> None:
+        self.kind, self.group, self.base = kind, group, base
+        self._entries: dict[str, _Entry[T]] = {}
+        self._plugged = False
+
+    def register(self, name: str, factory: Callable[[], T], backends: Iterable[str] = BACKENDS) -> None:
+        if name in self._entries:
+            raise DuplicateNameError(f"register_{self.kind}: {name!r} is registered already; choose another name.")
+        if not callable(factory):
+            raise ArgumentTypeError(
+                f"register_{self.kind}: factory is {factory!r}; it must be callable without arguments, "
+                f"such as a class or ``lambda: MySolver(...)``."
+            )
+        unknown = set(backends) - set(BACKENDS)
+        if unknown:
+            raise UnknownNameError(f"register_{self.kind}: backends {sorted(unknown)} are not among {BACKENDS}.")
+        self._entries[name] = _Entry(factory, tuple(backends))
+
+    def get(self, spec: str | T, backend: str | None = None) -> T:
+        """Return the object of a name; an object of this kind is returned as it is."""
+        if isinstance(spec, self.base):
+            return spec
+        if not isinstance(spec, str):
+            hint = f" It is a class: write {spec.__name__}()." if isinstance(spec, type) else ""
+            raise ArgumentTypeError(
+                f"{self.kind}: got {spec!r}; it must be a registered name or a {self.base.__name__}.{hint} "
+                f"Registered are {', '.join(self.names(backend))}."
+            )
+        self._plug()
+        entry = self._entries.get(spec)
+        if entry is None or (backend is not None and backend not in entry.backends):
+            raise UnknownNameError(self._unknown(spec, entry, backend))
+        return entry.factory()
+
+    def names(self, backend: str | None = None) -> tuple[str, ...]:
+        self._plug()
+        return tuple(sorted(n for n, e in self._entries.items() if backend is None or backend in e.backends))
+
+    def _unknown(self, name: str, entry: _Entry[T] | None, backend: str | None) -> str:
+        names = self.names(backend)
+        if entry is not None:
+            reason = f"{name!r} does not run on {backend}, only on {', '.join(entry.backends)}."
+        else:
+            close = difflib.get_close_matches(name, names, n=1)
+            reason = f"{name!r} is not registered." + (f" Did you mean {close[0]!r}?" if close else "")
+        return f"{self.kind}: {reason} Registered are {', '.join(names)}."
+
+    def _plug(self) -> None:
+        if self._plugged:
+            return
+        self._plugged = True
+        for point in entry_points(group=self.group):
+            self.register(point.name, partial(_load, point))
+
+
+def _load(point: Any) -> Any:
+    return point.load()()
+
+
+SOLVERS: _Registry[Solver] = _Registry("solver", "rootdiff.solvers", Solver)  # type: ignore[type-abstract]
+ADJOINTS: _Registry[LinearSolver] = _Registry("adjoint", "rootdiff.adjoints", LinearSolver)  # type: ignore[type-abstract]
+
+
+def register_solver(name: str, factory: Callable[[], Solver], backends: Iterable[str] = BACKENDS) -> None:
+    """Make a solver known by name to `root` and `fixed_point` of every backend.
+
+    Parameters
+    ----------
+    name : str
+    factory : callable
+        Called without arguments for each solve; returns a `Solver`. A class will do.
+    backends : iterable of str
+        Backends it runs on, among "numpy", "torch" and "jax".
+
+    Raises
+    ------
+    DuplicateNameError
+        If the name is taken.
+
+    Notes
+    -----
+    A package registers its solvers without being imported first through entry points of the group
+    ``rootdiff.solvers`` (adjoints: ``rootdiff.adjoints``), each naming a factory.
+
+    Examples
+    --------
+    >>> import rootdiff
+    >>> rootdiff.register_solver("patient-newton", lambda: rootdiff.Newton(max_steps=500))
+    >>> rootdiff.get_solver("patient-newton").max_steps
+    500
+    """
+    SOLVERS.register(name, factory, backends)
+
+
+def register_adjoint(name: str, factory: Callable[[], LinearSolver], backends: Iterable[str] = BACKENDS) -> None:
+    """Make an adjoint solver known by name; as `register_solver`.
+
+    Parameters
+    ----------
+    name : str
+    factory : callable
+        Called without arguments for each solve; returns a `LinearSolver`.
+    backends : iterable of str
+        Backends it runs on, among "numpy", "torch" and "jax".
+
+    Raises
+    ------
+    DuplicateNameError
+        If the name is taken.
+
+    Examples
+    --------
+    >>> import rootdiff
+    >>> rootdiff.register_adjoint("long-gmres", lambda: rootdiff.GMRES(restart=100))
+    >>> rootdiff.get_adjoint("long-gmres").restart
+    100
+    """
+    ADJOINTS.register(name, factory, backends)
+
+
+def get_solver(name: str | Solver, backend: str | None = None) -> Solver:
+    """Return the solver of a registered name; a solver is returned as it is.
+
+    Parameters
+    ----------
+    name : str or Solver
+    backend : {"numpy", "torch", "jax"}, optional
+        Backend that it must run on.
+
+    Raises
+    ------
+    UnknownNameError
+        If the name is not registered, or not for this backend; the message lists those that are.
+
+    Examples
+    --------
+    >>> import rootdiff
+    >>> rootdiff.get_solver("newton").max_steps
+    50
+    """
+    return SOLVERS.get(name, backend)
+
+
+def get_adjoint(name: str | LinearSolver, backend: str | None = None) -> LinearSolver:
+    """Return the adjoint solver of a registered name; as `get_solver`.
+
+    Parameters
+    ----------
+    name : str or LinearSolver
+    backend : {"numpy", "torch", "jax"}, optional
+        Backend that it must run on.
+
+    Raises
+    ------
+    UnknownNameError
+        If the name is not registered, or not for this backend; the message lists those that are.
+
+    Examples
+    --------
+    >>> import rootdiff
+    >>> rootdiff.get_adjoint("lu")
+    LU()
+    """
+    return ADJOINTS.get(name, backend)
+
+
+def available_solvers(backend: str | None = None) -> tuple[str, ...]:
+    """Return the names of the registered solvers, those of plug-ins included.
+
+    Parameters
+    ----------
+    backend : {"numpy", "torch", "jax"}, optional
+        Only those that run on this backend.
+
+    Examples
+    --------
+    >>> import rootdiff
+    >>> "newton" in rootdiff.available_solvers("numpy")
+    True
+    """
+    return SOLVERS.names(backend)
+
+
+def available_adjoints(backend: str | None = None) -> tuple[str, ...]:
+    """Return the names of the registered adjoint solvers, those of plug-ins included.
+
+    Parameters
+    ----------
+    backend : {"numpy", "torch", "jax"}, optional
+        Only those that run on this backend.
+
+    Examples
+    --------
+    >>> import rootdiff
+    >>> rootdiff.available_adjoints()
+    ('auto', 'gmres', 'lu')
+    """
+    return ADJOINTS.names(backend)
+
+
+for _name, _solver in {
+    "auto": Auto,
+    "newton": Newton,
+    "broyden": Broyden,
+    "anderson": Anderson,
+    "fixed_point": FixedPoint,
+}.items():
+    register_solver(_name, _solver)
+for _method in ("hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"):
+    register_solver(f"scipy:{_method}", partial(SciPy, method=_method))
+for _name, _adjoint in {"auto": AutoLinear, "lu": LU, "gmres": GMRES}.items():
+    register_adjoint(_name, _adjoint)

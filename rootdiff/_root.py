@@ -1,0 +1,191 @@
+"""The entry points for NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from rootdiff._derivatives import DerivativeRules, GivenResidual
+from rootdiff._errors import ArgumentError
+from rootdiff._failure import OnFailure, check_policy, report
+from rootdiff._iterate import Solver
+from rootdiff._numpy import NumpyBackend
+from rootdiff._registry import get_adjoint, get_solver
+from rootdiff._residual import Residual
+from rootdiff._sensitivities import Sensitivities
+from rootdiff._solution import Solution
+from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
+from rootdiff.linear import LinearSolver
+from rootdiff.solvers import Auto
+
+Derivatives = Literal["finite-difference", "complex-step"]
+_DERIVATIVES = ("finite-difference", "complex-step")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The keyword arguments that `root` and `fixed_point` share."""
+
+    solver: str | Solver
+    adjoint: str | LinearSolver
+    batch_ndim: int
+    on_failure: OnFailure
+    derivatives: Derivatives
+    jac: Callable[..., Any] | None = None
+    jvp: Callable[..., Any] | None = None
+    vjp: Callable[..., Any] | None = None
+
+
+def root(
+    residual: Callable[..., Any],
+    y0: Any,
+    *args: Any,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    on_failure: OnFailure = "raise",
+    jac: Callable[..., Any] | None = None,
+    jvp: Callable[..., Any] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Find y with ``residual(y, *args) = 0``, and its derivatives with respect to `args`.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` returns a pytree like `y0`: one value per unknown, in any units. It must not change
+        its inputs, and must treat the systems of a batch independently.
+    y0 : array or pytree of arrays, (*batch, ...), floating
+        Initial guess, in the units of the unknown; all leaves of one precision.
+    *args : pytrees
+        Parameters. Floating arrays and floats are differentiated; everything else is passed on as it is.
+    solver, adjoint : str or object
+        A registered name (see `available_solvers`, `available_adjoints`) or a value such as ``Newton(rtol=1e-8)``.
+        "auto" takes `Newton` and `LU` for at most 1024 unknowns, else a matrix-free Newton and `GMRES`.
+    batch_ndim : int
+        Number of leading axes of every leaf of `y0` that index independent systems.
+    on_failure : {"raise", "warn", "nan", "ignore"}
+        What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
+        return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+    jac : callable, optional
+        ``jac(y, *args)`` returns df/dy, (*batch, *shape, *shape), where `y0` is one array.
+    jvp : callable, optional
+        ``jvp((y, *args), (y_dot, *args_dot))`` returns the derivative of the residual; the tangent of a leaf that is
+        not differentiated is None.
+    vjp : callable, optional
+        ``vjp((y, *args), cotangent)`` returns a tuple of cotangents of y and of each of `args`.
+    derivatives : {"finite-difference", "complex-step"}
+        How to get the derivatives that were not given: by central differences (relative error about eps^(2/3)), or
+        by complex steps, exact to rounding, for a residual that is analytic and takes complex numbers.
+
+    Returns
+    -------
+    Solution
+        With `y`, `status`, `steps`, `residual_norm`, and the methods `vjp`, `jvp` and `jacobian`.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system fails and ``on_failure="raise"``.
+
+    Notes
+    -----
+    By the implicit function theorem ``dy/dargs = -(df/dy)^-1 (df/dargs)`` at the root, whatever solver found it: one
+    linear solve per derivative. The initial guess, and every field but `y`, is not differentiated.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.root(lambda y, a: y**2 - a, np.array([1.0]), np.array([2.0]))
+    >>> sol.y, sol.vjp(np.array([1.0]))
+    (array([1.41421356]), (array([0.35355339]),))
+    """
+    options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp)
+    return _solve(residual, y0, args, options, fixed_point=False)
+
+
+def fixed_point(
+    cell: Callable[..., Any],
+    z0: Any,
+    *args: Any,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    on_failure: OnFailure = "raise",
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Find z with ``z = cell(z, *args)``, the root of ``cell(z, *args) - z``, and its derivatives.
+
+    Parameters
+    ----------
+    cell : callable
+        ``cell(z, *args)`` returns a pytree like `z0`.
+    z0 : array or pytree of arrays, (*batch, ...), floating
+        Initial guess.
+    *args, adjoint, batch_ndim, on_failure, derivatives
+        As for `root`.
+    solver : str or Solver
+        "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system fails and ``on_failure="raise"``.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.fixed_point(lambda z, a: np.cos(a * z), np.array([1.0]), np.array([1.0]))
+    >>> sol.y, sol.jacobian()
+    (array([0.73908513]), (array([[-0.29761421]]),))
+    """
+    options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives)
+    return _solve(cell, z0, args, options, fixed_point=True)
+
+
+def _solve(
+    function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: _Options, fixed_point: bool
+) -> Solution:
+    check_policy(options.on_failure)
+    if options.derivatives not in _DERIVATIVES:
+        raise ArgumentError(
+            f"derivatives: got {options.derivatives!r}; allowed are {', '.join(map(repr, _DERIVATIVES))}."
+        )
+    backend = NumpyBackend(options.derivatives)
+    structure = describe(backend, y0, options.batch_ndim)
+    check_args(backend, args)
+    solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
+    adjoint = get_adjoint(options.adjoint, "numpy")
+    parameters, rebuild = split_args(backend, args, _is_parameter)
+    bind = fixed_point_residual if fixed_point else flat_residual
+    problem = Residual(bind(function, structure, rebuild), tuple(map(np.asarray, parameters)), backend)
+    if any((options.jac, options.jvp, options.vjp)):
+        rules = DerivativeRules(options.jac, options.jvp, options.vjp, structure, args, _is_parameter)
+        problem = GivenResidual(problem.function, problem.parameters, backend, rules)
+    with np.errstate(all="ignore"):
+        raw = solver.solve(problem, structure.ravel(y0))
+    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm)
+    report(backend, solution, options.on_failure, solver, (y0, *args))
+    y = raw.y
+    if options.on_failure != "ignore":
+        y = np.where(solution.converged[..., None], y, np.nan)
+    sensitivities = Sensitivities(problem, structure, adjoint, y, raw.factors, args, _is_parameter, options.on_failure)
+    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities)
+
+
+def _is_parameter(leaf: Any) -> bool:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return bool(np.isdtype(leaf.dtype, "real floating"))
+    return isinstance(leaf, float)

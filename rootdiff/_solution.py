@@ -1,0 +1,190 @@
+"""What a solve returns, and why it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentTypeError
+
+
+class Status(IntEnum):
+    """Why a solve stopped, per system; `CONVERGED` and `AT_PRECISION` are successes.
+
+    Examples
+    --------
+    >>> from rootdiff import Status
+    >>> Status.MAX_STEPS.cause
+    'the step limit was reached'
+    """
+
+    CONVERGED = 0
+    AT_PRECISION = 1
+    RUNNING = 2
+    MAX_STEPS = 3
+    STALLED = 4
+    SINGULAR = 5
+    NONFINITE = 6
+    NONFINITE_START = 7
+
+    @property
+    def success(self) -> bool:
+        """Whether the returned point is a root to the accuracy asked for, or to that of its dtype."""
+        return self <= Status.AT_PRECISION
+
+    @property
+    def cause(self) -> str:
+        """What happened, in words."""
+        return _WORDS[self][0]
+
+    @property
+    def remedy(self) -> str:
+        """What to try next, in words; empty for a success."""
+        return _WORDS[self][1]
+
+
+_WORDS: dict[Status, tuple[str, str]] = {
+    Status.CONVERGED: ("the estimated error of y is within tolerance", ""),
+    Status.AT_PRECISION: ("the residual is down to its own rounding noise; no better point exists in this dtype", ""),
+    Status.RUNNING: ("the solve has not stopped", ""),
+    Status.MAX_STEPS: (
+        "the step limit was reached",
+        "raise max_steps, start closer to the root, or try another solver",
+    ),
+    Status.STALLED: (
+        "no step reduces the residual any further, and it is not zero (a minimum of |f|, a kink or a wrong derivative)",
+        "start elsewhere, try another solver, and check that the residual has a root and is smooth",
+    ),
+    Status.SINGULAR: (
+        "the Jacobian is singular to working precision",
+        "start elsewhere, or check for a redundant equation or an unknown the residual does not depend on",
+    ),
+    Status.NONFINITE: (
+        "every trial step led to a NaN or infinite residual",
+        "start closer to the root, damp the steps, or rewrite the residual so that it is finite around the root",
+    ),
+    Status.NONFINITE_START: (
+        "the residual at y0 has NaN or infinite entries",
+        "choose a y0 (and args) at which the residual is finite",
+    ),
+}
+
+
+class RawSolution(NamedTuple):
+    """What a solver hands back, on flat vectors.
+
+    Attributes
+    ----------
+    y : array, (*batch, n). The root, or the best iterate of a system that failed.
+    status : integer array, (*batch). `Status` values.
+    steps : integer array, (*batch). Steps taken.
+    residual_norm : array, (*batch). Largest absolute residual at `y`.
+    factors : tuple of arrays or None
+        LU factors of a Jacobian near `y`, for the adjoint solve to start from.
+    """
+
+    y: Array
+    status: Array
+    steps: Array
+    residual_norm: Array
+    factors: tuple[Array, Array] | None = None
+
+
+class Solution(NamedTuple):
+    """A root and how it was found; a pytree, so that it passes through ``jit``, ``vmap`` and ``torch.func``.
+
+    Attributes
+    ----------
+    y : pytree like `y0`
+        The root; of a failed system the best iterate, or NaN under ``on_failure="nan"``. The only field
+        that is differentiable.
+    status : integer array, (*batch). `Status` values.
+    steps : integer array, (*batch). Steps taken.
+    residual_norm : array, (*batch). Largest absolute residual at `y`, in the units of the residual.
+    sensitivities : Sensitivities or None
+        The derivatives of `y`, for NumPy, which has no tape; None in PyTorch and JAX.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.root(lambda y, a: y**2 - a, np.array([1.0]), np.array([2.0]))
+    >>> bool(sol.converged), sol.y
+    (True, array([1.41421356]))
+    """
+
+    y: Any
+    status: Array
+    steps: Array
+    residual_norm: Array
+    sensitivities: Any = None
+
+    @property
+    def converged(self) -> Array:
+        """Boolean array, (*batch): whether each system's `status` is a success."""
+        return self.status <= int(Status.AT_PRECISION)
+
+    def vjp(self, cotangent: Any) -> tuple[Any, ...]:
+        """Return the cotangents of the arguments, one entry per argument (NumPy only).
+
+        Parameters
+        ----------
+        cotangent : pytree like `y`
+            The derivative of a scalar with respect to `y`.
+
+        Returns
+        -------
+        tuple
+            One pytree per argument; None stands where a leaf is not floating.
+
+        Raises
+        ------
+        AdjointError
+            If the linear solve fails and ``on_failure="raise"``.
+        """
+        return self._sensitivities().vjp(cotangent)  # type: ignore[no-any-return]
+
+    def jvp(self, *tangents: Any) -> Any:
+        """Return the derivative of `y`, a pytree like it, along one tangent per argument (NumPy only).
+
+        Parameters
+        ----------
+        *tangents : pytrees
+            One per argument, like it; None stands for zero.
+
+        Raises
+        ------
+        AdjointError
+            If the linear solve fails and ``on_failure="raise"``.
+        """
+        return self._sensitivities().jvp(*tangents)
+
+    def jacobian(self) -> tuple[Any, ...]:
+        """Return dy/dargs, one entry per argument (NumPy only).
+
+        Returns
+        -------
+        tuple
+            One pytree per argument, whose leaves have shape ``y.shape + leaf.shape`` (a pytree like `y` of them,
+            where `y` is not a single array); None stands where a leaf is not floating.
+
+        Raises
+        ------
+        AdjointError
+            If the linear solve fails and ``on_failure="raise"``.
+        """
+        return self._sensitivities().jacobian()  # type: ignore[no-any-return]
+
+    def _sensitivities(self) -> Any:
+        if self.sensitivities is None:
+            raise ArgumentTypeError(
+                "Solution: vjp, jvp and jacobian belong to NumPy, which has no tape. In PyTorch and JAX the root "
+                "sol.y is differentiable: use torch.autograd or torch.func, jax.grad or jax.jvp."
+            )
+        return self.sensitivities
+
+
+def statuses_in(values: Sequence[int]) -> list[Status]:
+    """Return the distinct statuses among integer values, the worst first."""
+    return sorted({Status(int(value)) for value in values}, reverse=True)

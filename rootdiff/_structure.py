@@ -1,0 +1,234 @@
+"""Between the user's pytrees and the flat vectors, (*batch, n), that solvers see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rootdiff._backend import Array, Backend, Function
+from rootdiff._errors import ArgumentError, ArgumentTypeError
+
+_FRAMEWORKS = {"numpy": "rootdiff", "torch": "rootdiff_torch", "jax": "rootdiff_jax", "jaxlib": "rootdiff_jax"}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The pytree, shapes and dtypes of an unknown whose leaves share `batch` leading axes.
+
+    A complex leaf stands in the flat vector as its real parts followed by its imaginary parts, so that solvers
+    see real vectors only and a residual need not be holomorphic.
+    """
+
+    backend: Backend
+    tree: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+    complex_leaves: tuple[bool, ...]
+    batch: tuple[int, ...]
+    complex_step: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Entries that each leaf takes in the flat vector."""
+        return tuple(
+            math.prod(shape) * (2 if is_complex else 1)
+            for shape, is_complex in zip(self.shapes, self.complex_leaves, strict=True)
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of real unknowns of one system, n."""
+        return sum(self.sizes)
+
+    def ravel(self, tree: Any) -> Array:
+        """Return the flat vector, (*batch, n), of a pytree of this structure."""
+        xp = self.backend.xp
+        parts = []
+        leaves, _ = self.backend.flatten(tree)
+        for leaf, shape, is_complex in zip(leaves, self.shapes, self.complex_leaves, strict=True):
+            array = xp.asarray(leaf)
+            lead = tuple(array.shape[: array.ndim - len(shape)])
+            if is_complex:
+                parts += [xp.reshape(xp.real(array), (*lead, -1)), xp.reshape(xp.imag(array), (*lead, -1))]
+            else:
+                parts.append(xp.reshape(array, (*lead, math.prod(shape))))
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
+
+    def unravel(self, vector: Array) -> Any:
+        """Return the pytree whose flat vector, (*batch, n), this is."""
+        xp = self.backend.xp
+        lead = tuple(vector.shape[:-1])
+        leaves, start = [], 0
+        for shape, size, is_complex in zip(self.shapes, self.sizes, self.complex_leaves, strict=True):
+            part = vector if len(self.shapes) == 1 else vector[..., start : start + size]
+            start += size
+            if is_complex:
+                half = size // 2
+                part = part[..., :half] + 1j * part[..., half:]
+            leaves.append(xp.reshape(part, lead + shape))
+        return self.backend.unflatten(self.tree, leaves)
+
+    def check(self, output: Any, role: str) -> None:
+        """Raise unless `output`, which the user's `role` returned, has this structure, these shapes and dtypes."""
+        leaves, tree = self.backend.flatten(output)
+        if tree != self.tree:
+            raise ArgumentError(
+                f"{role}: it returned {_describe_tree(self.backend, output)}, but y0 is "
+                f"{_words(self.tree, self.shapes, self.dtypes, self.batch)}. It must return the structure of y0; "
+                "a list of numbers is stacked into one array with the framework's `stack`."
+            )
+        for leaf, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
+            if not self.backend.is_array(leaf):
+                raise ArgumentTypeError(
+                    f"{role}: it returned {_article(type(leaf).__name__)}, but must return "
+                    f"{self.backend.name} arrays like y0."
+                )
+            if tuple(leaf.shape) != self.batch + shape:
+                raise ArgumentError(
+                    f"{role}: it returned shape {tuple(leaf.shape)}, but y0 has shape {self.batch + shape}. It must "
+                    "return one value per unknown; for more equations than unknowns minimise their sum of squares."
+                )
+            if leaf.dtype != dtype and not self.complex_step:
+                raise ArgumentTypeError(
+                    f"{role}: it returned dtype {leaf.dtype}, but y0 has dtype {dtype}. "
+                    "Give y0 and args one dtype, and keep it inside the function."
+                )
+
+
+def describe(backend: Backend, y0: Any, batch_ndim: int) -> Structure:
+    """Return the structure of `y0`, or raise an error that names what is wrong with it."""
+    xp = backend.xp
+    leaves, tree = backend.flatten(y0)
+    if not leaves:
+        raise ArgumentError("y0: it holds no array, so there is nothing to solve for.")
+    if isinstance(batch_ndim, bool) or not isinstance(batch_ndim, int) or batch_ndim < 0:
+        raise ArgumentError(
+            f"batch_ndim: got {batch_ndim!r}; it must be the number (0, 1, ...) of leading axes of y0 "
+            "that index independent systems."
+        )
+    for leaf in leaves:
+        _check_array(backend, leaf)
+    real = {xp.asarray(leaf).dtype for leaf in leaves if xp.isdtype(leaf.dtype, "real floating")}
+    reals = real | {xp.real(leaf).dtype for leaf in leaves if xp.isdtype(leaf.dtype, "complex floating")}
+    if len(reals) > 1:
+        names = ", ".join(sorted(str(dtype) for dtype in reals))
+        raise ArgumentTypeError(f"y0: its leaves mix the precisions {names}; give them all one.")
+    for leaf in leaves:
+        if leaf.ndim < batch_ndim:
+            raise ArgumentError(
+                f"batch_ndim: got {batch_ndim}, but y0 has a leaf of shape {tuple(leaf.shape)} "
+                f"with only {leaf.ndim} axes."
+            )
+    batches = {tuple(leaf.shape[:batch_ndim]) for leaf in leaves}
+    if len(batches) > 1:
+        shapes = ", ".join(str(batch) for batch in sorted(batches))
+        raise ArgumentError(
+            f"batch_ndim: got {batch_ndim}, but the leaves of y0 have different leading axes {shapes}; "
+            "every leaf must start with the same batch axes."
+        )
+    structure = Structure(
+        backend,
+        tree,
+        tuple(tuple(leaf.shape[batch_ndim:]) for leaf in leaves),
+        tuple(leaf.dtype for leaf in leaves),
+        tuple(bool(xp.isdtype(leaf.dtype, "complex floating")) for leaf in leaves),
+        batches.pop(),
+        getattr(backend, "derivatives", None) == "complex-step",
+    )
+    if structure.complex_step and any(structure.complex_leaves):
+        raise ArgumentError("derivatives: the complex step cannot differentiate in a complex y0; give jac, jvp or vjp.")
+    if structure.size == 0 or math.prod(structure.batch) == 0:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
+        raise ArgumentError(f"y0: it is empty (shape {shapes}); there is nothing to solve for.")
+    return structure
+
+
+def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
+    """Raise if a leaf of `args` is an array of another framework than y0."""
+    for index, arg in enumerate(args):
+        for leaf in backend.flatten(arg)[0]:
+            framework = type(leaf).__module__.partition(".")[0]
+            foreign = framework in _FRAMEWORKS and not backend.is_array(leaf)
+            if foreign and hasattr(leaf, "shape"):
+                raise ArgumentTypeError(
+                    f"args[{index}]: it holds a {framework} array ({type(leaf).__name__}), but this is the "
+                    f"{backend.name} version of rootdiff. Convert it, or call {_FRAMEWORKS[framework]}."
+                )
+
+
+def split_args(
+    backend: Backend, args: tuple[Any, ...], is_parameter: Callable[[Any], bool]
+) -> tuple[list[Any], Callable[..., tuple[Any, ...]]]:
+    """Return the leaves of `args` that are differentiated, and the function that puts others in their place."""
+    leaves, tree = backend.flatten(args)
+    places = [place for place, leaf in enumerate(leaves) if is_parameter(leaf)]
+
+    def rebuild(*parameters: Any) -> tuple[Any, ...]:
+        merged = list(leaves)
+        for place, parameter in zip(places, parameters, strict=True):
+            merged[place] = parameter
+        return backend.unflatten(tree, merged)  # type: ignore[no-any-return]
+
+    return [leaves[place] for place in places], rebuild
+
+
+def flat_residual(
+    function: Callable[..., Any], structure: Structure, rebuild: Callable[..., tuple[Any, ...]]
+) -> Function:
+    """Return the user's residual as a function of a flat vector and the differentiated leaves of args."""
+
+    def flat(y: Array, *parameters: Array) -> Array:
+        output = structure.backend.call(function, structure.unravel(y), rebuild(*parameters))
+        structure.check(output, "residual")
+        return structure.ravel(output)
+
+    return flat
+
+
+def fixed_point_residual(
+    function: Callable[..., Any], structure: Structure, rebuild: Callable[..., tuple[Any, ...]]
+) -> Function:
+    """Return the residual ``function(z, *args) - z``, whose root is the fixed point, on flat vectors."""
+
+    def flat(z: Array, *parameters: Array) -> Array:
+        output = structure.backend.call(function, structure.unravel(z), rebuild(*parameters))
+        structure.check(output, "cell")
+        return structure.ravel(output) - z
+
+    return flat
+
+
+def _check_array(backend: Backend, leaf: Any) -> None:
+    framework = type(leaf).__module__.partition(".")[0]
+    if not backend.is_array(leaf):
+        advice = (
+            f"Call {_FRAMEWORKS[framework]} for it, or convert it."
+            if framework in _FRAMEWORKS and hasattr(leaf, "shape")
+            else "Make it one array of floats first; a list or tuple is read as a pytree with one unknown per entry."
+        )
+        raise ArgumentTypeError(
+            f"y0: it is or holds {_article(type(leaf).__name__)}, but must be a {backend.name} array "
+            f"or a pytree of them. {advice}"
+        )
+    if not backend.xp.isdtype(leaf.dtype, ("real floating", "complex floating")):
+        raise ArgumentTypeError(
+            f"y0: it has dtype {leaf.dtype}, but must be floating, since a root of an integer problem "
+            "is not an integer. Convert it to the precision you want the root in."
+        )
+
+
+def _describe_tree(backend: Backend, tree: Any) -> str:
+    leaves, structure = backend.flatten(tree)
+    shapes = tuple(tuple(getattr(leaf, "shape", ())) for leaf in leaves)
+    return _words(structure, shapes, tuple(getattr(leaf, "dtype", type(leaf).__name__) for leaf in leaves), ())
+
+
+def _words(tree: Any, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[Any, ...], batch: tuple[int, ...]) -> str:
+    leaves = ", ".join(f"{dtype}{list(batch + shape)}" for shape, dtype in zip(shapes, dtypes, strict=True))
+    return f"{tree} of {leaves or 'nothing'}"
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

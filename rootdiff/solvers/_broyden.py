@@ -1,0 +1,165 @@
+"""Broyden's good method with low-rank updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import IterativeSolver, dot, norm2, running, select
+from rootdiff._residual import Residual
+from rootdiff._solution import Status
+from rootdiff.linear._lu import LU
+from rootdiff.solvers._fixed_point import secant_scale
+from rootdiff.solvers._line_search import backtrack
+
+
+class BroydenState(NamedTuple):
+    """Iterate, residual, error, status; the inverse Jacobian as H0 + sum of left_i right_i^T.
+
+    `left` and `right` are (*batch, memory, n), newest first; `fresh` tells that no update has been made since
+    H0 was set, `renew` that the next step must set it anew; `count` steps taken.
+    """
+
+    y: Array
+    f: Array
+    error: Array
+    status: Array
+    factors: tuple[Array, Array] | None
+    left: Array
+    right: Array
+    fresh: Array
+    renew: Array
+    count: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broyden(IterativeSolver):
+    """Broyden's good method: one Jacobian at the start, then rank-one updates from the residuals alone.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps
+        As for `IterativeSolver`; the error estimate is the residual over the slope that the last step saw, or the
+        quasi-Newton correction, whichever is larger.
+    memory : int
+        Updates that are kept; the oldest is dropped. Memory is ``2 * memory * n`` per system.
+    initial : {"jacobian", "identity"}
+        The first Jacobian: the true one, which is formed again when a line search fails, or minus the identity,
+        that of a fixed-point residual ``cell(z) - z`` with a weak cell (matrix-free).
+
+    References
+    ----------
+    Broyden (1965), "A class of methods for solving nonlinear simultaneous equations", method 1. Li & Fukushima (2000),
+    "A derivative-free line search and global convergence of Broyden-like method for nonlinear equations", eq. 2.4,
+    for the non-monotone acceptance.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> rootdiff.root(lambda y, a: y**3 - a, np.array([1.5]), np.array([8.0]), solver=rootdiff.Broyden(memory=10)).y
+    array([2.])
+    """
+
+    max_steps: int = 200
+    memory: int = 30
+    initial: Literal["jacobian", "identity"] = "jacobian"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise ArgumentError(f"Broyden: memory is {self.memory!r}; it must be at least 1.")
+        if self.initial not in ("jacobian", "identity"):
+            raise ArgumentError(f"Broyden: initial is {self.initial!r}; allowed are 'jacobian' and 'identity'.")
+
+    def init(self, residual: Residual, y: Array) -> BroydenState:
+        xp = residual.xp
+        status = running(xp, y)
+        empty = xp.concat([xp.zeros_like(y)[..., None, :]] * self.memory, axis=-2)
+        factors = LU().start(residual.backend, y) if self.initial == "jacobian" else None
+        yes = status == int(Status.RUNNING)
+        return BroydenState(
+            y, residual(y), xp.full_like(y, xp.inf), status, factors, empty, empty, yes, yes, xp.zeros_like(status)
+        )
+
+    def step(self, residual: Residual, state: BroydenState) -> BroydenState:
+        xp = residual.xp
+        state = self._renewed(residual, state)
+        direction = -self._inverse(residual, state, state.f)
+        solvable = xp.all(xp.isfinite(direction), axis=-1)
+        direction = xp.where(solvable[..., None], direction, xp.zeros_like(direction))
+        size = norm2(xp, state.f)
+        # a summable allowance for growth (Li & Fukushima 2000, eq. 2.4), at first a doubling
+        allowance = 1 + 1 / (1 + xp.astype(state.count, size.dtype)) ** 2
+
+        def accept(f: Array, length: Array) -> Array:
+            return norm2(xp, f) <= allowance * size
+
+        trial = backtrack(residual, state.y, direction, accept)
+        keep = trial.accepted[..., None]
+        y, f = xp.where(keep, trial.y, state.y), xp.where(keep, trial.f, state.f)
+        y_change, f_change = y - state.y, f - state.f
+        left, right, updated = self._update(residual, state, y_change, f_change)
+        error = xp.maximum(xp.abs(direction), xp.abs(f * secant_scale(xp, y_change, f_change)))
+        trusted = trial.accepted & (trial.length == 1)
+        hopeless = ~trial.accepted & (state.fresh | (self.initial == "identity"))
+        status = xp.where(hopeless, int(Status.STALLED), int(Status.RUNNING))
+        status = xp.where(~solvable & state.fresh, int(Status.SINGULAR), status)
+        return BroydenState(
+            y,
+            f,
+            xp.where(trusted[..., None], error, xp.full_like(error, xp.inf)),
+            xp.astype(status, xp.int32),
+            state.factors,
+            left,
+            right,
+            state.fresh & ~updated,
+            ~trial.accepted,
+            state.count + 1,
+        )
+
+    def _renewed(self, residual: Residual, state: BroydenState) -> BroydenState:
+        """Return the state with a new H0 in the systems that ask for one."""
+        xp, backend = residual.xp, residual.backend
+        if self.initial == "identity":
+            return state
+
+        def renew(carry: tuple[Array, BroydenState]) -> tuple[Array, BroydenState]:
+            need, old = carry
+            new = old._replace(
+                factors=backend.lu_factor(residual.jacobian(old.y)),
+                left=xp.zeros_like(old.left),
+                right=xp.zeros_like(old.right),
+                fresh=xp.ones_like(old.fresh),
+            )
+            mixed = new if need.ndim == 0 else select(xp, need, new, old)
+            return xp.zeros_like(need), mixed
+
+        return backend.while_loop(lambda carry: xp.any(carry[0]), renew, (state.renew, state))[1]  # type: ignore[no-any-return]
+
+    def _inverse(self, residual: Residual, state: BroydenState, vector: Array, transpose: bool = False) -> Array:
+        """Return H v, or H^T v."""
+        left, right = (state.right, state.left) if transpose else (state.left, state.right)
+        base = -vector if state.factors is None else residual.backend.lu_solve(state.factors, vector, transpose)
+        weights = (right @ vector[..., None])[..., 0]
+        return base + (weights[..., None, :] @ left)[..., 0, :]
+
+    def _update(self, residual: Residual, state: BroydenState, y_change: Array, f_change: Array) -> Any:
+        """Return the low-rank history after the good Broyden update (Broyden 1965, eq. 4.5), and where it was made."""
+        xp = residual.xp
+        right = self._inverse(residual, state, y_change, transpose=True)
+        image = self._inverse(residual, state, f_change)
+        curvature = dot(xp, y_change, image)
+        length = dot(xp, y_change, y_change)
+        # Broyden's own guard: skip the update when H would become singular
+        made = (xp.abs(curvature) > 1e-8 * length) & xp.isfinite(curvature) & (length > 0)
+        safe = xp.where(made, curvature, xp.ones_like(curvature))[..., None]
+        left = xp.where(made[..., None], (y_change - image) / safe, xp.zeros_like(y_change))
+        right = xp.where(made[..., None], right, xp.zeros_like(right))
+
+        def push(history: Array, newest: Array) -> Array:
+            pushed = xp.concat([newest[..., None, :], history[..., :-1, :]], axis=-2)
+            return xp.where(made[..., None, None], pushed, history)
+
+        return push(state.left, left), push(state.right, right), made

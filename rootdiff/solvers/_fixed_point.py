@@ -1,0 +1,94 @@
+"""Damped fixed-point (Picard) iteration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import IterativeSolver, norm2, running
+from rootdiff._residual import Residual
+from rootdiff._solution import Status
+from rootdiff.solvers._line_search import backtrack
+
+
+class PicardState(NamedTuple):
+    """Iterate, residual, error estimate and status."""
+
+    y: Array
+    f: Array
+    error: Array
+    status: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedPoint(IterativeSolver):
+    """The iteration ``y + damping * f(y)``: for a cell, ``z = cell(z)`` itself, which must be a contraction.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps
+        As for `IterativeSolver`; the error estimate is the residual over the slope that the last step saw.
+    damping : float
+        Fraction of the residual that is added, in (0, 2); 1 is the plain iteration. Dimensionless.
+
+    References
+    ----------
+    Ortega & Rheinboldt (1970), "Iterative Solution of Nonlinear Equations in Several Variables", section 12.1.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> rootdiff.fixed_point(np.cos, np.array([1.0]), solver="fixed_point").y
+    array([0.73908513])
+    """
+
+    max_steps: int = 1000
+    damping: float = 1.0
+
+    runtime = (*IterativeSolver.runtime, "damping")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_damping(self.damping, type(self).__name__)
+
+    def init(self, residual: Residual, y: Array) -> PicardState:
+        xp = residual.xp
+        return PicardState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y))
+
+    def step(self, residual: Residual, state: PicardState) -> PicardState:
+        xp = residual.xp
+        trial = backtrack(residual, state.y, self.damping * state.f, accept_finite(xp))
+        error = trial.f * secant_scale(xp, trial.y - state.y, trial.f - state.f)
+        return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted))
+
+
+def accept_finite(xp: Any) -> Any:
+    """Return an acceptance test for `backtrack` under which every finite residual will do."""
+    return lambda f, length: xp.isfinite(norm2(xp, f))
+
+
+def finite_status(xp: Any, accepted: Array) -> Array:
+    """Return RUNNING where a trial was accepted, else NONFINITE."""
+    return xp.astype(xp.where(accepted, int(Status.RUNNING), int(Status.NONFINITE)), xp.int32)
+
+
+def secant_scale(xp: Any, y_change: Array, f_change: Array) -> Array:
+    """Return the factor, (*batch, 1), from the residual to an estimate of the error in y.
+
+    It is |dy| / |df| of the last step, but at least 1. For a contraction with rate r whose slowest mode has
+    come to dominate it is 1 / (1 - r), the a-posteriori bound of Banach's theorem.
+    """
+    slope = norm2(xp, f_change)
+    moved = norm2(xp, y_change)
+    ratio = moved / xp.where(slope > 0, slope, 1.0)
+    # without a change of f there is no slope to judge by: unless nothing moved, the error is unknown
+    unknown = xp.where(moved > 0, xp.full_like(moved, xp.inf), xp.ones_like(moved))
+    return xp.where(slope > 0, xp.maximum(ratio, xp.ones_like(ratio)), unknown)[..., None]
+
+
+def check_damping(damping: Any, owner: str) -> None:
+    """Raise unless `damping` lies in (0, 2)."""
+    if isinstance(damping, int | float) and not 0 < damping < 2:
+        raise ArgumentError(f"{owner}: damping is {damping!r}; it must lie between 0 and 2, both excluded.")

@@ -1,0 +1,76 @@
+"""Backtracking along a step, one trial per system and round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._iterate import max_norm
+from rootdiff._residual import Residual
+
+#: Halvings (at least) before a direction is given up: 2^-40 of a step is below the rounding of its end point.
+_MAX_TRIALS = 40
+
+
+class Trial(NamedTuple):
+    """The end of a line search.
+
+    Attributes
+    ----------
+    y, f : array, (*batch, n). The last trial point and its residual.
+    length : array, (*batch). Fraction of the full step.
+    accepted : boolean array, (*batch).
+    """
+
+    y: Array
+    f: Array
+    length: Array
+    accepted: Array
+
+
+def backtrack(
+    residual: Residual,
+    y: Array,
+    step: Array,
+    accept: Callable[[Array, Array], Array],
+    shorten: Callable[[Array, Array], Array] | None = None,
+) -> Trial:
+    """Shorten `step` per system until ``accept(f, length)`` holds or the step vanishes in rounding.
+
+    Parameters
+    ----------
+    accept : callable
+        From the residual, (*batch, n), and the length, (*batch), of a trial to a boolean array; a trial with a
+        residual that is not finite is rejected without asking.
+    shorten : callable, optional
+        From the same to the next length; default: half the length.
+    """
+    xp = residual.xp
+    eps = xp.finfo(y.dtype).eps
+
+    def trial(length: Array, count: Array) -> tuple[Any, ...]:
+        point = y + length[..., None] * step
+        f = residual(point)
+        accepted = xp.all(xp.isfinite(f), axis=-1) & accept(f, length)
+        vanished = max_norm(xp, length[..., None] * step) <= eps * max_norm(xp, y)
+        done = accepted | vanished | (count >= _MAX_TRIALS)
+        return point, f, length, accepted, done, count
+
+    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        _, f, length, _, done, count = carry
+        halved = 0.5 * length
+        if shorten is not None:
+            finite = xp.all(xp.isfinite(f), axis=-1)
+            # Dennis & Schnabel (1996), section 6.3.2: stay within a tenth and a half of the last length
+            halved = xp.where(finite, xp.clip(shorten(f, length), 0.1 * length, 0.5 * length), 0.1 * length)
+        following = trial(halved, count + 1)
+        return tuple(
+            xp.where(xp.reshape(done, done.shape + (1,) * (new.ndim - done.ndim)), old, new)
+            for new, old in zip(following, carry, strict=True)
+        )
+
+    ones = xp.ones_like(y[..., 0])
+    start = trial(ones, xp.zeros_like(ones, dtype=xp.int32))
+    point, f, length, accepted, _, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[4]), body, start)
+    return Trial(point, f, length, accepted)

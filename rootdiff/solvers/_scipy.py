@@ -1,0 +1,179 @@
+"""SciPy's `root` methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+from scipy import optimize
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import Solver, at_precision, explained_residual, max_norm
+from rootdiff._residual import Residual
+from rootdiff._solution import RawSolution, Status
+
+Method = Literal["hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"]
+_METHODS: tuple[str, ...] = get_args(Method)
+#: Times SciPy is started again from where it stopped, while our residual test fails and it makes progress.
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SciPy(Solver):
+    """A method of `scipy.optimize.root`, run on the host for one system after the other.
+
+    Whether a point is a root is judged by rootdiff: its residual must be one that a change of `y` within
+    tolerance explains. SciPy's own flag is not read.
+
+    Parameters
+    ----------
+    method : {"hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"}
+        ``hybr`` and ``lm`` use the exact Jacobian, the others the residual alone.
+    rtol, atol : float, optional
+        Tolerances on `y`, with the meaning and defaults of `IterativeSolver`.
+    max_steps : int
+        Residual evaluations (hybr, lm, df-sane) or iterations (krylov, broyden1, anderson) allowed per system
+        and round.
+
+    Notes
+    -----
+    In a batch, one residual evaluation computes all systems to use one of them. Batches are for the native solvers.
+
+    References
+    ----------
+    Virtanen et al. (2020), "SciPy 1.0". Moré, Garbow & Hillstrom (1980), "User Guide for MINPACK-1".
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> rootdiff.root(lambda y, a: y**3 - a, np.array([1.0]), np.array([8.0]), solver=rootdiff.SciPy(method="hybr")).y
+    array([2.])
+    """
+
+    method: Method = "hybr"
+    rtol: float | None = None
+    atol: float | None = None
+    max_steps: int = 1000
+
+    runtime: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.method not in _METHODS:
+            raise ArgumentError(f"SciPy: method is {self.method!r}; allowed are {', '.join(_METHODS)}.")
+        if self.max_steps < 1:
+            raise ArgumentError(f"SciPy: max_steps is {self.max_steps!r}; it must be at least 1.")
+
+    def resolved(self, dtype: Any, xp: Any) -> Self:
+        default = float(xp.finfo(dtype).eps) ** 0.75
+        return replace(
+            self,
+            rtol=default if self.rtol is None else self.rtol,
+            atol=default if self.atol is None else self.atol,
+        )
+
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        xp = residual.xp
+        solver = self.resolved(y0.dtype, xp)
+        first_norm = max_norm(xp, residual(y0))
+        y, steps = residual.backend.on_host(solver._solve_batch, residual, y0)
+        norm = max_norm(xp, residual(y))
+        deep = norm <= solver.rtol * first_norm
+        tolerance = solver.rtol * xp.abs(y) + xp.where(deep, solver.atol, 0.0)[..., None]
+        status = xp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
+        status = xp.where(norm <= explained_residual(residual, y, tolerance), int(Status.CONVERGED), status)
+        status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))
+        return RawSolution(y, at_precision(residual, y, norm, status), steps, norm)
+
+    def _solve_batch(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any) -> tuple[Any, Any]:
+        """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""
+        y = np.array(y0)
+        steps = np.zeros(y.shape[:-1], dtype=np.int32)
+        finite = np.isfinite(evaluate(y)).all(axis=-1)
+        for index in np.ndindex(steps.shape):
+            if finite[index]:
+                y[index], steps[index] = self._solve_one(_System(evaluate, jacobian, y, index))
+        return y, steps
+
+    def _solve_one(self, system: _System) -> tuple[Any, int]:
+        """Run SciPy, again from its end point as long as that helps, until our residual test holds."""
+        first = system.best_norm
+        steps = 0
+        goal = max(self._explained(system, first), self.rtol * first)  # type: ignore[operator]
+        while system.best_norm > 0:
+            before = system.best_norm
+            steps += self._run(system, goal)
+            goal = self._explained(system, first)
+            if system.best_norm <= goal or not system.best_norm < 0.5 * before or steps > _ROUNDS * self.max_steps:
+                break
+        return system.best, steps
+
+    def _explained(self, system: _System, first: float) -> float:
+        tolerance = self.rtol * np.abs(system.best)
+        if system.best_norm <= self.rtol * first:  # type: ignore[operator]
+            tolerance = tolerance + self.atol
+        sign = np.where(np.sin(np.arange(1, tolerance.size + 1) ** 2 + 1.0) > 0, 1, -1)
+        change = system.probe(system.best + sign * tolerance) - system.probe(system.best)
+        return float(np.max(np.abs(change)))
+
+    def _run(self, system: _System, goal: float) -> int:
+        """Run SciPy once from the best point so far; return the steps it took."""
+        if self.method in ("hybr", "lm"):
+            options: dict[str, Any] = {"xtol": self.rtol}
+            options |= (
+                {"maxfev": self.max_steps} if self.method == "hybr" else {"ftol": self.rtol, "maxiter": self.max_steps}
+            )
+        elif self.method == "df-sane":
+            options = {"fatol": goal, "ftol": 0.0, "maxfev": self.max_steps}
+        else:
+            options = {"fatol": goal, "maxiter": self.max_steps}
+            if self.method == "krylov":  # the step of its own differences, in the precision of the residual
+                options["jac_options"] = {"rdiff": float(np.finfo(system.best.dtype).eps) ** 0.5}
+        exact = system.jacobian if self.method in ("hybr", "lm") else None
+        calls = system.calls
+        try:
+            result = optimize.root(
+                system, system.best.astype(np.float64), method=self.method, jac=exact, options=options
+            )
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError):
+            if system.failed:  # the user's residual raised, not SciPy's arithmetic
+                raise
+            return system.calls - calls
+        return int(result.nit if "nit" in result else system.calls - calls)
+
+
+class _System:
+    """One system of a batch as SciPy wants it, with the best point that it was asked about."""
+
+    def __init__(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y: Any, index: Any) -> None:
+        self._evaluate, self._jacobian, self._y, self._index = evaluate, jacobian, np.array(y), index
+        self.calls, self.failed = 0, False
+        self.best, self.best_norm = np.array(y[index]), np.inf
+        self(self.best)
+
+    def __call__(self, y: Any) -> Any:
+        self.calls += 1
+        f = self.probe(y)
+        norm = float(np.max(np.abs(f)))
+        if norm < self.best_norm:
+            self.best, self.best_norm = np.array(y, dtype=self._y.dtype), norm
+        return f.astype(np.float64)
+
+    def probe(self, y: Any) -> Any:
+        """Return the residual at `y`, without taking note of it."""
+        return np.asarray(self._guarded(self._evaluate, y))[self._index]
+
+    def jacobian(self, y: Any) -> Any:
+        """Return the Jacobian, (n, n), at `y`."""
+        return np.asarray(self._guarded(self._jacobian, y), dtype=np.float64)[self._index]
+
+    def _guarded(self, function: Callable[[Any], Any], y: Any) -> Any:
+        batch = self._y.copy()
+        batch[self._index] = y
+        try:
+            return function(batch)
+        except BaseException:
+            self.failed = True
+            raise
