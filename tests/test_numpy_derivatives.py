@@ -177,6 +177,6 @@ def test_wrong_cotangent_and_tangent_are_named() -> None:
 
 
 def test_root_found_at_singular_jacobian_has_no_gradient() -> None:
-    sol = rootdiff.root(lambda y, a: (y - a) ** 3, np.array([1.0]), np.array([1.0]), derivatives="complex-step")
+    sol = rootdiff.root(lambda y, a: y**2 - a, np.zeros(1), np.zeros(1), derivatives="complex-step")
     with pytest.raises(rootdiff.AdjointError, match=r"SINGULAR.*LU"):
         sol.vjp(np.array([1.0]))
