@@ -46,8 +46,9 @@ class Optimistix(Solver):
     Examples
     --------
     >>> import jax.numpy as jnp, rootdiff_jax as rd
-    >>> rd.root(lambda y, a: y**3 - a, jnp.array([1.0]), jnp.array([8.0]), solver=rd.Optimistix(method="Dogleg")).y
-    Array([2.], dtype=float32)
+    >>> solver = rd.Optimistix(method="Dogleg")
+    >>> rd.root(lambda y, a: y**3 - a, jnp.array([1.0]), jnp.array([8.0]), solver=solver).y.round(5).tolist()
+    [2.0]
     """
 
     method: Method = "Newton"
