@@ -11,6 +11,10 @@ from rootdiff._residual import LinearOperator
 from rootdiff.linear._krylov import Krylov, Product
 
 
+#: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
+_RESTART, _UNRESTARTED = 30, 100
+
+
 class _Cycle(NamedTuple):
     """One Arnoldi cycle: V (*batch, m+1, n), R (*batch, m, m), Q (*batch, m+1, m+1), g = beta Q e1."""
 
@@ -29,8 +33,9 @@ class GMRES(Krylov):
     ----------
     rtol, max_restarts, preconditioner
         As for `Krylov`.
-    restart : int
-        Krylov vectors kept before a restart; memory is ``(restart + 1) * n`` per system.
+    restart : int, optional
+        Krylov vectors kept before a restart; memory is ``(restart + 1) * n`` per system. Default: n (no restart, which
+        may stagnate) for at most 100 unknowns, else 30.
 
     References
     ----------
@@ -45,12 +50,13 @@ class GMRES(Krylov):
     (array([0.25]),)
     """
 
-    restart: int = 30
+    restart: int | None = None
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         backend, xp = operator.backend, operator.backend.xp
         precondition = self._precondition(operator, residual)
-        m = min(self.restart, residual.shape[-1])
+        n = residual.shape[-1]
+        m = min(self.restart or (n if n <= _UNRESTARTED else _RESTART), n)
         zero = residual[..., :1] * 0.0
         wide = xp.concat([zero] * (m + 1), axis=-1)  # (*batch, m+1)
         steps = xp.cumulative_sum(xp.ones_like(wide), axis=-1) - 1  # 0, 1, ..., m

@@ -58,6 +58,7 @@ class LSMR(Krylov):
     (array([0.25]),)
     """
 
+    max_restarts: int = 5
     max_steps: int = 2000
 
     runtime = (*Krylov.runtime, "max_steps")
