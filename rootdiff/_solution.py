@@ -81,15 +81,16 @@ class RawSolution(NamedTuple):
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`.
-    factors : tuple of arrays or None
-        LU factors of a Jacobian near `y`, for the adjoint solve to start from.
+    factors : Byproduct or None
+        What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or a
+        `QuasiNewton` estimate.
     """
 
     y: Array
     status: Array
     steps: Array
     residual_norm: Array
-    factors: tuple[Array, Array] | None = None
+    factors: Any = None
 
 
 class Solution(NamedTuple):
