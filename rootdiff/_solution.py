@@ -81,15 +81,16 @@ class RawSolution(NamedTuple):
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`.
-    factors : tuple of arrays or None
-        LU factors of a Jacobian near `y`, for the adjoint solve to start from.
+    factors : Byproduct or None
+        What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or a
+        `QuasiNewton` estimate.
     """
 
     y: Array
     status: Array
     steps: Array
     residual_norm: Array
-    factors: tuple[Array, Array] | None = None
+    factors: Any = None
 
 
 class Solution(NamedTuple):
@@ -104,7 +105,7 @@ class Solution(NamedTuple):
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`, in the units of the residual.
     sensitivities : Sensitivities or None
-        The derivatives of `y`, for NumPy, which has no tape; None in PyTorch and JAX.
+        The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
 
     Examples
     --------
@@ -177,7 +178,7 @@ class Solution(NamedTuple):
         return self._sensitivities().jacobian()  # type: ignore[no-any-return]
 
     def _sensitivities(self) -> Any:
-        if self.sensitivities is None:
+        if not self.sensitivities:  # None, or () in PyTorch, to whose vmap None is an output
             raise ArgumentTypeError(
                 "Solution: vjp, jvp and jacobian belong to NumPy, which has no tape. In PyTorch and JAX the root "
                 "sol.y is differentiable: use torch.autograd or torch.func, jax.grad or jax.jvp."
