@@ -43,7 +43,8 @@ def check_residual(
         Default: that of y0. With more than one, roots and gradients are compared between them.
     solvers, adjoints : sequence of names or objects, optional
         Default: everything registered; a solver that does not reach a root is skipped, and approximate adjoints are.
-        Every solver is checked with the first adjoint, every adjoint with the first solver.
+        Every solver is checked with the first adjoint, every adjoint with the first solver; in every mode if both are
+        given, else in reverse mode except for the first pair.
     modes : sequence of {"vjp", "jvp", "hessian"}
         Second derivatives are those of PyTorch and JAX; NumPy has none.
     strategy : hypothesis strategy, optional
@@ -130,7 +131,8 @@ class _Plan:
         adjoints = self.adjoints or (_exact_adjoints(driver.name) if own else (None,))
         # "auto" first: the solver and adjoint with which all others are compared
         solvers, adjoints = (sorted(names, key=lambda name: name != "auto") for names in (solvers, adjoints))
-        return Session(subject, solvers, adjoints, self.modes, np.random.default_rng(self.seed))
+        thorough = self.solvers is not None and self.adjoints is not None
+        return Session(subject, solvers, adjoints, self.modes, np.random.default_rng(self.seed), thorough)
 
     def _reproduce(self, report: Report, y0: Any, args: Any, backends: Sequence[str]) -> str:
         if not report.failures:
@@ -164,7 +166,7 @@ def _drawn(plan: _Plan, strategy: Any) -> list[Report]:
     def check(drawn: Any) -> None:
         y0, *args = drawn
         report = plan.run(y0, tuple(args))
-        failures = [check for check in report.failures if check.property != "a root is found"]
+        failures = [check for check in report.failures if check.name != "a root is found"]
         if failures:
             raise CheckFailed(report)
         reports.append(report)
@@ -197,8 +199,8 @@ def _conditions(session: Session) -> list[str]:
         uncertainty = float(np.max(ref.uncertainty, initial=0.0)) if ref.uncertainty.size else 0.0
         lines.append(
             f"{subject.driver.name}, {subject.dtype}: {subject.y.size} unknowns, {subject.theta.size} parameters, "
-            f"condition {ref.condition:.2g}; root reached to {accuracy:.1g}, largest step of differences {ref.step:.1g} "
-            f"(relative), their error {uncertainty:.1g}"
+            f"condition {ref.condition:.2g}; root reached to {accuracy:.1g}, step of differences at most "
+            f"{ref.step:.1g} (relative), their error {uncertainty:.1g}"
         )
         asymmetry = np.max(np.abs(ref.jacobian - ref.jacobian.T), initial=0.0)
         if subject.y.size > 1 and asymmetry <= 1e-6 * np.max(np.abs(ref.jacobian), initial=0.0):
@@ -222,7 +224,8 @@ def _agreement(sessions: Sequence[Session]) -> list[Check]:
             allowed = 30 * (ref.accuracy + group.ref.accuracy)
             gap = np.abs(ref.y - group.ref.y)
             worst = int(np.argmax(gap / np.where(allowed > 0, allowed, 1e-300)))
-            note = f"the residual has another root on {session.subject.driver.name} than on {sessions[0].subject.driver.name}"
+            names = session.subject.driver.name, sessions[0].subject.driver.name
+            note = "the residual has another root on {} than on {}".format(*names)
             rows.append(session.compared("same root on every backend", float(gap[worst]), float(allowed[worst]), note))
             break
     return rows

@@ -91,8 +91,8 @@ def _missing_leaves(subject: Subject, ref: Reference, got: Vector, expected: Vec
     if not lost:
         return ""
     return (
-        f"no derivative reaches {' and '.join(lost)}, although the root depends on it: detached, converted, or forgotten "
-        "in a custom derivative"
+        f"no derivative reaches {' and '.join(lost)}, although the root depends on it: detached, converted, or "
+        "forgotten in a custom derivative"
     )
 
 
@@ -153,7 +153,7 @@ def captured_arrays(function: Callable[..., Any]) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     if isinstance(function, functools.partial):
-        bound = {**dict(enumerate(function.args)), **function.keywords}
+        bound: dict[Any, Any] = {**dict(enumerate(function.args)), **function.keywords}
         found = {f"partial argument {name}": value for name, value in bound.items()}
         function = function.func
     if inspect.ismethod(function):

@@ -94,7 +94,8 @@ class NumpyDriver(Driver):
     backend = NumpyBackend()
 
     def entry(self, name: str) -> Callable[..., Any]:
-        return getattr(numpy_entries, name)  # type: ignore[no-any-return]
+        function: Callable[..., Any] = getattr(numpy_entries, name)
+        return function
 
     def native(self, array: Any, like: Any = None) -> Any:
         return np.array(array, dtype=None if like is None else np.asarray(like).dtype)
@@ -228,7 +229,7 @@ class JaxDriver(Driver):
 
     def jvp(self, run: Run) -> Callable[..., list[Any]]:
         def pushed(y0: Any, parameters: Any, tangents: Any) -> list[Any]:
-            return self.jax.jvp(lambda p: self.leaves(run(y0, p)), (list(parameters),), (list(tangents),))[1]  # type: ignore[no-any-return]
+            return self.jax.jvp(lambda p: self.leaves(run(y0, p)), (list(parameters),), (list(tangents),))[1]
 
         return self.compiled(pushed)
 

@@ -154,6 +154,7 @@ def reference(subject: Subject, y: Vector, rng: np.random.Generator) -> Referenc
             break
     slopes, columns, errors = [], [], []
     steps, kink = [], False
+    middle = subject.residual(y, theta)
     for direction in directions.T:
         unit = _theta_unit(subject, direction)
 
@@ -167,10 +168,8 @@ def reference(subject: Subject, y: Vector, rng: np.random.Generator) -> Referenc
 
         def of_f(step: float, direction: Vector = direction) -> Vector:
             moved, ratio = _moved(subject, direction, step)
-            f = subject.residual(y, moved)
-            return f if step == 0 else middle + (f - middle) / ratio
+            return middle + (subject.residual(y, moved) - middle) / ratio
 
-        middle = subject.residual(y, theta)
         found = ladder(re_solve, unit, np.max(accuracy), subject.eps)
         columns.append(found.value)
         errors.append(found.error)

@@ -108,8 +108,8 @@ def _precision(subject: Subject) -> tuple[str, float, float] | None:
     note = ""
     if relative > allowed:
         note = (
-            f"the residual is noisy: relative {relative:.1g}, where {subject.dtype} allows {subject.eps:.1g}; it computes "
-            "in a lower precision (float32 inside float64?), or cancels all its digits"
+            f"the residual is noisy: relative {relative:.1g}, where {subject.dtype} allows {subject.eps:.1g}; it "
+            "computes in a lower precision (float32 inside float64?), or cancels all its digits"
         )
     return note, relative, allowed
 
@@ -126,8 +126,8 @@ def _coupling(subject: Subject) -> tuple[str, float, float] | None:
     if error <= allowed:
         return "", error, allowed
     return (
-        "the residual couples systems of the batch: another system changed when the unknowns of the first moved (a mean "
-        "or a norm over the batch axis?)",
+        "the residual couples systems of the batch: another system changed when the unknowns of the first moved (a "
+        "mean or a norm over the batch axis?)",
         error,
         allowed,
     )
@@ -178,8 +178,8 @@ def _compare_batches(subject: Subject, order: Any, words: str) -> tuple[str, flo
     if error <= allowed:
         return "", error, allowed
     return (
-        f"a system {words} has another residual than in the batch: the residual depends on the size or order of the batch "
-        "(a mean, a division by its length?)",
+        f"a system {words} has another residual than in the batch: the residual depends on the size or order of the "
+        "batch (a mean, a division by its length?)",
         error,
         allowed,
     )

@@ -17,7 +17,7 @@ class Check:
 
     Attributes
     ----------
-    property : str
+    name : str. The property.
     outcome : {"passed", "failed", "skipped"}
     error, tolerance : float or None
         Largest deviation and what is allowed, in the units of the quantity that is compared.
@@ -29,7 +29,7 @@ class Check:
         The two sides of a failed comparison.
     """
 
-    property: str
+    name: str
     outcome: Outcome
     error: float | None = None
     tolerance: float | None = None
@@ -91,7 +91,7 @@ class Report:
     def __str__(self) -> str:
         head = ("property", "backend", "solver", "adjoint", "outcome", "error", "allowed", "note")
         rows = [
-            (c.property, c.backend, c.solver, c.adjoint, c.outcome, _number(c.error), _number(c.tolerance), c.note)
+            (c.name, c.backend, c.solver, c.adjoint, c.outcome, _number(c.error), _number(c.tolerance), c.note)
             for c in self.checks
         ]
         widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head) - 1)]
@@ -118,7 +118,7 @@ class CheckFailed(RootdiffError, AssertionError):  # noqa: N818 - reads as the o
     >>> try:
     ...     check_residual(lambda y, a: y**3 - a + np.random.rand(1), np.array([1.0]), np.array([2.0]))
     ... except CheckFailed as error:
-    ...     print(error.report.failures[0].property)
+    ...     print(error.report.failures[0].name)
     same input, same output
     """
 
@@ -143,7 +143,7 @@ def merge(reports: Iterable[Report]) -> Report:
     worst: dict[tuple[str, ...], Check] = {}
     for run in runs:
         for check in run.checks:
-            key = (check.property, check.backend, check.solver, check.adjoint)
+            key = (check.name, check.backend, check.solver, check.adjoint)
             if key not in worst or _badness(check) > _badness(worst[key]):
                 worst[key] = check
     conditions = (f"the worst of {len(runs)} draws", *(runs[-1].conditions if runs else ()))
@@ -160,7 +160,7 @@ def _message(report: Report) -> str:
     lines = [f"{report.subject}: {len(failures)} of {len(report.checks)} checks failed."]
     causes: dict[tuple[str, str], list[Check]] = {}
     for check in failures:
-        causes.setdefault((check.property, check.note), []).append(check)
+        causes.setdefault((check.name, check.note), []).append(check)
     for (name, note), checks in causes.items():
         first = checks[0]
         more = f" (and {len(checks) - 1} more)" if len(checks) > 1 else ""

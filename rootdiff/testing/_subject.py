@@ -165,8 +165,8 @@ class Subject:
 
         function = self._once(("solve", solver, adjoint), lambda: self.driver.compiled(solved))
         leaves, fields = function(start, self.parameters.native(self.theta))
-        arrays = [*(np.asarray(self.driver.numpy(field)) for field in fields), None, None, None][:3]
-        return Outcome(self._y_vector(leaves), *arrays, leaves)
+        status, steps, norm = [*(np.asarray(self.driver.numpy(field)) for field in fields), None, None, None][:3]
+        return Outcome(self._y_vector(leaves), status, steps, norm, leaves)
 
     def vjp(self, solver: Any, adjoint: Any, w: Vector, y0: Vector | None = None) -> tuple[Vector, list[Any]]:
         """Return ``w^T dy/dtheta``, (p), and the leaves it came in."""
