@@ -91,6 +91,20 @@ def check_residual(
     return merge([first, *_drawn(plan, strategy)])
 
 
+def run_once(
+    f: Callable[..., Any],
+    y0: Any,
+    *args: Any,
+    backends: Sequence[str],
+    solvers: Sequence[Any],
+    adjoints: Sequence[Any],
+    modes: Sequence[str] = MODES,
+    **options: Any,
+) -> Report:
+    """Return the report of one input, whatever it says; as `check_residual`."""
+    return _Plan(f, tuple(backends), solvers, adjoints, tuple(modes), "root", 0, options).run(y0, args)
+
+
 class _Plan:
     """What to check, apart from the input."""
 
