@@ -83,7 +83,8 @@ class SciPy(Solver):
         y, steps = residual.backend.on_host(solver._solve_batch, residual, y0)
         norm = max_norm(xp, residual(y))
         deep = norm <= solver.rtol * first_norm
-        tolerance = solver.rtol * xp.abs(y) + xp.where(deep, solver.atol, 0.0)[..., None]
+        atol = xp.where(deep, xp.full_like(norm, solver.atol), xp.zeros_like(norm))
+        tolerance = solver.rtol * xp.abs(y) + atol[..., None]
         status = xp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
         status = xp.where(norm <= explained_residual(residual, y, tolerance), int(Status.CONVERGED), status)
         status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))

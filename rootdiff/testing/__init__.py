@@ -3,6 +3,7 @@
 from rootdiff.testing import problems
 from rootdiff.testing._check_adjoint import check_adjoint
 from rootdiff.testing._check_residual import check_residual
+from rootdiff.testing._check_solver import check_solver
 from rootdiff.testing._families import Case, make_case
 from rootdiff.testing._measure import Attempt, judge, measure, summary
 from rootdiff.testing._report import Check, CheckFailed, Report
@@ -16,6 +17,7 @@ __all__ = [
     "Report",
     "check_adjoint",
     "check_residual",
+    "check_solver",
     "judge",
     "make_case",
     "measure",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rootdiff._errors import ArgumentError
 from rootdiff._registry import get_adjoint
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
@@ -95,7 +96,7 @@ def systems(rng: np.random.Generator) -> Iterator[System]:
     yield solved("nonsymmetric", regular)
     yield solved("one unknown", np.array([[-2.5]]))
     yield solved("symmetric positive definite", regular @ regular.T)
-    yield solved("triangular", np.tril(regular) + np.eye(_N))
+    yield solved("triangular", np.tril(regular))
     yield solved("right-hand side zero", regular, rhs=np.zeros(_N))
     yield solved("right-hand side 1e-12", regular, rhs=1e-12 * rng.standard_normal(_N))
     yield solved("rows scaled to 1e8", np.geomspace(1, 1e8, _N)[:, None] * regular)
@@ -125,9 +126,13 @@ def _regular(rng: np.random.Generator, n: int = _N) -> Any:
 def _linear_checks(adjoint: LinearSolver, driver: Driver, rng: np.random.Generator) -> Iterator[Check]:
     for system in systems(rng):
         for transposed in (False, True):
-            x, status, relative = _solve(adjoint, driver, system, transposed)
             matrix = np.swapaxes(system.matrix, -1, -2) if transposed else system.matrix
             name = f"{system.name}{', transposed' if transposed else ''}"
+            try:
+                x, status, relative = _solve(adjoint, driver, system, transposed)
+            except ArgumentError as error:  # it needs what only a forward solver can give
+                yield Check(name, "skipped", backend=driver.name, note=str(error))
+                continue
             if adjoint.exact:
                 yield _judged(name, driver, adjoint, system, matrix, x, status, relative)
             elif np.all(system.solvable):
@@ -198,7 +203,10 @@ def _judged(
         word = Status(int(np.max(status[solvable])))
         others = " beside one that fails: the systems of a batch must not touch" if not np.all(solvable) else ""
         cause = f"it is not solved{others} ({word.name}: relative residual {np.max(relative[solvable]):.2g}); {cause}"
-    where = f"{np.array2string(expected[0], precision=6, threshold=8)}", np.array2string(got[0], precision=6, threshold=8)
+    where = (
+        f"{np.array2string(expected[0], precision=6, threshold=8)}",
+        np.array2string(got[0], precision=6, threshold=8),
+    )
     return Check(
         name, "failed", error=error, tolerance=allowed, backend=driver.name, note=cause, expected=where[0], got=where[1]
     )
@@ -215,7 +223,9 @@ def _diagnosis(a: Any, b: Any, got: Any, expected: Any, system: System, error: f
     }
     if system.stale is not None:
         for stale in (system.stale, system.stale.T):
-            candidates["x solves with the stale factors that were meant as a preconditioner"] = np.linalg.solve(stale, b[0])
+            candidates["x solves with the stale factors that were meant as a preconditioner"] = np.linalg.solve(
+                stale, b[0]
+            )
             if _close(got, np.linalg.solve(stale, b[0])):
                 break
     for text, candidate in candidates.items():
@@ -276,7 +286,13 @@ def _gradients(adjoint: LinearSolver, backend: str, seed: int) -> Iterator[Check
     for family in ("contraction", "triangular"):
         case = make_case(family, np.random.default_rng(seed))
         report = run_once(
-            case.f, case.y0, case.theta, backends=[backend], solvers=["newton"], adjoints=[adjoint], modes=("vjp", "jvp")
+            case.f,
+            case.y0,
+            case.theta,
+            backends=[backend],
+            solvers=["newton"],
+            adjoints=[adjoint],
+            modes=("vjp", "jvp"),
         )
         for check in report.checks:
             if check.adjoint:

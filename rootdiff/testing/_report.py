@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,6 +136,17 @@ def conclude(report: Report) -> Report:
     if not report.passed:
         raise CheckFailed(report)
     return report
+
+
+def guarded(checks: Iterator[Check], backend: str) -> Iterator[Check]:
+    """Yield the checks of an iterator; an exception, after which it cannot go on, becomes a failed one."""
+    try:
+        yield from checks
+    except Exception as error:  # whatever the code under check raises is its failure, not ours
+        first = str(error).strip().partition("\n")[0]
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        note = f"it raised {type(error).__name__} in {place.name}: {first}"
+        yield Check("runs to its end", "failed", backend=backend, note=note)
 
 
 def merge(reports: Iterable[Report]) -> Report:
