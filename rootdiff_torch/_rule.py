@@ -30,9 +30,11 @@ from rootdiff_torch._derivatives import (
     devectorized,
     is_differentiable,
     is_vectorized,
+    outer_forward_mode,
     pullback,
     pushforward,
     uncompiled,
+    without_tangents,
 )
 
 
@@ -102,7 +104,8 @@ class Root(torch.autograd.Function):
         nothing: tuple[Any, ...] = (None,) * (2 + ctx.count)
         if cotangent is None:
             return nothing
-        y, parameters, factors = _saved(ctx)
+        y, *others = ctx.saved_tensors
+        parameters, factors = others[: ctx.count], others[ctx.count :]
         with _settled(ctx.problem, y):
             u = _solve(ctx.problem, True, cotangent, y, factors, parameters)
             wanted = [
@@ -117,12 +120,14 @@ class Root(torch.autograd.Function):
     @staticmethod
     @uncompiled
     def jvp(ctx: Any, _: Any, __: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
-        y, parameters, factors = _saved(ctx)
-        with _settled(ctx.problem, y):
-            directions = _directions(parameters, tangents)
-            rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
-            t = _solve(ctx.problem, False, rhs, y, factors, parameters)
-        return -t, None, None, None, *(None,) * len(factors)
+        with outer_forward_mode():
+            y, *others = without_tangents(ctx.saved_tensors)
+            parameters, factors = others[: ctx.count], others[ctx.count :]
+            directions = _directions(parameters, without_tangents(tangents))
+            with _settled(ctx.problem, y):
+                rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
+                t = _solve(ctx.problem, False, rhs, y, factors, parameters)
+            return -t, None, None, None, *(None,) * len(factors)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, y0: Tensor, *parameters: Tensor) -> Any:
@@ -182,17 +187,19 @@ class LinearSolve(torch.autograd.Function):
 
     @staticmethod
     @uncompiled
-    def jvp(ctx: Any, _: Any, __: Any, rhs: Tensor | None, *tangents: Any) -> Tensor:
-        x, y, *others = ctx.saved_tensors
-        factors, parameters = others[: ctx.factors], others[ctx.factors :]
-        primals = (y, *parameters)
-        with _settled(ctx.problem, y):
-            # A dx = db - dA x
-            directions = _directions(primals, (tangents[0], *tangents[2 + ctx.factors :]))
-            product = _transposed_product(ctx, x) if ctx.transpose else _product(ctx, x)
-            change = pushforward(product, primals, directions, x)
-            b = -change if rhs is None else rhs - change
-            return _solve(ctx.problem, ctx.transpose, b, y, factors, parameters)
+    def jvp(ctx: Any, _: Any, __: Any, *tangents: Any) -> Tensor:
+        with outer_forward_mode():
+            x, y, *others = without_tangents(ctx.saved_tensors)
+            rhs, of_y, __, *of_others = without_tangents(tangents)
+            factors, parameters = others[: ctx.factors], others[ctx.factors :]
+            primals = (y, *parameters)
+            with _settled(ctx.problem, y):
+                # A dx = db - dA x
+                directions = _directions(primals, (of_y, *of_others[ctx.factors :]))
+                product = _transposed_product(ctx, x) if ctx.transpose else _product(ctx, x)
+                change = pushforward(product, primals, directions, x)
+                b = -change if rhs is None else rhs - change
+                return _solve(ctx.problem, ctx.transpose, b, y, factors, parameters)
 
     @staticmethod
     def vmap(
@@ -265,11 +272,6 @@ def _mapped(function: Callable[..., Tensor], times: int) -> Callable[..., Tensor
     for _ in range(times):
         function = torch.vmap(function)
     return function
-
-
-def _saved(ctx: Any) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    y, *others = ctx.saved_tensors
-    return y, tuple(others[: ctx.count]), tuple(others[ctx.count :])
 
 
 def _directions(primals: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> list[Tensor]:
