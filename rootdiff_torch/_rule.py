@@ -44,6 +44,8 @@ class Problem:
 
     Attributes
     ----------
+    direct : callable or None
+        The same function for plain parameters, where it need not be told what it closes over.
     arguments : callable
         Returns the user's args from the parameters, for messages.
     state : State
@@ -57,13 +59,15 @@ class Problem:
     solver: Solver
     adjoint: LinearSolver
     on_failure: str
+    direct: Callable[..., Tensor] | None
     arguments: Callable[..., tuple[Any, ...]]
     state: State
     checked: bool
 
     def batched(self, dims: Sequence[int | None], randomness: str) -> Problem:
         """Return the problem with one more leading batch axis on y, and on the parameters with a dimension."""
-        return replace(self, function=torch.vmap(self.function, in_dims=(0, *dims), randomness=randomness))
+        function = torch.vmap(self.function, in_dims=(0, *dims), randomness=randomness)
+        return replace(self, function=function, direct=None)
 
 
 class Root(torch.autograd.Function):
@@ -76,7 +80,8 @@ class Root(torch.autograd.Function):
             if not problem.checked:
                 with torch.enable_grad():
                     check_followed(problem.function(start, *plain))
-            raw = problem.solver.solve(Residual(problem.function, tuple(plain), BACKEND), start)
+            residual = Residual(problem.direct or problem.function, tuple(plain), BACKEND)
+            raw = problem.solver.solve(residual, start)
             unravel = problem.structure.unravel
             solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, ())
             context = (unravel(start), *problem.arguments(*plain))
