@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,16 +20,13 @@ _functorch = torch._C._functorch
 
 
 class TransformError(RootdiffError, NotImplementedError):
-    """A transform that PyTorch does not carry through a root, where the result would be silently wrong.
+    """A transform that cannot be carried through a root, where the result would be silently wrong.
 
     Examples
     --------
-    >>> import torch, rootdiff_torch as rd
-    >>> root = lambda a: rd.root(lambda y, a: y**2 - a, torch.ones(1), a).y
-    >>> torch.func.jacfwd(torch.func.jacfwd(root))(torch.ones(1))
-    Traceback (most recent call last):
-        ...
-    rootdiff_torch._derivatives.TransformError: ...
+    >>> import rootdiff_torch as rd
+    >>> issubclass(rd.TransformError, NotImplementedError)
+    True
     """
 
 
@@ -78,9 +76,26 @@ def levels() -> list[Any]:
     return [level.key() for level in _functorch.get_interpreter_stack() or ()]
 
 
-def forward_levels() -> int:
-    """Return how many forward-mode transforms are active."""
-    return sum(kind == _functorch.TransformType.Jvp for kind in levels())
+@contextmanager
+def outer_forward_mode() -> Iterator[None]:
+    """Let the outer levels of forward mode through a ``jvp`` rule.
+
+    PyTorch runs such a rule with forward mode off, so that the derivative of a derivative would be zero. All that the
+    rule does must be done inside, and what it reads be freed by `without_tangents` from the tangents of the level
+    that the rule is for, lest it call itself.
+    """
+    with forward_ad._set_fwd_grad_enabled(forward_ad._current_level >= 0):
+        yield
+
+
+def without_tangents(values: Sequence[Any]) -> list[Any]:
+    """Return the values with those that are tensors stripped of the tangents of the innermost level."""
+    if forward_ad._current_level < 0:
+        return list(values)
+    return [
+        forward_ad.unpack_dual(value).primal if isinstance(value, Tensor) else value  # type: ignore[no-untyped-call]
+        for value in values
+    ]
 
 
 def pullback(
