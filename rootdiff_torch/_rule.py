@@ -144,7 +144,7 @@ class LinearSolve(torch.autograd.Function):
         with _settled(problem, y), _plain(y):
             b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
             factors = tuple(plain[:count]) or None
-            operator = Residual(problem.function, tuple(plain[count:]), BACKEND).operator(point, factors)  # type: ignore[arg-type]
+            operator = Residual(problem.function, tuple(plain[count:]), BACKEND).operator(point, factors)
             x, _ = _implicit.solve(operator.T if transpose else operator, problem.adjoint, b, problem.on_failure)
             return x.clone() if x is b else x
 

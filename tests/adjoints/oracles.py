@@ -17,9 +17,7 @@ def exact_solve(matrix, rhs):
         head = work[k]
         for i in range(k + 1, n):
             factor = work[i][k]
-            work[i] = [0] * (k + 1) + [
-                (head[k] * work[i][j] - factor * head[j]) // last for j in range(k + 1, n + 1)
-            ]
+            work[i] = [0] * (k + 1) + [(head[k] * work[i][j] - factor * head[j]) // last for j in range(k + 1, n + 1)]
         last = head[k]
     x = [Fraction(0)] * n
     for i in reversed(range(n)):
