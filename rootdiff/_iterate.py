@@ -39,7 +39,7 @@ class State(Protocol):
         Estimate of the error of `y`; infinite where the solver has no estimate it trusts.
     status : integer array, (*batch). `Status.RUNNING`, or why the solver cannot go on.
 
-    A state with `factors`, of its last Jacobian, or with `inverse`, a `QuasiNewton` estimate, hands these on to the
+    A state with `factors`, of its last Jacobian, or with `inverse`, an estimate of its inverse, hands these on to the
     adjoint solve.
     """
 
@@ -134,7 +134,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array) -> RawSoluti
     y = xp.where(success[..., None], loop.state.y, loop.best_y)
     norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
     status = at_precision(residual, y, norm, loop.status)
-    known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
+    known = getattr(loop.state, "inverse", getattr(loop.state, "factors", None))
     return RawSolution(y, status, loop.steps, norm, known)
 
 

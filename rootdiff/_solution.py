@@ -82,15 +82,15 @@ class RawSolution(NamedTuple):
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`.
     factors : Byproduct or None
-        What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or a
-        `QuasiNewton` estimate.
+        What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or
+        those with a low-rank update.
     """
 
     y: Array
     status: Array
     steps: Array
     residual_norm: Array
-    factors: Any = None
+    factors: tuple[Array, ...] | None = None
 
 
 class Solution(NamedTuple):

@@ -81,7 +81,7 @@ def outer_forward_mode() -> Iterator[None]:
     """Let the outer levels of forward mode through a ``jvp`` rule.
 
     PyTorch runs such a rule with forward mode off, so that the derivative of a derivative would be zero. All that the
-    rule does must be done inside, and what it reads from its context be freed by `without_tangents` from the tangents of the level
+    rule does must be done inside, and what it reads be freed by `without_tangents` from the tangents of the level
     that the rule is for, lest it call itself.
     """
     with forward_ad._set_fwd_grad_enabled(forward_ad._current_level >= 0):

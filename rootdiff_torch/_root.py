@@ -158,15 +158,17 @@ def _solve(
             captured, called = capture(flat, start, parameters)
             state = State.of([*modules_of((function, args)), *called])
         count = len(parameters)
+        hidden = bool(levels()) or torch.is_inference_mode_enabled()
         problem = Problem(
-            with_captured(flat, captured, 1 + count),
-            structure,
-            chosen,
-            adjoint,
-            on_failure,
-            lambda *tensors: rebuild(*tensors[:count]),
-            state,
-            checked=not levels(),
+            function=with_captured(flat, captured, 1 + count),
+            direct=None if hidden else lambda y, *parameters: flat(y, *parameters[:count]),
+            structure=structure,
+            solver=chosen,
+            adjoint=adjoint,
+            on_failure=on_failure,
+            arguments=lambda *parameters: rebuild(*parameters[:count]),
+            state=state,
+            checked=not hidden,
         )
         y, status, steps, norm, *_ = apply(Root, problem, start, *parameters, *map(_explicit, captured))
     # an empty tuple: None would be a leaf that vmap does not return

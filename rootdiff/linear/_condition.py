@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import max_norm, signs
@@ -54,24 +53,19 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     return xp.abs(operator.matvec(signs(xp, x, 4) * x)) + xp.abs(rhs)
 
 
-def skeel_condition(operator: LinearOperator, factors: Any, x: Array, sizes: Array, screen: float) -> Array:
+def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: float) -> Array:
     """Return ``max(abs(A^-1) sizes) / max(abs(x))``, (*batch), the condition of x against changes of each entry of A.
 
-    With ``sizes = abs(A) abs(x)`` it does not depend on the scaling of rows, so that units do not look like
-    singularity. One solve bounds it from below; only where that exceeds `screen` it is estimated properly.
+    The inverse is what ``operator.factors`` make of a vector. With ``sizes = abs(A) abs(x)`` the condition does not
+    depend on the scaling of rows, so that units do not look like singularity. One solve bounds it from
+    below; only where that exceeds `screen` it is estimated properly.
 
     References
     ----------
     Skeel (1979). Arioli, Demmel & Duff (1989), section 2, for the reduction to a 1-norm. Higham (2002), section 7.2.
     """
     backend, xp = operator.backend, operator.backend.xp
-
-    def solve(vector: Array) -> Array:
-        return backend.lu_solve(factors, vector, transpose=operator.transposed)
-
-    def solve_transposed(vector: Array) -> Array:
-        return backend.lu_solve(factors, vector, transpose=not operator.transposed)
-
+    solve, solve_transposed = operator.approximate_inverse, operator.T.approximate_inverse
     size = max_norm(xp, x)
     safe = xp.where(size > 0, size, xp.ones_like(size))
     probe = max_norm(xp, solve(signs(xp, x, 5) * sizes)) / safe

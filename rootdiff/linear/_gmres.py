@@ -10,7 +10,6 @@ from rootdiff._iterate import norm2, select
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._krylov import Krylov, Product
 
-
 #: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
 _RESTART, _UNRESTARTED = 30, 100
 
