@@ -46,8 +46,8 @@ def check_adjoint(
     Parameters
     ----------
     adjoint : str or LinearSolver
-        A registered name or a value; an approximate one (``exact = False``) is checked for what it promises only: finite,
-        linear, the same twice.
+        A registered name or a value; an approximate one (``exact = False``) is checked for what it promises
+        only: finite, linear, the same twice.
     backends : sequence of {"numpy", "torch", "jax"}
     xfail : collection of str
         Names of systems (see the table of a report) that it is known not to solve: it must say so, and a system that it

@@ -41,8 +41,8 @@ def check_solver(
         Hard problems from their standard starts, on which it may fail but not lie; default those of MINPACK's driver.
     backends : sequence of {"numpy", "torch", "jax"}
     xfail : collection of str
-        Names of checks (see the table of a report) that it is known not to pass; strict: a check that does pass on every
-        backend must leave the list.
+        Names of checks (see the table of a report) that it is known not to pass; strict: a check that does pass on
+        every backend must leave the list.
     seed : int
 
     Returns
@@ -133,8 +133,9 @@ class _Suite:
         dtype = str(out.leaves[0].dtype).removeprefix("torch.")
         note = "" if dtype == "float32" else f"float32 went in, {dtype} came out"
         yield self.row("float32 stays float32", note)
-        again = subject.solve(self.solver, "auto")
-        note = "" if np.array_equal(out.y, again.y) else "the same solve gave another root the second time"
+        wide = _subject(self.case("contraction"), self.driver)
+        first, again = wide.solve(self.solver, "auto"), wide.solve(self.solver, "auto")
+        note = "" if np.array_equal(first.y, again.y) else "the same solve gave another root the second time"
         yield self.row("same solve, same root", note)
         y0 = self.driver.native(self.case("contraction").y0)
         before = self.driver.numpy(y0)
@@ -225,6 +226,6 @@ def _loose(subject: Subject, out: Outcome, relative: float) -> str:
     if subject.eps < 1e-10 and np.array_equal(cast, out.y):
         return FLOAT32
     return (
-        f"success is claimed with a relative error of {relative:.1g}, far above the tolerance: claimed a step too early, or "
-        "the tolerance is ignored"
+        f"success is claimed with a relative error of {relative:.1g}, far above the tolerance: claimed a step too "
+        "early, or the tolerance is ignored"
     )

@@ -22,6 +22,10 @@ BLOCKS = "only the diagonal blocks of df/dy, one per leaf of y, are inverted"
 EARLY = "the derivative is taken at an earlier iterate, not at the root"
 STALE = "df/dy is stale: its factorisation belongs to an earlier iterate"
 CONJUGATE = "it is the complex conjugate of the expected one"
+CONJUGATE_RULE = (
+    "the complex conjugate is forgotten: the pullback of a holomorphic function multiplies with the conjugate of its "
+    "derivative"
+)
 FLOAT32 = "it has only the accuracy of float32: somewhere precision is lost on the way"
 
 
@@ -42,7 +46,8 @@ def diagnose(subject: Subject, ref: Reference, got: Vector, expected: Vector, w:
     for text, sensitivity in _candidates(subject, ref, transpose=w is not None):
         candidate = w @ sensitivity if w is not None else sensitivity @ v
         if _close(got, candidate) and not _close(expected, candidate):
-            return text
+            # conjugating the derivative of a holomorphic function transposes its real Jacobian
+            return CONJUGATE_RULE if text == TRANSPOSE and all(subject.y.complex) else text
         if text == INVERSE and _close(got, -candidate) and not _close(expected, -candidate):
             return INVERSE_SIGN
     if any(subject.y.complex) or any(subject.parameters.complex):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -116,7 +117,7 @@ class NumpyDriver(Driver):
     def jvp(self, run: Run) -> Callable[..., list[Any]]:
         def pushed(y0: Any, parameters: Any, tangents: Any) -> list[Any]:
             solution = run(y0, parameters)
-            return self.backend.flatten(solution.jvp(*run.rebuild(tangents, None)))[0]  # type: ignore[attr-defined, no-any-return]
+            return self.backend.flatten(solution.jvp(*run.rebuild(tangents, None)))[0]  # type: ignore[attr-defined]
 
         return pushed
 
@@ -142,7 +143,8 @@ class TorchDriver(Driver):
         if not isinstance(leaf, self.torch.Tensor):
             return np.array(leaf)
         detached = leaf.detach().cpu().resolve_conj()
-        return np.array(detached.float() if detached.dtype is self.torch.bfloat16 else detached)
+        wide = detached.float() if detached.dtype is self.torch.bfloat16 else detached
+        return wide.numpy().copy()
 
     def is_parameter(self, leaf: Any) -> bool:
         return isinstance(leaf, self.torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())
@@ -159,6 +161,9 @@ class TorchDriver(Driver):
 
     def jvp(self, run: Run) -> Callable[..., list[Any]]:
         forward: Any = importlib.import_module("torch.autograd.forward_ad")
+        with warnings.catch_warnings(), forward.dual_level():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of PyTorch's own, on the first dual tensor
+            forward.make_dual(self.torch.zeros(1), self.torch.zeros(1))
 
         def pushed(y0: Any, parameters: Any, tangents: Any) -> list[Any]:
             with forward.dual_level():

@@ -1,7 +1,7 @@
 """Residuals with known roots and closed-form derivatives, for any array-API namespace and any batch of starts.
 
-Each but `quadratic` is f(y, theta) = s (F(y) - F(g(theta))), whose root g(theta) = C theta + (c . theta)^2 d is known for
-every theta, whatever F is. The number of parameters differs from that of unknowns, and Jacobians are nonsymmetric.
+Each but `quadratic` is f(y, theta) = s (F(y) - F(g(theta))), whose root g(theta) = C theta + (c . theta)^2 d is known
+for every theta, whatever F is. The number of parameters differs from that of unknowns, and Jacobians are nonsymmetric.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Size:
 
 
 def contraction(rng: np.random.Generator, size: _Size) -> Case:
-    """y = tanh(W y) + const with a nonsymmetric W of norm 0.4."""
+    """Return y - tanh(W y) + const with a nonsymmetric W of norm 0.4."""
     w = _weak(rng, size)
     return _shifted(
         "contraction", rng, size, lambda y: y - _tanh(_times(w, y)),
@@ -73,7 +73,7 @@ def contraction(rng: np.random.Generator, size: _Size) -> Case:
 
 
 def monotone(rng: np.random.Generator, size: _Size) -> Case:
-    """A y + arctan(y) / 5 with a positive definite symmetric part of A, which is skew besides."""
+    """Return A y + arctan(y) / 5 with a positive definite symmetric part of A, which is skew besides."""
     a = np.eye(size.unknowns) + _weak(rng, size)
     return _shifted(
         "monotone", rng, size, lambda y: _times(a, y) + _atan(y) / 5,
@@ -82,7 +82,7 @@ def monotone(rng: np.random.Generator, size: _Size) -> Case:
 
 
 def triangular(rng: np.random.Generator, size: _Size) -> Case:
-    """y_k + y_k^3 / 3 + the squares of the unknowns before it."""
+    """Return y_k + y_k^3 / 3 + the squares of the unknowns before it."""
     lower = np.tril(rng.uniform(-1, 1, (size.unknowns, size.unknowns)), -1)
     return _shifted(
         "triangular", rng, size, lambda y: y + y**3 / 3 + _times(lower, y * y),
@@ -91,14 +91,14 @@ def triangular(rng: np.random.Generator, size: _Size) -> Case:
 
 
 def linear(rng: np.random.Generator, size: _Size) -> Case:
-    """A y with a chosen condition number."""
+    """Return A y with a chosen condition number."""
     left, right = (np.linalg.qr(rng.standard_normal((size.unknowns, size.unknowns)))[0] for _ in range(2))
     a = left @ np.diag(np.geomspace(1, 1 / size.condition, size.unknowns)) @ right
     return _shifted("linear", rng, size, lambda y: _times(a, y), lambda y: a)
 
 
 def stiff(rng: np.random.Generator, size: _Size) -> Case:
-    """One implicit Euler step: y + h (Lambda y + y^3 - y_1 y), with rates h Lambda from 1e-2 to 1e4."""
+    """Return one implicit Euler step: y + h (Lambda y + y^3 - y_1 y), with rates h Lambda from 1e-2 to 1e4."""
     rates = np.geomspace(1e-2, 1e4, size.unknowns)
     mix = np.eye(size.unknowns) + 0.1 * _weak(rng, size)
 
@@ -117,14 +117,14 @@ def stiff(rng: np.random.Generator, size: _Size) -> Case:
 
 
 def sparse(rng: np.random.Generator, size: _Size) -> Case:
-    """A chain: each unknown meets its two neighbours only, with convection, so that it is not symmetric."""
+    """Return a chain: each unknown meets its two neighbours only, with convection, so that it is not symmetric."""
     n = size.unknowns
     matrix = 2.5 * np.eye(n) - 1.2 * np.eye(n, k=-1) - 0.8 * np.eye(n, k=1)
     return _shifted("sparse", rng, size, lambda y: _times(matrix, y) + y**3 / 5, lambda y: matrix + np.diag(0.6 * y**2))
 
 
 def quadratic(rng: np.random.Generator, size: _Size) -> Case:
-    """M ((y - r)(y - r - 1 - r^2 / 4)) with r = g(theta): two roots per unknown, of which y0 is near the lower."""
+    """Return M ((y - r)(y - r - 1 - r^2 / 4)) with r = g(theta): two roots per unknown, y0 near the lower."""
     mix = np.eye(size.unknowns) + _weak(rng, size)
     g = _Root(rng, size)
 
@@ -178,7 +178,7 @@ def make_case(
 
 
 class _Root:
-    """g(theta) = C theta + (c . theta)^2 d, on any framework, and its derivative."""
+    """The map g(theta) = C theta + (c . theta)^2 d, on any framework, and its derivative."""
 
     def __init__(self, rng: np.random.Generator, size: _Size) -> None:
         self.c = rng.uniform(-1, 1, (size.unknowns, size.parameters)) / max(1, size.parameters) ** 0.5

@@ -27,6 +27,11 @@ class Group:
     ref: Reference
     outcomes: dict[Any, Outcome] = field(default_factory=dict)
 
+    @property
+    def regular(self) -> bool:
+        """Whether the Jacobian is, and a root of slightly other parameters was found beside this one."""
+        return bool(np.isfinite(self.ref.condition) and np.all(np.isfinite(self.ref.uncertainty)))
+
 
 @dataclass
 class Session:
@@ -52,7 +57,7 @@ class Session:
             yield self.row("a root is found", "failed", note="no solver found a root from this y0, so nothing to check")
         for group in self.groups:
             yield from self._regular(group)
-            if np.isfinite(group.ref.condition) and self.subject.theta.size:
+            if group.regular and self.subject.theta.size:
                 yield from self._derivatives(group)
 
     def row(self, name: str, outcome: Any, solver: Any = None, adjoint: Any = None, **details: Any) -> Check:
@@ -127,7 +132,7 @@ class Session:
     def _regular(self, group: Group) -> Iterator[Check]:
         ref = group.ref
         solver = next(iter(group.outcomes))
-        if not np.isfinite(ref.condition):
+        if not group.regular:
             note = (
                 "the Jacobian is singular at the root (a double root, a fold, a redundant equation): the theorem does "
                 "not apply, and the root has no derivative"

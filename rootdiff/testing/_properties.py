@@ -96,7 +96,7 @@ def _precision(subject: Subject) -> tuple[str, float, float] | None:
         return None
     allowed = subject.eps**0.575  # 1e-9 in float64: noise of float32 is 6e-8
     direction = subject.y0 * np.cos(np.arange(subject.y0.size))
-    step = allowed / 8
+    step = allowed / 2
     points = [subject.residual(subject.y0 + k * step * direction, subject.theta) for k in range(-3, 4)]
     wide = subject.residual(subject.y0 + 1e-3 * direction, subject.theta)
     table = np.stack(points)
@@ -104,6 +104,11 @@ def _precision(subject: Subject) -> tuple[str, float, float] | None:
         table = np.diff(table, axis=0)
     noise = np.max(np.abs(table), axis=0) / math.sqrt(70)  # sqrt of (8 over 4)
     scale = np.maximum(np.abs(f), np.abs(wide - f) * 1e3)
+    # a step of the staircase of a lower precision is flat, where f should change by much more than rounding
+    flat = np.all(np.stack(points) == points[0], axis=0) & (
+        6e3 * step * np.abs(wide - f) > 64 * subject.eps * np.abs(f)
+    )
+    noise = np.where(flat, 6 * step * scale, noise)
     relative = float(np.max(noise / np.where(scale > 0, scale, np.inf), initial=0.0))
     note = ""
     if relative > allowed:

@@ -77,7 +77,7 @@ def parameters(
     from hypothesis import strategies as st
 
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    width = 16 if np.dtype(dtype).itemsize < 4 else 32 if np.dtype(dtype).itemsize < 8 else 64
+    width: Any = 16 if np.dtype(dtype).itemsize < 4 else 32 if np.dtype(dtype).itemsize < 8 else 64
     low, high = (float(np.dtype(dtype).type(bound)) for bound in (low, high))
     entry = st.floats(low, high, width=width, allow_subnormal=False)
     size = int(np.prod(shape, dtype=int))
