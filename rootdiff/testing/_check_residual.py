@@ -43,8 +43,9 @@ def check_residual(
         Default: that of y0. With more than one, roots and gradients are compared between them.
     solvers, adjoints : sequence of names or objects, optional
         Default: everything registered; a solver that does not reach a root is skipped, and approximate adjoints are.
-        Every solver is checked with the first adjoint, every adjoint with the first solver; in every mode if both are
-        given, else in reverse mode except for the first pair.
+        Every solver is checked with the first adjoint, every adjoint with the first solver; in every mode if adjoints
+        are given, else in reverse mode except for the first pair. An adjoint that is given must not fail; one that is
+        not, and says that it failed, is skipped.
     modes : sequence of {"vjp", "jvp", "hessian"}
         Second derivatives are those of PyTorch and JAX; NumPy has none.
     strategy : hypothesis strategy, optional
@@ -145,7 +146,7 @@ class _Plan:
         adjoints = self.adjoints or (exact_adjoints(driver.name) if own else (None,))
         # "auto" first: the solver and adjoint with which all others are compared
         solvers, adjoints = (sorted(names, key=lambda name: name != "auto") for names in (solvers, adjoints))
-        thorough = self.solvers is not None and self.adjoints is not None
+        thorough = self.adjoints is not None
         return Session(subject, solvers, adjoints, self.modes, np.random.default_rng(self.seed), thorough)
 
     def _reproduce(self, report: Report, y0: Any, args: Any, backends: Sequence[str]) -> str:

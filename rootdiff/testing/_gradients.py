@@ -12,7 +12,15 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError, RootdiffError
 from rootdiff._registry import get_adjoint
 from rootdiff._solution import Status
 from rootdiff.testing._diagnosis import diagnose
-from rootdiff.testing._oracle import Reference, reference, second_difference
+from rootdiff.testing._oracle import (
+    Reference,
+    jacobian,
+    reference,
+    scale_of,
+    second_difference,
+    slopes_at,
+    theta_unit,
+)
 from rootdiff.testing._report import Check
 from rootdiff.testing._subject import Outcome, Subject, Vector
 
@@ -99,15 +107,15 @@ class Session:
 
     def _group(self, y: Vector) -> Group:
         for group in self.groups:
-            near = 1e-6 * np.abs(group.ref.y) + 1e3 * group.ref.accuracy + 1e-12 * np.max(np.abs(group.ref.y))
-            if np.all(np.abs(y - group.ref.y) <= np.maximum(near, self.subject.eps**0.5 * np.abs(group.ref.y))):
+            near = self.subject.eps**0.5 * scale_of(self.subject, group.ref.y) + 1e3 * group.ref.accuracy
+            if np.all(np.abs(y - group.ref.y) <= near):
                 return group
         return Group(reference(self.subject, y, self.rng))
 
     def _is_root(self, ref: Reference, out: Outcome, solver: Any) -> Check:
         """Compare the root with the refined one: success must not be claimed far from a root."""
         eps = self.subject.eps
-        size = np.maximum(np.abs(ref.y), np.abs(self.subject.y0 - ref.y))
+        size = scale_of(self.subject, ref.y)
         rtol = max(eps**0.75, getattr(solver, "rtol", None) or 0.0)
         allowed = 100 * rtol * size + _SAFETY * ref.accuracy + _SAFETY * eps
         if not np.all(np.isfinite(ref.accuracy)):  # a singular Jacobian: `_regular` tells
@@ -146,14 +154,23 @@ class Session:
 
     def _derivatives(self, group: Group) -> Iterator[Check]:
         w, other = self.rng.standard_normal((2, group.ref.y.size))
-        v = group.ref.directions @ self.rng.standard_normal(group.ref.directions.shape[1])
+        units = [theta_unit(self.subject, direction) for direction in group.ref.directions.T]
+        v = group.ref.directions @ (units * self.rng.standard_normal(len(units)))
         gradients: list[tuple[Any, Vector]] = []
         first = next(iter(group.outcomes))
         pairs = [(solver, self.adjoints[0]) for solver in group.outcomes]
         pairs += [(first, adjoint) for adjoint in self.adjoints[1:]]
         for solver, adjoint in pairs:
             try:
-                yield from self._pair(group, solver, adjoint, w, other, v, gradients)
+                rows = list(self._pair(group, solver, adjoint, w, other, v, gradients))
+                wrong = any(row.outcome == "failed" for row in rows)
+                if wrong and self._refused(solver, adjoint, w):
+                    gradients[:] = [pair for pair in gradients if pair[0] != (solver, adjoint)]
+                    note = "the adjoint solver says that it failed, and gives no gradient unless failures are ignored"
+                    cause = next(row.note for row in rows if row.outcome == "failed")
+                    outcome = "failed" if self.thorough else "skipped"
+                    rows = [self.row("gradient", outcome, solver, adjoint, note=f"{note} (what it is then: {cause})")]
+                yield from rows
             except (ArgumentError, ArgumentTypeError, ImportError) as error:
                 yield self.row("gradient", "skipped", solver, adjoint, note=_first_line(error))
             except (RuntimeError, NotImplementedError, ValueError, TypeError, RootdiffError) as error:
@@ -184,7 +201,7 @@ class Session:
             gap = np.abs((combined - separate) @ ref.directions)
             note = "the vjp is not linear in the cotangent: state is kept, or an iterative adjoint stops early"
             yield self._worst("linear in the cotangent", gap, slack, note, where)
-            gradients.append((solver, vjp))
+            gradients.append((where, vjp))
         every = self.thorough or where == (next(iter(group.outcomes)), self.adjoints[0])
         if "jvp" in self.modes and (every or vjp is None):
             jvp = subject.jvp(*where, v)
@@ -199,6 +216,12 @@ class Session:
                 yield self.compared("jvp and vjp transposed", gap, slack, note, *where)
         if "hessian" in self.modes and every and subject.driver.second_order:
             yield self._hessian(group, where, w, v)
+
+    def _refused(self, solver: Any, adjoint: Any, w: Vector) -> bool:
+        """Return whether the default policy gives no gradient here."""
+        if not isinstance(self.subject.entry, str):
+            return False
+        return not np.all(np.isfinite(self.subject.with_options(on_failure="nan").vjp(solver, adjoint, w)[0]))
 
     def _gradient(
         self,
@@ -289,7 +312,13 @@ class Session:
 
     def _bound(self, ref: Reference, adjoint: Any) -> Any:
         """Return the error, (N, k), that rounding and an exact linear solve leave in dy/dtheta."""
-        direct = np.abs(ref.inverse) @ (np.abs(ref.slopes) + np.abs(ref.jacobian) @ np.abs(ref.sensitivity))
+        errors = np.abs(ref.slopes) + np.abs(ref.jacobian) @ np.abs(ref.sensitivity)
+        if self._precision() > self.subject.eps:  # differences: rounding of f is that of terms which cancel in it
+            units = np.array([theta_unit(self.subject, direction) for direction in ref.directions.T])
+            size = scale_of(self.subject, ref.y)
+            relative = 1 / units + np.max(np.abs(ref.sensitivity) / size[:, None], axis=0)
+            errors = errors + (np.abs(ref.jacobian) @ size)[:, None] * relative
+        direct = np.abs(ref.inverse) @ errors
         if hasattr(_adjoint_object(adjoint), "rtol"):  # an iteration, whose tolerance is one on the norm
             norm = np.linalg.norm(ref.inverse, 2) * np.linalg.norm(ref.slopes, axis=0)
             direct = direct + 10 * norm[None, :]
@@ -301,8 +330,6 @@ class Session:
         gap = np.abs(group.outcomes[solver].y - ref.y)
         if not np.any(gap > 4 * ref.accuracy):
             return np.zeros_like(ref.sensitivity)
-        from rootdiff.testing._oracle import jacobian, slopes_at
-
         y = group.outcomes[solver].y
         # amplified a thousandfold, so that differences resolve the change
         far = ref.y + 1e3 * (y - ref.y)

@@ -34,7 +34,7 @@ class Reference:
     ----------
     y : array, (N). The root that Newton's method refines to rounding; `accuracy` its error, (N).
     jacobian, inverse : array, (N, N). By central differences of f.
-    condition : float. Of the Jacobian, in the 2-norm.
+    condition : float. Of the Jacobian, in the 2-norm, once its rows and columns are scaled.
     directions : array, (p, k)
     slopes : array, (N, k). (df/dtheta) directions, by central differences of f.
     sensitivity, uncertainty : array, (N, k)
@@ -94,7 +94,7 @@ def ladder(function: Callable[[float], Vector], unit: float, noise: Any, eps: fl
 
 def jacobian(subject: Subject, y: Vector, theta: Vector) -> Any:
     """Return df/dy, (N, N), by central differences, each with its own step."""
-    scale = _scale(subject, y)
+    scale = scale_of(subject, y)
     f = subject.residual(y, theta)
     noise = subject.eps * np.max(np.abs(f), initial=0.0)
     columns = []
@@ -143,12 +143,13 @@ def reference(subject: Subject, y: Vector, rng: np.random.Generator) -> Referenc
         matrix = jacobian(subject, y, theta)
         if not np.all(np.isfinite(matrix)):
             return _singular(y, matrix, directions)
-        condition = float(np.linalg.cond(matrix))
+        inverse, condition = _inverse(matrix, scale_of(subject, y))
         if not condition < 1 / subject.eps:
             return _singular(y, matrix, directions)
-        inverse = np.linalg.inv(matrix)
         refined, accuracy = refine(subject, y, theta, inverse)
-        moved = np.max(np.abs(refined - y) / _scale(subject, y))
+        # rounding in f, which the corrections may miss where f is zero by luck
+        accuracy = accuracy + 2 * subject.eps * np.abs(inverse) @ (np.abs(matrix) @ np.abs(refined))
+        moved = np.max(np.abs(refined - y) / scale_of(subject, y))
         y = refined
         if moved < 1e-6:
             break
@@ -156,14 +157,14 @@ def reference(subject: Subject, y: Vector, rng: np.random.Generator) -> Referenc
     steps, kink = [], False
     middle = subject.residual(y, theta)
     for direction in directions.T:
-        unit = _theta_unit(subject, direction)
+        unit = theta_unit(subject, direction)
 
         def re_solve(step: float, direction: Vector = direction) -> Vector:
             if step == 0:
                 return y
             moved, ratio = _moved(subject, direction, step)
             root, error = refine(subject, y, moved, inverse)
-            near = np.max(error, initial=0.0) <= 1e3 * max(np.max(accuracy), subject.eps * np.max(np.abs(y)))
+            near = np.max(error, initial=0.0) <= 1e3 * max(np.max(accuracy), subject.eps * np.max(scale_of(subject, y)))
             return y + (root - y) / ratio if near else np.full_like(y, np.nan)
 
         def of_f(step: float, direction: Vector = direction) -> Vector:
@@ -172,7 +173,7 @@ def reference(subject: Subject, y: Vector, rng: np.random.Generator) -> Referenc
 
         found = ladder(re_solve, unit, np.max(accuracy), subject.eps)
         columns.append(found.value)
-        errors.append(found.error)
+        errors.append(found.error + 64 * subject.eps * scale_of(subject, y) / unit)
         steps.append(found.step / unit)
         kink = kink or found.kink
         slopes.append(ladder(of_f, unit, 0.0, subject.eps).value)
@@ -194,7 +195,7 @@ def reference(subject: Subject, y: Vector, rng: np.random.Generator) -> Referenc
 
 def second_difference(subject: Subject, ref: Reference, direction: Vector) -> Difference:
     """Return the second derivative of y along a direction of theta, (N), by differences of re-solves."""
-    unit = _theta_unit(subject, direction)
+    unit = theta_unit(subject, direction)
     best: Difference | None = None
     last: Any = None
     for rung in range(5):
@@ -210,7 +211,7 @@ def second_difference(subject: Subject, ref: Reference, direction: Vector) -> Di
             + np.abs(ref.sensitivity).max(initial=0.0) * max(abs(ratio - 1) for _, ratio in sides) / step
         )
         if last is not None and np.all(np.isfinite(value)):
-            error = np.abs(value - last) + noise
+            error = np.abs(value - last) + noise + 64 * subject.eps * scale_of(subject, ref.y) / unit**2
             if best is None or np.max(error) < np.max(best.error):
                 best = Difference(value, error, step, False)
         last = value
@@ -241,8 +242,20 @@ def slopes_at(subject: Subject, y: Vector, ref: Reference) -> Any:
             moved, _ = _moved(subject, direction, step)
             return subject.residual(y, moved)
 
-        columns.append(ladder(of_f, _theta_unit(subject, direction), 0.0, subject.eps).value)
+        columns.append(ladder(of_f, theta_unit(subject, direction), 0.0, subject.eps).value)
     return np.stack(columns, axis=-1) if columns else np.zeros((y.size, 0))
+
+
+def _inverse(matrix: Any, size: Vector) -> tuple[Any, float]:
+    """Return the inverse and the condition of a matrix whose units have been taken out: of unknowns and equations."""
+    rows = np.max(np.abs(matrix) * size, axis=1)
+    if not np.all(rows > 0):
+        return np.full_like(matrix, np.inf), np.inf
+    scaled = matrix * size / rows[:, None]
+    condition = float(np.linalg.cond(scaled))
+    if not np.isfinite(condition):
+        return np.full_like(matrix, np.inf), np.inf
+    return size[:, None] * np.linalg.inv(scaled) / rows, condition
 
 
 def _singular(y: Vector, matrix: Any, directions: Any) -> Reference:
@@ -267,7 +280,7 @@ def _directions(subject: Subject, rng: np.random.Generator) -> Any:
     return np.stack(columns, axis=-1)
 
 
-def _theta_unit(subject: Subject, direction: Vector) -> float:
+def theta_unit(subject: Subject, direction: Vector) -> float:
     """Return the step along a direction that changes theta by about its own size."""
     touched = np.abs(subject.theta[direction != 0])
     size = float(np.max(touched, initial=0.0))
@@ -283,7 +296,7 @@ def _moved(subject: Subject, direction: Vector, step: float) -> tuple[Vector, fl
     return moved, ratio if ratio > 0 else 1.0
 
 
-def _scale(subject: Subject, y: Vector) -> Vector:
+def scale_of(subject: Subject, y: Vector) -> Vector:
     """Return the size of each unknown, by which its step is chosen: its own, else that of the way from y0."""
     size = np.maximum(np.abs(y), np.abs(subject.y0 - y))
     largest = float(np.max(size, initial=0.0)) or 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,12 @@ class Subject:
         self.y0 = self.y.vector(self._y_leaves)
         self.theta = self.parameters.vector(self.parameters.like)
         self._cache: dict[Any, Callable[..., Any]] = {}
+
+    def with_options(self, **options: Any) -> Subject:
+        """Return the same subject with other options of the entry point."""
+        other = copy(self)
+        other.options, other._cache = self.options | options, {}
+        return other
 
     @property
     def batch(self) -> tuple[int, ...]:

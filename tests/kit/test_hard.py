@@ -65,7 +65,7 @@ def insensitive(y: Any, a: Any) -> Any:
 
 HARD = {
     "kinks away from the root": (kinks, [1.0, 1.0], [2.0, 0.5]),
-    "equations scaled to 1e8": (scaled_rows, [1.0, 1.0], [2.0, 0.5]),
+    "equations scaled to 1e8": (scaled_rows, [1.3, 0.6], [2.0, 0.5]),
     "unknowns scaled to 1e8": (scaled_unknowns, [1e-8, 1e8], [2.0, 0.5]),
     "parameters scaled to 1e8": (scaled_parameters, [1.0, 1.0], [2e8, 0.5e-8]),
     "several roots": (several_roots, [1.2, -0.9], [1.0, 2.0]),
@@ -92,14 +92,19 @@ def subject(name: str, make: Any) -> Any:
     return (f, make(y0)) if a is None else (f, make(y0), make(a))
 
 
+def _options(name: str) -> Any:
+    """Only LU can solve with units that differ by 1e16, and the others say so."""
+    return FAST | ({"adjoints": ["lu"]} if "unknowns scaled" in name else {})
+
+
 @pytest.mark.parametrize("name", HARD)
 def test_numpy(name: str) -> None:
-    check_residual(*subject(name, np.array), **FAST)
+    check_residual(*subject(name, np.array), **_options(name))
 
 
 @pytest.mark.parametrize("name", HARD)
 def test_torch(name: str) -> None:
-    report = check_residual(*subject(name, lambda v: torch.tensor(v, dtype=torch.float64)), **FAST)
+    report = check_residual(*subject(name, lambda v: torch.tensor(v, dtype=torch.float64)), **_options(name))
     compared = [check for check in report.checks if check.name == "gradient (vjp)" and check.outcome == "passed"]
     assert compared or name == "no parameters"  # not all inconclusive
 

@@ -64,17 +64,15 @@ def test_strategy_reports_the_worst_of_all_draws() -> None:
 
 def test_failure_is_shrunk_to_the_smallest_input() -> None:
     def f(y: Any, a: Any) -> Any:
-        slip = np.where(np.sum(a) > 1.5, 0.9, 1.0)  # a wrong jac in one part of the domain only
-        return slip * (y - a[:1] - 0.1 * y**2 * a[1:])
+        return y - a[:1] - 0.01 * y**2 * a[1:]
 
     def jac(y: Any, a: Any) -> Any:
-        return np.array([[1 - 0.2 * y[0] * a[1]]])
+        slip = 0.9 if a[1] > 1.5 else 1.0  # wrong in one part of the domain only
+        return slip * np.array([[1 - 0.02 * y[0] * a[1]]])
 
     drawn = st.tuples(st.just(np.zeros(1)), parameters(2, 0, 4))
     with pytest.raises(CheckFailed, match="given jac") as caught:
         check_residual(
             f, np.zeros(1), np.zeros(2), strategy=drawn, jac=jac, solvers=["newton"], adjoints=["lu"], modes=["vjp"]
         )
-    assert "args[0] = np.array([0.0, 2.0])" in str(caught.value) or "args[0] = np.array([2.0, 0.0])" in str(
-        caught.value
-    )
+    assert "args[0] = np.array([0.0, 2.0])" in str(caught.value)
