@@ -295,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
     from power_flow_figure import draw
 
     print(line(HEADER), line(UNITS), sep="\n")
-    good = True
+    good, exact = True, rootdiff.get_adjoint(options.adjoint).exact
     for name in cases:
         case = load_case(name)
         differences = loss_differences(case)
@@ -303,7 +303,8 @@ def main(arguments: list[str] | None = None) -> int:
         for backend in backends:
             result = run(case, differences, backend, options.solver, options.adjoint)
             print(row(result, options.adjoint), flush=True)
-            good &= result.voltage_deviation < VOLTAGE_TOLERANCE and result.gradient_deviation < GRADIENT_TOLERANCE
+            good &= result.voltage_deviation < VOLTAGE_TOLERANCE
+            good &= result.gradient_deviation < GRADIENT_TOLERANCE or not exact  # an approximate adjoint has a bias
             results.append(result)
         print(f"figure: {draw(case, differences, results, options.output)}")
     print(NOTES)

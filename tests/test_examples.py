@@ -94,7 +94,7 @@ def test_digits_learn_in_one_epoch(tmp_path, backend, solver, adjoint):
     assert is_figure(tmp_path / f"deq_digits_{backend}.png")
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.exhaustive)])
 def test_memory_of_the_gradient_does_not_grow_with_steps(backend):
     printed = run("benchmarks/memory.py", "--backend", backend, "--steps", 50, 250)
     rows = re.findall(rf"^\| {backend} \| (\d+) \| (\S+) \| (\S+) \|$", printed, re.MULTILINE)
