@@ -4,8 +4,8 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 EXTRAS := torch,jax,optimistix,examples,test,dev
 
-# Two test workers share the cores; threads inside each would fight over them.
-TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
+# The problems here are small: threads inside one product cost more than they bring, and two test workers share the cores.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-all check bench clean
 
@@ -27,10 +27,10 @@ demo: $(READY)
 	$(PYTHON) examples/deq_digits.py --backend torch --epochs 5
 
 test: $(READY)
-	$(TEST_ENV) HYPOTHESIS_PROFILE=ci $(PYTHON) -m pytest -n 2
+	HYPOTHESIS_PROFILE=ci $(PYTHON) -m pytest -n 2
 
 test-all: $(READY)
-	$(TEST_ENV) HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n 2 -m ""
+	HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n 2 -m ""
 
 check: $(READY)
 	$(PYTHON) -m ruff format --check .
