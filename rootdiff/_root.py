@@ -149,7 +149,7 @@ def fixed_point(
     >>> import numpy as np, rootdiff
     >>> sol = rootdiff.fixed_point(lambda z, a: np.cos(a * z), np.array([1.0]), np.array([1.0]))
     >>> sol.y, sol.jacobian()
-    (array([0.73908513]), (array([[-0.29761421]]),))
+    (array([0.73908513]), (array([[-0.29747434]]),))
     """
     options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives)
     return _solve(cell, z0, args, options, fixed_point=True)
