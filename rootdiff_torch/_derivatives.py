@@ -56,6 +56,17 @@ def is_dual(tensor: Tensor) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
+def depth(tensor: Tensor | None = None) -> int:
+    """Return the level of torch.func that tracks `tensor`, or that is active; 0: none."""
+    level = _functorch.maybe_current_level() if tensor is None else _functorch.maybe_get_level(tensor)
+    return max(level or 0, 0)
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Return what the innermost transform of torch.func that tracks `tensor` has wrapped."""
+    return _functorch.get_unwrapped(tensor)
+
+
 def is_vectorized(tensor: Tensor) -> bool:
     """Return whether `tensor` is batched by autograd's own vmap (``is_grads_batched``, ``vectorize``)."""
     return bool(_functorch.is_legacy_batchedtensor(tensor))

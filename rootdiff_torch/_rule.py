@@ -87,8 +87,7 @@ class Root(torch.autograd.Function):
         with _plain(y0):
             start, *plain = [_normal(tensor) for tensor in (y0, *parameters)]
             if not problem.checked:
-                with torch.enable_grad():
-                    check_followed(problem.function(start, *plain))
+                check_followed(problem.function, (start, *plain))
             residual = Residual(problem.direct or problem.function, tuple(plain), BACKEND)
             raw = problem.solver.solve(residual, start)
             unravel = problem.structure.unravel
