@@ -1,6 +1,7 @@
 """Differentiable root finding: state ``f(y, *args) = 0``, name a solver, get the root and its exact derivatives."""
 
 from rootdiff._backend import Backend
+from rootdiff._certificate import gradient_report
 from rootdiff._errors import (
     AdjointError,
     ArgumentError,
@@ -20,6 +21,7 @@ from rootdiff._registry import (
     register_adjoint,
     register_solver,
 )
+from rootdiff._report import GradientReport
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._root import fixed_point, root
 from rootdiff._solution import RawSolution, Solution, Status
@@ -58,6 +60,7 @@ __all__ = [
     "ConvergenceWarning",
     "DuplicateNameError",
     "FixedPoint",
+    "GradientReport",
     "IterativeSolver",
     "LeastSquares",
     "LinearFunction",
@@ -82,6 +85,7 @@ __all__ = [
     "fixed_point",
     "get_adjoint",
     "get_solver",
+    "gradient_report",
     "register_adjoint",
     "register_solver",
     "root",

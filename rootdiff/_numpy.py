@@ -188,7 +188,8 @@ class NumpyBackend:
             clear = _CLEAR_OF_NOISE * noise[..., 0]
             change = np.where(second > np.maximum(_CURVATURE * first, clear), _CURVATURE * first / second, 1.0)
             change = np.where(np.maximum(first, second) <= clear, 1e3, np.maximum(change, 1e-3))
-            change = np.where(np.isfinite(second), change, 0.1)
+            # a system that is not finite as it stands has no say
+            change = np.where(np.isfinite(second), change, np.where(np.isfinite(value).all(axis=-1), 0.1, 1e3))
             change = change if per_system else np.min(change)
             if np.all((change == 1) | (change < 1) & (step <= shortest)):
                 break

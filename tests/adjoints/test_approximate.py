@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_bias_vanishes_with_the_number_of_terms(make: Any) -> None:
             lambda z, t: weak @ z + b @ t, np.zeros(5), np.ones(3), adjoint=make(terms), derivatives="complex-step"
         )
         biases.append(np.abs(sol.jacobian()[0] - expected).max())
-    assert all(later < earlier / 2 for earlier, later in zip(biases, biases[1:], strict=False))
+    assert all(later < earlier / 2 for earlier, later in pairwise(biases))
     assert biases[-1] < 1e-6  # 0.75^64 = 1e-8 for the damped steps
 
 

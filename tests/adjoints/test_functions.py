@@ -37,5 +37,5 @@ def test_its_result_is_checked(scale: float) -> None:
     if scale == 1.0:
         np.testing.assert_allclose(sol.vjp(np.ones(1))[0], 0.5**1.5, rtol=1e-9)
     else:
-        with pytest.raises(rootdiff.AdjointError, match="relative residual of the linear solve is 0.1"):
+        with pytest.raises(rootdiff.AdjointError, match=r"relative residual of the linear solve is 0\.1"):
             sol.vjp(np.ones(1))
