@@ -27,6 +27,9 @@ def test_the_set_is_that_of_the_publications():
     # 55 calls of HYBRD1 in MINPACK's driver; Rosenbrock and Powell singular have their extended form beside them
     assert sum(problem.tries for problem in MINPACK[:22]) == 55
     assert len(LIBRARY) == 23
+    starts = [problem for problem in (*MINPACK, *LIBRARY) for _ in problem.starts()]
+    assert len(starts) == 80
+    assert sum(problem.has_root for problem in starts) == 79
     assert [problem.name for problem in all_problems() if not problem.has_root] == ["chebyquad-8"]
 
 
@@ -135,8 +138,17 @@ def perturbed(y):
     return y * (1 + 1e-5 * np.sin(np.arange(y.size) + 1)) + 1e-7
 
 
-@pytest.mark.parametrize(("problem", "y", "derivative"), ROOTS)
-@pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])
+#: A compilation each: one of each kind is enough here, and benchmarks/solvers.py checks all.
+JITTED = ("powell-badly-scaled-2", "wood-4", "watson-6", "brown-almost-linear-10", "broyden-banded-10", "boggs")
+GRADIENTS = [
+    pytest.param(name, *root.values, id=f"{name}-{root.id}")
+    for root in ROOTS
+    for name in ("numpy", "torch", "jax-jit")
+    if name != "jax-jit" or root.values[0].name in JITTED
+]
+
+
+@pytest.mark.parametrize(("name", "problem", "y", "derivative"), GRADIENTS)
 def test_gradient_at_each_regular_root(name, problem, y, derivative):
     # 1e-7 is what issue and users ask for. Watson's of nine unknowns comes close: its root is known to 6e-13 only,
     # since |f| is rounding noise there, and its condition number is 1e8

@@ -12,7 +12,7 @@ from rootdiff._iterate import Solver
 from rootdiff._numpy import NumpyBackend
 from rootdiff._root import root as numpy_root
 from rootdiff._solution import Status
-from rootdiff.testing.problems import Problem, all_problems
+from rootdiff.testing.problems import LIBRARY, MINPACK, Problem
 
 #: A point with a residual below this is a root, whatever the solver says (Moré, Garbow & Hillstrom's scaling).
 SOLVED = 1e-9
@@ -96,7 +96,7 @@ def measure(
     ----------
     solver : str or Solver
     problems : iterable of Problem, optional
-        Default: all.
+        Default: those of MINPACK and of the library, 80 starts, of which 79 have a root.
     tries : int, optional
         Starts of each problem; default those of its source.
     root : callable
@@ -112,7 +112,7 @@ def measure(
     [True, True, True]
     """
     attempts = []
-    for problem in all_problems() if problems is None else problems:
+    for problem in (*MINPACK, *LIBRARY) if problems is None else problems:
         for power, y0 in enumerate(problem.starts(tries)):
             calls = Calls(problem)
             counted: dict[str, Any] = {"jac": calls.jacobian} if root is numpy_root else {}
