@@ -11,7 +11,7 @@ from rootdiff._errors import (
     RootdiffError,
     UnknownNameError,
 )
-from rootdiff._iterate import IterativeSolver, Solver
+from rootdiff._iterate import IterativeSolver, Solver, StepInfo
 from rootdiff._registry import (
     available_adjoints,
     available_solvers,
@@ -24,7 +24,20 @@ from rootdiff._residual import LinearOperator, Residual
 from rootdiff._root import fixed_point, root
 from rootdiff._solution import RawSolution, Solution, Status
 from rootdiff.linear import GMRES, LU, LinearInfo, LinearSolver
-from rootdiff.solvers import Anderson, Broyden, FixedPoint, Newton, SciPy
+from rootdiff.solvers import (
+    Anderson,
+    Broyden,
+    Chain,
+    Chord,
+    DFSane,
+    FixedPoint,
+    LevenbergMarquardt,
+    Newton,
+    NewtonKrylov,
+    PseudoTransient,
+    SciPy,
+    TrustRegion,
+)
 
 __version__ = "0.1.0"
 
@@ -37,15 +50,21 @@ __all__ = [
     "ArgumentTypeError",
     "Backend",
     "Broyden",
+    "Chain",
+    "Chord",
     "ConvergenceError",
     "ConvergenceWarning",
+    "DFSane",
     "DuplicateNameError",
     "FixedPoint",
     "IterativeSolver",
+    "LevenbergMarquardt",
     "LinearInfo",
     "LinearOperator",
     "LinearSolver",
     "Newton",
+    "NewtonKrylov",
+    "PseudoTransient",
     "RawSolution",
     "Residual",
     "RootdiffError",
@@ -53,6 +72,8 @@ __all__ = [
     "Solution",
     "Solver",
     "Status",
+    "StepInfo",
+    "TrustRegion",
     "UnknownNameError",
     "available_adjoints",
     "available_solvers",

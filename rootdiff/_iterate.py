@@ -24,6 +24,10 @@ class Solver(ABC):
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         """Return the root of `residual` from `y0`, (*batch, n), with a status per system."""
 
+    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
+        """Return what `solve` does for the systems of a batch where `active`, (*batch), holds; else anything."""
+        return self.solve(residual, y0)
+
     def resolved(self, dtype: Any, xp: Any) -> Self:
         """Return this solver with the settings that derive from the dtype filled in."""
         return self
@@ -97,6 +101,36 @@ class IterativeSolver(Solver):
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         return iterate(self.resolved(y0.dtype, residual.xp), residual, y0)
 
+    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
+        return iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
+
+
+class StepInfo(NamedTuple):
+    """What one step did, for a callback.
+
+    Attributes
+    ----------
+    method : str. Name of the solver's class.
+    steps : integer array, (*batch). Steps taken so far by this method.
+    y : array, (*batch, n), for a user's callback a pytree like y0. The iterate after the step.
+    residual_norm : array, (*batch). Largest absolute residual.
+    step_norm : array, (*batch). Largest absolute change of an unknown; zero in a system that has finished.
+    status : integer array, (*batch). `Status` values.
+    """
+
+    method: str
+    steps: Array
+    y: Any
+    residual_norm: Array
+    step_norm: Array
+    status: Array
+
+    @classmethod
+    def between(cls, xp: Any, method: str, old: Any, new: Any) -> StepInfo:
+        """Return the record of the step from one state of the loop to the next."""
+        y, status = new.state.y, new.status
+        return cls(method, new.steps, y, max_norm(xp, new.state.f), max_norm(xp, y - old.state.y), status)
+
 
 class _Loop(NamedTuple):
     state: Any
@@ -108,9 +142,14 @@ class _Loop(NamedTuple):
     idle: Array
 
 
-def iterate(solver: IterativeSolver, residual: Residual, y0: Array) -> RawSolution:
-    """Run `solver` until each system has converged or failed; a finished system is frozen bit for bit."""
+def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
+    """Run `solver` until each system has converged or failed; a finished system is frozen bit for bit.
+
+    A system where `active`, (*batch), does not hold is not run; what is returned for it means nothing.
+    """
     xp = residual.xp
+    if residual.correct is not None:
+        y0 = residual.correct(y0, y0)
     state = solver.init(residual, y0)
     norm = max_norm(xp, state.f)
     zeros = xp.zeros_like(norm, dtype=xp.int32)
@@ -120,11 +159,16 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array) -> RawSoluti
         int(Status.NONFINITE_START),
     )
     status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
+    if active is not None:
+        status = xp.where(active, status, int(Status.CONVERGED))
     loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros)
 
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
-        return select(xp, active, _advance(solver, residual, loop), loop)  # type: ignore[no-any-return]
+        new = select(xp, active, _advance(solver, residual, loop), loop)
+        if residual.observe is not None and not residual.backend.traced:
+            residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
+        return new  # type: ignore[no-any-return]
 
     loop = residual.backend.while_loop(lambda loop: xp.any(loop.status == int(Status.RUNNING)), body, loop)
     success = loop.status <= int(Status.AT_PRECISION)

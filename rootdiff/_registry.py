@@ -12,7 +12,20 @@ from typing import Any, Generic, TypeVar
 from rootdiff._errors import ArgumentTypeError, DuplicateNameError, UnknownNameError
 from rootdiff._iterate import Solver
 from rootdiff.linear import GMRES, LU, AutoLinear, LinearSolver
-from rootdiff.solvers import Anderson, Auto, Broyden, FixedPoint, Newton, SciPy
+from rootdiff.solvers import (
+    Anderson,
+    Auto,
+    Broyden,
+    Chord,
+    DFSane,
+    FixedPoint,
+    LevenbergMarquardt,
+    Newton,
+    NewtonKrylov,
+    PseudoTransient,
+    SciPy,
+    TrustRegion,
+)
 
 BACKENDS = ("numpy", "torch", "jax")
 T = TypeVar("T")
@@ -233,6 +246,12 @@ for _name, _solver in {
     "broyden": Broyden,
     "anderson": Anderson,
     "fixed_point": FixedPoint,
+    "trust_region": TrustRegion,
+    "levenberg_marquardt": LevenbergMarquardt,
+    "chord": Chord,
+    "newton_krylov": NewtonKrylov,
+    "pseudo_transient": PseudoTransient,
+    "df_sane": DFSane,
 }.items():
     register_solver(_name, _solver)
 for _method in ("hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"):

@@ -176,7 +176,7 @@ def _solve(
         problem = GivenResidual(problem.function, problem.parameters, backend, rules)
     with np.errstate(all="ignore"):
         raw = solver.solve(problem, structure.ravel(y0))
-    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm)
+    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
     report(backend, solution, options.on_failure, solver, (y0, *args))
     y = raw.y
     if options.on_failure != "ignore":
