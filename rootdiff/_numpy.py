@@ -15,8 +15,12 @@ from scipy.linalg import get_lapack_funcs
 from rootdiff._backend import Array, Function, HostFunction
 from rootdiff._errors import ArgumentError
 
-#: A difference this many times the rounding noise of f has a relative error of at most its inverse.
+#: A second difference below this part of the first leaves the central difference an error of about its square.
+_CURVATURE = 1e-4
+#: A second difference below this many times the rounding noise of f says nothing about curvature.
 _CLEAR_OF_NOISE = 1e3
+#: Changes of a step before it is taken as it is: enough for a factor 1e20, all that an entry without effect costs.
+_MAX_STEP_CHANGES = 7
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,9 @@ class NumpyBackend:
     ) -> Array:
         """Return the derivative, shaped like f, with respect to one entry (of each system) of one primal.
 
-        The step is relative to the entry. Where the difference drowns in rounding noise (an entry that is tiny
-        by accident) it grows, at most to the size of the largest entry.
+        The step suits an entry of size one or larger. It shrinks where f is curved on that scale, which half the
+        step tells, or not finite, and grows where the difference drowns in rounding noise: for entries that are
+        small or large in the units they come in.
         """
         array = np.asarray(primals[place])
 
@@ -164,28 +169,29 @@ class NumpyBackend:
             moved[index] += step
             return function(*primals[:place], moved, *primals[place + 1 :])
 
-        entry = np.abs(array[index])
-        largest = np.maximum(np.max(np.abs(array)), 1.0) if array.size else 1.0
-        unit = np.where(entry > 0, entry, largest)
-        per_system = np.ndim(entry) > 0
+        size = np.abs(array[index])
+        per_system = np.ndim(size) > 0
+        step = np.maximum(size, 1) * _central(array.dtype)
 
         def shaped(step: Any) -> Any:
             return step[..., None] if per_system else step
 
         if self.derivatives == "complex-step":
-            step = unit * 1e-20
-            return _imaginary(along(1j * step)) / shaped(step)
-        while True:
-            step = unit * _central(array.dtype)
-            plus, minus = along(step), along(-step)
-            change = np.max(np.abs(plus - minus), axis=-1, keepdims=True)
-            drowned = (
-                (change < _CLEAR_OF_NOISE * noise)[..., 0] if per_system else np.any(change < _CLEAR_OF_NOISE * noise)
-            )
-            grow = drowned & (unit < largest)
-            if not np.any(grow):
-                return _central_difference(plus, minus, value, shaped(step))
-            unit = np.where(grow, np.minimum(unit * 1e3, largest), unit)
+            return _imaginary(along(1j * step * 1e-15)) / shaped(step * 1e-15)
+        shortest = np.where(size > 0, size, np.finfo(array.dtype).eps) * _central(array.dtype) * 1e-3
+        for _ in range(_MAX_STEP_CHANGES):
+            plus, half = along(step), along(0.5 * step)
+            first = 2 * np.max(np.abs(plus - value), axis=-1)
+            second = 4 * np.max(np.abs(plus - 2 * half + value), axis=-1)
+            clear = _CLEAR_OF_NOISE * noise[..., 0]
+            change = np.where(second > np.maximum(_CURVATURE * first, clear), _CURVATURE * first / second, 1.0)
+            change = np.where(np.maximum(first, second) <= clear, 1e3, np.maximum(change, 1e-3))
+            change = np.where(np.isfinite(second), change, 0.1)
+            change = change if per_system else np.min(change)
+            if np.all((change == 1) | (change < 1) & (step <= shortest)):
+                break
+            step = np.maximum(change * step, np.minimum(step, shortest))
+        return _central_difference(along(step), along(-step), value, shaped(step))
 
 
 def _central(dtype: Any) -> Any:

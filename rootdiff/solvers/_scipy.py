@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from scipy import optimize
+from scipy.linalg import LinAlgWarning
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
@@ -129,14 +131,19 @@ class SciPy(Solver):
             options = {"fatol": goal, "ftol": 0.0, "maxfev": self.max_steps}
         else:
             options = {"fatol": goal, "maxiter": self.max_steps}
+            if (
+                self.method in ("broyden1", "anderson") and system.secant > 0
+            ):  # else SciPy takes |y| / |f|, absurd near a root
+                options["jac_options"] = {"alpha": system.secant}
             if self.method == "krylov":  # the step of its own differences, in the precision of the residual
                 options["jac_options"] = {"rdiff": float(np.finfo(system.best.dtype).eps) ** 0.5}
         exact = system.jacobian if self.method in ("hybr", "lm") else None
         calls = system.calls
         try:
-            result = optimize.root(
-                system, system.best.astype(np.float64), method=self.method, jac=exact, options=options
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LinAlgWarning)  # SciPy's own Anderson mixing near convergence
+                start = system.best.astype(np.float64)
+                result = optimize.root(system, start, method=self.method, jac=exact, options=options)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError):
             if system.failed:  # the user's residual raised, not SciPy's arithmetic
                 raise
@@ -152,6 +159,7 @@ class _System:
         self.calls, self.failed = 0, False
         self.best, self.best_norm = np.array(y[index]), np.inf
         self(self.best)
+        self._start, self._start_norm = self.best, self.best_norm
 
     def __call__(self, y: Any) -> Any:
         self.calls += 1
@@ -160,6 +168,11 @@ class _System:
         if norm < self.best_norm:
             self.best, self.best_norm = np.array(y, dtype=self._y.dtype), norm
         return f.astype(np.float64)
+
+    @property
+    def secant(self) -> float:
+        """Distance that the best point has moved over the residual at the start: the size of an inverse Jacobian."""
+        return float(np.max(np.abs(self.best - self._start))) / (self._start_norm or 1.0)
 
     def probe(self, y: Any) -> Any:
         """Return the residual at `y`, without taking note of it."""

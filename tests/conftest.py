@@ -1,0 +1,22 @@
+"""Hypothesis profiles, and one way to solve and differentiate on every backend."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.harness import HARNESSES, Harness
+
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+settings.register_profile("dev", max_examples=5, **_COMMON)
+settings.register_profile("ci", max_examples=5, derandomize=True, **_COMMON)
+settings.register_profile("thorough", max_examples=50, derandomize=True, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(params=list(HARNESSES))
+def backend(request: pytest.FixtureRequest) -> Harness:
+    """NumPy, NumPy with read-only inputs, PyTorch, JAX eagerly and JAX under jit."""
+    return HARNESSES[request.param]()

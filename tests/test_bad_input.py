@@ -1,0 +1,182 @@
+"""Bad input is an error that names the argument, before the first iteration wherever that can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rootdiff
+from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, RootdiffError, UnknownNameError
+from tests.harness import Harness
+
+Y0, A = np.array([1.0, 2.0]), np.array([3.0])
+
+
+def fine(y: Any, a: Any) -> Any:
+    return y - a
+
+
+@pytest.mark.parametrize(
+    ("residual", "error", "words"),
+    [
+        (lambda y, a: y[..., :1] - a, ArgumentError, ["residual", "(1,)", "(2,)"]),
+        (lambda y, a: (y, y), ArgumentError, ["residual", "structure"]),
+        (lambda y, a: [y[..., 0], y[..., 1]], ArgumentError, ["residual", "stack"]),
+        (lambda y, a: None, ArgumentError, ["residual", "nothing"]),
+        (lambda y, a: y > a, (ArgumentError, ArgumentTypeError), ["residual", "bool"]),
+        (lambda y, a: 0.0, (ArgumentError, ArgumentTypeError), ["residual", "float"]),
+    ],
+    ids=["shape", "structure", "list", "none", "dtype", "python-float"],
+)
+def test_residual_of_another_form(backend: Harness, residual: Callable[..., Any], error: Any, words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        backend.solve(residual, Y0, A)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_integer_y0(backend: Harness) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"y0.*int"):
+        backend.solve(fine, np.array([1, 2]), A)
+
+
+def test_empty_y0(backend: Harness) -> None:
+    with pytest.raises(ArgumentError, match=r"y0.*empty"):
+        backend.solve(fine, np.zeros((0,)), A)
+
+
+@pytest.mark.parametrize("y0", [1.0, [1.0, 2.0], None, {}, "one"], ids=["scalar", "list", "none", "dict", "str"])
+def test_y0_that_is_no_array(y0: Any) -> None:
+    with pytest.raises(RootdiffError, match="y0"):
+        rootdiff.root(fine, y0, A)
+
+
+def test_nan_in_y0_is_named(backend: Harness) -> None:
+    if backend.name == "jax-jit":
+        return  # nothing can raise in a compiled program: there the root is NaN, see test_termination
+    with pytest.raises(ConvergenceError, match=r"NONFINITE_START.*y0 holds NaN"):
+        backend.solve(fine, np.array([1.0, np.nan]), A)
+
+
+def test_nan_in_args_is_named(backend: Harness) -> None:
+    if backend.name == "jax-jit":
+        return
+    with pytest.raises(ConvergenceError, match=r"NONFINITE_START.*args\[0\] holds NaN"):
+        backend.solve(fine, Y0, np.array([np.nan]))
+
+
+def test_unknown_solver_lists_what_exists(backend: Harness) -> None:
+    with pytest.raises(UnknownNameError, match=r"'neton'.*Did you mean 'newton'.*anderson, auto, broyden"):
+        backend.solve(fine, Y0, A, solver="neton")
+
+
+def test_unknown_adjoint_lists_what_exists(backend: Harness) -> None:
+    with pytest.raises(UnknownNameError, match=r"'lux'.*Did you mean 'lu'.*auto.*gmres.*lu"):
+        backend.solve(fine, Y0, A, adjoint="lux")
+
+
+def test_solver_class_instead_of_value(backend: Harness) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"write Newton\(\)"):
+        backend.solve(fine, Y0, A, solver=rootdiff.Newton)
+
+
+def test_misspelt_option_of_root(backend: Harness) -> None:
+    with pytest.raises(TypeError, match="slover"):
+        backend.solve(fine, Y0, A, slover="newton")
+
+
+def test_misspelt_option_of_solver() -> None:
+    with pytest.raises(TypeError, match="rtoll"):
+        rootdiff.Newton(rtoll=1e-3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: rootdiff.Newton(rtol=-1.0), "rtol"),
+        (lambda: rootdiff.Newton(atol=float("nan")), "atol"),
+        (lambda: rootdiff.Newton(max_steps=-1), "max_steps"),
+        (lambda: rootdiff.Anderson(depth=0), "depth"),
+        (lambda: rootdiff.Anderson(damping=0.0), "damping"),
+        (lambda: rootdiff.FixedPoint(damping=2.5), "damping"),
+        (lambda: rootdiff.Anderson(regularisation=-1.0), "regularisation"),
+        (lambda: rootdiff.Broyden(memory=0), "memory"),
+        (lambda: rootdiff.Broyden(initial="zero"), "initial"),  # type: ignore[arg-type]
+        (lambda: rootdiff.SciPy(method="newton"), "method"),  # type: ignore[arg-type]
+        (lambda: rootdiff.GMRES(restart=0), "restart"),
+    ],
+)
+def test_option_out_of_range(make: Callable[[], Any], option: str) -> None:
+    with pytest.raises(ArgumentError, match=option):
+        make()
+
+
+def test_unknown_policy(backend: Harness) -> None:
+    with pytest.raises(ArgumentError, match=r"on_failure.*'explode'.*'raise', 'warn', 'nan', 'ignore'"):
+        backend.solve(fine, Y0, A, on_failure="explode")
+
+
+@pytest.mark.parametrize("batch_ndim", [-1, 1.0, True, 2, "1"])
+def test_wrong_batch_ndim(backend: Harness, batch_ndim: Any) -> None:
+    with pytest.raises(ArgumentError, match="batch_ndim"):
+        backend.solve(fine, Y0, A, batch_ndim=batch_ndim)
+
+
+def test_leaves_of_different_batches() -> None:
+    y0 = {"u": np.zeros((3, 2)), "v": np.zeros((4, 1))}
+    with pytest.raises(ArgumentError, match=r"batch_ndim.*\(3,\).*\(4,\)"):
+        rootdiff.root(lambda y: y, y0, batch_ndim=1)
+
+
+def test_leaves_of_different_precision() -> None:
+    y0 = {"u": np.zeros(2), "v": np.zeros(1, dtype=np.float32)}
+    with pytest.raises(ArgumentTypeError, match=r"y0.*float32.*float64"):
+        rootdiff.root(lambda y: y, y0)
+
+
+def test_residual_that_mutates_its_input() -> None:
+    def mutating(y: np.ndarray, a: np.ndarray) -> np.ndarray:
+        y -= a
+        return y
+
+    with pytest.raises(ArgumentError, match=r"residual.*in place"):
+        rootdiff.root(mutating, Y0, A)
+
+
+def test_residual_that_mutates_args() -> None:
+    def mutating(y: np.ndarray, a: np.ndarray) -> np.ndarray:
+        a += 1
+        return y - a
+
+    with pytest.raises(ArgumentError, match=r"residual.*in place"):
+        rootdiff.root(mutating, Y0, A)
+
+
+def test_error_of_the_user_passes_through(backend: Harness) -> None:
+    def broken(y: Any, a: Any) -> Any:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        backend.solve(broken, Y0, A, solver="newton")
+
+
+def test_arrays_of_another_framework() -> None:
+    torch = pytest.importorskip("torch")
+    import jax.numpy as jnp
+
+    import rootdiff_jax
+    import rootdiff_torch
+
+    with pytest.raises(ArgumentTypeError, match=r"y0.*Tensor.*rootdiff_torch"):
+        rootdiff.root(fine, torch.ones(2), A)
+    with pytest.raises(ArgumentTypeError, match=r"args\[0\].*torch.*rootdiff_torch"):
+        rootdiff.root(fine, Y0, torch.ones(1))
+    with pytest.raises(ArgumentTypeError, match=r"args\[0\].*numpy array"):
+        rootdiff_torch.root(fine, torch.ones(2), A)
+    with pytest.raises(ArgumentTypeError, match=r"y0.*jax"):
+        rootdiff_torch.root(fine, jnp.ones(2), torch.ones(1))
+    with pytest.raises(ArgumentTypeError, match=r"args\[0\].*torch.*rootdiff_torch"):
+        rootdiff_jax.root(fine, jnp.ones(2), torch.ones(1))

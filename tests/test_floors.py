@@ -1,0 +1,79 @@
+"""Imports only go down the floors, and the core never loads a framework."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: The floor of each module of the core; a module imports from its own floor or lower ones.
+FLOORS = {
+    "_backend": 0,
+    "_errors": 0,
+    "_numpy": 0,
+    "_solution": 0,
+    "_structure": 1,
+    "_residual": 1,
+    "_failure": 1,
+    "_iterate": 2,
+    "linear": 3,
+    "solvers": 3,
+    "_derivatives": 3,
+    "_implicit": 4,
+    "_registry": 4,
+    "_sensitivities": 4,
+    "_root": 5,
+    "testing": 6,
+    "__init__": 6,
+}
+
+
+def _imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            names += [f"{module}.{alias.name}" if module == "rootdiff" else module for alias in node.names]
+    return names
+
+
+def _floor(module: str) -> int:
+    return FLOORS[module.split(".")[1]]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "rootdiff").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_imports_go_down(path: Path) -> None:
+    own = FLOORS[path.relative_to(ROOT / "rootdiff").parts[0].removesuffix(".py")]
+    for name in _imports(path):
+        if name.startswith("rootdiff."):
+            assert _floor(name) <= own, f"{path.name} on floor {own} imports {name}"
+
+
+@pytest.mark.parametrize("package", ["rootdiff", "rootdiff_torch", "rootdiff_jax"])
+def test_packages_keep_apart(package: str) -> None:
+    allowed = {
+        "rootdiff": set(),
+        "rootdiff_torch": {"torch", "rootdiff_torch"},
+        "rootdiff_jax": {"jax", "jaxlib", "optimistix", "rootdiff_jax"},
+    }[package]
+    others = {"torch", "jax", "jaxlib", "optimistix", "rootdiff_torch", "rootdiff_jax"} - allowed
+    for path in (ROOT / package).rglob("*.py"):
+        found = {name.partition(".")[0] for name in _imports(path)} & others
+        assert not found, f"{path} imports {found}"
+
+
+def test_import_loads_no_framework() -> None:
+    code = "import sys, rootdiff; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "rootdiff" in done.stdout.split()
+    assert not {"torch", "jax", "hypothesis", "pytest"} & set(done.stdout.split())

@@ -1,0 +1,116 @@
+"""Success is claimed at roots, and only there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from array_api_compat import array_namespace
+
+import rootdiff
+from rootdiff import ConvergenceError, Newton, Status
+from tests.harness import Harness
+
+
+def _status(out: Any) -> Status:
+    return Status(int(out.status))
+
+
+def test_root_exact_to_the_last_bit_in_float32(backend: Harness) -> None:
+    out = backend.solve(lambda y, a: y**3 - a, np.float32([1.0]), np.float32([8e4]), solver="newton")
+    assert _status(out).success
+    assert abs(out.y[0] - np.cbrt(8e4)) <= np.spacing(np.float32(43.0))
+
+
+def test_start_at_the_root(backend: Harness) -> None:
+    out = backend.solve(lambda y, a: y - a, np.array([2.0]), np.array([2.0]), solver="newton")
+    assert _status(out) is Status.CONVERGED
+    assert out.steps == 0
+
+
+def test_root_at_zero(backend: Harness) -> None:
+    out = backend.solve(lambda y, a: a * y, np.array([1.0]), np.array([-0.5]), solver="fixed_point")
+    assert _status(out).success
+    assert abs(out.y[0]) < 1e-11
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e14])
+@pytest.mark.parametrize("solver", ["newton", "broyden", "scipy:hybr"])
+def test_unknowns_of_any_size_are_resolved(backend: Harness, solver: str, scale: float) -> None:
+    def f(y: Any, a: Any) -> Any:
+        return (y / a) ** 3 + y / a - 2  # the root is a
+
+    out = backend.solve(f, np.array([0.0]), np.array([scale]), solver=solver)
+    np.testing.assert_allclose(out.y, scale, rtol=1e-11)
+
+
+def test_double_root_is_found(backend: Harness) -> None:
+    out = backend.solve(lambda y, a: y**2 - 2 * y + a, np.array([3.0]), np.array([1.0]), solver="newton")
+    assert _status(out).success
+    assert abs(out.y[0] - 1) < 1e-7  # sqrt(eps): no better point exists
+
+
+@pytest.mark.parametrize("solver", ["newton", "broyden", "anderson", "scipy:hybr", "scipy:lm"])
+def test_no_root_is_never_a_success(backend: Harness, solver: str) -> None:
+    out = backend.solve(lambda y, a: y**2 + a, np.array([3.0]), np.array([1.0]), solver=solver, on_failure="ignore")
+    assert not _status(out).success
+
+
+def test_near_a_pole_is_no_root(backend: Harness) -> None:
+    out = backend.solve(
+        lambda y, a: 1 / (y - a), np.array([1 + 1e-6]), np.array([1.0]), solver="newton", on_failure="ignore"
+    )
+    assert not _status(out).success
+
+
+def test_best_iterate_is_returned(backend: Harness) -> None:
+    def f(y: Any, a: Any) -> Any:
+        return array_namespace(y).exp(-y) + 0 * a  # falls forever, without a root
+
+    out = backend.solve(f, np.array([0.0]), np.array([1.0]), solver=Newton(max_steps=7), on_failure="ignore")
+    assert _status(out) is Status.MAX_STEPS
+    assert out.steps == 7
+    np.testing.assert_allclose(out.y, [7.0], rtol=1e-6)  # each Newton step adds one
+
+
+def test_domain_edge_is_backed_away_from(backend: Harness) -> None:
+    def f(y: Any, a: Any) -> Any:
+        return array_namespace(y).log(y) - a  # the full step from 30 ends below zero
+
+    out = backend.solve(f, np.array([30.0]), np.array([0.5]), solver="newton")
+    np.testing.assert_allclose(out.y, np.exp([0.5]), rtol=1e-12)
+
+
+def test_singular_start_is_named(backend: Harness) -> None:
+    out = backend.solve(lambda y, a: y**2 - a, np.array([0.0]), np.array([1.0]), solver="newton", on_failure="ignore")
+    assert _status(out) is Status.SINGULAR
+
+
+def test_nan_at_the_start_is_named(backend: Harness) -> None:
+    out = backend.solve(lambda y, a: y - a, np.array([0.0]), np.array([np.nan]), on_failure="ignore")
+    assert _status(out) is Status.NONFINITE_START
+    assert out.steps == 0
+
+
+def test_failed_system_leaves_the_others_alone(backend: Harness) -> None:
+    out = backend.solve(
+        lambda y, a: y**2 - a,
+        np.array([[1.0], [1.0], [1.0]]),
+        np.array([[4.0], [-1.0], [9.0]]),
+        solver="newton",
+        batch_ndim=1,
+        on_failure="nan",
+    )
+    np.testing.assert_allclose(out.y[[0, 2], 0], [2.0, 3.0])
+    assert np.isnan(out.y[1, 0])
+
+
+def test_error_names_solver_status_and_remedy() -> None:
+    with pytest.raises(ConvergenceError) as caught:
+        rootdiff.root(lambda y, a: y**2 + a, np.array([3.0]), np.array([1.0]), solver=Newton(rtol=1e-9, max_steps=2))
+    message = str(caught.value)
+    for part in ("MAX_STEPS", "after 2 steps", "Newton(rtol=1e-09", "residual norm", "raise max_steps", "on_failure"):
+        assert part in message
+    assert caught.value.solution.y.shape == (1,)
+    assert caught.value.solution.residual_norm >= 1
