@@ -14,7 +14,7 @@ from rootdiff._solution import RawSolution, Status
 #: Rounding noise is sampled at a few points only, so its true size may be this many times larger.
 _NOISE_MARGIN = 4.0
 #: A residual that has not fallen by a hundredth in this many steps counts as stalled.
-_PATIENCE = 25
+_PATIENCE = 50
 
 
 class Solver(ABC):
