@@ -23,7 +23,21 @@ from rootdiff._registry import (
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._root import fixed_point, root
 from rootdiff._solution import RawSolution, Solution, Status
-from rootdiff.linear import GMRES, LU, LinearInfo, LinearSolver
+from rootdiff.linear import (
+    CG,
+    GMRES,
+    LSMR,
+    LU,
+    BiCGStab,
+    LeastSquares,
+    LinearFunction,
+    LinearInfo,
+    LinearSolver,
+    Neumann,
+    OneStep,
+    Phantom,
+    Reuse,
+)
 from rootdiff.solvers import (
     Anderson,
     Broyden,
@@ -42,13 +56,16 @@ from rootdiff.solvers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CG",
     "GMRES",
+    "LSMR",
     "LU",
     "AdjointError",
     "Anderson",
     "ArgumentError",
     "ArgumentTypeError",
     "Backend",
+    "BiCGStab",
     "Broyden",
     "Chain",
     "Chord",
@@ -58,15 +75,21 @@ __all__ = [
     "DuplicateNameError",
     "FixedPoint",
     "IterativeSolver",
+    "LeastSquares",
+    "LinearFunction",
     "LevenbergMarquardt",
     "LinearInfo",
     "LinearOperator",
     "LinearSolver",
+    "Neumann",
     "Newton",
+    "OneStep",
+    "Phantom",
     "NewtonKrylov",
     "PseudoTransient",
     "RawSolution",
     "Residual",
+    "Reuse",
     "RootdiffError",
     "SciPy",
     "Solution",

@@ -55,11 +55,19 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     _emit(on_failure, ConvergenceError("\n".join(lines), solution))
 
 
-def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any) -> None:
-    """Raise or warn, as `on_failure` says, if the linear solve of a derivative failed in a system."""
+def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, reported: Any = None) -> None:
+    """Raise or warn, as `on_failure` says, if the linear solve of a derivative failed in a system.
+
+    Parameters
+    ----------
+    reported : boolean array, (*batch), optional
+        Systems whose forward solve failed, of which nothing more is said.
+    """
     if on_failure not in ("raise", "warn"):
         return
     statuses = backend.to_numpy(info.status)
+    if reported is not None:
+        statuses = statuses * ~backend.to_numpy(reported)
     if not (statuses > Status.AT_PRECISION).any():
         return
     lines = [f"adjoint: {_count(statuses, 'has no derivative', 'have no derivative')} that can be vouched for."]
@@ -67,19 +75,37 @@ def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any) -
     for status in (s for s in Status if s > Status.RUNNING):
         where = statuses == status
         if where.any():
+            cause, remedy = _ADJOINT_WORDS.get(status, (status.cause, status.remedy))
             lines.append(
-                f"  {status.name}: {_ADJOINT_CAUSES.get(status, status.cause)}{_systems(where)}; the relative residual "
-                f"of the linear solve is {relative[where].max():.3g}."
+                f"  {status.name}: {cause}{_systems(where)}; the relative residual of the linear solve is "
+                f"{relative[where].max():.3g}.\n    To do: {remedy}."
             )
     lines.append(f"  Adjoint solver: {adjoint}.")
-    lines.append("    To do: use adjoint='lu' if the system is small enough, and check that the root is a regular one.")
+    lines.append(
+        "  on_failure='warn' or 'nan' makes NaN of these systems' derivatives and leaves the others alone; the error "
+        "carries the statuses as .solution."
+    )
     _emit(on_failure, AdjointError("\n".join(lines), info))
 
 
-_ADJOINT_CAUSES = {
-    Status.MAX_STEPS: "the iteration limit of the linear solve was reached",
-    Status.STALLED: "the linear solve stopped making progress",
-    Status.NONFINITE: "the Jacobian or the cotangent has NaN or infinite entries",
+_ADJOINT_WORDS = {
+    Status.MAX_STEPS: (
+        "the iteration limit of the linear solve was reached",
+        "raise its limit, give it a preconditioner, or use adjoint='lu' if the system is small enough",
+    ),
+    Status.STALLED: (
+        "the linear solve stopped making progress before it reached its tolerance",
+        "use adjoint='lu' if the system is small enough, or give the iteration a preconditioner",
+    ),
+    Status.SINGULAR: (
+        "the Jacobian is singular to working precision, so that the root is not a function of the parameters",
+        "look for a redundant equation, a fold or a double root; if the equations are consistent, adjoint='lstsq' "
+        "gives the derivative of least norm",
+    ),
+    Status.NONFINITE: (
+        "the Jacobian or the cotangent has NaN or infinite entries",
+        "check that the residual is differentiable at the root (sqrt or abs at 0, a kink)",
+    ),
 }
 
 

@@ -1,6 +1,11 @@
 """The implicit function theorem, once: two derivatives, each by one linear solve.
 
 f(y, args) = 0   gives   dy/dargs = - (df/dy)^-1 (df/dargs)
+
+Failures, unless they are ignored, stay with their system. A tangent of y is NaN there. In reverse mode the cotangent
+of the residual, u, is NaN there, and `pullback` gives NaN to those entries of a parameter that only failed systems
+depend on; entries that others share are the sum over the good systems. A failed system whose cotangent is zero takes
+no part: it was masked out.
 """
 
 from __future__ import annotations
@@ -9,9 +14,11 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._failure import report_adjoint
+from rootdiff._iterate import signs
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
+from rootdiff.linear._contract import judge
 
 
 def vjp(
@@ -21,10 +28,22 @@ def vjp(
     cotangent: Array,
     factors: Any = None,
     on_failure: str = "raise",
+    failed: Array | None = None,
 ) -> tuple[tuple[Array, ...], LinearInfo]:
-    """Return ``w^T dy/dargs``, one cotangent per parameter: solve J^T u = w, then -u^T (df/dargs)."""
-    u, info = solve(residual.operator(y, factors).T, adjoint, cotangent, on_failure)
-    return residual.parameter_vjp(y, -u), info
+    """Return ``w^T dy/dargs``, one cotangent per parameter: solve J^T u = w, then -u^T (df/dargs).
+
+    Parameters
+    ----------
+    failed : boolean array, (*batch), optional
+        Systems whose `y` is no root.
+    """
+    xp = residual.xp
+    y = regular_point(xp, y, failed)
+    u, info = solve(residual.operator(y, factors).T, adjoint, cotangent, on_failure, failed)
+    if on_failure == "ignore":
+        return residual.parameter_vjp(y, -u), info
+    idle = xp.all(cotangent == 0, axis=-1, keepdims=True)
+    return pullback(residual, y, xp.where(idle, xp.zeros_like(u), u)), info
 
 
 def jvp(
@@ -34,20 +53,66 @@ def jvp(
     tangents: tuple[Array, ...],
     factors: Any = None,
     on_failure: str = "raise",
+    failed: Array | None = None,
 ) -> tuple[Array, LinearInfo]:
-    """Return ``(dy/dargs) v``: solve J t = (df/dargs) v, then -t."""
+    """Return ``(dy/dargs) v``: solve J t = (df/dargs) v, then -t; `failed` as for `vjp`."""
+    y = regular_point(residual.xp, y, failed)
     rhs = residual.parameter_jvp(y, tangents)
-    t, info = solve(residual.operator(y, factors), adjoint, rhs, on_failure)
+    t, info = solve(residual.operator(y, factors), adjoint, rhs, on_failure, failed)
     return -t, info
 
 
-def solve(operator: LinearOperator, adjoint: LinearSolver, rhs: Array, on_failure: str) -> tuple[Array, LinearInfo]:
-    """Solve a linear system of the rule; a failed one is reported and becomes NaN, unless failures are ignored."""
+def solve(
+    operator: LinearOperator,
+    adjoint: LinearSolver,
+    rhs: Array,
+    on_failure: str,
+    failed: Array | None = None,
+) -> tuple[Array, LinearInfo]:
+    """Solve a linear system of the rule, checked; a failed one is reported and becomes NaN, unless that is ignored.
+
+    Systems in `failed` have been reported before; they become NaN as well.
+    """
     xp = operator.backend.xp
     x, info = adjoint.solve(operator, rhs)
+    info = judge(operator, adjoint, x, rhs, info)
+    wrong = info.status > int(Status.AT_PRECISION)
     if not operator.backend.traced:
-        report_adjoint(operator.backend, info, on_failure, adjoint)
+        report_adjoint(operator.backend, info, on_failure, adjoint, failed)
     if on_failure != "ignore":
-        failed = info.status > int(Status.AT_PRECISION)
-        x = xp.where(failed[..., None], xp.full_like(x, xp.nan), x)
+        wrong = wrong if failed is None else wrong | failed
+        x = xp.where(wrong[..., None], xp.full_like(x, xp.nan), x)
     return x, info
+
+
+def pullback(residual: Residual, y: Array, u: Array) -> tuple[Array, ...]:
+    """Return ``-u^T (df/dargs)``, where systems whose `u` is NaN have failed.
+
+    Where values are traced, nothing can branch on them, and NaN reaches the shared entries too.
+    """
+    xp, backend = residual.xp, residual.backend
+    wrong = xp.any(xp.isnan(u), axis=-1, keepdims=True)
+    if backend.traced or not bool(xp.any(wrong)):
+        return residual.parameter_vjp(y, -u)
+    zeros = xp.zeros_like(u)
+    good = residual.parameter_vjp(y, xp.where(wrong, zeros, -u))
+    # which entries hang on which systems: the derivative along weights of no special value is zero, or is not
+    weights = signs(xp, u, 6) * xp.cos(xp.cumulative_sum(xp.ones_like(u), axis=-1))
+    of_good = residual.parameter_vjp(y, xp.where(wrong, zeros, weights))
+    of_wrong = residual.parameter_vjp(y, xp.where(wrong, weights, zeros))
+    return tuple(
+        xp.where((b != 0) & ~(a != 0), xp.full_like(g, xp.nan), g)
+        for g, a, b in zip(good, of_good, of_wrong, strict=True)
+    )
+
+
+def regular_point(xp: Any, y: Array, failed: Array | None) -> Array:
+    """Return `y`, (*batch, n), with a good system's values where the system failed, so that derivatives are finite.
+
+    A derivative at a point that is no root is not used; but zero times one that is not finite would be NaN.
+    """
+    if failed is None or failed.ndim == 0:
+        return y
+    flat, good = xp.reshape(y, (-1, y.shape[-1])), xp.reshape(~failed, (-1,))
+    place = xp.argmax(xp.astype(good, xp.int32), axis=0)
+    return xp.where(failed[..., None], xp.take(flat, xp.reshape(place, (1,)), axis=0)[0], y)

@@ -42,6 +42,9 @@ class State(Protocol):
     error : array, (*batch, n)
         Estimate of the error of `y`; infinite where the solver has no estimate it trusts.
     status : integer array, (*batch). `Status.RUNNING`, or why the solver cannot go on.
+
+    A state with `factors`, of its last Jacobian, or with `inverse`, a `QuasiNewton` estimate, hands these on to the
+    adjoint solve.
     """
 
     @property
@@ -175,7 +178,8 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     y = xp.where(success[..., None], loop.state.y, loop.best_y)
     norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
     status = at_precision(residual, y, norm, loop.status)
-    return RawSolution(y, status, loop.steps, norm, getattr(loop.state, "factors", None))
+    known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
+    return RawSolution(y, status, loop.steps, norm, known)
 
 
 def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:

@@ -88,7 +88,9 @@ class NumpyBackend:
                 gradient = np.zeros_like(array)
                 for index in np.ndindex(array.shape):
                     column = self._entry_derivative(function, primals, value, noise, place, index)
-                    gradient[index] = np.sum(cotangent * column)
+                    # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
+                    terms = np.where((cotangent == 0) | (column == 0), 0, cotangent * column)
+                    gradient[index] = np.sum(terms)
                 gradients.append(gradient)
             return tuple(gradients)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,21 @@ from typing import Any, Generic, TypeVar
 
 from rootdiff._errors import ArgumentTypeError, DuplicateNameError, UnknownNameError
 from rootdiff._iterate import Solver
-from rootdiff.linear import GMRES, LU, AutoLinear, LinearSolver
+from rootdiff.linear import (
+    CG,
+    GMRES,
+    LSMR,
+    LU,
+    AutoLinear,
+    BiCGStab,
+    LeastSquares,
+    LinearFunction,
+    LinearSolver,
+    Neumann,
+    OneStep,
+    Phantom,
+    Reuse,
+)
 from rootdiff.solvers import (
     Anderson,
     Auto,
@@ -134,14 +149,16 @@ def register_solver(name: str, factory: Callable[[], Solver], backends: Iterable
     SOLVERS.register(name, factory, backends)
 
 
-def register_adjoint(name: str, factory: Callable[[], LinearSolver], backends: Iterable[str] = BACKENDS) -> None:
+def register_adjoint(name: str, factory: Callable[..., Any], backends: Iterable[str] = BACKENDS) -> None:
     """Make an adjoint solver known by name; as `register_solver`.
 
     Parameters
     ----------
     name : str
     factory : callable
-        Called without arguments for each solve; returns a `LinearSolver`.
+        Called without arguments for each solve; returns a `LinearSolver`. Or the solver itself as a plain function
+        ``(operator, rhs) -> x`` from a `LinearOperator` and right-hand sides, (*batch, n); what it returns is
+        checked by one product.
     backends : iterable of str
         Backends it runs on, among "numpy", "torch" and "jax".
 
@@ -152,12 +169,24 @@ def register_adjoint(name: str, factory: Callable[[], LinearSolver], backends: I
 
     Examples
     --------
-    >>> import rootdiff
+    >>> import numpy as np, rootdiff
     >>> rootdiff.register_adjoint("long-gmres", lambda: rootdiff.GMRES(restart=100))
     >>> rootdiff.get_adjoint("long-gmres").restart
     100
+    >>> rootdiff.register_adjoint("inverse", lambda operator, rhs: np.linalg.inv(operator.dense()) @ rhs)
     """
+    if callable(factory) and _takes(factory, 2) and not _takes(factory, 0):
+        factory = partial(LinearFunction, factory)
     ADJOINTS.register(name, factory, backends)
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with this many arguments."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def get_solver(name: str | Solver, backend: str | None = None) -> Solver:
@@ -234,8 +263,8 @@ def available_adjoints(backend: str | None = None) -> tuple[str, ...]:
     Examples
     --------
     >>> import rootdiff
-    >>> rootdiff.available_adjoints()
-    ('auto', 'gmres', 'lu')
+    >>> "lu" in rootdiff.available_adjoints()
+    True
     """
     return ADJOINTS.names(backend)
 
@@ -256,5 +285,17 @@ for _name, _solver in {
     register_solver(_name, _solver)
 for _method in ("hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"):
     register_solver(f"scipy:{_method}", partial(SciPy, method=_method))
-for _name, _adjoint in {"auto": AutoLinear, "lu": LU, "gmres": GMRES}.items():
+for _name, _adjoint in {
+    "auto": AutoLinear,
+    "lu": LU,
+    "lstsq": LeastSquares,
+    "gmres": GMRES,
+    "bicgstab": BiCGStab,
+    "cg": CG,
+    "lsmr": LSMR,
+    "one_step": OneStep,
+    "neumann": Neumann,
+    "phantom": Phantom,
+    "reuse": Reuse,
+}.items():
     register_adjoint(_name, _adjoint)

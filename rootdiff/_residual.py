@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array, Backend, Function
+
+
+class QuasiNewton(NamedTuple):
+    """A solver's estimate of the inverse Jacobian: ``H0 + sum of left_i right_i^T``.
+
+    Attributes
+    ----------
+    factors : tuple of arrays or None
+        LU factors of the inverse of H0; None: H0 is minus the identity.
+    left, right : array, (*batch, memory, n)
+    """
+
+    factors: tuple[Array, Array] | None
+    left: Array
+    right: Array
+
+
+#: What a solver knows of the inverse Jacobian: LU factors, (*batch, n, n), and pivots, (*batch, n), or a sum of them
+#: and a low-rank matrix. They may be of another point, and are zeros where a solver stopped before making any.
+Byproduct: TypeAlias = tuple[Array, Array] | QuasiNewton
 
 
 @dataclass(frozen=True)
@@ -22,8 +42,8 @@ class LinearOperator:
         Returns the matrices, (*batch, n, n).
     precision : float
         Relative accuracy of the products, dimensionless.
-    factors : tuple of arrays or None
-        LU factors of a matrix near this one (or near its transpose, if `transposed`): a preconditioner.
+    factors : Byproduct or None
+        Approximate inverse of this matrix (or of its transpose, if `transposed`): a preconditioner.
     transposed : bool
         Whether `factors` belong to the transpose.
     """
@@ -33,8 +53,21 @@ class LinearOperator:
     rmatvec: Callable[[Array], Array]
     dense: Callable[[], Array]
     precision: float
-    factors: tuple[Array, Array] | None = None
+    factors: Byproduct | None = None
     transposed: bool = False
+
+    def approximate_inverse(self, vector: Array) -> Array:
+        """Return what `factors` make of a vector, (*batch, n); not finite where they hold nothing."""
+        if self.factors is None:
+            raise ValueError("approximate_inverse: this operator has no factors.")
+        if not isinstance(self.factors, QuasiNewton):
+            return self.backend.lu_solve(self.factors, vector, transpose=self.transposed)
+        factors, left, right = self.factors
+        if self.transposed:
+            left, right = right, left
+        start = -vector if factors is None else self.backend.lu_solve(factors, vector, transpose=self.transposed)
+        weights = (right @ vector[..., None])[..., 0]
+        return start + (weights[..., None, :] @ left)[..., 0, :]
 
     @property
     def T(self) -> LinearOperator:
@@ -119,7 +152,7 @@ class Residual:
 
         return self.backend.vjp(of_parameters, self.parameters)[1](cotangent)
 
-    def operator(self, y: Array, factors: tuple[Array, Array] | None = None) -> LinearOperator:
+    def operator(self, y: Array, factors: Byproduct | None = None) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
         matvec, rmatvec, dense = self.backend.linearize(self, y)
         return LinearOperator(self.backend, matvec, rmatvec, dense, self.backend.precision(y.dtype), factors)

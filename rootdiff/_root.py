@@ -178,10 +178,11 @@ def _solve(
         raw = solver.solve(problem, structure.ravel(y0))
     solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
     report(backend, solution, options.on_failure, solver, (y0, *args))
-    y = raw.y
-    if options.on_failure != "ignore":
-        y = np.where(solution.converged[..., None], y, np.nan)
-    sensitivities = Sensitivities(problem, structure, adjoint, y, raw.factors, args, _is_parameter, options.on_failure)
+    failed = ~solution.converged & (options.on_failure != "ignore")
+    sensitivities = Sensitivities(
+        problem, structure, adjoint, raw.y, raw.factors, args, _is_parameter, options.on_failure, failed
+    )
+    y = np.where(failed[..., None], np.nan, raw.y)
     return solution._replace(y=structure.unravel(y), sensitivities=sensitivities)
 
 

@@ -25,7 +25,8 @@ class Sensitivities:
     ----------
     residual : Residual
         Its parameters are the floating leaves of `args`.
-    y : array, (*batch, n). The root; NaN in systems that failed, unless failures are ignored.
+    y : array, (*batch, n). The root; of a failed system the best iterate.
+    failed : boolean array, (*batch). Systems whose derivatives are not vouched for: none, if failures are ignored.
     args : tuple
         The arguments of the solve.
     is_parameter : callable
@@ -40,13 +41,16 @@ class Sensitivities:
     args: tuple[Any, ...]
     is_parameter: Callable[[Any], bool]
     on_failure: str
+    failed: Array
 
     def vjp(self, cotangent: Any) -> tuple[Any, ...]:
         """Return one cotangent per argument."""
         self._check(cotangent)
         w = np.astype(self.structure.ravel(cotangent), self.y.dtype)
         with np.errstate(all="ignore"):
-            gradients, _ = _implicit.vjp(self.residual, self.adjoint, self.y, w, self.factors, self.on_failure)
+            gradients, _ = _implicit.vjp(
+                self.residual, self.adjoint, self.y, w, self.factors, self.on_failure, self.failed
+            )
         return self._like_args(gradients)
 
     def jvp(self, *tangents: Any) -> Any:
@@ -61,7 +65,9 @@ class Sensitivities:
             for part in self._tangents(index, *pair)
         )
         with np.errstate(all="ignore"):
-            derivative, _ = _implicit.jvp(self.residual, self.adjoint, self.y, flat, self.factors, self.on_failure)
+            derivative, _ = _implicit.jvp(
+                self.residual, self.adjoint, self.y, flat, self.factors, self.on_failure, self.failed
+            )
         return self.structure.unravel(derivative)
 
     def jacobian(self) -> tuple[Any, ...]:
@@ -76,9 +82,9 @@ class Sensitivities:
                 tangents[place][index] = 1
                 with np.errstate(all="ignore"):
                     column, info = _implicit.jvp(
-                        self.residual, self.adjoint, self.y, tuple(tangents), factors, self.on_failure
+                        self.residual, self.adjoint, self.y, tuple(tangents), factors, self.on_failure, self.failed
                     )
-                factors = info.factors
+                factors = factors if info.factors is None else info.factors
                 columns[-1].append(column)
         blocks = [
             self._block(parts, np.shape(parameter))

@@ -86,8 +86,9 @@ class RawSolution(NamedTuple):
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`.
-    factors : tuple of arrays or None
-        LU factors of a Jacobian near `y`, for the adjoint solve to start from.
+    factors : Byproduct or None
+        What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or a
+        `QuasiNewton` estimate.
     method : integer array, (*batch), or None
         Index of the method of a chain that `y` came from; None for a solver that is no chain.
     """
@@ -96,7 +97,7 @@ class RawSolution(NamedTuple):
     status: Array
     steps: Array
     residual_norm: Array
-    factors: tuple[Array, Array] | None = None
+    factors: Any = None
     method: Array | None = None
 
 
@@ -116,7 +117,7 @@ class Solution(NamedTuple):
     history : History or None
         What each step did, where ``history=True`` asked for it.
     sensitivities : Sensitivities or None
-        The derivatives of `y`, for NumPy, which has no tape; None in PyTorch and JAX.
+        The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
 
     Examples
     --------
@@ -191,7 +192,7 @@ class Solution(NamedTuple):
         return self._sensitivities().jacobian()  # type: ignore[no-any-return]
 
     def _sensitivities(self) -> Any:
-        if self.sensitivities is None:
+        if not self.sensitivities:  # None, or () in PyTorch, to whose vmap None is an output
             raise ArgumentTypeError(
                 "Solution: vjp, jvp and jacobian belong to NumPy, which has no tape. In PyTorch and JAX the root "
                 "sol.y is differentiable: use torch.autograd or torch.func, jax.grad or jax.jvp."

@@ -48,7 +48,7 @@ class Structure:
         parts = []
         leaves, _ = self.backend.flatten(tree)
         for leaf, shape, is_complex in zip(leaves, self.shapes, self.complex_leaves, strict=True):
-            array = xp.asarray(leaf)
+            array = leaf if self.backend.is_array(leaf) else xp.asarray(leaf)
             lead = tuple(array.shape[: array.ndim - len(shape)])
             if is_complex:
                 parts += [xp.reshape(xp.real(array), (*lead, -1)), xp.reshape(xp.imag(array), (*lead, -1))]
@@ -110,7 +110,7 @@ def describe(backend: Backend, y0: Any, batch_ndim: int) -> Structure:
         )
     for leaf in leaves:
         _check_array(backend, leaf)
-    real = {xp.asarray(leaf).dtype for leaf in leaves if xp.isdtype(leaf.dtype, "real floating")}
+    real = {leaf.dtype for leaf in leaves if xp.isdtype(leaf.dtype, "real floating")}
     reals = real | {xp.real(leaf).dtype for leaf in leaves if xp.isdtype(leaf.dtype, "complex floating")}
     if len(reals) > 1:
         names = ", ".join(sorted(str(dtype) for dtype in reals))

@@ -178,5 +178,5 @@ def test_wrong_cotangent_and_tangent_are_named() -> None:
 
 def test_root_found_at_singular_jacobian_has_no_gradient() -> None:
     sol = rootdiff.root(lambda y, a: y**2 - a, np.zeros(1), np.zeros(1), derivatives="complex-step")
-    with pytest.raises(rootdiff.AdjointError, match=r"SINGULAR.*LU"):
+    with pytest.raises(rootdiff.AdjointError, match="SINGULAR"):
         sol.vjp(np.array([1.0]))

@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass
 
 from rootdiff._backend import Array
-from rootdiff._residual import LinearOperator
+from rootdiff._residual import LinearOperator, QuasiNewton
+from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver
+from rootdiff.linear._contract import judge
 from rootdiff.linear._gmres import GMRES
+from rootdiff.linear._lsmr import LSMR
 from rootdiff.linear._lu import LU
 
 #: Unknowns up to which O(n^3) work costs less than a Krylov space; and entries that fit in memory, 128 MiB of float64.
@@ -23,8 +26,34 @@ def is_dense(shape: tuple[int, ...], unknowns: int = DENSE_UNKNOWNS) -> bool:
 
 @dataclass(frozen=True)
 class AutoLinear(LinearSolver):
-    """`LU` for at most 1024 unknowns and 2^24 matrix entries in the batch, else `GMRES`."""
+    """`LU` for at most 1024 unknowns and 2^24 matrix entries in the batch, or where a factorisation is at hand.
+
+    Else `GMRES`, with what the solver knows of the inverse as preconditioner; the systems in which it does not reach
+    its tolerance are solved again, by `LU` if their matrices have at most 2^24 entries, else by `LSMR`.
+    """
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        solver = LU() if is_dense(tuple(rhs.shape)) else GMRES()
-        return solver.solve(operator, rhs)
+        xp = operator.backend.xp
+        shape = tuple(rhs.shape)
+        if is_dense(shape) or not (operator.factors is None or isinstance(operator.factors, QuasiNewton)):
+            return LU().solve(operator, rhs)
+        first = GMRES()
+        x, info = first.solve(operator, rhs)
+        info = judge(operator, first, x, rhs, info)
+        failed = info.status > int(Status.AT_PRECISION)
+        second: LinearSolver = LU() if is_dense(shape, shape[-1]) else LSMR()
+
+        def again(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            need, x, status, relative = carry
+            other_x, other = second.solve(operator, rhs)
+            other = judge(operator, second, other_x, rhs, other)
+            return (
+                xp.zeros_like(need),
+                xp.where(failed[..., None], other_x, x),
+                xp.where(failed, other.status, status),
+                xp.where(failed, other.relative_residual, relative),
+            )
+
+        carry = (failed, x, info.status, info.relative_residual)
+        _, x, status, relative = operator.backend.while_loop(lambda carry: xp.any(carry[0]), again, carry)
+        return x, LinearInfo(status, relative)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, Backend
+from rootdiff._iterate import norm2
 from rootdiff._residual import LinearOperator
+from rootdiff._solution import Status
+
+#: Tolerances are this many times the accuracy of the products, so that rounding in the test itself does not matter.
+MARGIN = 10.0
 
 
 class LinearInfo(NamedTuple):
@@ -15,13 +22,18 @@ class LinearInfo(NamedTuple):
     Attributes
     ----------
     status : integer array, (*batch). `Status` values.
-    relative_residual : array, (*batch). ``norm(A x - b) / norm(b)``, dimensionless; zero where b is zero.
-    factors : tuple of arrays or None. LU factors of the matrix, where the solver made some.
+    relative_residual : array, (*batch), or None
+        ``norm(A x - b) / norm(b)``, dimensionless; zero where b is zero. None: the solver did not compute it.
+    factors : tuple of arrays or None
+        LU factors with which the solution was found, of the matrix (of its transpose, if the operator is transposed).
+    rank : integer array, (*batch), or None
+        Numerical rank, where the solver determines it; below n the solution is that of minimum norm.
     """
 
     status: Array
-    relative_residual: Array
+    relative_residual: Array | None = None
     factors: tuple[Array, Array] | None = None
+    rank: Array | None = None
 
 
 class LinearSolver(ABC):
@@ -44,3 +56,44 @@ class LinearSolver(ABC):
     def start(self, backend: Backend, y: Array) -> tuple[Array, Array] | None:
         """Return arrays shaped like the factors that `solve` reports for systems shaped like `y`, or None."""
         return None
+
+    def tolerance(self, operator: LinearOperator) -> Any:
+        """Return the relative residual that counts as solved: the setting `rtol`, else 10 times the accuracy of A."""
+        rtol = getattr(self, "rtol", None)
+        return MARGIN * operator.precision if rtol is None else rtol
+
+
+@dataclass(frozen=True)
+class LinearFunction(LinearSolver):
+    """A user's function ``(operator, rhs) -> x`` as a linear solver; its result is checked by one product.
+
+    Parameters
+    ----------
+    function : callable
+        From a `LinearOperator` and right-hand sides, (*batch, n), to solutions of that shape.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> adjoint = rootdiff.LinearFunction(lambda operator, rhs: np.linalg.solve(operator.dense(), rhs))
+    >>> rootdiff.root(lambda y, a: y**2 - a, np.array([1.0]), np.array([4.0]), adjoint=adjoint).vjp(np.array([1.0]))
+    (array([0.25]),)
+    """
+
+    function: Callable[[LinearOperator, Array], Array]
+
+    def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
+        x = self.function(operator, rhs)
+        return x, LinearInfo(finite_status(operator.backend.xp, x))
+
+
+def finite_status(xp: Any, x: Array, failure: Status = Status.NONFINITE) -> Array:
+    """Return CONVERGED for each system whose solution is finite, else `failure`."""
+    finite = xp.all(xp.isfinite(x), axis=-1)
+    return xp.astype(xp.where(finite, int(Status.CONVERGED), int(failure)), xp.int32)
+
+
+def relative_size(xp: Any, norm: Array, rhs: Array) -> Array:
+    """Return ``norm / norm(rhs)``, (*batch), and `norm` itself where `rhs` is zero."""
+    size = norm2(xp, rhs)
+    return norm / xp.where(size > 0, size, xp.ones_like(size))

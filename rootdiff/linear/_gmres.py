@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._iterate import norm2, select
 from rootdiff._residual import LinearOperator
-from rootdiff._solution import Status
-from rootdiff.linear._base import LinearInfo, LinearSolver
+from rootdiff.linear._krylov import Krylov, Product
+
+#: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
+_RESTART, _UNRESTARTED = 30, 100
 
 
 class _Cycle(NamedTuple):
@@ -23,27 +24,17 @@ class _Cycle(NamedTuple):
     column: Array  # j, (*batch)
 
 
-class _State(NamedTuple):
-    x: Array
-    residual: Array
-    norm: Array
-    cycles: Array
-    status: Array
-
-
 @dataclass(frozen=True, kw_only=True)
-class GMRES(LinearSolver):
-    """Restarted GMRES: products with the Jacobian only, never its entries.
+class GMRES(Krylov):
+    """Restarted GMRES with right preconditioning: products with the Jacobian only, never its entries.
 
     Parameters
     ----------
-    rtol : float, optional
-        Tolerance on ``norm(A x - b) / norm(b)``; default 10 times the accuracy of the products, eps
-        where derivatives are exact.
-    restart : int
-        Krylov vectors kept before a restart; memory is ``(restart + 1) * n`` per system.
-    max_restarts : int
-        Cycles after which a system that has not converged has failed.
+    rtol, max_restarts, preconditioner
+        As for `Krylov`.
+    restart : int, optional
+        Krylov vectors kept before a restart; memory is ``(restart + 1) * n`` per system. Default: n (no restart, which
+        may stagnate) for at most 100 unknowns, else 30.
 
     References
     ----------
@@ -58,51 +49,13 @@ class GMRES(LinearSolver):
     (array([0.25]),)
     """
 
-    rtol: float | None = None
-    restart: int = 30
-    max_restarts: int = 20
+    restart: int | None = None
 
-    runtime = ("rtol", "max_restarts")
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rtol, int | float) and not self.rtol >= 0:
-            raise ArgumentError(f"GMRES: rtol is {self.rtol!r}; it must be at least 0, or None.")
-        if self.restart < 1:
-            raise ArgumentError(f"GMRES: restart is {self.restart!r}; it must be at least 1.")
-        if isinstance(self.max_restarts, int) and self.max_restarts < 1:
-            raise ArgumentError(f"GMRES: max_restarts is {self.max_restarts!r}; it must be at least 1.")
-
-    def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
+    def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         backend, xp = operator.backend, operator.backend.xp
-        rtol = 10 * operator.precision if self.rtol is None else self.rtol
-        size = norm2(xp, rhs)
-        goal = rtol * size
-        counts = xp.zeros_like(size, dtype=xp.int32)
-        status = _judge(xp, size, goal, counts, self.max_restarts)
-        state = _State(xp.zeros_like(rhs), rhs, size, counts, status)
-
-        def body(state: _State) -> _State:
-            active = state.status == int(Status.RUNNING)
-            x = state.x + self._correction(operator, state.residual, state.norm, xp.where(active, goal, xp.inf))
-            residual = rhs - operator.matvec(x)
-            norm = norm2(xp, residual)
-            better = norm < state.norm
-            cycles = state.cycles + 1
-            status = _judge(xp, norm, goal, cycles, self.max_restarts)
-            stalled = ~(norm < 0.9 * state.norm) & (status == int(Status.RUNNING))
-            status = xp.where(stalled, int(Status.STALLED), status)
-            new = _State(x, residual, norm, cycles, xp.astype(status, xp.int32))
-            kept = select(xp, better, new, state)._replace(cycles=cycles, status=new.status)
-            return select(xp, active, kept, state)  # type: ignore[no-any-return]
-
-        state = backend.while_loop(lambda state: xp.any(state.status == int(Status.RUNNING)), body, state)
-        relative = state.norm / xp.where(size > 0, size, 1.0)
-        return state.x, LinearInfo(state.status, relative)
-
-    def _correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
-        """Return the minimiser over one Krylov space, from the residual of the last iterate."""
-        backend, xp = operator.backend, operator.backend.xp
-        m = min(self.restart, residual.shape[-1])
+        precondition = self._precondition(operator, residual)
+        n = residual.shape[-1]
+        m = min(self.restart or (n if n <= _UNRESTARTED else _RESTART), n)
         zero = residual[..., :1] * 0.0
         wide = xp.concat([zero] * (m + 1), axis=-1)  # (*batch, m+1)
         steps = xp.cumulative_sum(xp.ones_like(wide), axis=-1) - 1  # 0, 1, ..., m
@@ -116,11 +69,14 @@ class GMRES(LinearSolver):
             xp.zeros_like(norm, dtype=xp.int32),
         )
 
+        def product(vector: Array) -> Array:
+            return operator.matvec(precondition(vector))
+
         def running(cycle: _Cycle) -> Array:
             return (cycle.column < m) & (cycle.residual > goal)
 
         def body(cycle: _Cycle) -> _Cycle:
-            return select(xp, running(cycle), _arnoldi(xp, operator, cycle, steps, norm), cycle)  # type: ignore[no-any-return]
+            return select(xp, running(cycle), _arnoldi(xp, product, cycle, steps, norm), cycle)  # type: ignore[no-any-return]
 
         cycle = backend.while_loop(lambda cycle: xp.any(running(cycle)), body, start)
         # least squares of the Hessenberg system: R w = (beta Q e1) in the columns that were built
@@ -129,15 +85,15 @@ class GMRES(LinearSolver):
         triangle = xp.where(built[..., None, :], cycle.triangle, _eye(xp, steps[..., :m]))
         weights = backend.lu_solve(backend.lu_factor(triangle), g)
         weights = xp.where(xp.isfinite(weights), weights, 0.0)
-        return xp.sum(weights[..., None] * cycle.basis[..., :m, :], axis=-2)
+        return precondition(xp.sum(weights[..., None] * cycle.basis[..., :m, :], axis=-2))
 
 
-def _arnoldi(xp: Any, operator: LinearOperator, cycle: _Cycle, steps: Array, norm: Array) -> _Cycle:
+def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array) -> _Cycle:
     """Add one Krylov vector and rotate its Hessenberg column to triangular form (Saad & Schultz 1986, section 3)."""
     at = xp.astype(steps == cycle.column[..., None], steps.dtype)
     following = xp.astype(steps == cycle.column[..., None] + 1, steps.dtype)
     vector = xp.sum(at[..., None] * cycle.basis, axis=-2)
-    product = operator.matvec(vector)
+    product = matvec(vector)
     size = norm2(xp, product)
     column = xp.zeros_like(at)
     for _ in range(2):  # twice is enough (Giraud, Langou & Rozložník 2005)
@@ -172,12 +128,6 @@ def _arnoldi(xp: Any, operator: LinearOperator, cycle: _Cycle, steps: Array, nor
         xp.where(regular, xp.abs(xp.sum(following * rotation[..., 0], axis=-1)) * norm, 0.0),
         cycle.column + 1,
     )
-
-
-def _judge(xp: Any, norm: Array, goal: Array, cycles: Array, limit: Any) -> Array:
-    status = xp.where(cycles >= limit, int(Status.MAX_STEPS), int(Status.RUNNING))
-    status = xp.where(norm <= goal, int(Status.CONVERGED), status)
-    return xp.astype(xp.where(xp.isfinite(norm), status, int(Status.NONFINITE)), xp.int32)
 
 
 def _eye(xp: Any, steps: Array) -> Array:

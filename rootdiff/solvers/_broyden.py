@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, dot, norm2, running, select
-from rootdiff._residual import Residual
+from rootdiff._residual import QuasiNewton, Residual
 from rootdiff._solution import Status
 from rootdiff.linear._lu import LU
 from rootdiff.solvers._fixed_point import secant_scale
@@ -32,6 +32,11 @@ class BroydenState(NamedTuple):
     fresh: Array
     renew: Array
     count: Array
+
+    @property
+    def inverse(self) -> QuasiNewton:
+        """The estimate of the inverse Jacobian."""
+        return QuasiNewton(self.factors, self.left, self.right)
 
 
 @dataclass(frozen=True, kw_only=True)

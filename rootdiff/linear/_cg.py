@@ -1,0 +1,65 @@
+"""Conjugate gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._iterate import dot
+from rootdiff._residual import LinearOperator
+from rootdiff.linear._krylov import Krylov, ratio, run_cycle
+
+
+class _State(NamedTuple):
+    x: Array
+    residual: Array
+    direction: Array
+    slope: Array  # r . M r
+
+
+@dataclass(frozen=True, kw_only=True)
+class CG(Krylov):
+    """Conjugate gradients, for a Jacobian that is symmetric and definite, of either sign: the gradient of a potential.
+
+    On any other Jacobian it does not converge, and says so. A preconditioner must be symmetric and definite too.
+
+    Parameters
+    ----------
+    rtol, max_restarts, preconditioner
+        As for `Krylov`.
+    max_steps : int
+        Steps in a cycle.
+
+    References
+    ----------
+    Hestenes & Stiefel (1952), "Methods of conjugate gradients for solving linear systems".
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.root(lambda y, a: y**2 - a, np.array([1.0]), np.array([4.0]), adjoint="cg")
+    >>> sol.vjp(np.array([1.0]))
+    (array([0.25]),)
+    """
+
+    max_steps: int = 1000
+
+    runtime = (*Krylov.runtime, "max_steps")
+
+    def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
+        xp = operator.backend.xp
+        precondition = self._precondition(operator, residual)
+
+        def step(state: _State) -> _State:
+            image = operator.matvec(state.direction)
+            length = ratio(xp, state.slope, dot(xp, state.direction, image))[..., None]
+            residual = state.residual - length * image
+            preconditioned = precondition(residual)
+            slope = dot(xp, residual, preconditioned)
+            direction = preconditioned + ratio(xp, slope, state.slope)[..., None] * state.direction
+            return _State(state.x + length * state.direction, residual, direction, slope)
+
+        direction = precondition(residual)
+        start = _State(xp.zeros_like(residual), residual, direction, dot(xp, residual, direction))
+        return run_cycle(operator.backend, start, step, goal, self.max_steps)

@@ -1,0 +1,80 @@
+"""The contract of every linear solve of a derivative: what counts as solved, checked by products.
+
+A solution is accepted if ``norm(A x - b) <= tolerance * norm(b)``. Where x is so large that rounding in A x alone
+exceeds that, it is also accepted (`Status.AT_PRECISION`) if its backward error is a few roundings: if it solves a
+system whose entries differ from the given ones by no more than their own accuracy (Rigal & Gaches 1967). No solver
+can do better then; how far the solution may be off is a matter of the condition, for which see `SINGULAR_AT`.
+"""
+
+from __future__ import annotations
+
+from rootdiff._backend import Array
+from rootdiff._iterate import norm2
+from rootdiff._residual import LinearOperator
+from rootdiff._solution import Status
+from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
+from rootdiff.linear._condition import row_sizes, skeel_condition
+
+#: Relative error of the solution that changes of A within its accuracy bring about, from which A counts as singular.
+SINGULAR_AT = 0.1
+#: One solve with a random-like right-hand side underestimates that error a hundredfold only when very unlucky.
+_SCREEN_AT = SINGULAR_AT / 100
+
+
+def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, info: LinearInfo) -> LinearInfo:
+    """Return what is known of a solve, with a status that one product has checked and a relative residual.
+
+    An approximate solver is only asked for a finite result; its relative residual is NaN: not computed.
+    """
+    xp = operator.backend.xp
+    finite = xp.all(xp.isfinite(x), axis=-1)
+    if not solver.exact:
+        status = xp.where((info.status <= int(Status.AT_PRECISION)) & ~finite, int(Status.NONFINITE), info.status)
+        unknown = xp.full_like(x[..., 0], xp.nan)
+        relative = unknown if info.relative_residual is None else info.relative_residual
+        return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative)
+    relative = info.relative_residual
+    if relative is None:
+        relative = relative_size(xp, norm2(xp, rhs - operator.matvec(x)), rhs)
+    size = norm2(xp, rhs)
+    norm = relative * xp.where(size > 0, size, xp.ones_like(size))
+    failure = xp.where(info.status <= int(Status.AT_PRECISION), int(Status.STALLED), info.status)
+    if info.factors is not None:
+        sizes = row_sizes(operator, xp.where(finite[..., None], x, xp.ones_like(x)), rhs)
+        known = xp.all(xp.isfinite(sizes), axis=-1)
+        condition = skeel_condition(operator, info.factors, x, sizes, _SCREEN_AT / operator.precision)
+        singular = ~finite | ~(operator.precision * condition < SINGULAR_AT)
+        stable = _small(operator, norm, sizes, rhs)
+        failure = xp.where(known, xp.where(singular, int(Status.SINGULAR), failure), int(Status.NONFINITE))
+        solved, stable = (norm <= solver.tolerance(operator) * size) & ~singular, stable & ~singular
+    else:
+        solved = norm <= solver.tolerance(operator) * size
+        stable = backward_stable(operator, x, rhs, norm)
+    if info.rank is not None:
+        failure = xp.where(finite & (info.rank < x.shape[-1]), int(Status.SINGULAR), failure)
+    status = xp.where(stable, int(Status.AT_PRECISION), failure)
+    status = xp.where(solved, int(Status.CONVERGED), status)
+    status = xp.where(xp.isfinite(size), status, int(Status.NONFINITE))
+    return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative)
+
+
+def backward_stable(operator: LinearOperator, x: Array, rhs: Array, norm: Array) -> Array:
+    """Return whether a residual of this norm, (*batch), is one that the accuracy of A and b explains.
+
+    The product that this takes is made only where the residual is not small against b already.
+    """
+    xp = operator.backend.xp
+    open_ = ~(norm <= MARGIN * operator.precision * norm2(xp, rhs))
+
+    def weigh(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        stable = _small(operator, norm, row_sizes(operator, x, rhs), rhs)
+        return xp.zeros_like(open_), ~open_ | stable
+
+    return operator.backend.while_loop(lambda carry: xp.any(carry[0]), weigh, (open_, ~open_))[1]
+
+
+def _small(operator: LinearOperator, norm: Array, sizes: Array, rhs: Array) -> Array:
+    xp = operator.backend.xp
+    # a residual nearly as large as b is that of x = 0: no solution, however large x may be
+    bound = xp.minimum(MARGIN * operator.precision * norm2(xp, sizes), 0.1 * norm2(xp, rhs))
+    return norm <= bound

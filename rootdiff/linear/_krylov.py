@@ -1,0 +1,151 @@
+"""What the iterative linear solvers share: cycles from the true residual, tolerances, preconditioners."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+from rootdiff._backend import Array, Backend
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import norm2, select
+from rootdiff._residual import LinearOperator
+from rootdiff._solution import Status
+from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
+
+Product: TypeAlias = Callable[[Array], Array]
+#: From an operator and vectors, (*batch, n), to its approximate inverse times them.
+Preconditioner: TypeAlias = Literal["auto"] | Callable[[LinearOperator, Array], Array] | None
+
+
+class _State(NamedTuple):
+    x: Array
+    residual: Array
+    norm: Array
+    cycles: Array
+    status: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Krylov(LinearSolver):
+    """A solver that needs products only, run in cycles that each start from the true residual.
+
+    Parameters
+    ----------
+    rtol : float, optional
+        Tolerance on ``norm(A x - b) / norm(b)``; default 10 times the accuracy of the products, eps
+        where derivatives are exact.
+    max_restarts : int
+        Cycles after which a system that has not converged has failed.
+    preconditioner : "auto", None or callable
+        Applied from the right, so that residuals are those of the system itself: "auto" takes the factorisation or the
+        quasi-Newton inverse that the solver ended with; a function ``(operator, vector) -> vector`` applies the user's
+        own, that of the transpose where ``operator.transposed``.
+    """
+
+    rtol: float | None = None
+    max_restarts: int = 20
+    preconditioner: Preconditioner = "auto"
+
+    runtime: ClassVar[tuple[str, ...]] = ("rtol", "max_restarts")
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if isinstance(self.rtol, int | float) and not self.rtol >= 0:
+            raise ArgumentError(f"{name}: rtol is {self.rtol!r}; it must be at least 0, or None.")
+        if not (self.preconditioner in ("auto", None) or callable(self.preconditioner)):
+            raise ArgumentError(
+                f"{name}: preconditioner is {self.preconditioner!r}; it must be 'auto', None or a function "
+                "(operator, vector) -> vector."
+            )
+        for setting in ("restart", "max_restarts", "max_steps"):
+            value = getattr(self, setting, 1)
+            if isinstance(value, int) and value < 1:
+                raise ArgumentError(f"{name}: {setting} is {value!r}; it must be at least 1.")
+
+    @abstractmethod
+    def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
+        """Return the x of one cycle for ``A x = residual``, to a residual norm of `goal`, (*batch), if it can."""
+
+    def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
+        backend, xp = operator.backend, operator.backend.xp
+        size = norm2(xp, rhs)
+        goal = self.tolerance(operator) * size
+        counts = xp.zeros_like(size, dtype=xp.int32)
+        start = _State(xp.zeros_like(rhs), rhs, size, counts, self._judge(xp, size, goal, counts))
+
+        def body(state: _State) -> _State:
+            active = state.status == int(Status.RUNNING)
+            within = xp.where(active, goal, xp.full_like(goal, xp.inf))
+            x = state.x + self.correction(operator, state.residual, state.norm, within)
+            residual = rhs - operator.matvec(x)
+            norm = norm2(xp, residual)
+            cycles = state.cycles + 1
+            status = self._judge(xp, norm, goal, cycles)
+            stalled = ~(norm < 0.9 * state.norm) & (status != int(Status.CONVERGED))
+            status = xp.astype(xp.where(stalled, int(Status.STALLED), status), xp.int32)
+            better = norm < state.norm
+            return _State(
+                xp.where((active & better)[..., None], x, state.x),
+                xp.where((active & better)[..., None], residual, state.residual),
+                xp.where(active & better, norm, state.norm),
+                cycles,
+                xp.where(active, status, state.status),
+            )
+
+        state = backend.while_loop(lambda state: xp.any(state.status == int(Status.RUNNING)), body, start)
+        return state.x, LinearInfo(state.status, relative_size(xp, state.norm, rhs))
+
+    def _judge(self, xp: Any, norm: Array, goal: Array, cycles: Array) -> Array:
+        status = xp.where(cycles >= self.max_restarts, int(Status.MAX_STEPS), int(Status.RUNNING))
+        status = xp.where(norm <= goal, int(Status.CONVERGED), status)
+        return xp.astype(xp.where(xp.isfinite(norm), status, int(Status.NONFINITE)), xp.int32)
+
+    def _precondition(self, operator: LinearOperator, like: Array) -> Product:
+        """Return the preconditioner as a product; the identity in systems where there is none that is finite."""
+        if callable(self.preconditioner):
+            own = self.preconditioner
+            return lambda vector: own(operator, vector)
+        if self.preconditioner is None or operator.factors is None:
+            return lambda vector: vector
+        xp = operator.backend.xp
+        usable = xp.all(xp.isfinite(operator.approximate_inverse(like)), axis=-1)[..., None]
+        return lambda vector: xp.where(usable, operator.approximate_inverse(vector), vector)
+
+
+class _Inner(NamedTuple):
+    state: Any
+    best: Array
+    best_norm: Array
+    active: Array
+    count: Array
+
+
+def run_cycle(backend: Backend, start: Any, step: Callable[[Any], Any], goal: Array, max_steps: Any) -> Array:
+    """Apply `step` until ``norm(state.residual) <= goal`` or not finite; return the best ``state.x``."""
+    xp = backend.xp
+
+    def body(inner: _Inner) -> _Inner:
+        state = step(inner.state)
+        norm = norm2(xp, state.residual)
+        better = inner.active & (norm < inner.best_norm)
+        count = inner.count + 1
+        new = _Inner(
+            state,
+            xp.where(better[..., None], state.x, inner.best),
+            xp.where(better, norm, inner.best_norm),
+            inner.active & xp.isfinite(norm) & (norm > goal) & (count < max_steps),
+            count,
+        )
+        return select(xp, inner.active, new, inner)  # type: ignore[no-any-return]
+
+    norm = norm2(xp, start.residual)
+    first = _Inner(start, start.x, norm, norm > goal, xp.zeros_like(norm, dtype=xp.int32))
+    return backend.while_loop(lambda inner: xp.any(inner.active), body, first).best
+
+
+def ratio(xp: Any, above: Array, below: Array) -> Array:
+    """Return ``above / below``, and zero where `below` is zero: a step along an exhausted direction."""
+    regular = below != 0
+    return xp.where(regular, above / xp.where(regular, below, xp.ones_like(below)), xp.zeros_like(above))

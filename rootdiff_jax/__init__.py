@@ -1,0 +1,9 @@
+"""Differentiable root finding for JAX: the names of `rootdiff`, with roots that every JAX transform understands."""
+
+from rootdiff import *  # noqa: F403
+from rootdiff import __all__ as _names_of_rootdiff
+from rootdiff_jax._optimistix import Optimistix
+from rootdiff_jax._root import fixed_point as fixed_point  # type: ignore[assignment]
+from rootdiff_jax._root import root as root  # type: ignore[assignment]
+
+__all__ = [*_names_of_rootdiff, "Optimistix"]

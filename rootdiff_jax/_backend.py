@@ -1,0 +1,116 @@
+"""The JAX backend: `lax` loops, derivatives by tracing, SciPy on the host through a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg
+import numpy as np
+from jax import lax
+
+from rootdiff._backend import Array, Function, HostFunction
+from rootdiff_jax._callback import on_host
+
+
+@dataclass(frozen=True)
+class JaxBackend:
+    """JAX; `reverse_only` is for a residual with a `custom_vjp` in it, which has no forward mode.
+
+    Its products with the Jacobian are then transposes of products with the transposed Jacobian.
+    """
+
+    reverse_only: bool = False
+
+    name = "jax"
+    traced = True
+    xp: ClassVar[Any] = jnp
+
+    def is_array(self, value: Any) -> bool:
+        return isinstance(value, jax.Array)
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        return jax.tree.flatten(tree)
+
+    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
+        return jax.tree.unflatten(structure, leaves)
+
+    def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
+        return function(y, *args)
+
+    def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
+        return lax.while_loop(cond, body, _varying_alike(state))
+
+    def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
+        if not self.reverse_only:
+            return jax.jvp(function, tuple(primals), tuple(tangents))
+        value, pullback = jax.vjp(function, *primals)
+        (tangent,) = jax.linear_transpose(pullback, value)(tuple(tangents))
+        return value, tangent
+
+    def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+        return jax.vjp(function, *primals)
+
+    def jacobian(self, function: Function, y: Array) -> Array:
+        return self.linearize(function, y)[2]()
+
+    def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
+        units = jnp.eye(y.shape[-1], dtype=y.dtype)
+
+        def along(product: Function, axis: int) -> Array:
+            return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit), out_axes=axis)(units)
+
+        def transpose(product: Function) -> Function:
+            return lambda vector: jax.linear_transpose(product, y)(vector)[0]
+
+        if self.reverse_only:
+            _, pullback = jax.vjp(function, y)
+
+            def rmatvec(cotangent: Array) -> Array:
+                return pullback(cotangent)[0]
+
+            return transpose(rmatvec), rmatvec, lambda: along(rmatvec, -2)
+        _, matvec = jax.linearize(function, y)
+        return matvec, transpose(matvec), lambda: along(matvec, -1)
+
+    def precision(self, dtype: Any) -> float:
+        return float(self.xp.finfo(dtype).eps)
+
+    def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
+        factors, pivots = jax.scipy.linalg.lu_factor(matrix)
+        return factors, pivots
+
+    def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
+        return jax.scipy.linalg.lu_solve(factors, rhs[..., None], trans=int(transpose))[..., 0]
+
+    def on_host(self, function: HostFunction, residual: Any, y: Array) -> tuple[Array, Array]:
+        return on_host(function, residual, y)
+
+    def to_numpy(self, array: Array) -> Any:
+        return np.asarray(array)
+
+
+def _varying_alike(state: Any) -> Any:
+    """Return `state` with every array typed as varying over all the mesh axes that one of them varies over.
+
+    Inside ``shard_map`` a loop must have the types of its result from the start, and constants do not vary.
+    """
+    axes = frozenset[Any]().union(*map(_axes, jax.tree.leaves(state)))
+    if not axes:
+        return state
+
+    def widen(value: Array) -> Array:
+        missing = tuple(axes - _axes(value))
+        return lax.pcast(value, missing, to="varying") if missing else value
+
+    return jax.tree.map(widen, state)
+
+
+def _axes(value: Array) -> frozenset[Any]:
+    """Return the mesh axes of an enclosing ``shard_map`` that `value` varies over."""
+    kind: Any = jax.typeof(value)
+    axes: frozenset[Any] = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+    return axes

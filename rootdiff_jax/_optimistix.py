@@ -1,0 +1,114 @@
+"""Optimistix' solvers, imported when one is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import Any, ClassVar, Literal, Self, cast, get_args
+
+import jax.numpy as jnp
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import Solver, at_precision, explained_residual, max_norm
+from rootdiff._registry import register_solver
+from rootdiff._residual import Residual
+from rootdiff._solution import RawSolution, Status
+
+Method = Literal["Newton", "Chord", "Dogleg", "LevenbergMarquardt", "BFGS"]
+_METHODS: tuple[str, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimistix(Solver):
+    """A solver of Optimistix (extra ``optimistix``); BFGS minimises the sum of squares.
+
+    Whether a point is a root is judged by rootdiff: its residual must be one that a change of `y` within tolerance
+    explains. Derivatives are rootdiff's too, so they are those of the residual itself, also after a minimiser.
+
+    Parameters
+    ----------
+    method : {"Newton", "Chord", "Dogleg", "LevenbergMarquardt", "BFGS"}
+    rtol, atol : float, optional
+        Tolerances on `y`, with the meaning and defaults of `IterativeSolver`; Optimistix is given the same.
+    max_steps : int
+        Steps after which Optimistix gives up.
+
+    Notes
+    -----
+    A batch (``batch_ndim > 0``) is solved as one large system. For many systems use ``jax.vmap`` or a native solver.
+
+    References
+    ----------
+    Rader, Lyons & Kidger (2024), "Optimistix: modular optimisation in JAX and Equinox".
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, rootdiff_jax as rd
+    >>> solver = rd.Optimistix(method="Dogleg")
+    >>> rd.root(lambda y, a: y**3 - a, jnp.array([1.0]), jnp.array([8.0]), solver=solver).y.round(5).tolist()
+    [2.0]
+    """
+
+    method: Method = "Newton"
+    rtol: float | None = None
+    atol: float | None = None
+    max_steps: int = 256
+
+    runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol")
+
+    def __post_init__(self) -> None:
+        if self.method not in _METHODS:
+            raise ArgumentError(f"Optimistix: method is {self.method!r}; allowed are {', '.join(_METHODS)}.")
+
+    def resolved(self, dtype: Any, xp: Any) -> Self:
+        default = float(xp.finfo(dtype).eps) ** 0.75
+        return replace(
+            self,
+            rtol=default if self.rtol is None else self.rtol,
+            atol=default if self.atol is None else self.atol,
+        )
+
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        if getattr(residual.backend, "reverse_only", False):
+            raise ArgumentError(
+                f"solver: {self.method} of Optimistix needs forward-mode derivatives, but the residual holds a "
+                "custom_vjp. Use a native solver such as 'newton', or give the function a custom_jvp."
+            )
+        solver = self.resolved(y0.dtype, jnp)
+        rtol, atol = cast(float, solver.rtol), cast(float, solver.atol)
+        y, steps = solver._run(residual, y0)
+        norm, first_norm = max_norm(jnp, residual(y)), max_norm(jnp, residual(y0))
+        tolerance = rtol * jnp.abs(y) + jnp.where(norm <= rtol * first_norm, atol, 0.0)[..., None]
+        status = jnp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
+        status = jnp.where(jnp.isfinite(norm), status, int(Status.NONFINITE))
+        status = jnp.where(norm <= explained_residual(residual, y, tolerance), int(Status.CONVERGED), status)
+        status = jnp.where(jnp.isfinite(first_norm), status, int(Status.NONFINITE_START))
+        steps = jnp.broadcast_to(jnp.astype(steps, jnp.int32), status.shape)
+        return RawSolution(y, at_precision(residual, y, norm, status), steps, norm)
+
+    def _run(self, residual: Residual, y0: Array) -> tuple[Array, Array]:
+        optimistix = _optimistix()
+        solution = optimistix.root_find(
+            lambda y, _: residual(y),
+            getattr(optimistix, self.method)(rtol=self.rtol, atol=self.atol),
+            y0,
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        return solution.value, solution.stats["num_steps"]
+
+
+def _optimistix() -> Any:
+    try:
+        return import_module("optimistix")
+    except ImportError as error:
+        raise ArgumentError(
+            "solver: Optimistix is not installed. Install it with `pip install 'rootdiff[optimistix]'`, or choose a "
+            "solver of rootdiff itself, such as 'newton'."
+        ) from error
+
+
+for _method in _METHODS:
+    register_solver(f"optimistix:{_method}", partial(Optimistix, method=_method), backends=["jax"])  # type: ignore[arg-type]

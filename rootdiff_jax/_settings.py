@@ -1,0 +1,59 @@
+"""Solvers split into what a program is compiled for and the numbers that it takes as inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Template:
+    """A solver without the values of its runtime settings; templates of the same settings are equal."""
+
+    solver: Any = field(compare=False)
+    key: Any
+
+    def fill(self, values: Sequence[Any]) -> Any:
+        """Return the solver with these runtime settings, in the order of `split`."""
+        remaining = list(values)
+        return _rebuild(self.solver, remaining)
+
+
+def split(solver: Any) -> tuple[Template, tuple[Any, ...]]:
+    """Return a solver's template and the values of its runtime settings, those of solvers inside it included."""
+    values: list[Any] = []
+    return Template(solver, _key(solver, values)), tuple(values)
+
+
+def _key(solver: Any, values: list[Any]) -> Any:
+    entries: list[Any] = []
+    for name, value in _settings(solver):
+        if _is_runtime(solver, name, value):
+            values.append(value)
+            entries.append((name, type(value)))
+        else:
+            entries.append((name, _key(value, values) if _is_nested(value) else value))
+    return (type(solver), *entries) if is_dataclass(solver) else solver
+
+
+def _rebuild(solver: Any, values: list[Any]) -> Any:
+    changes: dict[str, Any] = {}
+    for name, value in _settings(solver):
+        if _is_runtime(solver, name, value):
+            changes[name] = values.pop(0)
+        elif _is_nested(value):
+            changes[name] = _rebuild(value, values)
+    return replace(solver, **changes) if changes else solver
+
+
+def _settings(solver: Any) -> list[tuple[str, Any]]:
+    return [(f.name, getattr(solver, f.name)) for f in fields(solver) if f.init] if is_dataclass(solver) else []
+
+
+def _is_runtime(solver: Any, name: str, value: Any) -> bool:
+    return name in getattr(solver, "runtime", ()) and value is not None and not isinstance(value, bool | str)
+
+
+def _is_nested(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)

@@ -1,0 +1,10 @@
+"""Differentiable root finding for PyTorch: the names of `rootdiff`, for tensors, with roots that autograd follows."""
+
+from rootdiff import *  # noqa: F403
+from rootdiff import __all__ as _core
+from rootdiff import __version__ as __version__
+from rootdiff_torch._derivatives import TransformError as TransformError
+from rootdiff_torch._root import fixed_point as fixed_point  # type: ignore[assignment]
+from rootdiff_torch._root import root as root  # type: ignore[assignment]
+
+__all__ = sorted({*_core, "TransformError"})

@@ -1,0 +1,143 @@
+"""The PyTorch backend: loops in Python, derivatives by reverse mode, batched LAPACK factorisations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from typing import Any
+
+import array_api_compat.torch
+import optree
+import torch
+from torch import Tensor
+
+from rootdiff._backend import Function, HostFunction
+from rootdiff._errors import ArgumentError
+from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class TorchBackend:
+    """PyTorch on plain tensors, under no transform: `rootdiff_torch._rule` sees to that."""
+
+    name = "torch"
+    traced = False
+    xp = array_api_compat.torch
+
+    def is_array(self, value: Any) -> bool:
+        return isinstance(value, Tensor)
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        return optree.tree_flatten(tree)
+
+    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
+        return optree.tree_unflatten(structure, leaves)
+
+    def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
+        inputs = tensors((y, args))
+        before = [leaf._version for leaf in inputs if not leaf.is_inference()]
+        output = function(y, *args)
+        if before != [leaf._version for leaf in inputs if not leaf.is_inference()]:
+            raise ArgumentError(
+                "residual: it changes y or args in place. Work on a clone, or write the result with torch.where and "
+                "torch.cat."
+            )
+        return output
+
+    def while_loop(self, cond: Callable[[Any], Tensor], body: Callable[[Any], Any], state: Any) -> Any:
+        while cond(state):  # the one synchronisation with the device
+            state = body(state)
+        return state
+
+    def jvp(self, function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        value = function(*primals)
+        return value, pushforward(function, primals, tangents, value)
+
+    def vjp(
+        self, function: Function, primals: Sequence[Tensor]
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+        wanted = [place for place, primal in enumerate(primals) if is_differentiable(primal)]
+
+        def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
+            found = dict(zip(wanted, pullback(function, primals, wanted, cotangent), strict=True))
+            return tuple(found.get(place, torch.zeros_like(primal)) for place, primal in enumerate(primals))
+
+        return function(*primals), pull
+
+    def jacobian(self, function: Function, y: Tensor) -> Tensor:
+        return self.linearize(function, y)[2]()
+
+    def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
+        graph = cache(lambda: _Linearization(function, y))
+        return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), cache(lambda: graph().dense())
+
+    def precision(self, dtype: Any) -> float:
+        return float(torch.finfo(dtype).eps)
+
+    def lu_factor(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        wide = matrix.float() if matrix.dtype in _HALF else matrix  # LAPACK has no half precision
+        factors, pivots, _ = torch.linalg.lu_factor_ex(wide)
+        return factors, pivots
+
+    def lu_solve(self, factors: tuple[Tensor, Tensor], rhs: Tensor, transpose: bool = False) -> Tensor:
+        matrix, pivots = factors
+        wide = rhs.to(matrix.dtype)[..., None]
+        x: Tensor = torch.linalg.lu_solve(matrix, pivots, wide, adjoint=transpose)
+        return x[..., 0].to(rhs.dtype)
+
+    def on_host(self, function: HostFunction, residual: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        def wrap(tensors: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+            return lambda array: self.to_numpy(tensors(torch.as_tensor(array, dtype=y.dtype, device=y.device)))
+
+        root, steps = function(wrap(residual), wrap(residual.jacobian), self.to_numpy(y))
+        return (
+            torch.as_tensor(root, dtype=y.dtype, device=y.device),
+            torch.as_tensor(steps, dtype=torch.int32, device=y.device),
+        )
+
+    def to_numpy(self, array: Tensor) -> Any:
+        detached = array.detach()
+        return (detached.float() if detached.dtype is torch.bfloat16 else detached).cpu().numpy()
+
+
+class _Linearization:
+    """One evaluation of a function of y, (*batch, n), and the products of its Jacobian, each a backward pass.
+
+    Vectors may have more leading axes than y: products with several vectors at one point.
+    """
+
+    def __init__(self, function: Function, y: Tensor) -> None:
+        with torch.enable_grad():
+            self.y = y.detach().requires_grad_()
+            self.f = function(self.y)
+
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Return J^T u."""
+        return pullbacks(self.f, self.y, u)
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Return J v."""
+        try:
+            return pullbacks(*self.transposed, v)
+        except RuntimeError:  # a backward in the graph that cannot be differentiated
+            return (self.dense() @ v[..., None])[..., 0]
+
+    @cached_property
+    def transposed(self) -> tuple[Tensor, Tensor]:
+        """J^T u as a function of u, in which it is linear: pulling v back through it gives J v."""
+        with torch.enable_grad():
+            u = torch.zeros_like(self.f).requires_grad_()
+            if not self.f.requires_grad:
+                return torch.zeros_like(u), u
+            return torch.autograd.grad(self.f, self.y, u, create_graph=True, materialize_grads=True)[0], u
+
+    def dense(self) -> Tensor:
+        """Return the Jacobian matrices, (*batch, n, n)."""
+        n = self.y.shape[-1]
+        units = torch.eye(n, dtype=self.f.dtype, device=self.f.device)
+        units = units.reshape(n, *(1,) * (self.f.ndim - 1), n).expand(n, *self.f.shape)
+        return pullbacks(self.f, self.y, units).movedim(0, -2)
+
+
+BACKEND = TorchBackend()

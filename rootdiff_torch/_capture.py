@@ -1,0 +1,189 @@
+"""What a residual closes over: found in one call, and replayed as explicit arguments.
+
+An `autograd.Function` drops the gradients of tensors that it was not handed. A mode that sees every operation finds
+them, and another puts the replacements in their place. The state of modules is kept as it was, since
+`torch.func.functional_call`, sharding and the like have taken it back by the time of the backward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from rootdiff._errors import ArgumentError
+from rootdiff_torch._derivatives import is_dual, is_wrapped, levels, tensors
+
+_ADVICE = (
+    "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "
+    "torch.jit, a custom autograd.Function or another way around torch's operators). Pass it through args."
+)
+
+#: Entries of a list that are searched for modules: layers come by the dozen, data by the thousand.
+_MANY = 100
+
+
+@dataclass(frozen=True)
+class State:
+    """The parameters and buffers of modules at one time."""
+
+    entries: tuple[tuple[dict[str, Any], str, Any], ...]
+
+    @staticmethod
+    def of(modules: Sequence[nn.Module]) -> State:
+        """Return the state of `modules` and of all that they hold."""
+        unique = {id(part): part for module in modules for part in module.modules()}
+        return State(
+            tuple(
+                (store, name, value)
+                for part in unique.values()
+                for store in (part._parameters, part._buffers)
+                for name, value in store.items()
+            )
+        )
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Put the state back for a while."""
+        changed = [
+            (store, name, value, store.get(name)) for store, name, value in self.entries if store.get(name) is not value
+        ]
+        for store, name, value, _ in changed:
+            store[name] = value
+        try:
+            yield
+        finally:
+            for store, name, _, present in changed:
+                store[name] = present
+
+
+def needs_capture() -> bool:
+    """Return whether a derivative of what the residual closes over may be wanted."""
+    return torch.is_grad_enabled() or bool(levels()) or forward_active() or torch.is_inference_mode_enabled()
+
+
+def forward_active() -> bool:
+    """Return whether a dual level is open."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def capture(
+    function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], list[nn.Module]]:
+    """Return the differentiated tensors that ``function(y, *parameters)`` uses beside its inputs, and its modules."""
+    modules: dict[int, nn.Module] = {}
+
+    def note(module: nn.Module, _: Any) -> None:
+        modules[id(module)] = module
+
+    handle = register_module_forward_pre_hook(note)
+    hidden = bool(levels()) or torch.is_inference_mode_enabled()  # then the value at plain inputs does not tell
+    try:
+        with torch.enable_grad():
+            if not hidden:
+                plain = [tensor.detach() for tensor in (y, *parameters)]
+                if not is_followed(function(*plain)):
+                    return (), list(modules.values())
+            with _Recorder((y, *parameters)) as recorder:
+                function(y, *parameters)
+            captured = tuple(recorder.found.values())
+            if not hidden:
+                replay = with_captured(function, captured, len(plain))
+                check_followed(replay(*plain, *[tensor.detach() for tensor in captured]))
+    finally:
+        handle.remove()
+    return captured, list(modules.values())
+
+
+def with_captured(function: Callable[..., Tensor], captured: Sequence[Tensor], count: int) -> Callable[..., Tensor]:
+    """Return `function` of its first `count` inputs and, after them, of replacements for the `captured` tensors."""
+    if not captured:
+        return function
+
+    def explicit(*inputs: Tensor) -> Tensor:
+        with _Substitution(captured, inputs[count:]):
+            return function(*inputs[:count])
+
+    return explicit
+
+
+def check_followed(value: Tensor) -> None:
+    """Raise if `value`, computed from plain tensors, still depends on something that is differentiated."""
+    if is_followed(value):
+        raise ArgumentError(_ADVICE)
+
+
+def is_followed(tensor: Tensor) -> bool:
+    """Return whether something differentiates `tensor`."""
+    return tensor.requires_grad or is_wrapped(tensor) or is_dual(tensor)
+
+
+def modules_of(value: Any, depth: int = 5) -> Iterator[nn.Module]:
+    """Return the modules that a callable, or a pytree of arguments, holds in plain sight."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth > 0 and not isinstance(value, Tensor):
+        for part in _parts(value):
+            yield from modules_of(part, depth - 1)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, types.MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, types.FunctionType):
+        for cell in value.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:  # a variable that is not assigned yet
+                continue
+        yield from value.__defaults__ or ()
+        yield getattr(value, "__wrapped__", None)
+        names = value.__code__.co_names
+        yield from (v for name in names if isinstance(v := value.__globals__.get(name), nn.Module))
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple):
+        yield from value[:_MANY]
+    elif type(value).__module__.partition(".")[0] not in ("builtins", "torch", "numpy"):
+        yield from getattr(value, "__dict__", {}).values()
+
+
+class _Recorder(TorchFunctionMode):
+    """Finds the tensors that operations use and none of them made."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.made = {id(tensor): tensor for tensor in inputs}  # held, so that no identity is used twice
+        self.found: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tensors((args, kwargs)):
+            if id(tensor) not in self.made and (is_followed(tensor) or tensor.is_inference()):
+                self.found[id(tensor)] = tensor
+        output = func(*args, **(kwargs or {}))
+        self.made |= {id(tensor): tensor for tensor in tensors(output)}
+        return output
+
+
+class _Substitution(TorchFunctionMode):
+    """Gives operations the replacements in place of the originals."""
+
+    def __init__(self, originals: Sequence[Tensor], replacements: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.table = {id(old): new for old, new in zip(originals, replacements, strict=True)}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs: Any = (args, kwargs or {})
+        args, kwargs = optree.tree_map(lambda leaf: self.table.get(id(leaf), leaf), inputs)
+        return func(*args, **kwargs)

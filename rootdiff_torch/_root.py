@@ -1,0 +1,209 @@
+"""The entry points for PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rootdiff._errors import ArgumentError
+from rootdiff._failure import OnFailure, check_policy
+from rootdiff._iterate import Solver
+from rootdiff._registry import get_adjoint, get_solver
+from rootdiff._solution import Solution
+from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
+from rootdiff.linear import LinearSolver
+from rootdiff.solvers import Auto
+from rootdiff_torch._backend import BACKEND
+from rootdiff_torch._capture import State, capture, modules_of, needs_capture, with_captured
+from rootdiff_torch._derivatives import TransformError, forward_levels, levels, uncompiled
+from rootdiff_torch._rule import Problem, Root, apply
+
+
+def root(
+    residual: Callable[..., Any],
+    y0: Any,
+    *args: Any,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Find y with ``residual(y, *args) = 0``; y is differentiable in `args` and in what the residual closes over.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` returns a pytree like `y0`: one value per unknown, in any units. It must not change
+        its inputs, and must treat the systems of a batch independently. Tensors and module parameters that it closes
+        over are found and differentiated; passing them through `args` is faster.
+    y0 : tensor or pytree of tensors, (*batch, ...), floating
+        Initial guess, in the units of the unknown; all leaves of one precision, on one device.
+    *args : pytrees
+        Parameters, on the device of `y0`. Tensors are differentiated; everything else is passed on as it is.
+    solver, adjoint : str or object
+        A registered name (see `available_solvers`, `available_adjoints`) or a value such as ``Newton(rtol=1e-8)``.
+        "auto" takes `Newton` and `LU` for at most 1024 unknowns, else a matrix-free Newton and `GMRES`.
+    batch_ndim : int
+        Number of leading axes of every leaf of `y0` that index independent systems.
+    on_failure : {"raise", "warn", "nan", "ignore"}
+        What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
+        return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+
+    Returns
+    -------
+    Solution
+        With `y`, which is differentiable, and `status`, `steps` and `residual_norm`, which are not.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system fails and ``on_failure="raise"``.
+    TransformError
+        Inside two forward-mode transforms at once, which PyTorch does not carry through a custom rule.
+
+    Notes
+    -----
+    By the implicit function theorem ``dy/dargs = -(df/dy)^-1 (df/dargs)`` at the root, whatever solver found it: one
+    linear solve per derivative, of any order, in reverse and forward mode. The initial guess is not differentiated.
+    Under autocast the solve runs in the dtype of `y0`, and `args` of lower precision are converted to it.
+
+    Examples
+    --------
+    >>> import torch, rootdiff_torch as rd
+    >>> a = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    >>> y = rd.root(lambda y, a: y**2 - a, torch.ones_like(a), a).y
+    >>> y.sum().backward()
+    >>> a.grad
+    tensor([0.3536], dtype=torch.float64)
+    """
+    return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, fixed_point=False)
+
+
+def fixed_point(
+    cell: Callable[..., Any],
+    z0: Any,
+    *args: Any,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Find z with ``z = cell(z, *args)``, the root of ``cell(z, *args) - z``; differentiable as `root` is.
+
+    Parameters
+    ----------
+    cell : callable
+        ``cell(z, *args)`` returns a pytree like `z0`; an `nn.Module` will do.
+    z0 : tensor or pytree of tensors, (*batch, ...), floating
+        Initial guess.
+    *args, adjoint, batch_ndim, on_failure
+        As for `root`.
+    solver : str or Solver
+        "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system fails and ``on_failure="raise"``.
+    TransformError
+        Inside two forward-mode transforms at once.
+
+    Examples
+    --------
+    >>> import torch, rootdiff_torch as rd
+    >>> rd.fixed_point(torch.cos, torch.ones(1, dtype=torch.float64)).y
+    tensor([0.7391], dtype=torch.float64)
+    """
+    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, fixed_point=True)
+
+
+@uncompiled
+def _solve(
+    function: Callable[..., Any],
+    y0: Any,
+    args: tuple[Any, ...],
+    solver: str | Solver,
+    adjoint: str | LinearSolver,
+    batch_ndim: int,
+    on_failure: OnFailure,
+    fixed_point: bool,
+) -> Solution:
+    check_policy(on_failure)
+    _check_levels()
+    structure = describe(BACKEND, y0, batch_ndim)
+    check_args(BACKEND, args)
+    chosen = get_solver(solver, "torch") if solver != "auto" else Auto(fixed_point=fixed_point)
+    adjoint = get_adjoint(adjoint, "torch")
+    start = structure.ravel(y0)
+    leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
+    _check_devices(BACKEND.flatten(y0)[0], args)
+    autocast = torch.is_autocast_enabled(start.device.type)
+    with torch.autocast(start.device.type, enabled=False):
+        parameters = [_explicit(leaf, start.dtype if autocast else None) for leaf in leaves]
+        bind = fixed_point_residual if fixed_point else flat_residual
+        flat = bind(function, structure, rebuild)
+        captured: Sequence[Tensor] = ()
+        state = State(())
+        if needs_capture():
+            captured, called = capture(flat, start, parameters)
+            state = State.of([*modules_of((function, args)), *called])
+        count = len(parameters)
+        problem = Problem(
+            with_captured(flat, captured, 1 + count),
+            structure,
+            chosen,
+            adjoint,
+            on_failure,
+            lambda *tensors: rebuild(*tensors[:count]),
+            state,
+            checked=not levels(),
+        )
+        y, status, steps, norm, *_ = apply(Root, problem, start, *parameters, *map(_explicit, captured))
+    # an empty tuple: None would be a leaf that vmap does not return
+    return Solution(structure.unravel(y), status, steps, norm, ())
+
+
+def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return an alias of `tensor`, made by an operation that a root around this one can see.
+
+    With a `dtype`, lower precisions are converted to it.
+    """
+    lower = (
+        dtype is not None and tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < torch.finfo(dtype).bits
+    )
+    return tensor.to(dtype) if lower else tensor.view_as(tensor)
+
+
+def _check_levels() -> None:
+    if forward_levels() > 1:
+        raise TransformError(
+            "root: it is inside two forward-mode transforms (jvp, jacfwd), whose second derivatives PyTorch loses in a "
+            "custom rule. Make one of them reverse: torch.func.hessian, or jacrev in place of a jacfwd."
+        )
+
+
+def _check_devices(unknowns: Sequence[Tensor], args: tuple[Any, ...]) -> None:
+    device = unknowns[0].device
+    if any(leaf.device != device for leaf in unknowns):
+        raise ArgumentError("y0: its leaves are on different devices; move them to one.")
+    for index, arg in enumerate(args):
+        for leaf in BACKEND.flatten(arg)[0]:
+            if (
+                isinstance(leaf, Tensor)
+                and leaf.device != device
+                and not (leaf.device.type == "cpu" and leaf.ndim == 0)
+            ):
+                raise ArgumentError(
+                    f"args[{index}]: it is on device {leaf.device}, but y0 is on {device}. Move one of them with .to()."
+                )

@@ -1,0 +1,9 @@
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    """Run each test in float64; those of float32 leave this by `jax.enable_x64`."""
+    with jax.enable_x64(True):
+        yield
