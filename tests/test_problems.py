@@ -8,7 +8,10 @@ import pytest
 import torch
 
 import rootdiff
-from rootdiff.testing.problems import LIBRARY, MINPACK, all_problems, get_problem
+from rootdiff.testing import judge, measure, summary
+from rootdiff.testing.problems import LIBRARY, MINPACK, Problem, all_problems, get_problem
+from tests.harness import HARNESSES
+from tests.references import nearest, reference, stored
 
 jax.config.update("jax_enable_x64", True)
 PROBLEMS = [pytest.param(problem, id=problem.name) for problem in all_problems()]
@@ -24,6 +27,9 @@ def test_the_set_is_that_of_the_publications():
     # 55 calls of HYBRD1 in MINPACK's driver; Rosenbrock and Powell singular have their extended form beside them
     assert sum(problem.tries for problem in MINPACK[:22]) == 55
     assert len(LIBRARY) == 23
+    starts = [problem for problem in (*MINPACK, *LIBRARY) for _ in problem.starts()]
+    assert len(starts) == 80
+    assert sum(problem.has_root for problem in starts) == 79
     assert [problem.name for problem in all_problems() if not problem.has_root] == ["chebyquad-8"]
 
 
@@ -89,6 +95,97 @@ def solve(name, theta, y0):
     problem = get_problem(name)
     sol = rootdiff.root(problem.residual, np.asarray(y0, float), np.asarray(theta, float))
     return sol.y, sol.jacobian()[0]
+
+
+ROOTS = [
+    pytest.param(get_problem(name), y, dy, id=f"{name}-root{place}")
+    for name, roots in stored().items()
+    for place, (y, dy) in enumerate(roots)
+]
+
+
+def test_every_regular_problem_has_a_reference():
+    assert set(stored()) == {problem.name for problem in all_problems() if problem.has_root and problem.regular}
+
+
+@pytest.mark.parametrize("name", ["wood-4", "helical-valley-3", "watson-6", "freudenstein-roth"])
+def test_the_stored_references_are_reproduced(name):
+    for y, derivative in stored()[name]:
+        again = reference(get_problem(name), y)
+        assert again[0].tolist() == y.tolist()
+        assert again[1].tolist() == derivative.tolist()
+
+
+def test_the_references_agree_with_a_closed_form():
+    theta = get_problem("dennis-schnabel").theta
+    (y, derivative), *_ = stored()["dennis-schnabel"]
+    total, gap = theta[0], math.sqrt(2 * theta[1] - theta[0] ** 2)
+    assert derivative[0] == pytest.approx([(1 + total / gap) / 2, -1 / (2 * gap)], rel=1e-15)
+    assert y == pytest.approx([(total - gap) / 2, (total + gap) / 2], abs=1e-15)
+
+
+def test_a_root_outside_the_table_is_computed():
+    # the nodes of Chebyshev's quadrature in another order: the rows of the derivative change places
+    problem = get_problem("chebyquad-5")
+    (y, derivative), *_ = stored()["chebyquad-5"]
+    order = np.argsort(y)[::-1]
+    again = nearest(problem, y[order])
+    assert again[0] == pytest.approx(y[order], rel=1e-15)
+    assert again[1] == pytest.approx(derivative[order], rel=1e-14)
+
+
+def perturbed(y):
+    return y * (1 + 1e-5 * np.sin(np.arange(y.size) + 1)) + 1e-7
+
+
+#: A compilation each: one of each kind is enough here, and benchmarks/solvers.py checks all.
+JITTED = ("powell-badly-scaled-2", "wood-4", "watson-6", "brown-almost-linear-10", "broyden-banded-10", "boggs")
+GRADIENTS = [
+    pytest.param(name, *root.values, id=f"{name}-{root.id}")
+    for root in ROOTS
+    for name in ("numpy", "torch", "jax-jit")
+    if name != "jax-jit" or root.values[0].name in JITTED
+]
+
+
+@pytest.mark.parametrize(("name", "problem", "y", "derivative"), GRADIENTS)
+def test_gradient_at_each_regular_root(name, problem, y, derivative):
+    # 1e-7 is what issue and users ask for. Watson's of nine unknowns comes close: its root is known to 6e-13 only,
+    # since |f| is rounding noise there, and its condition number is 1e8
+    analytic = problem.name != "helical-valley-3"  # atan2 takes no complex numbers
+    options = {"derivatives": "complex-step"} if name == "numpy" and analytic else {}
+    w = 1.0 + np.arange(problem.n) / 7
+    outcome = HARNESSES[name]().vjp(problem.residual, perturbed(y), problem.theta, w=w, solver="newton", **options)
+    assert outcome.y == pytest.approx(y, rel=1e-9, abs=1e-11)
+    expected = w @ derivative
+    scale = np.max(np.abs(w)) * size(derivative)
+    assert size(outcome.derivative[0] - expected) <= 1e-7 * scale
+
+
+def test_measure_counts_and_judges():
+    attempts = measure("newton", [get_problem("rosenbrock-2"), get_problem("chebyquad-8")], tries=1)
+    solved, rootless = attempts
+    assert solved.solved
+    assert solved.claimed
+    assert solved.status == "CONVERGED"
+    assert solved.jacobian_calls == solved.steps
+    assert solved.residual_calls > solved.steps
+    assert not rootless.solved
+    assert not rootless.claimed
+    assert summary(attempts) == {"attempts": 2, "solved": 1, "false_success": 0, "missed": 0}
+
+
+def test_judge_tells_false_and_missed_successes():
+    problem = get_problem("rosenbrock-2")
+    assert judge(problem, 0, np.array([1.0, 1.1]), True, "said so").false_success
+    assert judge(problem, 0, np.array([1.0, 1.0]), False, "said not").missed
+    assert judge(problem, 0, np.array([np.nan, 1.0]), True, "said so").residual_norm == math.inf
+    # f = y1^2 - ... at y = 1e8 cannot be smaller than its rounding: the nearest number counts as a root
+    far = get_problem("dennis-schnabel")
+    big = Problem("big", far.residual, far.y0, (1e8, 1e16 + 2), "none")
+    y = np.array([0.0, 1e8])
+    assert not judge(big, 0, y, True, "said so").solved
+    assert not judge(big, 0, y, True, "said so").false_success
 
 
 def test_rosenbrock_derivatives_are_powers_of_two():

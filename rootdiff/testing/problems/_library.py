@@ -88,11 +88,11 @@ def freudenstein_roth(y: Array, theta: Array) -> Array:
 
 
 def boggs(y: Array, theta: Array) -> Array:
-    """Return y1^2 - y2 + a and y1 - c cos(pi b y2); the Jacobian is singular on a curve next to the start."""
+    """Return y1^2 - y2 + a and y1 - c cos(b y2); the Jacobian is singular on a curve next to the start."""
     xp = namespace(y)
     a, b, c = split(theta)
     y1, y2 = split(y)
-    return join([y1 * y1 - y2 + a, y1 - c * xp.cos(_minpack._tau(y) / 2 * b * y2)])
+    return join([y1 * y1 - y2 + a, y1 - c * xp.cos(b * y2)])
 
 
 def chandrasekhar(y: Array, theta: Array) -> Array:
@@ -130,6 +130,6 @@ def library_problems() -> list[Problem]:
         entry(19, "sample-19", sample_19, (3.0, 3.0), (1.0, 1.0, 0.0), root=(0.0, 0.0), regular=False),
         entry(20, "sample-20", sample_20, (1.0,), (5.0, 0.0), root=(0.0,)),
         entry(21, "freudenstein-roth", freudenstein_roth, (0.5, -2.0), (5.0, 2.0, 13.0, 14.0, 29.0), root=(5.0, 4.0)),
-        entry(22, "boggs", boggs, (1.0, 0.0), (1.0, 0.5, 1.0), root=(0.0, 1.0)),
+        entry(22, "boggs", boggs, (1.0, 0.0), (1.0, np.pi / 2, 1.0), root=(0.0, 1.0)),
         entry(23, "chandrasekhar-10", chandrasekhar, np.ones(10), (0.9,)),
     ]

@@ -57,7 +57,8 @@ def helical_valley(y: Array, theta: Array) -> Array:
     xp = namespace(y)
     a, b, r, s = split(theta)
     y1, y2, y3 = split(y)
-    turns = 0.25 + xp.atan2(-y1, y2) / _tau(y)  # the driver's branch of the arctangent: from -1/4 to 3/4
+    eighth = xp.atan2(0 * y1 + 1, 0 * y1 + 1)  # of a turn, in the precision of y
+    turns = 0.25 + xp.atan2(-y1, y2) / (8 * eighth)  # the driver's branch: from -1/4 to 3/4
     return join([a * (y3 - b * turns), a * (xp.sqrt(y1 * y1 + y2 * y2) - r), y3 - s])
 
 
@@ -164,12 +165,6 @@ def _interleave(parts: Sequence[Array]) -> Array:
     return xp.reshape(stacked, (*stacked.shape[:-2], -1))
 
 
-def _tau(y: Array) -> Array:
-    """Return 2 pi in the precision of `y`."""
-    one = 0 * y[..., :1] + 1
-    return 8 * namespace(y).atan2(one, one)
-
-
 def _minpack(residual: Any, n: int, y0: Any, theta: Any, number: int, **facts: Any) -> Problem:
     name = f"{residual.__name__.replace('_', '-')}-{n}"
     return Problem(name, residual, y0, theta, f"Moré, Garbow & Hillstrom (1981), problem {number}", **facts)
@@ -204,6 +199,8 @@ def minpack_problems() -> list[Problem]:
         _minpack(variably_dimensioned, 10, 1 - np.arange(1, 11) / 10, (1.0, 1.0, 2.0, 1.0), 25, root=np.ones(10)),
         _minpack(broyden_tridiagonal, 10, -np.ones(10), (3.0, 2.0, 1.0, 2.0, 1.0), 30),
         _minpack(broyden_banded, 10, -np.ones(10), (2.0, 5.0, 1.0, 1.0), 31),
-        _minpack(rosenbrock, 20, np.tile((-1.2, 1.0), 10), (1.0, 10.0, 0.0), 21, root=np.ones(20)),
-        _minpack(powell_singular, 20, np.tile((3.0, -1.0, 0.0, 1.0), 5), powell, 22, root=np.zeros(20), **singular),
+        _minpack(rosenbrock, 20, np.tile((-1.2, 1.0), 10), (1.0, 10.0, 0.0), 21, root=np.ones(20), tries=1),
+        _minpack(
+            powell_singular, 20, np.tile((3.0, -1.0, 0.0, 1.0), 5), powell, 22, root=np.zeros(20), tries=1, **singular
+        ),
     ]
