@@ -8,11 +8,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._judge import explained, tolerance
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
-#: Rounding noise is sampled at a few points only, so its true size may be this many times larger.
-_NOISE_MARGIN = 4.0
 #: A residual that has not fallen by a hundredth in this many steps counts as stalled.
 _PATIENCE = 50
 
@@ -177,9 +176,9 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     success = loop.status <= int(Status.AT_PRECISION)
     y = xp.where(success[..., None], loop.state.y, loop.best_y)
     norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
-    status = at_precision(residual, y, norm, loop.status)
     known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
-    return RawSolution(y, status, loop.steps, norm, known)
+    raw = RawSolution(y, loop.status, loop.steps, norm, known)
+    return at_precision(solver, residual, y0, loop.first_norm, raw)
 
 
 def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
@@ -187,9 +186,8 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     state = solver.step(residual, loop.state)
     norm = max_norm(xp, state.f)
     steps = loop.steps + 1
-    deep = norm <= solver.rtol * loop.first_norm
-    tolerance = solver.rtol * xp.abs(state.y) + xp.where(deep, solver.atol, 0.0)[..., None]
-    converged = xp.all(xp.abs(state.error) <= tolerance, axis=-1) & xp.isfinite(norm)
+    allowed = tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm)
+    converged = xp.all(xp.abs(state.error) <= allowed, axis=-1) & xp.isfinite(norm)
     better = norm < loop.best_norm
     idle = xp.where(norm < 0.99 * loop.best_norm, 0, loop.idle + 1)
     status = xp.where(idle >= _PATIENCE, int(Status.STALLED), state.status)
@@ -207,43 +205,30 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     )
 
 
-def at_precision(residual: Residual, y: Array, norm: Array, status: Array) -> Array:
-    """Return the statuses, in which a failed system whose residual is mere rounding noise has succeeded.
+def at_precision(
+    solver: Any,
+    residual: Residual,
+    y0: Array,
+    first_norm: Array,
+    raw: RawSolution,
+    verdict: Status = Status.AT_PRECISION,
+) -> RawSolution:
+    """Return the solution, in which a failed system whose residual its tolerance or rounding explains has succeeded.
 
-    The noise is the change of the residual where `y` changes by a rounding error: it covers the conditioning of
-    the root, |J| |y| eps, as well as cancellation inside the residual.
-
-    References
-    ----------
-    Moré & Wild (2011), "Estimating computational noise".
+    `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch).
     """
     xp = residual.xp
-    failed = (status > int(Status.RUNNING)) & xp.isfinite(norm)
+    failed = (raw.status > int(Status.RUNNING)) & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
 
-    def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def judge(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         _, status = carry
-        noise = explained_residual(residual, y, 2 * xp.finfo(y.dtype).eps * xp.abs(y))
-        success = failed & (norm <= _NOISE_MARGIN * noise)
-        return xp.zeros_like(failed), xp.where(success, int(Status.AT_PRECISION), status)
+        allowed = tolerance(xp, solver.rtol, solver.atol, raw.y, raw.residual_norm, first_norm)
+        success = failed & explained(residual, y0, raw.y, allowed)
+        status = xp.astype(xp.where(success, int(verdict), status), xp.int32)
+        return xp.zeros_like(failed), status
 
-    _, status = residual.backend.while_loop(
-        lambda carry: xp.any(carry[0]), sample, (failed, xp.astype(status, xp.int32))
-    )
-    return xp.astype(status, xp.int32)
-
-
-def explained_residual(residual: Residual, y: Array, tolerance: Array) -> Array:
-    """Return the largest residual, (*batch), that changes of `y` by up to `tolerance`, (*batch, n), bring about.
-
-    Sampled at three patterns of signs, of which no structured Jacobian cancels all.
-    """
-    xp = residual.xp
-    f = residual(y)
-    largest = xp.zeros_like(y[..., 0])
-    for phase in (1, 2, 3):
-        change = residual(y + tolerance * signs(xp, y, phase)) - f
-        largest = xp.maximum(largest, max_norm(xp, change))
-    return largest
+    carry = (failed, xp.astype(raw.status, xp.int32))
+    return raw._replace(status=residual.backend.while_loop(lambda carry: xp.any(carry[0]), judge, carry)[1])
 
 
 def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:

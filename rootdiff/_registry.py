@@ -207,7 +207,7 @@ def get_solver(name: str | Solver, backend: str | None = None) -> Solver:
     --------
     >>> import rootdiff
     >>> rootdiff.get_solver("newton").max_steps
-    50
+    100
     """
     return SOLVERS.get(name, backend)
 

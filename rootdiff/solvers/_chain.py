@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -36,7 +37,7 @@ class Chain(Solver):
     'Newton'
     """
 
-    solvers: tuple[Solver, ...]
+    solvers: Sequence[Solver]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "solvers", tuple(self.solvers))

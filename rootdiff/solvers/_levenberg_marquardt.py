@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._iterate import norm2
 from rootdiff._residual import Residual
-from rootdiff.solvers._radius import first_radius, scaling, search
+from rootdiff.solvers._radius import Linearisation, search
 from rootdiff.solvers._trust_region import TrustRegionSolver, TrustState
 
 #: Moré (1978), section 5: the length of the step may differ from the radius by this part.
@@ -38,6 +38,8 @@ class LevenbergMarquardt(TrustRegionSolver):
         As for `IterativeSolver`; the error estimate is the full Newton correction, never a damped step.
     radius : float
         First radius of the region, in scaled lengths of `y0`. Dimensionless.
+    scale : {"columns", "none"}
+        As for `TrustRegion`.
     geodesic : bool
         Whether to add geodesic acceleration: half the second derivative along the step, for one more residual
         evaluation per trial. It helps in narrow curved valleys.
@@ -64,22 +66,16 @@ class LevenbergMarquardt(TrustRegionSolver):
 
     def step(self, residual: Residual, state: TrustState) -> TrustState:
         xp = residual.xp
-        y, f = state.y, state.f
-        matrix = residual.jacobian(y)
-        scale = scaling(xp, matrix, state.scale)
-        metric = xp.where(scale > 0, scale, 1.0)
-        spectrum = _decompose(xp, matrix / metric[..., None, :], f)
-        radius = xp.where(state.radius < 0, first_radius(xp, y, metric, self.radius), state.radius)
-        newton = _damped(xp, spectrum, spectrum.f, xp.zeros_like(radius)) / metric
+        at = self._prepared(residual, state)
+        spectrum = _decompose(xp, at.matrix / at.metric[..., None, :], at.f)
+        newton = _damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
         regular = xp.all(spectrum.values > 0, axis=-1)
-        attempt = search(
-            residual, y, f, matrix, metric, radius, self._proposal(residual, y, f, matrix, metric, spectrum, regular)
-        )
-        error, status = self._ended(residual, state, attempt, newton, regular)
-        return TrustState(attempt.y, attempt.f, error, status, None, scale, attempt.radius)
+        attempt = search(residual, state.y, at, self._proposal(residual, state.y, at, spectrum, regular))
+        error, status = self._ended(xp, state, attempt, newton, regular)
+        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius)
 
     def _proposal(
-        self, residual: Residual, y: Array, f: Array, matrix: Array, metric: Array, spectrum: _Spectrum, regular: Array
+        self, residual: Residual, y: Array, at: Linearisation, spectrum: _Spectrum, regular: Array
     ) -> Callable[[Array], tuple[Array, Array]]:
         xp = residual.xp
 
@@ -89,12 +85,14 @@ class LevenbergMarquardt(TrustRegionSolver):
             full = (damping == 0) & regular
             if self.geodesic:
                 step = step + xp.where(full[..., None], 0.0, bend(step, damping))
-            return step / metric, full
+            return step / at.metric, full
 
         def bend(step: Array, damping: Array) -> Array:
-            h, velocity = _DIFFERENCE, step / metric
-            slope = (matrix @ velocity[..., None])[..., 0]
-            second = (2 / h) * ((residual(y + h * velocity) - f) / h - slope)  # Transtrum & Sethna (2012), eq. 12
+            h, velocity = _DIFFERENCE, step / at.metric
+            slope = (at.matrix @ velocity[..., None])[..., 0]
+            second = (2 / h) * (
+                (residual(y + h * velocity) / at.rows - at.f) / h - slope
+            )  # Transtrum & Sethna (2012), eq. 12
             along = (xp.matrix_transpose(spectrum.left) @ second[..., None])[..., 0]
             acceleration = _damped(xp, spectrum, along, damping)
             small = 2 * norm2(xp, acceleration) <= _LARGEST_BEND * norm2(xp, step)

@@ -61,7 +61,7 @@ class Newton(IterativeSolver):
     array([2.])
     """
 
-    max_steps: int = 50
+    max_steps: int = 100
     linear: LinearSolver = field(default_factory=LU)
     memory: int = 1
 

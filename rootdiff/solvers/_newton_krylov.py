@@ -9,10 +9,12 @@ from typing import NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, norm2, running
+from rootdiff._judge import pattern
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Status
 from rootdiff.linear._gmres import GMRES
 from rootdiff.solvers._newton import armijo, trusted
+from rootdiff.solvers._radius import CONTRACTION
 
 #: Eisenstat & Walker (1996): choice 2 with gamma = 0.9, alpha = 2; the safeguard's threshold; first and largest eta.
 _GAMMA, _SAFEGUARD, _FIRST, _LARGEST = 0.9, 0.1, 0.5, 0.9
@@ -77,18 +79,24 @@ class NewtonKrylov(IterativeSolver):
         xp = residual.xp
         y, f = state.y, state.f
         inner = GMRES(rtol=state.forcing, restart=self.restart, max_restarts=self.max_restarts)
-        direction, info = inner.solve(self._operator(residual, y), -f)
+        operator = self._operator(residual, y)
+        direction, info = inner.solve(operator, -f)
+        relative = info.relative_residual
+        assert relative is not None
         if self.preconditioner is not None:
             direction = self.preconditioner(y, direction)
-        solvable = xp.all(xp.isfinite(direction), axis=-1) & (info.relative_residual < 1)
+        solvable = xp.all(xp.isfinite(direction), axis=-1) & (relative < 1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
         trial = armijo(residual, y, direction, size, size)
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
-        believed = trusted(xp, trial, size) & (info.relative_residual <= EXACT_ENOUGH)
         keep = trial.accepted[..., None]
         new_f = xp.where(keep, trial.f, f)
+        # row by row: an equation with large coefficients must not hide that another one has not been solved
+        within = (self.rtol * xp.abs(y) + self.atol) * pattern(xp, y, xp.ones_like(size))
+        fallen = xp.abs(new_f) <= xp.maximum(CONTRACTION * xp.abs(f), xp.abs(residual.operator(y).matvec(within)))
+        believed = trusted(xp, trial, size) & (relative <= EXACT_ENOUGH) & xp.all(fallen, axis=-1)
         ratio = norm2(xp, new_f) / xp.where(size > 0, size, 1.0)
         floor = _GAMMA * state.forcing**2
         forcing = _GAMMA * ratio**2

@@ -26,7 +26,8 @@ class Attempt(NamedTuple):
     ----------
     y, f : array, (*batch, n). The trial point and its residual; the start where nothing was accepted.
     accepted : boolean array, (*batch).
-    full : boolean array, (*batch). Whether the last step was the whole Newton step.
+    full : boolean array, (*batch)
+        Whether the last step was the whole Newton step and reduced f as that does near a root.
     radius : array, (*batch). Radius for the next step, in scaled units.
     """
 
@@ -34,6 +35,17 @@ class Attempt(NamedTuple):
     f: Array
     accepted: Array
     full: Array
+    radius: Array
+
+
+class Linearisation(NamedTuple):
+    """Lengths of the rows of J; J and f divided by them; scale of the variables, as kept and as used; the radius."""
+
+    rows: Array
+    matrix: Array
+    f: Array
+    scale: Array
+    metric: Array
     radius: Array
 
 
@@ -54,15 +66,7 @@ def first_radius(xp: Any, y: Array, scale: Array, factor: Any) -> Array:
     return factor * xp.where(length > 0, length, 1.0)
 
 
-def search(
-    residual: Residual,
-    y: Array,
-    f: Array,
-    matrix: Array,
-    scale: Array,
-    radius: Array,
-    propose: Callable[[Array], tuple[Array, Array]],
-) -> Attempt:
+def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[Array], tuple[Array, Array]]) -> Attempt:
     """Shrink the radius per system until the step that `propose` makes within it reduces the sum of squares.
 
     The radius follows Moré (1978), section 4: it shrinks where the model promised too much, and grows to twice
@@ -75,6 +79,7 @@ def search(
     """
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
+    f, matrix, scale = at.f, at.matrix, at.metric
     size = norm2(xp, f)
     unit = xp.where(size > 0, size, 1.0)[..., None]  # squares of f / |f| neither overflow nor underflow
 
@@ -82,7 +87,7 @@ def search(
         step, full = propose(radius)
         point = residual.moved(y, step)
         moved = point - y
-        value = residual(point)
+        value = residual(point) / at.rows
         new, linear = norm2(xp, value / unit), norm2(xp, (f + (matrix @ moved[..., None])[..., 0]) / unit)
         promised = (1 - linear) * (1 + linear)
         gained = (1 - new) * (1 + new)
@@ -104,9 +109,11 @@ def search(
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         return frozen(xp, carry[5], carry, trial(carry[4], carry[6] + 1))
 
-    start = trial(radius, xp.zeros_like(size, dtype=xp.int32))
+    start = trial(at.radius, xp.zeros_like(size, dtype=xp.int32))
     point, value, accepted, full, radius, _, _ = residual.backend.while_loop(
         lambda carry: xp.any(~carry[5]), body, start
     )
     keep = accepted[..., None]
-    return Attempt(xp.where(keep, point, y), xp.where(keep, value, f), accepted, full, radius)
+    fallen = norm2(xp, value) <= CONTRACTION * size
+    value = xp.where(keep, value, f) * at.rows
+    return Attempt(xp.where(keep, point, y), value, accepted, full & fallen, radius)

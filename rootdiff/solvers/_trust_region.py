@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, dot, norm2, running
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff.linear._lu import LU
-from rootdiff.solvers._radius import CONTRACTION, Attempt, first_radius, scaling, search
+from rootdiff.solvers._radius import Attempt, Linearisation, first_radius, scaling, search
 
 
 class TrustState(NamedTuple):
-    """Iterate, residual, error estimate, status, LU factors, scale of the variables, radius (negative: not yet set)."""
+    """Iterate, residual, error estimate, status, scale of the variables, radius (negative: not yet set)."""
 
     y: Array
     f: Array
     error: Array
     status: Array
-    factors: tuple[Array, Array] | None
     scale: Array
     radius: Array
 
@@ -33,6 +31,7 @@ class TrustRegionSolver(IterativeSolver):
 
     max_steps: int = 200
     radius: float = 100.0
+    scale: Literal["columns", "none"] = "columns"
 
     runtime = (*IterativeSolver.runtime, "radius")
 
@@ -40,28 +39,36 @@ class TrustRegionSolver(IterativeSolver):
         super().__post_init__()
         if isinstance(self.radius, int | float) and not self.radius > 0:
             raise ArgumentError(f"{type(self).__name__}: radius is {self.radius!r}; it must be positive.")
+        if self.scale not in ("columns", "none"):
+            raise ArgumentError(f"{type(self).__name__}: scale is {self.scale!r}; allowed are 'columns' and 'none'.")
 
     def init(self, residual: Residual, y: Array) -> TrustState:
         xp = residual.xp
         zeros = xp.zeros_like(y)
-        factors = self._start(residual, y)
-        return TrustState(
-            y, residual(y), xp.full_like(y, xp.inf), running(xp, y), factors, zeros, -xp.ones_like(y[..., 0])
-        )
+        unset = -xp.ones_like(y[..., 0])
+        return TrustState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), zeros, unset)
 
-    def _start(self, residual: Residual, y: Array) -> Any:
-        return None
+    def _prepared(self, residual: Residual, state: TrustState) -> Linearisation:
+        """Return the linearised residual with its rows equilibrated, the scale of the variables and the radius."""
+        xp = residual.xp
+        matrix = residual.jacobian(state.y)
+        scale = scaling(xp, matrix, state.scale)
+        known = scale > 0 if self.scale == "columns" else scale < 0
+        metric = xp.where(known, scale, 1.0)
+        rows = norm2(xp, matrix / metric[..., None, :])
+        rows = xp.where((rows > 0) & xp.isfinite(rows), rows, 1.0)
+        radius = xp.where(state.radius < 0, first_radius(xp, state.y, metric, self.radius), state.radius)
+        return Linearisation(rows, matrix / rows[..., None], state.f / rows, scale, metric, radius)
 
     def _ended(
-        self, residual: Residual, state: TrustState, attempt: Attempt, newton: Array, regular: Array
+        self, xp: Any, state: TrustState, attempt: Attempt, newton: Array, regular: Array
     ) -> tuple[Array, Array]:
         """Return the error estimate and the status after a search.
 
         The estimate is the whole Newton correction, and only where it was taken and reduced f as it does near a
         root: a step cut short by the radius says nothing about the distance to a root.
         """
-        xp = residual.xp
-        trusted = attempt.accepted & attempt.full & (norm2(xp, attempt.f) <= CONTRACTION * norm2(xp, state.f))
+        trusted = attempt.accepted & attempt.full
         status = xp.where(regular, int(Status.STALLED), int(Status.SINGULAR))
         status = xp.where(attempt.accepted, int(Status.RUNNING), status)
         return xp.where(trusted[..., None], newton, xp.inf), xp.astype(status, xp.int32)
@@ -77,11 +84,14 @@ class TrustRegion(TrustRegionSolver):
         As for `IterativeSolver`; the error estimate is the full Newton correction, never a shortened step.
     radius : float
         First radius of the region, in scaled lengths of `y0`. Dimensionless.
+    scale : {"columns", "none"}
+        Lengths are measured with each variable scaled by the largest norm that its column of the Jacobian has had, so
+        that the units of the unknowns do not matter; or as they are, for unknowns of one kind, far from the root.
 
     Notes
     -----
-    Each variable is scaled by the largest norm that its column of the Jacobian has had, so that the method does
-    not depend on the units of the unknowns. The Jacobian is formed: memory is n^2 per system.
+    Each equation is divided by the norm of its row of the Jacobian, anew in every step, so that its units do not
+    matter either. The Jacobian is formed: memory is n^2 per system.
 
     References
     ----------
@@ -96,23 +106,16 @@ class TrustRegion(TrustRegionSolver):
     array([8.])
     """
 
-    def _start(self, residual: Residual, y: Array) -> Any:
-        return LU().start(residual.backend, y)
-
     def step(self, residual: Residual, state: TrustState) -> TrustState:
         xp, backend = residual.xp, residual.backend
-        y, f = state.y, state.f
-        matrix = residual.jacobian(y)
-        factors = backend.lu_factor(matrix)
-        newton = backend.lu_solve(factors, -f)
-        scale = scaling(xp, matrix, state.scale)
-        metric = xp.where(scale > 0, scale, 1.0)
-        radius = xp.where(state.radius < 0, first_radius(xp, y, metric, self.radius), state.radius)
+        at = self._prepared(residual, state)
+        factors = backend.lu_factor(at.matrix)
+        newton = backend.lu_solve(factors, -at.f)
         regular = xp.all(xp.isfinite(newton), axis=-1)
-        propose = _dogleg(xp, f, matrix, metric, newton, regular)
-        attempt = search(residual, y, f, matrix, metric, radius, propose)
-        error, status = self._ended(residual, state, attempt, newton, regular)
-        return TrustState(attempt.y, attempt.f, error, status, factors, scale, attempt.radius)
+        propose = _dogleg(xp, at.f, at.matrix, at.metric, newton, regular)
+        attempt = search(residual, state.y, at, propose)
+        error, status = self._ended(xp, state, attempt, newton, regular)
+        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius)
 
 
 def _dogleg(
