@@ -12,7 +12,7 @@ from rootdiff._errors import (
     RootdiffError,
     UnknownNameError,
 )
-from rootdiff._iterate import IterativeSolver, Solver
+from rootdiff._iterate import IterativeSolver, Solver, StepInfo
 from rootdiff._registry import (
     available_adjoints,
     available_solvers,
@@ -40,7 +40,20 @@ from rootdiff.linear import (
     Phantom,
     Reuse,
 )
-from rootdiff.solvers import Anderson, Broyden, FixedPoint, Newton, SciPy
+from rootdiff.solvers import (
+    Anderson,
+    Broyden,
+    Chain,
+    Chord,
+    DFSane,
+    FixedPoint,
+    LevenbergMarquardt,
+    Newton,
+    NewtonKrylov,
+    PseudoTransient,
+    SciPy,
+    TrustRegion,
+)
 
 __version__ = "0.1.0"
 
@@ -56,14 +69,18 @@ __all__ = [
     "Backend",
     "BiCGStab",
     "Broyden",
+    "Chain",
+    "Chord",
     "ConvergenceError",
     "ConvergenceWarning",
+    "DFSane",
     "DuplicateNameError",
     "FixedPoint",
     "GradientReport",
     "IterativeSolver",
     "LeastSquares",
     "LinearFunction",
+    "LevenbergMarquardt",
     "LinearInfo",
     "LinearOperator",
     "LinearSolver",
@@ -71,6 +88,8 @@ __all__ = [
     "Newton",
     "OneStep",
     "Phantom",
+    "NewtonKrylov",
+    "PseudoTransient",
     "RawSolution",
     "Residual",
     "Reuse",
@@ -79,6 +98,8 @@ __all__ = [
     "Solution",
     "Solver",
     "Status",
+    "StepInfo",
+    "TrustRegion",
     "UnknownNameError",
     "available_adjoints",
     "available_solvers",

@@ -184,7 +184,7 @@ def _solve(
     adjoint = get_adjoint(options.adjoint, "numpy")
     with np.errstate(all="ignore"):
         raw = solver.solve(problem, structure.ravel(y0))
-    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm)
+    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
     report(problem.backend, solution, options.on_failure, solver, (y0, *args))
     failed = ~solution.converged & (options.on_failure != "ignore")
     sensitivities = Sensitivities(
