@@ -1,6 +1,7 @@
 """Differentiable root finding: state ``f(y, *args) = 0``, name a solver, get the root and its exact derivatives."""
 
 from rootdiff._backend import Backend
+from rootdiff._certificate import gradient_report
 from rootdiff._errors import (
     AdjointError,
     ArgumentError,
@@ -11,7 +12,7 @@ from rootdiff._errors import (
     RootdiffError,
     UnknownNameError,
 )
-from rootdiff._iterate import IterativeSolver, Solver
+from rootdiff._iterate import IterativeSolver, Solver, StepInfo
 from rootdiff._registry import (
     available_adjoints,
     available_solvers,
@@ -20,6 +21,7 @@ from rootdiff._registry import (
     register_adjoint,
     register_solver,
 )
+from rootdiff._report import GradientReport
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._root import fixed_point, root
 from rootdiff._solution import RawSolution, Solution, Status
@@ -38,7 +40,20 @@ from rootdiff.linear import (
     Phantom,
     Reuse,
 )
-from rootdiff.solvers import Anderson, Broyden, FixedPoint, Newton, SciPy
+from rootdiff.solvers import (
+    Anderson,
+    Broyden,
+    Chain,
+    Chord,
+    DFSane,
+    FixedPoint,
+    LevenbergMarquardt,
+    Newton,
+    NewtonKrylov,
+    PseudoTransient,
+    SciPy,
+    TrustRegion,
+)
 
 __version__ = "0.1.0"
 
@@ -54,13 +69,18 @@ __all__ = [
     "Backend",
     "BiCGStab",
     "Broyden",
+    "Chain",
+    "Chord",
     "ConvergenceError",
     "ConvergenceWarning",
+    "DFSane",
     "DuplicateNameError",
     "FixedPoint",
+    "GradientReport",
     "IterativeSolver",
     "LeastSquares",
     "LinearFunction",
+    "LevenbergMarquardt",
     "LinearInfo",
     "LinearOperator",
     "LinearSolver",
@@ -68,6 +88,8 @@ __all__ = [
     "Newton",
     "OneStep",
     "Phantom",
+    "NewtonKrylov",
+    "PseudoTransient",
     "RawSolution",
     "Residual",
     "Reuse",
@@ -76,12 +98,15 @@ __all__ = [
     "Solution",
     "Solver",
     "Status",
+    "StepInfo",
+    "TrustRegion",
     "UnknownNameError",
     "available_adjoints",
     "available_solvers",
     "fixed_point",
     "get_adjoint",
     "get_solver",
+    "gradient_report",
     "register_adjoint",
     "register_solver",
     "root",

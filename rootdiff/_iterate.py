@@ -8,13 +8,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._judge import explained, tolerance
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
-#: Rounding noise is sampled at a few points only, so its true size may be this many times larger.
-_NOISE_MARGIN = 4.0
 #: A residual that has not fallen by a hundredth in this many steps counts as stalled.
-_PATIENCE = 25
+_PATIENCE = 50
 
 
 class Solver(ABC):
@@ -23,6 +22,10 @@ class Solver(ABC):
     @abstractmethod
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         """Return the root of `residual` from `y0`, (*batch, n), with a status per system."""
+
+    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
+        """Return what `solve` does for the systems of a batch where `active`, (*batch), holds; else anything."""
+        return self.solve(residual, y0)
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
         """Return this solver with the settings that derive from the dtype filled in."""
@@ -100,6 +103,36 @@ class IterativeSolver(Solver):
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         return iterate(self.resolved(y0.dtype, residual.xp), residual, y0)
 
+    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
+        return iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
+
+
+class StepInfo(NamedTuple):
+    """What one step did, for a callback.
+
+    Attributes
+    ----------
+    method : str. Name of the solver's class.
+    steps : integer array, (*batch). Steps taken so far by this method.
+    y : array, (*batch, n), for a user's callback a pytree like y0. The iterate after the step.
+    residual_norm : array, (*batch). Largest absolute residual.
+    step_norm : array, (*batch). Largest absolute change of an unknown; zero in a system that has finished.
+    status : integer array, (*batch). `Status` values.
+    """
+
+    method: str
+    steps: Array
+    y: Any
+    residual_norm: Array
+    step_norm: Array
+    status: Array
+
+    @classmethod
+    def between(cls, xp: Any, method: str, old: Any, new: Any) -> StepInfo:
+        """Return the record of the step from one state of the loop to the next."""
+        y, status = new.state.y, new.status
+        return cls(method, new.steps, y, max_norm(xp, new.state.f), max_norm(xp, y - old.state.y), status)
+
 
 class _Loop(NamedTuple):
     state: Any
@@ -111,9 +144,14 @@ class _Loop(NamedTuple):
     idle: Array
 
 
-def iterate(solver: IterativeSolver, residual: Residual, y0: Array) -> RawSolution:
-    """Run `solver` until each system has converged or failed; a finished system is frozen bit for bit."""
+def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
+    """Run `solver` until each system has converged or failed; a finished system is frozen bit for bit.
+
+    A system where `active`, (*batch), does not hold is not run; what is returned for it means nothing.
+    """
     xp = residual.xp
+    if residual.correct is not None:
+        y0 = residual.correct(y0, y0)
     state = solver.init(residual, y0)
     norm = max_norm(xp, state.f)
     zeros = xp.zeros_like(norm, dtype=xp.int32)
@@ -123,19 +161,24 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array) -> RawSoluti
         int(Status.NONFINITE_START),
     )
     status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
+    if active is not None:
+        status = xp.where(active, status, int(Status.CONVERGED))
     loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros)
 
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
-        return select(xp, active, _advance(solver, residual, loop), loop)  # type: ignore[no-any-return]
+        new = select(xp, active, _advance(solver, residual, loop), loop)
+        if residual.observe is not None and not residual.backend.traced:
+            residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
+        return new  # type: ignore[no-any-return]
 
     loop = residual.backend.while_loop(lambda loop: xp.any(loop.status == int(Status.RUNNING)), body, loop)
     success = loop.status <= int(Status.AT_PRECISION)
     y = xp.where(success[..., None], loop.state.y, loop.best_y)
     norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
-    status = at_precision(residual, y, norm, loop.status)
-    known = getattr(loop.state, "inverse", getattr(loop.state, "factors", None))
-    return RawSolution(y, status, loop.steps, norm, known)
+    known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
+    raw = RawSolution(y, loop.status, loop.steps, norm, known)
+    return at_precision(solver, residual, y0, loop.first_norm, raw)
 
 
 def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
@@ -143,9 +186,8 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     state = solver.step(residual, loop.state)
     norm = max_norm(xp, state.f)
     steps = loop.steps + 1
-    deep = norm <= solver.rtol * loop.first_norm
-    tolerance = solver.rtol * xp.abs(state.y) + xp.where(deep, solver.atol, 0.0)[..., None]
-    converged = xp.all(xp.abs(state.error) <= tolerance, axis=-1) & xp.isfinite(norm)
+    allowed = tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm)
+    converged = xp.all(xp.abs(state.error) <= allowed, axis=-1) & xp.isfinite(norm)
     better = norm < loop.best_norm
     idle = xp.where(norm < 0.99 * loop.best_norm, 0, loop.idle + 1)
     status = xp.where(idle >= _PATIENCE, int(Status.STALLED), state.status)
@@ -163,43 +205,30 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     )
 
 
-def at_precision(residual: Residual, y: Array, norm: Array, status: Array) -> Array:
-    """Return the statuses, in which a failed system whose residual is mere rounding noise has succeeded.
+def at_precision(
+    solver: Any,
+    residual: Residual,
+    y0: Array,
+    first_norm: Array,
+    raw: RawSolution,
+    verdict: Status = Status.AT_PRECISION,
+) -> RawSolution:
+    """Return the solution, in which a failed system whose residual its tolerance or rounding explains has succeeded.
 
-    The noise is the change of the residual where `y` changes by a rounding error: it covers the conditioning of
-    the root, |J| |y| eps, as well as cancellation inside the residual.
-
-    References
-    ----------
-    Moré & Wild (2011), "Estimating computational noise".
+    `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch).
     """
     xp = residual.xp
-    failed = (status > int(Status.RUNNING)) & xp.isfinite(norm)
+    failed = (raw.status > int(Status.RUNNING)) & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
 
-    def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def judge(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         _, status = carry
-        noise = explained_residual(residual, y, 2 * xp.finfo(y.dtype).eps * xp.abs(y))
-        success = failed & (norm <= _NOISE_MARGIN * noise)
-        return xp.zeros_like(failed), xp.where(success, int(Status.AT_PRECISION), status)
+        allowed = tolerance(xp, solver.rtol, solver.atol, raw.y, raw.residual_norm, first_norm)
+        success = failed & explained(residual, y0, raw.y, allowed)
+        status = xp.astype(xp.where(success, int(verdict), status), xp.int32)
+        return xp.zeros_like(failed), status
 
-    _, status = residual.backend.while_loop(
-        lambda carry: xp.any(carry[0]), sample, (failed, xp.astype(status, xp.int32))
-    )
-    return xp.astype(status, xp.int32)
-
-
-def explained_residual(residual: Residual, y: Array, tolerance: Array) -> Array:
-    """Return the largest residual, (*batch), that changes of `y` by up to `tolerance`, (*batch, n), bring about.
-
-    Sampled at three patterns of signs, of which no structured Jacobian cancels all.
-    """
-    xp = residual.xp
-    f = residual(y)
-    largest = xp.zeros_like(y[..., 0])
-    for phase in (1, 2, 3):
-        change = residual(y + tolerance * signs(xp, y, phase)) - f
-        largest = xp.maximum(largest, max_norm(xp, change))
-    return largest
+    carry = (failed, xp.astype(raw.status, xp.int32))
+    return raw._replace(status=residual.backend.while_loop(lambda carry: xp.any(carry[0]), judge, carry)[1])
 
 
 def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:

@@ -27,7 +27,20 @@ from rootdiff.linear import (
     Phantom,
     Reuse,
 )
-from rootdiff.solvers import Anderson, Auto, Broyden, FixedPoint, Newton, SciPy
+from rootdiff.solvers import (
+    Anderson,
+    Auto,
+    Broyden,
+    Chord,
+    DFSane,
+    FixedPoint,
+    LevenbergMarquardt,
+    Newton,
+    NewtonKrylov,
+    PseudoTransient,
+    SciPy,
+    TrustRegion,
+)
 
 BACKENDS = ("numpy", "torch", "jax")
 T = TypeVar("T")
@@ -194,7 +207,7 @@ def get_solver(name: str | Solver, backend: str | None = None) -> Solver:
     --------
     >>> import rootdiff
     >>> rootdiff.get_solver("newton").max_steps
-    50
+    100
     """
     return SOLVERS.get(name, backend)
 
@@ -262,6 +275,12 @@ for _name, _solver in {
     "broyden": Broyden,
     "anderson": Anderson,
     "fixed_point": FixedPoint,
+    "trust_region": TrustRegion,
+    "levenberg_marquardt": LevenbergMarquardt,
+    "chord": Chord,
+    "newton_krylov": NewtonKrylov,
+    "pseudo_transient": PseudoTransient,
+    "df_sane": DFSane,
 }.items():
     register_solver(_name, _solver)
 for _method in ("hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"):

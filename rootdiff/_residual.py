@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from rootdiff._backend import Array, Backend, Function
@@ -87,11 +87,17 @@ class Residual:
     parameters : tuple of arrays
         What the root is differentiated with respect to.
     backend : Backend
+    correct : callable, optional
+        ``correct(trial, y)`` returns the point, (*batch, n), to try in place of `trial`, a step away from `y`.
+    observe : callable, optional
+        Called by the loop after each step, where nothing is traced, with the step's record.
     """
 
     function: Function
     parameters: tuple[Array, ...]
     backend: Backend
+    correct: Callable[[Array, Array], Array] | None = field(default=None, kw_only=True)
+    observe: Callable[[Any], None] | None = field(default=None, kw_only=True)
 
     @property
     def xp(self) -> Any:
@@ -101,6 +107,11 @@ class Residual:
     def __call__(self, y: Array) -> Array:
         """Return the residual, (*batch, n), at `y`, (*batch, n)."""
         return self.function(y, *self.parameters)
+
+    def moved(self, y: Array, step: Array) -> Array:
+        """Return the trial point ``y + step``, corrected as the user asked."""
+        trial = y + step
+        return trial if self.correct is None else self.correct(trial, y)
 
     def with_parameters(self, *parameters: Array) -> Residual:
         """Return the same residual with other parameters."""

@@ -17,7 +17,7 @@ from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._sensitivities import Sensitivities
 from rootdiff._solution import Solution
-from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
+from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto
 
@@ -26,7 +26,7 @@ _DERIVATIVES = ("finite-difference", "complex-step")
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
     """The keyword arguments that `root` and `fixed_point` share."""
 
     solver: str | Solver
@@ -106,7 +106,7 @@ def root(
     >>> sol.y, sol.vjp(np.array([1.0]))
     (array([1.41421356]), (array([0.35355339]),))
     """
-    options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp)
     return _solve(residual, y0, args, options, fixed_point=False)
 
 
@@ -149,15 +149,16 @@ def fixed_point(
     >>> import numpy as np, rootdiff
     >>> sol = rootdiff.fixed_point(lambda z, a: np.cos(a * z), np.array([1.0]), np.array([1.0]))
     >>> sol.y, sol.jacobian()
-    (array([0.73908513]), (array([[-0.29761421]]),))
+    (array([0.73908513]), (array([[-0.29747434]]),))
     """
-    options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives)
     return _solve(cell, z0, args, options, fixed_point=True)
 
 
-def _solve(
-    function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: _Options, fixed_point: bool
-) -> Solution:
+def bind(
+    function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
+) -> tuple[Residual, Structure]:
+    """Check the arguments and return the residual on flat vectors with the structure of the unknown."""
     check_policy(options.on_failure)
     if options.derivatives not in _DERIVATIVES:
         raise ArgumentError(
@@ -166,18 +167,25 @@ def _solve(
     backend = NumpyBackend(options.derivatives)
     structure = describe(backend, y0, options.batch_ndim)
     check_args(backend, args)
-    solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
-    adjoint = get_adjoint(options.adjoint, "numpy")
     parameters, rebuild = split_args(backend, args, _is_parameter)
-    bind = fixed_point_residual if fixed_point else flat_residual
-    problem = Residual(bind(function, structure, rebuild), tuple(map(np.asarray, parameters)), backend)
+    flat = fixed_point_residual if fixed_point else flat_residual
+    problem = Residual(flat(function, structure, rebuild), tuple(map(np.asarray, parameters)), backend)
     if any((options.jac, options.jvp, options.vjp)):
         rules = DerivativeRules(options.jac, options.jvp, options.vjp, structure, args, _is_parameter)
         problem = GivenResidual(problem.function, problem.parameters, backend, rules)
+    return problem, structure
+
+
+def _solve(
+    function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
+) -> Solution:
+    problem, structure = bind(function, y0, args, options, fixed_point)
+    solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
+    adjoint = get_adjoint(options.adjoint, "numpy")
     with np.errstate(all="ignore"):
         raw = solver.solve(problem, structure.ravel(y0))
-    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm)
-    report(backend, solution, options.on_failure, solver, (y0, *args))
+    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
+    report(problem.backend, solution, options.on_failure, solver, (y0, *args))
     failed = ~solution.converged & (options.on_failure != "ignore")
     sensitivities = Sensitivities(
         problem, structure, adjoint, raw.y, raw.factors, args, _is_parameter, options.on_failure, failed

@@ -28,6 +28,7 @@ class Status(IntEnum):
     SINGULAR = 5
     NONFINITE = 6
     NONFINITE_START = 7
+    INVALID_BRACKET = 8
 
     @property
     def success(self) -> bool:
@@ -69,6 +70,10 @@ _WORDS: dict[Status, tuple[str, str]] = {
         "the residual at y0 has NaN or infinite entries",
         "choose a y0 (and args) at which the residual is finite",
     ),
+    Status.INVALID_BRACKET: (
+        "the residual has the same sign, or is not finite, at both ends of the bracket",
+        "give a bracket (lo, hi) at whose ends the residual has opposite signs, or one starting point to search from",
+    ),
 }
 
 
@@ -84,6 +89,8 @@ class RawSolution(NamedTuple):
     factors : Byproduct or None
         What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or
         those with a low-rank update.
+    method : integer array, (*batch), or None
+        Index of the method of a chain that `y` came from; None for a solver that is no chain.
     """
 
     y: Array
@@ -91,6 +98,7 @@ class RawSolution(NamedTuple):
     steps: Array
     residual_norm: Array
     factors: tuple[Array, ...] | None = None
+    method: Array | None = None
 
 
 class Solution(NamedTuple):
@@ -104,6 +112,10 @@ class Solution(NamedTuple):
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`, in the units of the residual.
+    method : integer array, (*batch), or None
+        Index of the method that `y` came from, in the ``methods`` of a `Chain`; None for a solver that is no chain.
+    history : History or None
+        What each step did, where ``history=True`` asked for it.
     sensitivities : Sensitivities or None
         The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
 
@@ -119,6 +131,8 @@ class Solution(NamedTuple):
     status: Array
     steps: Array
     residual_norm: Array
+    method: Array | None = None
+    history: Any = None
     sensitivities: Any = None
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import jax.numpy as jnp
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver, at_precision, explained_residual, max_norm
+from rootdiff._iterate import Solver, at_precision, max_norm
 from rootdiff._registry import register_solver
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
@@ -77,16 +77,14 @@ class Optimistix(Solver):
                 "custom_vjp. Use a native solver such as 'newton', or give the function a custom_jvp."
             )
         solver = self.resolved(y0.dtype, jnp)
-        rtol, atol = cast(float, solver.rtol), cast(float, solver.atol)
         y, steps = solver._run(residual, y0)
         norm, first_norm = max_norm(jnp, residual(y)), max_norm(jnp, residual(y0))
-        tolerance = rtol * jnp.abs(y) + jnp.where(norm <= rtol * first_norm, atol, 0.0)[..., None]
         status = jnp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
         status = jnp.where(jnp.isfinite(norm), status, int(Status.NONFINITE))
-        status = jnp.where(norm <= explained_residual(residual, y, tolerance), int(Status.CONVERGED), status)
         status = jnp.where(jnp.isfinite(first_norm), status, int(Status.NONFINITE_START))
+        status = jnp.where(norm == 0, int(Status.CONVERGED), status)
         steps = jnp.broadcast_to(jnp.astype(steps, jnp.int32), status.shape)
-        return RawSolution(y, at_precision(residual, y, norm, status), steps, norm)
+        return at_precision(solver, residual, y0, first_norm, RawSolution(y, status, steps, norm), Status.CONVERGED)
 
     def _run(self, residual: Residual, y0: Array) -> tuple[Array, Array]:
         optimistix = _optimistix()

@@ -124,13 +124,13 @@ def _linear_solve(
     """
     residual = problem.residual(operands)
     adjoint = problem.adjoint.fill(settings)
+    failed = None if problem.on_failure == "ignore" else _failed(outputs.status)
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
         def solve(_: Any, b: Array) -> Array:
             operator = residual.operator(y, outputs.factors)
-            x, _ = _implicit.solve(operator.T if of_transpose else operator, adjoint, b, problem.on_failure)
-            if problem.on_failure != "ignore":
-                x = jnp.where(_failed(outputs.status)[..., None], jnp.nan, x)
+            operator = operator.T if of_transpose else operator
+            x, _ = _implicit.solve(operator, adjoint, b, problem.on_failure, failed)
             return jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
 
         return solve
@@ -140,8 +140,10 @@ def _linear_solve(
 
 
 def _linearisation_point(outputs: Outputs) -> Array:
-    """Return the root, differentiable, or the best iterate where there is none, so that a NaN stays in its system."""
-    return jnp.where(_failed(outputs.status)[..., None], lax.stop_gradient(outputs.best), outputs.y)
+    """Return the root, differentiable; where there is none, a point with finite derivatives: none of its concern."""
+    failed = _failed(outputs.status)
+    regular = _implicit.regular_point(jnp, outputs.best, failed)
+    return jnp.where(failed[..., None], lax.stop_gradient(regular), outputs.y)
 
 
 def _failed(status: Array) -> Array:

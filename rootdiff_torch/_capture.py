@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._derivatives import is_dual, is_wrapped, levels, tensors
+from rootdiff_torch._derivatives import depth, is_dual, is_wrapped, levels, tensors, unwrapped
 
 _ADVICE = (
     "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "
@@ -98,7 +98,7 @@ def capture(
             captured = tuple(recorder.found.values())
             if not hidden:
                 replay = with_captured(function, captured, len(plain))
-                check_followed(replay(*plain, *[tensor.detach() for tensor in captured]))
+                check_followed(replay, [*plain, *[tensor.detach() for tensor in captured]])
     finally:
         handle.remove()
     return captured, list(modules.values())
@@ -116,8 +116,10 @@ def with_captured(function: Callable[..., Tensor], captured: Sequence[Tensor], c
     return explicit
 
 
-def check_followed(value: Tensor) -> None:
-    """Raise if `value`, computed from plain tensors, still depends on something that is differentiated."""
+def check_followed(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    """Raise if the value of `function` at plain inputs depends on something else that is differentiated."""
+    with torch.enable_grad():
+        value = function(*inputs)
     if is_followed(value):
         raise ArgumentError(_ADVICE)
 
@@ -166,14 +168,25 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.made = {id(tensor): tensor for tensor in inputs}  # held, so that no identity is used twice
         self.found: dict[int, Tensor] = {}
+        self.depth = depth()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tensors((args, kwargs)):
-            if id(tensor) not in self.made and (is_followed(tensor) or tensor.is_inference()):
-                self.found[id(tensor)] = tensor
+            if id(tensor) not in self.made:
+                self._meet(tensor)
         output = func(*args, **(kwargs or {}))
         self.made |= {id(tensor): tensor for tensor in tensors(output)}
         return output
+
+    def _meet(self, tensor: Tensor) -> None:
+        base = tensor
+        while depth(base) > self.depth:  # wrapped by a transform that the residual itself applies
+            base = unwrapped(base)
+        if id(base) in self.made or not (is_followed(base) or base.is_inference()):
+            return
+        if base is not tensor:
+            raise ArgumentError(_ADVICE)
+        self.found[id(tensor)] = tensor
 
 
 class _Substitution(TorchFunctionMode):

@@ -18,7 +18,7 @@ from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import State, capture, modules_of, needs_capture, with_captured
-from rootdiff_torch._derivatives import levels, uncompiled
+from rootdiff_torch._derivatives import levels, refuse_vectorized, uncompiled
 from rootdiff_torch._rule import Problem, Root, apply
 
 
@@ -180,6 +180,7 @@ def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
     With a `dtype`, lower precisions are converted to it.
     """
+    refuse_vectorized(tensor)
     lower = (
         dtype is not None and tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < torch.finfo(dtype).bits
     )

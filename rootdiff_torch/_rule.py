@@ -26,14 +26,12 @@ from rootdiff.linear import LinearSolver
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import State, check_followed
 from rootdiff_torch._derivatives import (
-    TransformError,
-    devectorized,
     is_differentiable,
-    is_vectorized,
     outer_forward_mode,
     pullback,
     pushforward,
-    uncompiled,
+    refuse_vectorized,
+    rule,
     without_tangents,
 )
 
@@ -89,8 +87,7 @@ class Root(torch.autograd.Function):
         with _plain(y0):
             start, *plain = [_normal(tensor) for tensor in (y0, *parameters)]
             if not problem.checked:
-                with torch.enable_grad():
-                    check_followed(problem.function(start, *plain))
+                check_followed(problem.function, (start, *plain))
             residual = Residual(problem.direct or problem.function, tuple(plain), BACKEND)
             raw = problem.solver.solve(residual, start)
             unravel = problem.structure.unravel
@@ -116,7 +113,7 @@ class Root(torch.autograd.Function):
         ctx.save_for_forward(*saved)
 
     @staticmethod
-    @uncompiled
+    @rule
     def backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
         nothing: tuple[Any, ...] = (None,) * (2 + ctx.count)
         if cotangent is None:
@@ -138,11 +135,11 @@ class Root(torch.autograd.Function):
         return None, None, *(gradients.get(place) for place in range(1, 1 + ctx.count))
 
     @staticmethod
-    @uncompiled
+    @rule
     def jvp(ctx: Any, _: Any, __: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
         with outer_forward_mode():
             y, parameters, known = _at_root(ctx, without_tangents(ctx.saved_tensors))
-            directions = _directions(parameters, without_tangents(tangents))
+            directions = _directions(parameters, tangents)
             with _settled(ctx.problem, y):
                 rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
                 t = _solve(ctx.problem, False, rhs, y, known, parameters)
@@ -189,7 +186,7 @@ class LinearSolve(torch.autograd.Function):
         ctx.save_for_forward(*saved)
 
     @staticmethod
-    @uncompiled
+    @rule
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
         x, y, *others = ctx.saved_tensors
         known, parameters = others[: ctx.count], others[ctx.count :]
@@ -215,11 +212,11 @@ class LinearSolve(torch.autograd.Function):
         )
 
     @staticmethod
-    @uncompiled
+    @rule
     def jvp(ctx: Any, _: Any, __: Any, *tangents: Any) -> Tensor:
         with outer_forward_mode():
             x, y, *others = without_tangents(ctx.saved_tensors)
-            rhs, of_y, __, *of_others = without_tangents(tangents)
+            rhs, of_y, __, *of_others = tangents
             known, parameters = others[: ctx.count], others[ctx.count :]
             primals = (y, *parameters)
             with _settled(ctx.problem, y):
@@ -267,10 +264,7 @@ def _solve(
     known: Sequence[Tensor],
     parameters: Sequence[Tensor],
 ) -> Tensor:
-    def solve(b: Tensor) -> Tensor:
-        return apply(LinearSolve, problem, transpose, b, y, len(known), *known, *parameters)  # type: ignore[no-any-return]
-
-    return devectorized(solve, rhs)
+    return apply(LinearSolve, problem, transpose, rhs, y, len(known), *known, *parameters)  # type: ignore[no-any-return]
 
 
 def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
@@ -357,10 +351,7 @@ def _leading(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _normal(tensor: Tensor) -> Tensor:
     """Return `tensor` without history; a copy of one made in inference mode, with which autograd does not work."""
-    if is_vectorized(tensor):
-        raise TransformError(
-            "root: an argument is batched by autograd's own vmap (torch._vmap_internals). Use torch.func.vmap."
-        )
+    refuse_vectorized(tensor)
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 

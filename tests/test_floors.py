@@ -21,6 +21,8 @@ FLOORS = {
     "_residual": 1,
     "_failure": 1,
     "_iterate": 2,
+    "_judge": 2,
+    "_report": 5,
     "linear": 3,
     "solvers": 3,
     "_derivatives": 3,

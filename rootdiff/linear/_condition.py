@@ -11,6 +11,9 @@ from rootdiff._residual import LinearOperator
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5
 
+#: Unknowns up to which products cost nothing to speak of.
+_FEW = 64
+
 Product = Callable[[Array], Array]
 
 
@@ -45,12 +48,18 @@ def one_norm(backend: Backend, product: Product, transposed: Product, like: Arra
 
 
 def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
-    """Return ``abs(A) abs(x) + abs(b)``, (*batch, n), estimated from one product with random-like signs.
+    """Return ``abs(A) abs(x) + abs(b)``, (*batch, n), estimated from products of A with x under changes of sign.
 
-    Each row is a sum with signs of the terms of the true one, so it is rarely far below it and never above.
+    Each is a sum of the terms of the true one with signs, so never above it and rarely far below. Among few unknowns a
+    pattern may change no sign that matters: there three more are taken, which tell any two of eight neighbours apart.
     """
-    xp = operator.backend.xp
-    return xp.abs(operator.matvec(signs(xp, x, 4) * x)) + xp.abs(rhs)
+    xp, n = operator.backend.xp, x.shape[-1]
+    index = xp.cumulative_sum(xp.ones_like(x), axis=-1) - 1
+    largest = xp.abs(operator.matvec(signs(xp, x, 4) * x))
+    for period in (1, 2, 4) if 1 < n <= _FEW else ():
+        pattern = 1 - 2 * (xp.floor(index / period) % 2)
+        largest = xp.maximum(largest, xp.abs(operator.matvec(pattern * x)))
+    return largest + xp.abs(rhs)
 
 
 def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: float) -> Array:

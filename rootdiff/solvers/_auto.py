@@ -9,31 +9,52 @@ from rootdiff._iterate import Solver
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution
 from rootdiff.linear._auto import is_dense
-from rootdiff.linear._gmres import GMRES
 from rootdiff.solvers._anderson import Anderson
+from rootdiff.solvers._chain import Chain
+from rootdiff.solvers._df_sane import DFSane
+from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt
 from rootdiff.solvers._newton import Newton
+from rootdiff.solvers._newton_krylov import NewtonKrylov
+from rootdiff.solvers._pseudo_transient import PseudoTransient
+from rootdiff.solvers._trust_region import TrustRegion
 
 #: Unknowns up to which a fixed point is found by Newton's method; above, a Jacobian costs more than a few dozen cells.
 _NEWTON_CELL = 64
+#: Norms of f that Newton's line search remembers: enough to follow a curved valley.
+_MEMORY = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Solver):
-    """`Newton` with LU for at most 1024 unknowns and 2^24 Jacobian entries in the batch, else with GMRES.
+    """A `Chain` chosen by size, and by whether the residual is that of a fixed point.
+
+    Up to 1024 unknowns and 2^24 Jacobian entries in the batch: `Newton`, then `TrustRegion`, `LevenbergMarquardt` and
+    `PseudoTransient`, each for the systems in which those before it failed. Above: `NewtonKrylov`, then `DFSane`.
 
     Parameters
     ----------
     fixed_point : bool
-        Whether the residual is that of a fixed point: then `Newton` with LU up to 64 unknowns, else `Anderson`.
+        Whether the residual is that of a fixed point: then above 64 unknowns `Anderson` goes first.
     """
 
     fixed_point: bool = False
 
-    def choose(self, shape: tuple[int, ...]) -> Solver:
+    def choose(self, shape: tuple[int, ...]) -> Chain:
         """Return the solver for unknowns of this shape, (*batch, n)."""
-        if self.fixed_point:
-            return Newton() if is_dense(shape, _NEWTON_CELL) else Anderson()
-        return Newton() if is_dense(shape) else Newton(linear=GMRES())
+        dense: list[Solver] = [
+            Newton(memory=_MEMORY),
+            TrustRegion(radius=1.0),
+            LevenbergMarquardt(scale="none"),
+            PseudoTransient(),
+        ]
+        free: list[Solver] = [NewtonKrylov(), DFSane()]
+        robust = dense if is_dense(shape) else free
+        if self.fixed_point and not is_dense(shape, _NEWTON_CELL):
+            return Chain([Anderson(), *robust])
+        return Chain(robust)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         return self.choose(tuple(y0.shape)).solve(residual, y0)
+
+    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
+        return self.choose(tuple(y0.shape)).solve_where(residual, y0, active)

@@ -50,7 +50,7 @@ def backtrack(
     eps = xp.finfo(y.dtype).eps
 
     def trial(length: Array, count: Array) -> tuple[Any, ...]:
-        point = y + length[..., None] * step
+        point = residual.moved(y, length[..., None] * step)
         f = residual(point)
         accepted = xp.all(xp.isfinite(f), axis=-1) & accept(f, length)
         vanished = max_norm(xp, length[..., None] * step) <= eps * max_norm(xp, y)
@@ -64,13 +64,17 @@ def backtrack(
             finite = xp.all(xp.isfinite(f), axis=-1)
             # Dennis & Schnabel (1996), section 6.3.2: stay within a tenth and a half of the last length
             halved = xp.where(finite, xp.clip(shorten(f, length), 0.1 * length, 0.5 * length), 0.1 * length)
-        following = trial(halved, count + 1)
-        return tuple(
-            xp.where(xp.reshape(done, done.shape + (1,) * (new.ndim - done.ndim)), old, new)
-            for new, old in zip(following, carry, strict=True)
-        )
+        return frozen(xp, done, carry, trial(halved, count + 1))
 
     ones = xp.ones_like(y[..., 0])
     start = trial(ones, xp.zeros_like(ones, dtype=xp.int32))
     point, f, length, accepted, _, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[4]), body, start)
     return Trial(point, f, length, accepted)
+
+
+def frozen(xp: Any, done: Array, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return the `old` arrays of the systems that are `done`, (*batch), and the `new` ones of the others."""
+    return tuple(
+        xp.where(xp.reshape(done, done.shape + (1,) * (a.ndim - done.ndim)), a, b)
+        for a, b in zip(old, new, strict=True)
+    )

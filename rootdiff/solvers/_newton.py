@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, dot, norm2, running
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._lu import LU
-from rootdiff.solvers._line_search import backtrack
+from rootdiff.solvers._line_search import Trial, backtrack
+from rootdiff.solvers._radius import CONTRACTION
 
 #: Armijo's constant; the usual value, small so that any real decrease will do.
 _ARMIJO = 1e-4
-#: Next to a root of any multiplicity a Newton step reduces f to less than 1/e of its size, ((m-1)/m)^m,
-#: next to a pole of any order to more, (m/(m+1))^m. So this ratio tells them apart.
-_CONTRACTION = math.exp(-1.0)
 
 
 class NewtonState(NamedTuple):
-    """Iterate, residual, error estimate, status, and the factors of the last Jacobian where there are any."""
+    """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first."""
 
     y: Array
     f: Array
     error: Array
     status: Array
     factors: tuple[Array, Array] | None
+    norms: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +39,18 @@ class Newton(IterativeSolver):
     rtol, atol, max_steps
         As for `IterativeSolver`; the error estimate is the Newton correction, trusted once it is taken in full.
     linear : LinearSolver
-        Solves for the Newton direction: `LU`, or `GMRES` for a matrix-free (Newton-Krylov) solve.
+        Solves for the Newton direction: `LU`, or `GMRES` for a matrix-free solve (see `NewtonKrylov` for one
+        with adapted tolerances).
+    memory : int
+        Last norms of f of which the largest must be undercut: 1 demands a decrease in every step, more
+        (non-monotone line search) lets the iterates follow a curved valley with longer steps.
 
     References
     ----------
     Dennis & Schnabel (1996), "Numerical Methods for Unconstrained Optimization and Nonlinear Equations",
     algorithms A6.3.1 and 6.5. Deuflhard (2011), "Newton Methods for Nonlinear Problems", chapter 2, for the
-    correction as error estimate.
+    correction as error estimate. Grippo, Lampariello & Lucidi (1986), "A nonmonotone line search technique for
+    Newton's method".
 
     Examples
     --------
@@ -57,14 +61,21 @@ class Newton(IterativeSolver):
     array([2.])
     """
 
-    max_steps: int = 50
+    max_steps: int = 100
     linear: LinearSolver = field(default_factory=LU)
+    memory: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise ArgumentError(f"Newton: memory is {self.memory!r}; it must be at least 1.")
 
     def init(self, residual: Residual, y: Array) -> NewtonState:
         xp = residual.xp
         f = residual(y)
         factors = self.linear.start(residual.backend, y)
-        return NewtonState(y, f, xp.full_like(y, xp.inf), running(xp, y), factors)
+        norms = xp.stack([norm2(xp, f)] * self.memory, axis=-1)
+        return NewtonState(y, f, xp.full_like(y, xp.inf), running(xp, y), factors, norms)
 
     def step(self, residual: Residual, state: NewtonState) -> NewtonState:
         xp = residual.xp
@@ -73,25 +84,44 @@ class Newton(IterativeSolver):
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
-
-        def accept(trial: Array, length: Array) -> Array:
-            # Armijo's condition for |f|^2 / 2, whose slope along the Newton direction is -|f|^2
-            return norm2(xp, trial) <= xp.sqrt(1 - 2 * _ARMIJO * length) * size
-
-        def shorten(trial: Array, length: Array) -> Array:
-            # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
-            ratio = dot(xp, trial / size[..., None], trial / size[..., None])
-            return length**2 / (ratio - 1 + 2 * length)
-
-        trial = backtrack(residual, y, direction, accept, shorten)
-        trusted = trial.accepted & (trial.length == 1) & (norm2(xp, trial.f) <= _CONTRACTION * size)
+        trial = armijo(residual, y, direction, size, xp.max(state.norms, axis=-1))
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
+        new_f = xp.where(keep, trial.f, f)
         return NewtonState(
             xp.where(keep, trial.y, y),
-            xp.where(keep, trial.f, f),
-            xp.where(trusted[..., None], direction, xp.inf),
+            new_f,
+            xp.where(trusted(xp, trial, size)[..., None], direction, xp.inf),
             xp.astype(status, xp.int32),
             info.factors,
+            xp.concat([norm2(xp, new_f)[..., None], state.norms[..., :-1]], axis=-1),
         )
+
+
+def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: Array) -> Trial:
+    """Backtrack along a direction on which |f|^2 / 2 has the slope -|f|^2, until it falls below `bound`^2 / 2.
+
+    `size` is |f| at `y`, `bound` the same or that of an earlier iterate, (*batch).
+    """
+    xp = residual.xp
+    slack = (bound / xp.where(size > 0, size, 1.0)) ** 2
+
+    def accept(trial: Array, length: Array) -> Array:
+        return norm2(xp, trial) <= xp.sqrt(xp.maximum(slack - 2 * _ARMIJO * length, 0.0)) * size
+
+    def shorten(trial: Array, length: Array) -> Array:
+        # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
+        ratio = dot(xp, trial / size[..., None], trial / size[..., None])
+        return length**2 / (ratio - 1 + 2 * length)
+
+    return backtrack(residual, y, direction, accept, shorten)
+
+
+def trusted(xp: Any, trial: Trial, size: Array) -> Array:
+    """Return whether the correction just taken estimates the error: taken in full, and f fell as it does near a root.
+
+    Next to a root of any multiplicity m a Newton step reduces f to less than 1/e of its size, ((m-1)/m)^m, next to a
+    pole of any order to more, (m/(m+1))^m: this ratio tells them apart.
+    """
+    return trial.accepted & (trial.length == 1) & (norm2(xp, trial.f) <= CONTRACTION * size)

@@ -13,7 +13,7 @@ from scipy.linalg import LinAlgWarning
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver, at_precision, explained_residual, max_norm
+from rootdiff._iterate import Solver, at_precision, max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
@@ -27,8 +27,8 @@ _ROUNDS = 5
 class SciPy(Solver):
     """A method of `scipy.optimize.root`, run on the host for one system after the other.
 
-    Whether a point is a root is judged by rootdiff: its residual must be one that a change of `y` within
-    tolerance explains. SciPy's own flag is not read.
+    Whether a point is a root is judged by rootdiff: each row of its residual must be one that a change of `y`
+    within tolerance explains. SciPy's own flag is not read.
 
     Parameters
     ----------
@@ -82,13 +82,10 @@ class SciPy(Solver):
         first_norm = max_norm(xp, residual(y0))
         y, steps = residual.backend.on_host(solver._solve_batch, residual, y0)
         norm = max_norm(xp, residual(y))
-        deep = norm <= solver.rtol * first_norm
-        atol = xp.where(deep, xp.full_like(norm, solver.atol), xp.zeros_like(norm))
-        tolerance = solver.rtol * xp.abs(y) + atol[..., None]
         status = xp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
-        status = xp.where(norm <= explained_residual(residual, y, tolerance), int(Status.CONVERGED), status)
         status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))
-        return RawSolution(y, at_precision(residual, y, norm, status), steps, norm)
+        raw = RawSolution(y, xp.where(norm == 0, int(Status.CONVERGED), status), steps, norm)
+        return at_precision(solver, residual, y0, first_norm, raw, Status.CONVERGED)
 
     def _solve_batch(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any) -> tuple[Any, Any]:
         """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""
@@ -104,22 +101,23 @@ class SciPy(Solver):
         """Run SciPy, again from its end point as long as that helps, until our residual test holds."""
         first = system.best_norm
         steps = 0
-        goal = max(self._explained(system, first), self.rtol * first)  # type: ignore[operator]
+        goal = max(self._explained(system, first)[1], self.rtol * first)  # type: ignore[operator]
         while system.best_norm > 0:
             before = system.best_norm
             steps += self._run(system, goal)
-            goal = self._explained(system, first)
-            if system.best_norm <= goal or not system.best_norm < 0.5 * before or steps > _ROUNDS * self.max_steps:
+            done, goal = self._explained(system, first)
+            if done or not system.best_norm < 0.5 * before or steps > _ROUNDS * self.max_steps:
                 break
         return system.best, steps
 
-    def _explained(self, system: _System, first: float) -> float:
+    def _explained(self, system: _System, first: float) -> tuple[bool, float]:
+        """Return whether changes of y within tolerance explain each row of f, and their largest change of f."""
         tolerance = self.rtol * np.abs(system.best)
         if system.best_norm <= self.rtol * first:  # type: ignore[operator]
             tolerance = tolerance + self.atol
-        sign = np.where(np.sin(np.arange(1, tolerance.size + 1) ** 2 + 1.0) > 0, 1, -1)
-        change = system.probe(system.best + sign * tolerance) - system.probe(system.best)
-        return float(np.max(np.abs(change)))
+        f = system.probe(system.best)
+        change = np.abs(system.probe(system.best + np.sin(np.arange(1, f.size + 1) ** 2 + 1.0) * tolerance) - f)
+        return bool(np.all(np.abs(f) <= change)), float(np.max(change))
 
     def _run(self, system: _System, goal: float) -> int:
         """Run SciPy once from the best point so far; return the steps it took."""

@@ -1,0 +1,64 @@
+"""Whether a point is a root, by its residual alone: for solvers that have no estimate of their error left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rootdiff._backend import Array
+from rootdiff._residual import Residual
+
+#: The changes of the residual are sampled at a few points only, so the largest may be this many times larger.
+_MARGIN = 4.0
+_SAMPLES = 3
+#: A rounding of y may change the residual by this many times what it does at the start.
+_NOISIER = 16.0
+
+
+def tolerance(xp: Any, rtol: Any, atol: Any, y: Array, norm: Array, first_norm: Array) -> Array:
+    """Return the allowed error of `y`, (*batch, n): `atol` counts once the residual has fallen by a factor `rtol`."""
+    deep = xp.astype(norm <= rtol * first_norm, y.dtype)
+    return rtol * xp.abs(y) + (atol * deep)[..., None]
+
+
+def explained(residual: Residual, y0: Array, y: Array, allowed: Array) -> Array:
+    """Return whether changes of `y` by up to `allowed`, or by a rounding error, explain the residual, (*batch).
+
+    Each row must be no larger than its own change, to either side of `y` (at a jump it changes to one side only). And
+    `y` must still tell something: where it has grown so large that a rounding of it changes the residual as much as
+    the whole way from `y0` did, any residual would be explained.
+
+    References
+    ----------
+    Moré & Wild (2011), "Estimating computational noise".
+    """
+    xp = residual.xp
+    eps = xp.finfo(y.dtype).eps
+    f, start = residual(y), residual(y0)
+    rounding = 2 * eps * xp.abs(y)
+    wide = xp.maximum(allowed, rounding)
+
+    def sample(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, reached, noise = carry
+        last = (count >= _SAMPLES)[..., None]
+        nudge = xp.where(last, rounding, wide) * pattern(xp, y, count)
+        above, below = xp.abs(residual(y + nudge) - f), xp.abs(residual(y - nudge) - f)
+        change = xp.minimum(xp.where(xp.isfinite(above), above, xp.inf), xp.where(xp.isfinite(below), below, xp.inf))
+        change = xp.where(xp.isfinite(change), change, 0.0)
+        largest = xp.max(change, axis=-1)
+        return count + 1, xp.where(last, reached, xp.maximum(reached, change)), xp.where(last[..., 0], largest, noise)
+
+    zero = xp.zeros_like(y[..., 0])
+    count = xp.zeros_like(zero, dtype=xp.int32)
+    _, reached, noise = residual.backend.while_loop(
+        lambda carry: xp.all(carry[0] <= _SAMPLES), sample, (count, xp.zeros_like(f), zero)
+    )
+    nudged = residual(y0 + 2 * eps * xp.abs(y0) * pattern(xp, y0, count))
+    first_noise = xp.max(xp.abs(nudged - start), axis=-1)
+    telling = (noise <= eps**0.5 * xp.max(xp.abs(start), axis=-1)) | (noise <= _NOISIER * first_noise)
+    return xp.all(xp.abs(f) <= _MARGIN * reached, axis=-1) & telling
+
+
+def pattern(xp: Any, y: Array, phase: Array) -> Array:
+    """Return weights between -1 and 1, shaped like `y`, of which no row of small integers sums to zero."""
+    index = xp.cumulative_sum(xp.ones_like(y), axis=-1)
+    return xp.sin(index * index + xp.astype(phase, y.dtype)[..., None] + 1)

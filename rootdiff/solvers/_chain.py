@@ -1,0 +1,97 @@
+"""Several solvers, one after the other, until each system has its root."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._iterate import Solver
+from rootdiff._residual import Residual
+from rootdiff._solution import RawSolution, Status
+
+
+@dataclass(frozen=True)
+class Chain(Solver):
+    """Solvers that take turns: each one tries, from `y0`, the systems that those before it failed.
+
+    Parameters
+    ----------
+    solvers : sequence of Solver
+        In the order of the attempts: cheap ones first, robust ones after. Where all of them fail, the best
+        iterate of all is returned, with the status of the solver that found it.
+
+    Notes
+    -----
+    `Solution.method` tells per system which of `methods` its result is from, `Solution.steps` counts the steps of
+    all that tried. A later solver runs only while some system of the batch still fails, under ``jax.jit`` too.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> solver = rootdiff.Chain([rootdiff.Chord(max_steps=3), rootdiff.Newton()])
+    >>> sol = rootdiff.root(lambda y, a: y**3 - a, np.array([1.0]), np.array([8.0]), solver=solver)
+    >>> solver.methods[int(sol.method)]
+    'Newton'
+    """
+
+    solvers: Sequence[Solver]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "solvers", tuple(self.solvers))
+        if not self.solvers:
+            raise ArgumentError("Chain: it has no solvers; give at least one.")
+        for solver in self.solvers:
+            if not isinstance(solver, Solver):
+                raise ArgumentTypeError(f"Chain: got {solver!r}; each entry must be a Solver, such as Newton().")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the solvers' classes, in order."""
+        return tuple(type(solver).__name__ for solver in self.solvers)
+
+    def resolved(self, dtype: Any, xp: Any) -> Self:
+        return type(self)(tuple(solver.resolved(dtype, xp) for solver in self.solvers))
+
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        return self.solve_where(residual, y0, residual.xp.isfinite(y0[..., 0]) | True)
+
+    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
+        xp = residual.xp
+        best = self.solvers[0].solve_where(residual, y0, active)
+        best = best._replace(method=xp.zeros_like(best.status))
+        for index, solver in enumerate(self.solvers[1:], start=1):
+
+            def attempt(
+                carry: tuple[Array, RawSolution], index: int = index, solver: Solver = solver
+            ) -> tuple[Array, RawSolution]:
+                need, best = carry
+                # a system that needs nothing starts at its root, for solvers that cannot leave it out
+                raw = solver.solve_where(residual, xp.where(need[..., None], y0, best.y), need)
+                return xp.zeros_like(need), _better(xp, best, raw, need, index)
+
+            failed = (best.status > int(Status.RUNNING)) & (best.status != int(Status.NONFINITE_START)) & active
+            _, best = residual.backend.while_loop(lambda carry: xp.any(carry[0]), attempt, (failed, best))
+        return best
+
+
+def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: int) -> RawSolution:
+    """Return, per system, `raw` where it was needed and succeeded or came closer, else `best`."""
+    take = need & ((raw.status <= int(Status.AT_PRECISION)) | (raw.residual_norm < best.residual_norm))
+    factors = best.factors
+    if factors is not None and raw.factors is not None:
+        # else those of an earlier method stay: they are a preconditioner, which need not belong to this root
+        factors = (
+            xp.where(take[..., None, None], raw.factors[0], factors[0]),
+            xp.where(take[..., None], raw.factors[1], factors[1]),
+        )
+    return RawSolution(
+        xp.where(take[..., None], raw.y, best.y),
+        xp.where(take, raw.status, best.status),
+        xp.where(need, best.steps + raw.steps, best.steps),
+        xp.where(take, raw.residual_norm, best.residual_norm),
+        factors,
+        xp.where(take, xp.full_like(best.status, index), best.method),
+    )

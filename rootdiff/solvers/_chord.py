@@ -1,0 +1,102 @@
+"""Newton's method with a Jacobian that is used again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import IterativeSolver, norm2, running, select
+from rootdiff._residual import Residual
+from rootdiff._solution import Status
+from rootdiff.linear._lu import LU
+from rootdiff.solvers._line_search import backtrack
+
+
+class ChordState(NamedTuple):
+    """Iterate, residual, error, status; factors of the Jacobian and whether they are to be made anew, and were just."""
+
+    y: Array
+    f: Array
+    error: Array
+    status: Array
+    factors: tuple[Array, Array]
+    renew: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chord(IterativeSolver):
+    """Newton's method with one Jacobian for many steps, formed anew when the steps contract too little.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps
+        As for `IterativeSolver`; the error estimate is ``theta / (1 - theta)`` times the last correction, where
+        theta is the factor by which the corrections shrink.
+    contraction : float
+        Factor theta above which the Jacobian is formed anew, in (0, 1). Dimensionless.
+
+    References
+    ----------
+    Kelley (1995), "Iterative Methods for Linear and Nonlinear Equations", section 5.4. Deuflhard (2011), "Newton
+    Methods for Nonlinear Problems", section 2.1.2, for the error estimate of the simplified Newton method.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> rootdiff.root(lambda y, a: y**3 - a, np.array([1.5]), np.array([8.0]), solver=rootdiff.Chord()).y
+    array([2.])
+    """
+
+    max_steps: int = 200
+    contraction: float = 0.3
+
+    runtime = (*IterativeSolver.runtime, "contraction")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.contraction, int | float) and not 0 < self.contraction < 1:
+            raise ArgumentError(f"Chord: contraction is {self.contraction!r}; it must lie between 0 and 1.")
+
+    def init(self, residual: Residual, y: Array) -> ChordState:
+        xp = residual.xp
+        status = running(xp, y)
+        factors = LU().start(residual.backend, y)
+        yes = status == int(Status.RUNNING)
+        return ChordState(y, residual(y), xp.full_like(y, xp.inf), status, factors, yes)
+
+    def step(self, residual: Residual, state: ChordState) -> ChordState:
+        xp, backend = residual.xp, residual.backend
+        factors = self._renewed(residual, state)
+        direction = -backend.lu_solve(factors, state.f)
+        solvable = xp.all(xp.isfinite(direction), axis=-1)
+        direction = xp.where(solvable[..., None], direction, 0.0)
+        size = norm2(xp, state.f)
+
+        def accept(f: Array, length: Array) -> Array:
+            return norm2(xp, f) <= (1 - 1e-4 * length) * size  # Kelley (1995), eq. 8.1
+
+        trial = backtrack(residual, state.y, direction, accept)
+        keep = trial.accepted[..., None]
+        y, f = xp.where(keep, trial.y, state.y), xp.where(keep, trial.f, state.f)
+        following = backend.lu_solve(factors, f)
+        length = norm2(xp, direction)
+        theta = norm2(xp, following) / xp.where(length > 0, length, 1.0)
+        good = trial.accepted & (trial.length == 1) & (theta <= self.contraction)
+        error = xp.abs(following) / (1 - self.contraction)
+        hopeless = ~trial.accepted & state.renew
+        status = xp.where(hopeless, int(Status.STALLED), int(Status.RUNNING))
+        status = xp.where(~solvable & state.renew, int(Status.SINGULAR), status)
+        error = xp.where(good[..., None], error, xp.inf)
+        return ChordState(y, f, error, xp.astype(status, xp.int32), factors, ~good)
+
+    def _renewed(self, residual: Residual, state: ChordState) -> tuple[Array, Array]:
+        """Return the factors, made anew in the systems that ask for it."""
+        xp, backend = residual.xp, residual.backend
+
+        def renew(carry: tuple[Array, tuple[Array, Array]]) -> tuple[Array, tuple[Array, Array]]:
+            need, old = carry
+            return xp.zeros_like(need), select(xp, need, backend.lu_factor(residual.jacobian(state.y)), old)
+
+        return backend.while_loop(lambda carry: xp.any(carry[0]), renew, (state.renew, state.factors))[1]  # type: ignore[no-any-return]

@@ -1,0 +1,129 @@
+"""The derivative-free spectral method DF-SANE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import IterativeSolver, dot, max_norm, norm2, running
+from rootdiff._residual import Residual
+from rootdiff._solution import Status
+from rootdiff.solvers._fixed_point import secant_scale
+from rootdiff.solvers._line_search import Trial, frozen
+
+#: La Cruz, Martínez & Raydan (2006), section 4: the constant of the line search and the limits of the spectral step.
+_ARMIJO = 1e-4
+_SHORTEST, _LONGEST = 1e-10, 1e10
+
+
+class SpectralState(NamedTuple):
+    """Iterate, residual, error estimate, status; spectral step, last norms of f (newest first), first norm, count."""
+
+    y: Array
+    f: Array
+    error: Array
+    status: Array
+    spectral: Array
+    norms: Array
+    first: Array
+    count: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class DFSane(IterativeSolver):
+    """DF-SANE: steps along plus or minus the residual, of spectral length; no derivatives and no linear algebra.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps
+        As for `IterativeSolver`; the error estimate is the residual over the slope that the last step saw.
+    memory : int
+        Last norms of f of which the largest must nearly be undercut.
+
+    References
+    ----------
+    La Cruz, Martínez & Raydan (2006), "Spectral residual method without gradient information for solving large-scale
+    nonlinear systems of equations".
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> rootdiff.root(lambda y, a: y**3 - a, np.array([1.5]), np.array([8.0]), solver=rootdiff.DFSane()).y
+    array([2.])
+    """
+
+    max_steps: int = 1000
+    memory: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise ArgumentError(f"DFSane: memory is {self.memory!r}; it must be at least 1.")
+
+    def init(self, residual: Residual, y: Array) -> SpectralState:
+        xp = residual.xp
+        f = residual(y)
+        size = norm2(xp, f)
+        length = norm2(xp, y)
+        # the first step is as long as y at most, as an infinite or overlong one would leave the domain
+        spectral = xp.minimum(xp.ones_like(size), xp.where(length > 0, length, 1.0) / xp.where(size > 0, size, 1.0))
+        norms = xp.stack([size] * self.memory, axis=-1)
+        return SpectralState(
+            y, f, xp.full_like(y, xp.inf), running(xp, y), spectral, norms, size, xp.zeros_like(running(xp, y))
+        )
+
+    def step(self, residual: Residual, state: SpectralState) -> SpectralState:
+        xp = residual.xp
+        size = norm2(xp, state.f)
+        unit = xp.where(size > 0, size, 1.0)
+        # eta_k = |f_0|^2 / (1 + k)^2 sums to a finite allowance; bound and allowance in units of |f|^2
+        allowance = (state.first / unit / (1 + xp.astype(state.count, size.dtype))) ** 2
+        bound = xp.max(state.norms / unit[..., None], axis=-1) ** 2 + allowance
+
+        def accept(f: Array, length: Array) -> Array:
+            return (norm2(xp, f) / unit) ** 2 <= bound - _ARMIJO * length**2
+
+        trial = _both_ways(residual, state.y, -state.spectral[..., None] * state.f, accept)
+        keep = trial.accepted[..., None]
+        y, f = xp.where(keep, trial.y, state.y), xp.where(keep, trial.f, state.f)
+        y_change, f_change = y - state.y, f - state.f
+        curvature, length = dot(xp, y_change, f_change), dot(xp, y_change, y_change)
+        spectral = length / xp.where(curvature != 0, curvature, 1.0)
+        # section 4: outside the limits the step length returns to |f|^-1 between 1 and 1e5
+        outside = ~(xp.abs(spectral) >= _SHORTEST) | ~(xp.abs(spectral) <= _LONGEST) | (curvature == 0)
+        spectral = xp.where(outside, xp.clip(1 / xp.where(size > 0, norm2(xp, f), 1.0), 1.0, 1e5), spectral)
+        status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
+        return SpectralState(
+            y,
+            f,
+            xp.where(keep, f * secant_scale(xp, y_change, f_change), xp.inf),
+            xp.astype(status, xp.int32),
+            spectral,
+            xp.concat([norm2(xp, f)[..., None], state.norms[..., :-1]], axis=-1),
+            state.first,
+            state.count + 1,
+        )
+
+
+def _both_ways(residual: Residual, y: Array, step: Array, accept: Callable[[Array, Array], Array]) -> Trial:
+    """Search along `step` and against it in turn, at halved lengths, since nothing tells which way is downhill."""
+    xp = residual.xp
+    eps = xp.finfo(y.dtype).eps
+
+    def trial(length: Array) -> tuple[Array, ...]:
+        point = residual.moved(y, length[..., None] * step)
+        f = residual(point)
+        accepted = xp.all(xp.isfinite(f), axis=-1) & accept(f, length)
+        vanished = (max_norm(xp, length[..., None] * step) <= eps * max_norm(xp, y)) | (xp.abs(length) < 1e-12)
+        return point, f, length, accepted, accepted | vanished
+
+    def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        length, done = carry[2], carry[4]
+        return frozen(xp, done, carry, trial(xp.where(length > 0, -length, -0.5 * length)))
+
+    start = trial(xp.ones_like(y[..., 0]))
+    point, f, length, accepted, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[4]), body, start)
+    return Trial(point, f, length, accepted)

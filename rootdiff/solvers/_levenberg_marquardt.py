@@ -1,0 +1,150 @@
+"""The Levenberg-Marquardt method in the form of a trust region."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._iterate import norm2
+from rootdiff._residual import Residual
+from rootdiff.solvers._radius import Linearisation, search
+from rootdiff.solvers._trust_region import TrustRegionSolver, TrustState
+
+#: Moré (1978), section 5: the length of the step may differ from the radius by this part.
+_SLACK = 0.1
+#: Transtrum & Sethna (2012), eq. 15: the largest acceleration per velocity, and the difference step.
+_LARGEST_BEND = 0.75
+_DIFFERENCE = 0.1
+
+
+class _Spectrum(NamedTuple):
+    """J D^-1 = U diag(s) V^T; `f` in the basis U; zeros of `s` mark values that are rounding noise."""
+
+    left: Array
+    values: Array
+    right: Array
+    f: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevenbergMarquardt(TrustRegionSolver):
+    """The Levenberg-Marquardt method for square systems: the least-squares step within a scaled trust region.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps
+        As for `IterativeSolver`; the error estimate is the full Newton correction, never a damped step.
+    radius : float
+        First radius of the region, in scaled lengths of `y0`. Dimensionless.
+    scale : {"columns", "none"}
+        As for `TrustRegion`.
+    geodesic : bool
+        Whether to add geodesic acceleration: half the second derivative along the step, for one more residual
+        evaluation per trial. It helps in narrow curved valleys.
+
+    Notes
+    -----
+    One singular value decomposition per step, which any number of trial radii share: steps of a singular
+    Jacobian are those of minimum norm. Memory is a few n^2 per system.
+
+    References
+    ----------
+    Levenberg (1944), Marquardt (1963). Moré (1978), "The Levenberg-Marquardt algorithm: implementation and
+    theory". Transtrum & Sethna (2012), "Improvements to the Levenberg-Marquardt algorithm".
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> solver = rootdiff.LevenbergMarquardt(geodesic=True)
+    >>> rootdiff.root(lambda y, a: np.arctan(y - a), np.array([30.0]), np.array([8.0]), solver=solver).y
+    array([8.])
+    """
+
+    geodesic: bool = False
+
+    def step(self, residual: Residual, state: TrustState) -> TrustState:
+        xp = residual.xp
+        at = self._prepared(residual, state)
+        spectrum = _decompose(xp, at.matrix / at.metric[..., None, :], at.f)
+        newton = _damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
+        regular = xp.all(spectrum.values > 0, axis=-1)
+        attempt = search(residual, state.y, at, self._proposal(residual, state.y, at, spectrum, regular))
+        error, status = self._ended(xp, state, attempt, newton, regular)
+        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius)
+
+    def _proposal(
+        self, residual: Residual, y: Array, at: Linearisation, spectrum: _Spectrum, regular: Array
+    ) -> Callable[[Array], tuple[Array, Array]]:
+        xp = residual.xp
+
+        def propose(radius: Array) -> tuple[Array, Array]:
+            damping = _damping(residual, spectrum, radius)
+            step = _damped(xp, spectrum, spectrum.f, damping)
+            full = (damping == 0) & regular
+            if self.geodesic:
+                step = step + xp.where(full[..., None], 0.0, bend(step, damping))
+            return step / at.metric, full
+
+        def bend(step: Array, damping: Array) -> Array:
+            h, velocity = _DIFFERENCE, step / at.metric
+            slope = (at.matrix @ velocity[..., None])[..., 0]
+            second = (2 / h) * (
+                (residual(y + h * velocity) / at.rows - at.f) / h - slope
+            )  # Transtrum & Sethna (2012), eq. 12
+            along = (xp.matrix_transpose(spectrum.left) @ second[..., None])[..., 0]
+            acceleration = _damped(xp, spectrum, along, damping)
+            small = 2 * norm2(xp, acceleration) <= _LARGEST_BEND * norm2(xp, step)
+            return xp.where(small[..., None], 0.5 * acceleration, 0.0)
+
+        return propose
+
+
+def _decompose(xp: Any, matrix: Array, f: Array) -> _Spectrum:
+    n = matrix.shape[-1]
+    finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
+    clean = xp.where(finite[..., None, None], matrix, xp.zeros_like(matrix))
+    left, values, right = xp.linalg.svd(clean, full_matrices=False)
+    noise = n * xp.finfo(matrix.dtype).eps * values[..., :1]
+    values = xp.where(values > noise, values, 0.0)
+    return _Spectrum(left, values, right, (xp.matrix_transpose(left) @ f[..., None])[..., 0])
+
+
+def _damped(xp: Any, spectrum: _Spectrum, f: Array, damping: Array) -> Array:
+    """Return the scaled step -V s / (s^2 + damping) f for a residual in the basis U."""
+    weights = _weights(xp, spectrum.values, damping) * f
+    return -(xp.matrix_transpose(spectrum.right) @ weights[..., None])[..., 0]
+
+
+def _weights(xp: Any, values: Array, damping: Array) -> Array:
+    safe = xp.where(values > 0, values, 1.0)
+    return xp.where(values > 0, 1 / (safe + damping[..., None] / safe), 0.0)
+
+
+def _damping(residual: Residual, spectrum: _Spectrum, radius: Array) -> Array:
+    """Return the damping, (*batch), whose step is as long as the radius, or zero where the Newton step is shorter.
+
+    Newton's method for 1 / |step| - 1 / radius, a concave function of the damping, climbs monotonically from zero
+    (Hebden 1973; Moré 1978, section 5).
+    """
+    xp = residual.xp
+    values = spectrum.values
+    safe = xp.where(values > 0, values, 1.0)
+
+    def improve(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        damping, _, count = carry
+        parts = _weights(xp, values, damping) * spectrum.f
+        length = norm2(xp, parts)
+        positive = xp.where(length > 0, length, 1.0)
+        relative = parts / positive[..., None]
+        # d|step| / d damping = -|step| sum of relative^2 / (s^2 + damping)
+        decay = xp.sum(relative * relative * _weights(xp, values, damping) / safe, axis=-1)
+        excess = length / radius - 1
+        change = excess / xp.where(decay > 0, decay, 1.0)
+        unmet = (excess > _SLACK) | ((damping == 0) & (excess > 0))
+        return xp.where(unmet, damping + change, damping), unmet, count + 1
+
+    start = (xp.zeros_like(radius), xp.ones_like(radius) > 0, xp.zeros_like(radius, dtype=xp.int32))
+    damping, _, _ = residual.backend.while_loop(lambda carry: xp.any(carry[1]) & xp.all(carry[2] < 30), improve, start)
+    return xp.where(xp.isfinite(damping), damping, 0.0)

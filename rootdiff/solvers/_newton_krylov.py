@@ -1,0 +1,118 @@
+"""Inexact Newton with Krylov inner solves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import IterativeSolver, norm2, running
+from rootdiff._judge import pattern
+from rootdiff._residual import LinearOperator, Residual
+from rootdiff._solution import Status
+from rootdiff.linear._gmres import GMRES
+from rootdiff.solvers._newton import armijo, trusted
+from rootdiff.solvers._radius import CONTRACTION
+
+#: Eisenstat & Walker (1996): choice 2 with gamma = 0.9, alpha = 2; the safeguard's threshold; first and largest eta.
+_GAMMA, _SAFEGUARD, _FIRST, _LARGEST = 0.9, 0.1, 0.5, 0.9
+#: Relative linear residual up to which an inexact correction still estimates the error of y.
+EXACT_ENOUGH = 1e-3
+
+
+class KrylovState(NamedTuple):
+    """Iterate, residual, error estimate, status, and the forcing term of the next inner solve."""
+
+    y: Array
+    f: Array
+    error: Array
+    status: Array
+    forcing: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewtonKrylov(IterativeSolver):
+    """Matrix-free Newton: GMRES solves for each correction only as exactly as the convergence so far deserves.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps
+        As for `IterativeSolver`; the error estimate is the correction, once it was solved for to a part in a
+        thousand and taken in full.
+    restart, max_restarts : int
+        Krylov vectors per cycle, and cycles, of the inner `GMRES`.
+    preconditioner : callable, optional
+        ``preconditioner(y, v)`` returns an approximation of (df/dy)^-1 v; all are flat vectors, (*batch, n). It is
+        applied from the right, so that inner tolerances still speak of the residual.
+
+    References
+    ----------
+    Eisenstat & Walker (1996), "Choosing the forcing terms in an inexact Newton method", choice 2. Knoll & Keyes
+    (2004), "Jacobian-free Newton-Krylov methods".
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> solver = rootdiff.NewtonKrylov(preconditioner=lambda y, v: v / (3 * y**2))
+    >>> rootdiff.root(lambda y, a: y**3 - a, np.array([1.5, 1.0]), np.array([8.0, 1.0]), solver=solver).y
+    array([2., 1.])
+    """
+
+    restart: int = 30
+    max_restarts: int = 10
+    preconditioner: Callable[[Array, Array], Array] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preconditioner is not None and not callable(self.preconditioner):
+            raise ArgumentError(f"NewtonKrylov: preconditioner is {self.preconditioner!r}; it must be callable.")
+        GMRES(restart=self.restart, max_restarts=self.max_restarts)  # refuses what does not fit
+
+    def init(self, residual: Residual, y: Array) -> KrylovState:
+        xp = residual.xp
+        forcing = xp.full_like(y[..., 0], _FIRST)
+        return KrylovState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), forcing)
+
+    def step(self, residual: Residual, state: KrylovState) -> KrylovState:
+        xp = residual.xp
+        y, f = state.y, state.f
+        inner = GMRES(rtol=state.forcing, restart=self.restart, max_restarts=self.max_restarts)
+        operator = self._operator(residual, y)
+        direction, info = inner.solve(operator, -f)
+        relative = info.relative_residual
+        assert relative is not None
+        if self.preconditioner is not None:
+            direction = self.preconditioner(y, direction)
+        solvable = xp.all(xp.isfinite(direction), axis=-1) & (relative < 1)
+        direction = xp.where(solvable[..., None], direction, 0.0)
+        size = norm2(xp, f)
+        trial = armijo(residual, y, direction, size, size)
+        status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
+        status = xp.where(solvable, status, int(Status.SINGULAR))
+        keep = trial.accepted[..., None]
+        new_f = xp.where(keep, trial.f, f)
+        # row by row: an equation with large coefficients must not hide that another one has not been solved
+        within = (self.rtol * xp.abs(y) + self.atol) * pattern(xp, y, xp.ones_like(size))
+        fallen = xp.abs(new_f) <= xp.maximum(CONTRACTION * xp.abs(f), xp.abs(residual.operator(y).matvec(within)))
+        believed = trusted(xp, trial, size) & (relative <= EXACT_ENOUGH) & xp.all(fallen, axis=-1)
+        ratio = norm2(xp, new_f) / xp.where(size > 0, size, 1.0)
+        floor = _GAMMA * state.forcing**2
+        forcing = _GAMMA * ratio**2
+        forcing = xp.where(floor > _SAFEGUARD, xp.maximum(forcing, floor), forcing)
+        forcing = xp.clip(forcing, 10 * residual.backend.precision(y.dtype), _LARGEST)
+        return KrylovState(
+            xp.where(keep, trial.y, y),
+            new_f,
+            xp.where(believed[..., None], direction, xp.inf),
+            xp.astype(status, xp.int32),
+            forcing,
+        )
+
+    def _operator(self, residual: Residual, y: Array) -> LinearOperator:
+        """Return J M, where M is the preconditioner."""
+        operator, precondition = residual.operator(y), self.preconditioner
+        if precondition is None:
+            return operator
+        return replace(operator, matvec=lambda v: operator.matvec(precondition(y, v)))

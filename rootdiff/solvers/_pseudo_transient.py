@@ -1,0 +1,114 @@
+"""Pseudo-transient continuation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import IterativeSolver, norm2, running
+from rootdiff._residual import Residual
+from rootdiff._solution import Status
+from rootdiff.linear._lu import LU
+from rootdiff.solvers._line_search import backtrack
+from rootdiff.solvers._newton import trusted
+from rootdiff.solvers._newton_krylov import EXACT_ENOUGH
+
+
+class TransientState(NamedTuple):
+    """Iterate, residual, error estimate, status, LU factors, and the time step."""
+
+    y: Array
+    f: Array
+    error: Array
+    status: Array
+    factors: tuple[Array, Array]
+    time_step: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoTransient(IterativeSolver):
+    """Implicit Euler steps of ``mass * dy/dt = -f(y)`` that grow as the residual falls, and end as Newton steps.
+
+    For roots that are steady states: it follows the physical transient, where Newton's method would leave the
+    region in which the residual makes sense.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps
+        As for `IterativeSolver`; the error estimate is the step, once its time step is so long that it solves
+        Newton's equation to a part in a thousand.
+    time_step : float
+        First time step, in units of mass times y over f.
+    growth : float
+        Largest factor by which the time step changes from one step to the next. Dimensionless.
+    mass : float
+        +1 where ``dy/dt = -f(y)`` tends to the steady state (eigenvalues of df/dy with positive real part);
+        -1 for ``dy/dt = f(y)``, such as ``f = cell(z) - z``.
+
+    References
+    ----------
+    Mulder & van Leer (1985), "Experiments with implicit upwind methods", for switched evolution relaxation. Kelley &
+    Keyes (1998), "Convergence analysis of pseudo-transient continuation".
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> solver = rootdiff.PseudoTransient()
+    >>> rootdiff.root(lambda y, a: np.arctan(y - a), np.array([30.0]), np.array([8.0]), solver=solver).y
+    array([8.])
+    """
+
+    max_steps: int = 300
+    time_step: float = 1.0
+    growth: float = 10.0
+    mass: float = 1.0
+
+    runtime = (*IterativeSolver.runtime, "time_step", "growth", "mass")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.time_step, int | float) and not self.time_step > 0:
+            raise ArgumentError(f"PseudoTransient: time_step is {self.time_step!r}; it must be positive.")
+        if isinstance(self.growth, int | float) and not self.growth > 1:
+            raise ArgumentError(f"PseudoTransient: growth is {self.growth!r}; it must be above 1.")
+        if isinstance(self.mass, int | float) and self.mass == 0:
+            raise ArgumentError("PseudoTransient: mass is 0; it must not be, or there is no transient.")
+
+    def init(self, residual: Residual, y: Array) -> TransientState:
+        xp = residual.xp
+        time_step = xp.ones_like(y[..., 0]) * self.time_step
+        factors = LU().start(residual.backend, y)
+        return TransientState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), factors, time_step)
+
+    def step(self, residual: Residual, state: TransientState) -> TransientState:
+        xp, backend = residual.xp, residual.backend
+        y, f = state.y, state.f
+        index = xp.cumulative_sum(xp.ones_like(y), axis=-1)
+        identity = xp.astype(index[..., :, None] == index[..., None, :], y.dtype)
+        inertia = (self.mass / state.time_step)[..., None]
+        factors = backend.lu_factor(residual.jacobian(y) + inertia[..., None] * identity)
+        direction = -backend.lu_solve(factors, f)
+        solvable = xp.all(xp.isfinite(direction), axis=-1)
+        direction = xp.where(solvable[..., None], direction, 0.0)
+        size = norm2(xp, f)
+        trial = backtrack(residual, y, direction, lambda f, length: xp.isfinite(norm2(xp, f)))
+        taken = solvable & trial.accepted
+        newton_like = norm2(xp, inertia * direction) <= EXACT_ENOUGH * size
+        believed = taken & trusted(xp, trial, size) & newton_like
+        # switched evolution relaxation: Mulder & van Leer (1985)
+        new = norm2(xp, trial.f)
+        ratio = xp.clip(size / xp.where(new > 0, new, 1.0), 1 / self.growth, self.growth)
+        time_step = state.time_step * xp.where(taken, ratio, 1 / self.growth)
+        longest = xp.finfo(y.dtype).eps ** -2
+        status = xp.where(taken | (time_step > 1 / longest), int(Status.RUNNING), int(Status.SINGULAR))
+        keep = taken[..., None]
+        return TransientState(
+            xp.where(keep, trial.y, y),
+            xp.where(keep, trial.f, f),
+            xp.where(believed[..., None], direction, xp.inf),
+            xp.astype(status, xp.int32),
+            factors,
+            xp.minimum(time_step, xp.full_like(time_step, longest)),
+        )
