@@ -22,6 +22,7 @@ from rootdiff_torch._derivatives import levels, refuse_vectorized, uncompiled
 from rootdiff_torch._rule import Problem, Root, apply
 
 
+@uncompiled
 def root(
     residual: Callable[..., Any],
     y0: Any,
@@ -84,6 +85,7 @@ def root(
     return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, fixed_point=False)
 
 
+@uncompiled
 def fixed_point(
     cell: Callable[..., Any],
     z0: Any,
@@ -128,7 +130,6 @@ def fixed_point(
     return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, fixed_point=True)
 
 
-@uncompiled
 def _solve(
     function: Callable[..., Any],
     y0: Any,
@@ -155,8 +156,8 @@ def _solve(
         captured: Sequence[Tensor] = ()
         state = State(())
         if needs_capture():
-            captured, called = capture(flat, start, parameters)
-            state = State.of([*modules_of((function, args)), *called])
+            captured = capture(flat, start, parameters)
+            state = State.of([*modules_of((function, args))])
         count = len(parameters)
         hidden = bool(levels()) or torch.is_inference_mode_enabled()
         problem = Problem(
