@@ -106,6 +106,8 @@ class Solution(NamedTuple):
     residual_norm : array, (*batch). Largest absolute residual at `y`, in the units of the residual.
     sensitivities : Sensitivities or None
         The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
+    approximate : boolean array, (*batch)
+        Whether derivatives of `y` are approximate by the choice of adjoint: `OneStep`, `Neumann`, `Phantom`, `Reuse`.
 
     Examples
     --------
@@ -120,6 +122,7 @@ class Solution(NamedTuple):
     steps: Array
     residual_norm: Array
     sensitivities: Any = None
+    approximate: Any = None
 
     @property
     def converged(self) -> Array:
