@@ -191,7 +191,8 @@ def _solve(
         problem, structure, adjoint, raw.y, raw.factors, args, _is_parameter, options.on_failure, failed
     )
     y = np.where(failed[..., None], np.nan, raw.y)
-    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities)
+    approximate = np.full(failed.shape, not adjoint.exact)
+    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities, approximate=approximate)
 
 
 def _is_parameter(leaf: Any) -> bool:

@@ -173,7 +173,8 @@ def _solve(
         )
         y, status, steps, norm, *_ = apply(Root, problem, start, *parameters, *map(_explicit, captured))
     # an empty tuple: None would be a leaf that vmap does not return
-    return Solution(structure.unravel(y), status, steps, norm, ())
+    approximate = torch.full_like(status, not adjoint.exact, dtype=torch.bool)
+    return Solution(structure.unravel(y), status, steps, norm, sensitivities=(), approximate=approximate)
 
 
 def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
