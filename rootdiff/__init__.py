@@ -21,7 +21,7 @@ from rootdiff._registry import (
     register_solver,
 )
 from rootdiff._residual import LinearOperator, Residual
-from rootdiff._root import fixed_point, root
+from rootdiff._root import fixed_point, root, root_scalar
 from rootdiff._solution import RawSolution, Solution, Status
 from rootdiff.linear import (
     CG,
@@ -39,9 +39,14 @@ from rootdiff.linear import (
     Reuse,
 )
 from rootdiff.solvers import (
+    ITP,
     Anderson,
+    Bisection,
+    BracketedNewton,
+    BracketSolver,
     Broyden,
     Chain,
+    Chandrupatla,
     Chord,
     DFSane,
     FixedPoint,
@@ -58,6 +63,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CG",
     "GMRES",
+    "ITP",
     "LSMR",
     "LU",
     "AdjointError",
@@ -66,8 +72,12 @@ __all__ = [
     "ArgumentTypeError",
     "Backend",
     "BiCGStab",
+    "Bisection",
+    "BracketSolver",
+    "BracketedNewton",
     "Broyden",
     "Chain",
+    "Chandrupatla",
     "Chord",
     "ConvergenceError",
     "ConvergenceWarning",
@@ -76,16 +86,16 @@ __all__ = [
     "FixedPoint",
     "IterativeSolver",
     "LeastSquares",
-    "LinearFunction",
     "LevenbergMarquardt",
+    "LinearFunction",
     "LinearInfo",
     "LinearOperator",
     "LinearSolver",
     "Neumann",
     "Newton",
+    "NewtonKrylov",
     "OneStep",
     "Phantom",
-    "NewtonKrylov",
     "PseudoTransient",
     "RawSolution",
     "Residual",
@@ -106,4 +116,5 @@ __all__ = [
     "register_adjoint",
     "register_solver",
     "root",
+    "root_scalar",
 ]

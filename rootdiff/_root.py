@@ -15,6 +15,7 @@ from rootdiff._iterate import Solver
 from rootdiff._numpy import NumpyBackend
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
+from rootdiff._scalar import scalar_problem
 from rootdiff._sensitivities import Sensitivities
 from rootdiff._solution import Solution
 from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
@@ -149,10 +150,60 @@ def fixed_point(
     >>> import numpy as np, rootdiff
     >>> sol = rootdiff.fixed_point(lambda z, a: np.cos(a * z), np.array([1.0]), np.array([1.0]))
     >>> sol.y, sol.jacobian()
-    (array([0.73908513]), (array([[-0.29761421]]),))
+    (array([0.73908513]), (array([[-0.29747434]]),))
     """
     options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives)
     return _solve(cell, z0, args, options, fixed_point=True)
+
+
+def root_scalar(
+    residual: Callable[..., Any],
+    bracket: Any,
+    *args: Any,
+    solver: str | Solver = "chandrupatla",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Find y between two points with ``residual(y, *args) = 0``, for each element of an array by itself.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` works elementwise: it returns an array shaped like y, or y broadcast against `args`.
+    bracket : tuple (lo, hi), or float or array
+        Two points (floats or arrays, of any order) where the residual has opposite signs; or one point, from which
+        such points are searched for in doubling steps to both sides.
+    *args, adjoint, on_failure, derivatives
+        As for `root`.
+    solver : str or BracketSolver
+        "chandrupatla", "itp", "bisection", or "bracketed_newton" where derivatives are cheap.
+
+    Returns
+    -------
+    Solution
+        `y` has the shape that the bracket and the residual broadcast to, and so have `status` and the other fields.
+        An element without a change of sign has the status INVALID_BRACKET, one with a pole or a jump STALLED.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If an element fails and ``on_failure="raise"``.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.root_scalar(lambda y, a: y**3 - a, (0.0, 10.0), np.array([8.0, 27.0]))
+    >>> sol.y, sol.vjp(np.array([1.0, 1.0]))
+    (array([2., 3.]), (array([0.08333333, 0.03703704]),))
+    """
+    chosen = get_solver(solver, "numpy")
+    with np.errstate(all="ignore"):
+        y0, chosen = scalar_problem(NumpyBackend(), residual, bracket, args, chosen)
+    options = _Options(chosen, adjoint, y0.ndim, on_failure, derivatives)
+    return _solve(residual, y0, args, options, fixed_point=False)
 
 
 def _solve(
