@@ -168,10 +168,11 @@ def search_bracket(residual: Residual, y0: Array) -> tuple[Array, Array]:
     def look(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         inner, outer, f_inner, f_outer, reach, found, count = carry
         # one step further on both sides: the lower end (index 0 of the last axis) and the upper one
-        ends = xp.concat([outer[..., :1] - reach, outer[..., 1:] + reach], axis=-1)
+        ends = xp.concat([outer[..., :1] - reach[..., :1], outer[..., 1:] + reach[..., 1:]], axis=-1)
         f = xp.concat([residual(ends[..., :1]), residual(ends[..., 1:])], axis=-1)
         finite = xp.isfinite(f)
         crossed = finite & (xp.sign(f) * xp.sign(f_outer) <= 0)
+        # where f has no value the edge of its domain is near: shorter steps
         new = (xp.where(finite, outer, inner), xp.where(finite, ends, outer))
         new_f = (xp.where(finite, f_outer, f_inner), xp.where(finite, f, f_outer))
         frozen = found[..., None]
@@ -180,14 +181,22 @@ def search_bracket(residual: Residual, y0: Array) -> tuple[Array, Array]:
             xp.where(frozen, outer, new[1]),
             xp.where(frozen, f_inner, new_f[0]),
             xp.where(frozen, f_outer, new_f[1]),
-            xp.where(frozen, reach, 2 * reach),
+            xp.where(frozen, reach, xp.where(finite, 2 * reach, 0.25 * reach)),
             found | xp.any(crossed, axis=-1),
             count + 1,
         )
 
     both, f_both = xp.concat([y0, y0], axis=-1), xp.concat([f0, f0], axis=-1)
     hopeless = ~xp.isfinite(f0)[..., 0] | (f0 == 0)[..., 0]
-    start = (both, both, f_both, f_both, reach, hopeless, xp.zeros_like(f0[..., 0], dtype=xp.int32))
+    start = (
+        both,
+        both,
+        f_both,
+        f_both,
+        xp.concat([reach, reach], axis=-1),
+        hopeless,
+        xp.zeros_like(f0[..., 0], dtype=xp.int32),
+    )
     inner, outer, f_inner, f_outer, *_ = residual.backend.while_loop(
         lambda carry: xp.any(~carry[5]) & xp.all(carry[6] < _MAX_DOUBLINGS), look, start
     )
