@@ -11,6 +11,7 @@ from rootdiff._errors import (
     RootdiffError,
     UnknownNameError,
 )
+from rootdiff._hooks import History
 from rootdiff._iterate import IterativeSolver, Solver, StepInfo
 from rootdiff._registry import (
     available_adjoints,
@@ -84,6 +85,7 @@ __all__ = [
     "DFSane",
     "DuplicateNameError",
     "FixedPoint",
+    "History",
     "IterativeSolver",
     "LeastSquares",
     "LevenbergMarquardt",

@@ -167,7 +167,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
         new = select(xp, active, _advance(solver, residual, loop), loop)
-        if residual.observe is not None and not residual.backend.traced:
+        if residual.observe is not None:
             residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
         return new  # type: ignore[no-any-return]
 

@@ -11,7 +11,8 @@ import numpy as np
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
-from rootdiff._iterate import Solver
+from rootdiff._hooks import Hooks
+from rootdiff._iterate import Solver, StepInfo
 from rootdiff._numpy import NumpyBackend
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
@@ -38,6 +39,7 @@ class _Options:
     jac: Callable[..., Any] | None = None
     jvp: Callable[..., Any] | None = None
     vjp: Callable[..., Any] | None = None
+    hooks: Hooks | None = None
 
 
 def root(
@@ -52,6 +54,11 @@ def root(
     jvp: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
+    correct: Callable[[Any, Any], Any] | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    callback: Callable[[StepInfo], None] | None = None,
+    verbose: bool = False,
+    history: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``, and its derivatives with respect to `args`.
 
@@ -82,6 +89,17 @@ def root(
     derivatives : {"finite-difference", "complex-step"}
         How to get the derivatives that were not given: by central differences (relative error about eps^(2/3)), or
         by complex steps, exact to rounding, for a residual that is analytic and takes complex numbers.
+    correct : callable, optional
+        ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
+        on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
+    bounds : tuple (lo, hi), optional
+        Numbers, None, or pytrees like `y0`: trial points are projected onto the box; roots on its border are found.
+    callback : callable, optional
+        Called with a `StepInfo` after each step.
+    verbose : bool
+        Whether to print a line per step.
+    history : bool
+        Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
 
     Returns
     -------
@@ -107,7 +125,8 @@ def root(
     >>> sol.y, sol.vjp(np.array([1.0]))
     (array([1.41421356]), (array([0.35355339]),))
     """
-    options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp)
+    hooks = Hooks(correct, bounds, callback, verbose, history)
+    options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp, hooks)
     return _solve(residual, y0, args, options, fixed_point=False)
 
 
@@ -225,9 +244,13 @@ def _solve(
     if any((options.jac, options.jvp, options.vjp)):
         rules = DerivativeRules(options.jac, options.jvp, options.vjp, structure, args, _is_parameter)
         problem = GivenResidual(problem.function, problem.parameters, backend, rules)
+    start = structure.ravel(y0)
+    hooks = options.hooks or Hooks()
     with np.errstate(all="ignore"):
-        raw = solver.solve(problem, structure.ravel(y0))
-    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
+        raw = solver.solve(hooks.attach(problem, structure, start), start)
+    solution = Solution(
+        structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method, hooks.recorded(np)
+    )
     report(backend, solution, options.on_failure, solver, (y0, *args))
     failed = ~solution.converged & (options.on_failure != "ignore")
     sensitivities = Sensitivities(

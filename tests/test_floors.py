@@ -26,6 +26,7 @@ FLOORS = {
     "solvers": 3,
     "_derivatives": 3,
     "_scalar": 3,
+    "_hooks": 3,
     "_implicit": 4,
     "_registry": 4,
     "_sensitivities": 4,

@@ -71,7 +71,7 @@ class BracketSolver(IterativeSolver):
 
         def body(at: Bracket) -> Bracket:
             new = select(xp, at.status == int(Status.RUNNING), solver._narrowed(residual, at), at)
-            if residual.observe is not None and not residual.backend.traced:
+            if residual.observe is not None:
                 norm, moved = max_norm(xp, new.f_a), max_norm(xp, new.a - at.a)
                 residual.observe(StepInfo(type(self).__name__, new.count, new.a, norm, moved, new.status))
             return new  # type: ignore[no-any-return]

@@ -136,7 +136,7 @@ class BracketedNewton(BracketSolver):
         step = -at.f_a / _safe(xp, slope)
         t = step / _safe(xp, at.b - at.a)
         fast = xp.abs(step) <= 0.5 * at.moved
-        # Newton's steps narrow the bracket at the end only, so they may fall behind bisection at half pace, by ten steps
+        # Newton's steps narrow the bracket at the end only: they may fall ten steps behind bisection at half pace
         count = xp.astype(at.count, slope.dtype)[..., None]
         fast = fast & (xp.abs(at.b - at.a) <= at.width * 2.0 ** (10 - 0.5 * count))
         return xp.where((t > 0) & (t < 1) & fast, t, 0.5)
