@@ -1,0 +1,53 @@
+"""What the entry points `root_scalar` of all backends share: the bracket, made arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rootdiff._backend import Array, Backend
+from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._iterate import Solver
+from rootdiff.solvers import BracketSolver, InBracket
+
+
+def scalar_problem(
+    backend: Backend, residual: Callable[..., Any], bracket: Any, args: tuple[Any, ...], solver: Any
+) -> tuple[Array, Solver]:
+    """Return the start and the solver of a scalar problem, elementwise over what bracket and residual broadcast to.
+
+    `bracket` is ``(lo, hi)``, or one starting point from which to search. The start is to be solved with all of its
+    axes as batch axes.
+    """
+    if not isinstance(solver, BracketSolver):
+        raise ArgumentTypeError(
+            f"solver: got {solver!r}; root_scalar needs one that keeps a bracket: 'chandrupatla', 'itp', 'bisection' "
+            "or 'bracketed_newton'."
+        )
+    if isinstance(bracket, list) or (isinstance(bracket, tuple) and len(bracket) != 2):
+        raise ArgumentError(f"bracket: got {bracket!r}; it must be a tuple (lo, hi), or one starting point.")
+    ends = bracket if isinstance(bracket, tuple) else (bracket,)
+    arrays = [_as_array(backend, end, (*ends, *args)) for end in ends]
+    xp = backend.xp
+    value = backend.call(residual, arrays[0], args)
+    if not backend.is_array(value):
+        raise ArgumentTypeError(f"residual: it returned {type(value).__name__}; it must return a {backend.name} array.")
+    *arrays, _ = xp.broadcast_arrays(*arrays, value)
+    if len(arrays) == 1:
+        return arrays[0], solver
+    return arrays[0], InBracket(solver=solver, lo=arrays[0], hi=arrays[1])
+
+
+def _as_array(backend: Backend, end: Any, others: tuple[Any, ...]) -> Array:
+    """Return an end as an array; a plain number takes dtype and device from the first floating array there is."""
+    xp = backend.xp
+    if backend.is_array(end):
+        return end
+    if isinstance(end, bool) or not isinstance(end, int | float):
+        raise ArgumentTypeError(
+            f"bracket: it holds a {type(end).__name__}, but must hold numbers or {backend.name} arrays."
+        )
+    for leaf in backend.flatten(others)[0]:
+        if backend.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating"):
+            return xp.sum(xp.zeros_like(leaf)) + float(end)
+    return xp.asarray(float(end))
