@@ -79,6 +79,8 @@ def root(
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
         return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+        In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others
+        share gets the sum over the good systems. `converged`, and `GradientReport.status`, tell which failed.
     jac : callable, optional
         ``jac(y, *args)`` returns df/dy, (*batch, *shape, *shape), where `y0` is one array.
     jvp : callable, optional
