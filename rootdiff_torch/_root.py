@@ -143,11 +143,11 @@ def _solve(
     check_policy(on_failure)
     structure = describe(BACKEND, y0, batch_ndim)
     check_args(BACKEND, args)
+    _check_devices(BACKEND.flatten(y0)[0], args)
     chosen = get_solver(solver, "torch") if solver != "auto" else Auto(fixed_point=fixed_point)
     adjoint = get_adjoint(adjoint, "torch")
     start = structure.ravel(y0)
     leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
-    _check_devices(BACKEND.flatten(y0)[0], args)
     autocast = torch.is_autocast_enabled(start.device.type)
     with torch.autocast(start.device.type, enabled=False):
         parameters = [_explicit(leaf, start.dtype if autocast else None) for leaf in leaves]
