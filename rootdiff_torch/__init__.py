@@ -8,5 +8,6 @@ from rootdiff_torch._certificate import gradient_report as gradient_report  # ty
 from rootdiff_torch._derivatives import TransformError as TransformError
 from rootdiff_torch._root import fixed_point as fixed_point  # type: ignore[assignment]
 from rootdiff_torch._root import root as root  # type: ignore[assignment]
+from rootdiff_torch._root import root_scalar as root_scalar  # type: ignore[assignment]
 
 __all__ = sorted({*_core, "TransformError"})
