@@ -84,6 +84,12 @@ def root(
     linear solve per derivative. A program is compiled once for all residuals with the same jaxpr, all values of
     their constants and all tolerances and step limits.
 
+    An eager call traces the residual once, so that it sees what has changed in the objects it reads; wrap it in
+    ``jax.jit`` to save that, or the whole call. In reverse mode, a parameter that several systems share gets NaN if
+    one of them failed, unless the loss masks that one out by `converged`. A ``scan`` around a root that is
+    differentiated more than once needs forward mode first, ``jacrev(jacfwd(...))``: JAX forgets derivative rules in
+    the reverse mode of a scan.
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, rootdiff_jax as rd

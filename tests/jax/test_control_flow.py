@@ -31,6 +31,20 @@ def test_scan(solver: str) -> None:
     np.testing.assert_allclose(jax.jacrev(jax.jacfwd(final))(0.5), 20 * np.array([2.0, 3.0]) / 1.5**6, **EXACT)
 
 
+@pytest.mark.transform("scan around a root: reverse mode, differentiated once more", refused="ValueError")
+@pytest.mark.parametrize(("solver", "outer"), [(HYBR, jax.jacfwd), (NEWTON, jax.jacrev)])
+def test_scan_reverse_first_is_refused_by_jax(solver: str, outer: Any) -> None:
+    """JAX forgets custom derivative rules inside the reverse mode of a scan: take the forward derivative first."""
+
+    def final(rate: Any) -> Any:
+        return lax.scan(lambda y, _: (euler(y, rate, solver), None), jnp.array([2.0, 3.0]), length=2)[0]
+
+    with pytest.raises(
+        ValueError, match=r"Pure callbacks do not support JVP|Reverse-mode differentiation does not work"
+    ):
+        outer(jax.jacrev(final))(0.5)
+
+
 @pytest.mark.transform("while_loop around a root, forward mode")
 def test_while_loop() -> None:
     def final(rate: Any) -> Any:
