@@ -94,7 +94,7 @@ def root(
     --------
     >>> import jax, jax.numpy as jnp, rootdiff_jax as rd
     >>> gradient = jax.jacobian(lambda a: rd.root(lambda y, a: y**2 - a, jnp.array([1.0]), a).y)(jnp.array([4.0]))
-    >>> gradient.tolist()
+    >>> gradient.round(4).tolist()
     [[0.25]]
     """
     return _solve(residual, y0, args, _Options(solver, adjoint, batch_ndim, on_failure), fixed_point=False)

@@ -208,3 +208,33 @@ def test_failed_adjoint_raises_where_values_are_known(name: str) -> None:
     y0, a, c = np.full((3, 2), 0.5), np.ones((3, 1)), np.ones(1)
     with pytest.raises(rootdiff.AdjointError, match="SINGULAR"):
         harness.vjp(_partly_singular, y0, a, c, w=np.ones((3, 2)), batch_ndim=1, solver="anderson")
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_per_sample_gradients_under_vmap(framework: str) -> None:
+    if framework == "torch":
+        import torch as xp
+        from torch.func import grad, vmap
+
+        import rootdiff_torch as rd
+    else:
+        import jax
+        import jax.numpy as xp
+        from jax import grad, vmap
+
+        import rootdiff_jax as rd
+
+        jax.config.update("jax_enable_x64", True)
+
+    def residual(y: Any, a: Any) -> Any:  # y0^2 = a, a1 y1 = 1: no root where a0 < 0, singular where a1 = 0
+        return xp.stack([y[0] ** 2 - a[0], a[1] * (y[1] - a[0])])
+
+    def loss(a: Any, y0: Any) -> Any:
+        return rd.root(residual, y0, a, on_failure="nan", solver="anderson", adjoint="lu").y.sum()
+
+    a = np.array([[1.0, 1.0], [-1.0, 1.0], [1.0, 0.0], [4.0, 2.0]])
+    y0 = np.array([[1.1, 0.9], [1.1, 0.9], [1.1, 1.0], [2.1, 3.9]])
+    found = np.asarray(vmap(grad(loss))(xp.asarray(a), xp.asarray(y0)))
+    np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, True, False])
+    # d(sqrt(a) + a)/da; the second parameter scales an equation and has no effect
+    np.testing.assert_allclose(found[[0, 3]], [[1.5, 0.0], [1.25, 0.0]], rtol=1e-8, atol=1e-8)

@@ -159,3 +159,15 @@ def _elsewhere(package: str, problem: Quadratic, y: np.ndarray) -> Any:
 def test_mask_of_a_batch() -> None:
     report = rootdiff.gradient_report(_square, np.array([[1.0], [0.0]]), np.array([[1.0], [0.0]]), batch_ndim=1)
     np.testing.assert_array_equal(report.status > rootdiff.Status.AT_PRECISION, [False, True])
+
+
+def test_torch_counts_captured_parameters() -> None:
+    torch = pytest.importorskip("torch")
+    import rootdiff_torch
+
+    a = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    y = a.detach() ** 0.5 + torch.tensor([1e-3, 0.0])
+    given = rootdiff_torch.gradient_report(lambda y, a: y**2 - a, y, a)
+    captured = rootdiff_torch.gradient_report(lambda y: y**2 - a, y)
+    assert captured.gradient_error == pytest.approx(given.gradient_error, rel=1e-6)
+    assert 1e-5 < captured.root_error < 1e-3
