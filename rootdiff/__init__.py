@@ -1,6 +1,7 @@
 """Differentiable root finding: state ``f(y, *args) = 0``, name a solver, get the root and its exact derivatives."""
 
 from rootdiff._backend import Backend
+from rootdiff._certificate import gradient_report
 from rootdiff._errors import (
     AdjointError,
     ArgumentError,
@@ -21,6 +22,7 @@ from rootdiff._registry import (
     register_adjoint,
     register_solver,
 )
+from rootdiff._report import GradientReport
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._root import continuation, fixed_point, root, root_scalar
 from rootdiff._solution import RawSolution, Solution, Status
@@ -85,6 +87,7 @@ __all__ = [
     "DFSane",
     "DuplicateNameError",
     "FixedPoint",
+    "GradientReport",
     "History",
     "IterativeSolver",
     "LeastSquares",
@@ -116,6 +119,7 @@ __all__ = [
     "fixed_point",
     "get_adjoint",
     "get_solver",
+    "gradient_report",
     "register_adjoint",
     "register_solver",
     "root",

@@ -75,7 +75,7 @@ def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, r
     for status in (s for s in Status if s > Status.RUNNING):
         where = statuses == status
         if where.any():
-            cause, remedy = _ADJOINT_WORDS.get(status, (status.cause, status.remedy))
+            cause, remedy = adjoint_words(status)
             lines.append(
                 f"  {status.name}: {cause}{_systems(where)}; the relative residual of the linear solve is "
                 f"{relative[where].max():.3g}.\n    To do: {remedy}."
@@ -86,6 +86,11 @@ def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, r
         "carries the statuses as .solution."
     )
     _emit(on_failure, AdjointError("\n".join(lines), info))
+
+
+def adjoint_words(status: Status) -> tuple[str, str]:
+    """Return the cause and the remedy of a failed linear solve."""
+    return _ADJOINT_WORDS.get(status, (status.cause, status.remedy))
 
 
 _ADJOINT_WORDS = {

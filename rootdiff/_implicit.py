@@ -94,6 +94,13 @@ def pullback(residual: Residual, y: Array, u: Array) -> tuple[Array, ...]:
     wrong = xp.any(xp.isnan(u), axis=-1, keepdims=True)
     if backend.traced or not bool(xp.any(wrong)):
         return residual.parameter_vjp(y, -u)
+    return pullback_of_good(residual, y, u)
+
+
+def pullback_of_good(residual: Residual, y: Array, u: Array) -> tuple[Array, ...]:
+    """Return what `pullback` does where some system has failed; nothing branches on values."""
+    xp = residual.xp
+    wrong = xp.any(xp.isnan(u), axis=-1, keepdims=True)
     zeros = xp.zeros_like(u)
     good = residual.parameter_vjp(y, xp.where(wrong, zeros, -u))
     # which entries hang on which systems: the derivative along weights of no special value is zero, or is not

@@ -67,15 +67,34 @@ class NumpyBackend:
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
-        scale = max((float(np.max(np.abs(t), initial=0.0)) for t in map(np.asarray, tangents)), default=0.0)
-        if scale == 0.0:
+        ratios = [np.abs(p) / np.abs(t) for p, t in _moving(primals, tangents)]
+        if not ratios:
             return value, np.zeros_like(value)
-        size = max((float(np.max(np.abs(p), initial=0.0)) for p in map(np.asarray, primals)), default=0.0) or 1.0
 
         def along(step: Any) -> Array:
             return function(*[p + step * t for p, t in zip(primals, tangents, strict=True)])
 
-        return value, self._derivative(along, value, size / scale, value.dtype)
+        smallest = min(float(np.min(ratio[ratio > 0], initial=np.inf)) for ratio in ratios)
+        smallest = max(smallest, 1e-200) if np.isfinite(smallest) else 1.0
+        if self.derivatives == "complex-step":
+            step = 1e-20 * smallest
+            return value, _imaginary(along(1j * step)) / step
+        scale = max(float(np.max(np.abs(t))) for _, t in _moving(primals, tangents))
+        size = max(float(np.max(np.abs(p))) for p, _ in _moving(primals, tangents)) or 1.0
+        step = size / scale * _central(value.dtype)
+        for _ in range(_MAX_STEP_CHANGES):
+            plus, minus = along(step), along(-step)
+            first, second = np.max(np.abs(plus - minus)), np.max(np.abs(plus - 2 * value + minus))
+            if second <= _CURVATURE * first or second <= _CLEAR_OF_NOISE * np.max(
+                self._noise(function, primals, value)
+            ):
+                break
+            # one of the entries is small in its units, and f is curved on the scale of this step
+            change = _CURVATURE * first / second if np.isfinite(second) else 0.0
+            step = step * min(max(float(change), 1e-3), 0.5)
+        else:
+            step = smallest * _central(value.dtype)
+        return value, _central_difference(along(step), along(-step), value, step)
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         value = function(*primals)
@@ -137,14 +156,6 @@ class NumpyBackend:
     def to_numpy(self, array: Array) -> Any:
         return np.asarray(array)
 
-    def _derivative(self, along: Callable[[Any], Array], value: Array, unit: Any, dtype: Any) -> Array:
-        """Return the derivative of ``along(step)`` at zero; `unit` is a step that changes its input by about itself."""
-        if self.derivatives == "complex-step":
-            step = unit * 1e-20  # far below rounding: a complex step has no cancellation to balance
-            return _imaginary(along(1j * step)) / step
-        step = unit * _central(dtype)
-        return _central_difference(along(step), along(-step), value, step)
-
     def _noise(self, function: Function, primals: Sequence[Array], value: Array) -> Array:
         """Return the change of f, (*batch, 1), when its inputs change by a rounding error."""
         if self.derivatives == "complex-step":
@@ -167,7 +178,7 @@ class NumpyBackend:
         array = np.asarray(primals[place])
 
         def along(step: Any) -> Array:
-            moved = array.astype(np.result_type(array, step))
+            moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
             moved[index] += step
             return function(*primals[:place], moved, *primals[place + 1 :])
 
@@ -179,7 +190,8 @@ class NumpyBackend:
             return step[..., None] if per_system else step
 
         if self.derivatives == "complex-step":
-            return _imaginary(along(1j * step * 1e-15)) / shaped(step * 1e-15)
+            step = np.where(size > 0, size, 1.0) * 1e-20  # far below rounding: there is no cancellation to balance
+            return _imaginary(along(1j * step)) / shaped(step)
         shortest = np.where(size > 0, size, np.finfo(array.dtype).eps) * _central(array.dtype) * 1e-3
         for _ in range(_MAX_STEP_CHANGES):
             plus, half = along(step), along(0.5 * step)
@@ -188,12 +200,21 @@ class NumpyBackend:
             clear = _CLEAR_OF_NOISE * noise[..., 0]
             change = np.where(second > np.maximum(_CURVATURE * first, clear), _CURVATURE * first / second, 1.0)
             change = np.where(np.maximum(first, second) <= clear, 1e3, np.maximum(change, 1e-3))
-            change = np.where(np.isfinite(second), change, 0.1)
+            # a system that is not finite as it stands has no say
+            change = np.where(np.isfinite(second), change, np.where(np.isfinite(value).all(axis=-1), 0.1, 1e3))
             change = change if per_system else np.min(change)
             if np.all((change == 1) | (change < 1) & (step <= shortest)):
                 break
             step = np.maximum(change * step, np.minimum(step, shortest))
+        else:
+            step = np.where(change < 1, 1e3 * shortest, step)  # still curved: an entry of another order of magnitude
         return _central_difference(along(step), along(-step), value, shaped(step))
+
+
+def _moving(primals: Sequence[Array], tangents: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """Return the entries that a step along the tangents moves, and by how much."""
+    pairs = [(np.asarray(p), np.asarray(t)) for p, t in zip(primals, tangents, strict=True)]
+    return [(np.broadcast_to(p, t.shape)[t != 0], t[t != 0]) for p, t in pairs if np.any(t != 0)]
 
 
 def _central(dtype: Any) -> Any:

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from rootdiff._backend import Array, Backend, Function
 
-
-class QuasiNewton(NamedTuple):
-    """A solver's estimate of the inverse Jacobian: ``H0 + sum of left_i right_i^T``.
-
-    Attributes
-    ----------
-    factors : tuple of arrays or None
-        LU factors of the inverse of H0; None: H0 is minus the identity.
-    left, right : array, (*batch, memory, n)
-    """
-
-    factors: tuple[Array, Array] | None
-    left: Array
-    right: Array
-
-
-#: What a solver knows of the inverse Jacobian: LU factors, (*batch, n, n), and pivots, (*batch, n), or a sum of them
-#: and a low-rank matrix. They may be of another point, and are zeros where a solver stopped before making any.
-Byproduct: TypeAlias = tuple[Array, Array] | QuasiNewton
+#: What a solver knows of the inverse Jacobian, told apart by length: LU factors, (*batch, n, n), and pivots,
+#: (*batch, n); or those, or a diagonal (*batch, n), followed by left and right, (*batch, memory, n), of a low-rank sum
+#: that is added to that inverse. They may be of another point, and are zeros where a solver stopped before making any.
+Byproduct: TypeAlias = tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -60,14 +45,22 @@ class LinearOperator:
         """Return what `factors` make of a vector, (*batch, n); not finite where they hold nothing."""
         if self.factors is None:
             raise ValueError("approximate_inverse: this operator has no factors.")
-        if not isinstance(self.factors, QuasiNewton):
+        if self.is_factored:
             return self.backend.lu_solve(self.factors, vector, transpose=self.transposed)
-        factors, left, right = self.factors
+        *first, left, right = self.factors
         if self.transposed:
             left, right = right, left
-        start = -vector if factors is None else self.backend.lu_solve(factors, vector, transpose=self.transposed)
+        if len(first) == 1:
+            start = first[0] * vector
+        else:
+            start = self.backend.lu_solve((first[0], first[1]), vector, transpose=self.transposed)
         weights = (right @ vector[..., None])[..., 0]
         return start + (weights[..., None, :] @ left)[..., 0, :]
+
+    @property
+    def is_factored(self) -> bool:
+        """Whether `factors` are LU factors alone."""
+        return self.factors is not None and len(self.factors) == 2
 
     @property
     def T(self) -> LinearOperator:

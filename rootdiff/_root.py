@@ -19,7 +19,7 @@ from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._sensitivities import Sensitivities
 from rootdiff._solution import Solution
-from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
+from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation
 
@@ -28,7 +28,7 @@ _DERIVATIVES = ("finite-difference", "complex-step")
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
     """The keyword arguments that `root` and `fixed_point` share."""
 
     solver: str | Solver
@@ -79,6 +79,8 @@ def root(
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
         return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+        In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others
+        share gets the sum over the good systems. `converged`, and `GradientReport.status`, tell which failed.
     jac : callable, optional
         ``jac(y, *args)`` returns df/dy, (*batch, *shape, *shape), where `y0` is one array.
     jvp : callable, optional
@@ -126,7 +128,7 @@ def root(
     (array([1.41421356]), (array([0.35355339]),))
     """
     hooks = Hooks(correct, bounds, callback, verbose, history)
-    options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp, hooks)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp, hooks)
     return _solve(residual, y0, args, options, fixed_point=False)
 
 
@@ -171,7 +173,7 @@ def fixed_point(
     >>> sol.y, sol.jacobian()
     (array([0.73908513]), (array([[-0.29747434]]),))
     """
-    options = _Options(solver, adjoint, batch_ndim, on_failure, derivatives)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives)
     return _solve(cell, z0, args, options, fixed_point=True)
 
 
@@ -221,7 +223,7 @@ def root_scalar(
     chosen = get_solver(solver, "numpy")
     with np.errstate(all="ignore"):
         y0, chosen = scalar_problem(NumpyBackend(), residual, bracket, args, chosen)
-    options = _Options(chosen, adjoint, y0.ndim, on_failure, derivatives)
+    options = Options(chosen, adjoint, y0.ndim, on_failure, derivatives)
     return _solve(residual, y0, args, options, fixed_point=False)
 
 
@@ -285,12 +287,13 @@ def continuation(
         first_step=first_step,
         max_steps=max_steps,
     )
-    return _solve(residual, y0, args, _Options(path, adjoint, 0, on_failure, derivatives), fixed_point=False)
+    return _solve(residual, y0, args, Options(path, adjoint, 0, on_failure, derivatives), fixed_point=False)
 
 
-def _solve(
-    function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: _Options, fixed_point: bool
-) -> Solution:
+def bind(
+    function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
+) -> tuple[Residual, Structure]:
+    """Check the arguments and return the residual on flat vectors with the structure of the unknown."""
     check_policy(options.on_failure)
     if options.derivatives not in _DERIVATIVES:
         raise ArgumentError(
@@ -299,14 +302,21 @@ def _solve(
     backend = NumpyBackend(options.derivatives)
     structure = describe(backend, y0, options.batch_ndim)
     check_args(backend, args)
-    solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
-    adjoint = get_adjoint(options.adjoint, "numpy")
     parameters, rebuild = split_args(backend, args, _is_parameter)
-    bind = fixed_point_residual if fixed_point else flat_residual
-    problem = Residual(bind(function, structure, rebuild), tuple(map(np.asarray, parameters)), backend)
+    flat = fixed_point_residual if fixed_point else flat_residual
+    problem = Residual(flat(function, structure, rebuild), tuple(map(np.asarray, parameters)), backend)
     if any((options.jac, options.jvp, options.vjp)):
         rules = DerivativeRules(options.jac, options.jvp, options.vjp, structure, args, _is_parameter)
         problem = GivenResidual(problem.function, problem.parameters, backend, rules)
+    return problem, structure
+
+
+def _solve(
+    function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
+) -> Solution:
+    problem, structure = bind(function, y0, args, options, fixed_point)
+    solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
+    adjoint = get_adjoint(options.adjoint, "numpy")
     start = structure.ravel(y0)
     hooks = options.hooks or Hooks()
     with np.errstate(all="ignore"):
@@ -314,13 +324,14 @@ def _solve(
     solution = Solution(
         structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method, hooks.recorded(np)
     )
-    report(backend, solution, options.on_failure, solver, (y0, *args))
+    report(problem.backend, solution, options.on_failure, solver, (y0, *args))
     failed = ~solution.converged & (options.on_failure != "ignore")
     sensitivities = Sensitivities(
         problem, structure, adjoint, raw.y, raw.factors, args, _is_parameter, options.on_failure, failed
     )
     y = np.where(failed[..., None], np.nan, raw.y)
-    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities)
+    approximate = np.full(failed.shape, not adjoint.exact)
+    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities, approximate=approximate)
 
 
 def _is_parameter(leaf: Any) -> bool:

@@ -17,7 +17,7 @@ from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a Solution prints its numbers
 class Sensitivities:
     """The linearised problem at a root, on the user's pytrees.
 
@@ -45,7 +45,7 @@ class Sensitivities:
 
     def vjp(self, cotangent: Any) -> tuple[Any, ...]:
         """Return one cotangent per argument."""
-        self._check(cotangent)
+        check_cotangent(self.structure, cotangent)
         w = np.astype(self.structure.ravel(cotangent), self.y.dtype)
         with np.errstate(all="ignore"):
             gradients, _ = _implicit.vjp(
@@ -128,11 +128,13 @@ class Sensitivities:
         filled = [next(values) if self.is_parameter(leaf) else None for leaf in leaves]
         return self.structure.backend.unflatten(tree, filled)  # type: ignore[no-any-return]
 
-    def _check(self, cotangent: Any) -> None:
-        leaves, structure = optree.tree_flatten(cotangent)
-        shapes = [self.structure.batch + shape for shape in self.structure.shapes]
-        if structure != self.structure.tree or [np.shape(leaf) for leaf in leaves] != shapes:
-            raise ArgumentError(
-                f"vjp: the cotangent has leaves of shape {[np.shape(leaf) for leaf in leaves]}; "
-                f"it must be like y, with {shapes}."
-            )
+
+def check_cotangent(structure: Structure, cotangent: Any) -> None:
+    """Raise unless `cotangent` is like the unknown."""
+    leaves, tree = optree.tree_flatten(cotangent)
+    shapes = [structure.batch + shape for shape in structure.shapes]
+    if tree != structure.tree or [np.shape(leaf) for leaf in leaves] != shapes:
+        raise ArgumentError(
+            f"vjp: the cotangent has leaves of shape {[np.shape(leaf) for leaf in leaves]}; "
+            f"it must be like y, with {shapes}."
+        )

@@ -87,8 +87,8 @@ class RawSolution(NamedTuple):
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`.
     factors : Byproduct or None
-        What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or a
-        `QuasiNewton` estimate.
+        What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or
+        those with a low-rank update.
     method : integer array, (*batch), or None
         Index of the method of a chain that `y` came from; None for a solver that is no chain.
     """
@@ -97,7 +97,7 @@ class RawSolution(NamedTuple):
     status: Array
     steps: Array
     residual_norm: Array
-    factors: Any = None
+    factors: tuple[Array, ...] | None = None
     method: Array | None = None
 
 
@@ -118,6 +118,8 @@ class Solution(NamedTuple):
         What each step did, where ``history=True`` asked for it.
     sensitivities : Sensitivities or None
         The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
+    approximate : boolean array, (*batch)
+        Whether derivatives of `y` are approximate by the choice of adjoint: `OneStep`, `Neumann`, `Phantom`, `Reuse`.
 
     Examples
     --------
@@ -134,6 +136,7 @@ class Solution(NamedTuple):
     method: Array | None = None
     history: Any = None
     sensitivities: Any = None
+    approximate: Any = None
 
     @property
     def converged(self) -> Array:

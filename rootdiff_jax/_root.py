@@ -146,14 +146,16 @@ def _solve(
     check_args(backend, args)
     given = get_solver(options.solver, "jax") if options.solver != "auto" else Auto(fixed_point=fixed_point)
     solver, solver_values = split(given)
-    adjoint, adjoint_values = split(get_adjoint(options.adjoint, "jax"))
+    linear = get_adjoint(options.adjoint, "jax")
+    adjoint, adjoint_values = split(linear)
     parameters, rebuild = split_args(backend, args, _is_operand)
     bind = fixed_point_residual if fixed_point else flat_residual
     y = jax.lax.stop_gradient(structure.ravel(y0))
     traced, operands = trace(bind(function, structure, rebuild), y, parameters)
     problem = Problem(traced, solver, adjoint, options.on_failure)
     out = solve(problem, Inputs(y, solver_values, adjoint_values, operands))
-    solution = Solution(structure.unravel(out.y), out.status, out.steps, out.residual_norm)
+    approximate = jnp.full_like(out.status, not linear.exact, dtype=bool)
+    solution = Solution(structure.unravel(out.y), out.status, out.steps, out.residual_norm, approximate=approximate)
     if not isinstance(out.status, jax.core.Tracer):
         best = solution._replace(y=structure.unravel(out.best))
         report(backend, best, options.on_failure, given, (y0, *args))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxprs_in_params
 
 from rootdiff._backend import Array
 
+#: Parameters that hold the derivative rule of a custom_jvp or custom_vjp: functions, made anew by each trace.
+_RULES = frozenset({"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"})
+#: Times a residual is differentiated in search of a derivative without such rules, by which to compare it.
+_ORDERS = 3
+
 
 class Traced:
-    """A function of arrays as a jaxpr without constants; two with the same jaxpr are equal.
+    """A function of arrays as a jaxpr without constants; two that do the same, derivatives included, are equal.
 
     So a program compiled for one serves the other: a lambda made anew in each call does not compile anew.
 
@@ -23,14 +30,14 @@ class Traced:
         Whether a `custom_vjp` is in it, so that it has no forward-mode derivative.
     """
 
-    def __init__(self, jaxpr: Any) -> None:
+    def __init__(self, jaxpr: Any, operands: Sequence[Any]) -> None:
         self._jaxpr = jaxpr
-        self._key = _jaxpr_key(jaxpr)
+        self.reverse_only = _has_custom_vjp(jaxpr)
+        self._key = _key(jaxpr, operands, _ORDERS)
         self._hash = hash(self._key)
-        self.reverse_only = any(name.startswith("custom_vjp") for name in _primitives(jaxpr))
 
     def __call__(self, *operands: Array) -> Array:
-        count = len(operands) - len(self._jaxpr.constvars)
+        count = len(self._jaxpr.invars)
         (value,) = jax.core.eval_jaxpr(self._jaxpr, operands[count:], *operands[:count])
         return value
 
@@ -44,26 +51,144 @@ class Traced:
 def trace(function: Callable[..., Array], y: Array, parameters: Sequence[Any]) -> tuple[Traced, tuple[Any, ...]]:
     """Return `function` as ``traced(y, *operands)``, and the operands: the parameters, then what it closes over."""
     closed = jax.make_jaxpr(function)(y, *parameters)
-    return Traced(closed.jaxpr), (*parameters, *closed.consts)
+    jaxpr, hoisted = _hoist(closed.jaxpr, (*parameters, *closed.consts))
+    operands = (*parameters, *closed.consts, *hoisted)
+    return Traced(jaxpr, (y, *operands)), operands
 
 
-def _primitives(jaxpr: Any) -> Iterator[str]:
+def varying_axes(value: Any) -> frozenset[Any]:
+    """Return the mesh axes of an enclosing ``shard_map`` that `value` varies over."""
+    kind: Any = jax.typeof(value)
+    axes: frozenset[Any] = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+    return axes
+
+
+def vary(value: Any, axes: Iterable[Any]) -> Any:
+    """Return `value`, typed as varying over `axes` too."""
+    missing = tuple(set(axes) - varying_axes(value))
+    return lax.pcast(value, missing, to="varying") if missing else value
+
+
+def _hoist(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """Return the jaxpr with what it makes of constants alone as further constants, and the values of these.
+
+    Floating literals always, since a closure over a Python float has it as one, and must not compile anew for each
+    value. Inside ``shard_map`` all else too: there constants are typed as varying over the mesh, but only once.
+    """
+    sharded = any(equation.primitive.name == "pvary" for equation in jaxpr.eqns)
+    known = dict(zip((*jaxpr.invars[1:], *jaxpr.constvars), operands, strict=True))
+    count = len(known)
+
+    def hoist(atom: Any) -> Any:
+        if not isinstance(atom, Literal) or not jnp.issubdtype(jnp.result_type(atom.val), jnp.inexact):
+            return atom
+        kind: Any = atom.aval
+        variable = Var(kind)
+        known[variable] = np.asarray(atom.val, dtype=kind.dtype)
+        return variable
+
+    equations = []
     for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from _primitives(inner)
+        if sharded and all(isinstance(atom, Literal) or atom in known for atom in equation.invars):
+            values = [atom.val if isinstance(atom, Literal) else known[atom] for atom in equation.invars]
+            known |= zip(equation.outvars, _apply(equation, values), strict=True)
+        else:
+            equations.append(equation.replace(invars=list(map(hoist, equation.invars))))
+    further = list(known)[count:]
+    return jaxpr.replace(constvars=[*jaxpr.constvars, *further], eqns=equations), [known[v] for v in further]
 
 
-def _jaxpr_key(jaxpr: Any) -> Any:
-    """Return a hashable value that only jaxprs doing the same have; variables are numbered as they appear."""
+def _apply(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
+    """Return the outputs of one equation."""
+    if equation.primitive.name == "pvary":
+        return [vary(value, equation.params["axes"]) for value in values]
+    bound = equation.primitive.get_bind_params(equation.params)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
+    found = equation.primitive.bind(*functions, *values, **params)
+    return found if equation.primitive.multiple_results else [found]
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from _equations(inner)
+
+
+def _has_custom_vjp(jaxpr: Any) -> bool:
+    return any(equation.primitive.name.startswith("custom_vjp") for equation in _equations(jaxpr))
+
+
+def _key(jaxpr: Any, operands: Sequence[Any], orders: int) -> Any:
+    """Return a hashable value that only jaxprs doing the same have.
+
+    Custom derivative rules cannot be compared; but what they do can be, as the jaxpr of the derivative. There a
+    custom function may occur again, its rule known by then; a new one is followed to the next derivative.
+    """
+    custom = _custom_functions(jaxpr)
+    if custom and orders > 0:
+        try:
+            derivative, inputs = _derivative(jaxpr, operands)
+        except Exception:  # not differentiable: for those to find out who differentiate it
+            return _jaxpr_key(jaxpr, frozenset())
+        settled = _custom_functions(derivative) <= custom
+        following = _jaxpr_key(derivative, _RULES) if settled else _key(derivative, inputs, orders - 1)
+        return _jaxpr_key(jaxpr, _RULES), following
+    return _jaxpr_key(jaxpr, frozenset())
+
+
+def _custom_functions(jaxpr: Any) -> set[Any]:
+    """Return what stands for each function with a custom derivative: its name and its own jaxpr."""
+    return {
+        (equation.primitive, equation.params.get("name"), _value_key(equation.params["call_jaxpr"], _RULES))
+        for equation in _equations(jaxpr)
+        if equation.primitive.name.startswith(("custom_jvp", "custom_vjp"))
+    }
+
+
+def _derivative(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    """Return the jaxpr of the derivative of a jaxpr, without constants, and inputs for it."""
+    count = len(jaxpr.invars)
+    closed_over = {
+        variable
+        for equation in jaxpr.eqns
+        for variable in equation.invars[: equation.params.get("num_consts", 0)]
+        if isinstance(variable, Var)
+    }  # by custom functions, which have no derivative in them
+    places = [
+        place
+        for place, (variable, value) in enumerate(zip((*jaxpr.invars, *jaxpr.constvars), operands, strict=True))
+        if variable not in closed_over and jnp.issubdtype(jnp.result_type(value), jnp.inexact)
+    ]
+
+    def floating(*values: Any) -> list[Any]:
+        merged = list(operands)
+        for place, value in zip(places, values, strict=True):
+            merged[place] = value
+        return jax.core.eval_jaxpr(jaxpr, merged[count:], *merged[:count])
+
+    primals = [operands[place] for place in places]
+    if _has_custom_vjp(jaxpr):
+        cotangents = [jnp.zeros_like(value) for value in jax.eval_shape(floating, *primals)]
+        closed = jax.make_jaxpr(lambda p, c: jax.vjp(floating, *p)[1](c))(primals, cotangents)
+        inputs = (*primals, *cotangents)
+    else:
+        tangents = [jnp.zeros_like(value) for value in primals]
+        closed = jax.make_jaxpr(lambda p, t: jax.jvp(floating, p, t))(primals, tangents)
+        inputs = (*primals, *tangents)
+    return closed.jaxpr, (*inputs, *closed.consts)
+
+
+def _jaxpr_key(jaxpr: Any, ignored: frozenset[str]) -> Any:
+    """Return a hashable value with everything in a jaxpr but the `ignored` parameters; variables are numbered."""
     numbers: dict[Any, int] = {}
 
     def number(variable: Any) -> int:
         return numbers.setdefault(variable, len(numbers))
 
     def read(atom: Any) -> Any:
-        if isinstance(atom, jax.extend.core.Literal):
-            return (str(atom.aval), np.asarray(atom.val).tobytes())
+        if isinstance(atom, Literal):
+            return str(atom.aval), np.asarray(atom.val).tobytes()
         return number(atom)
 
     heads = tuple((number(variable), variable.aval) for variable in (*jaxpr.constvars, *jaxpr.invars))
@@ -71,25 +196,25 @@ def _jaxpr_key(jaxpr: Any) -> Any:
         (
             equation.primitive,
             tuple(map(read, equation.invars)),
-            tuple(sorted((name, _value_key(value)) for name, value in equation.params.items())),
+            tuple((name, _value_key(value, ignored)) for name, value in equation.params.items() if name not in ignored),
             tuple((number(variable), variable.aval) for variable in equation.outvars),
-            _value_key(getattr(equation, "ctx", None)),
+            _value_key(equation.ctx, ignored),
         )
         for equation in jaxpr.eqns
     )
     return len(jaxpr.constvars), heads, equations, tuple(map(read, jaxpr.outvars))
 
 
-def _value_key(value: Any) -> Any:
+def _value_key(value: Any, ignored: frozenset[str]) -> Any:
     """Return a hashable value for a parameter of an equation; of what cannot be compared, its identity."""
-    if isinstance(value, jax.extend.core.ClosedJaxpr):
-        return _jaxpr_key(value.jaxpr), tuple(map(_value_key, value.consts))
-    if isinstance(value, jax.extend.core.Jaxpr):
-        return _jaxpr_key(value)
+    if isinstance(value, ClosedJaxpr):
+        return _jaxpr_key(value.jaxpr, ignored), tuple(_value_key(const, ignored) for const in value.consts)
+    if isinstance(value, Jaxpr):
+        return _jaxpr_key(value, ignored)
     if isinstance(value, tuple | list):
-        return type(value), tuple(map(_value_key, value))
+        return type(value), tuple(_value_key(item, ignored) for item in value)
     if isinstance(value, dict):
-        return tuple((key, _value_key(item)) for key, item in value.items())
+        return tuple((key, _value_key(item, ignored)) for key, item in value.items())
     if isinstance(value, np.ndarray):
         return value.dtype, value.shape, value.tobytes()
     try:

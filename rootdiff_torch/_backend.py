@@ -77,14 +77,19 @@ class TorchBackend:
 
     def lu_factor(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         wide = matrix.float() if matrix.dtype in _HALF else matrix  # LAPACK has no half precision
-        factors, pivots, _ = torch.linalg.lu_factor_ex(wide)
-        return factors, pivots
+        copies = _copies(wide)
+        factors, pivots, _ = torch.linalg.lu_factor_ex(wide[(0,) * copies])
+        return factors.expand(wide.shape), pivots.expand(wide.shape[:-1])
 
     def lu_solve(self, factors: tuple[Tensor, Tensor], rhs: Tensor, transpose: bool = False) -> Tensor:
         matrix, pivots = factors
-        wide = rhs.to(matrix.dtype)[..., None]
-        x: Tensor = torch.linalg.lu_solve(matrix, pivots, wide, adjoint=transpose)
-        return x[..., 0].to(rhs.dtype)
+        wide = rhs.to(matrix.dtype)
+        copies = min(_copies(matrix), _copies(pivots[..., None]))  # of one matrix: right-hand sides side by side
+        matrix, pivots = matrix[(0,) * copies], pivots[(0,) * copies]
+        columns = wide.reshape(-1, *rhs.shape[copies:]).movedim(0, -1)
+        # factors that a solver has not made yet are zeros, which are no pivots
+        x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
+        return x.movedim(-1, 0).reshape(rhs.shape).to(rhs.dtype)
 
     def on_host(self, function: HostFunction, residual: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         def wrap(tensors: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
@@ -138,6 +143,14 @@ class _Linearization:
         units = torch.eye(n, dtype=self.f.dtype, device=self.f.device)
         units = units.reshape(n, *(1,) * (self.f.ndim - 1), n).expand(n, *self.f.shape)
         return pullbacks(self.f, self.y, units).movedim(0, -2)
+
+
+def _copies(matrix: Tensor) -> int:
+    """Return how many leading axes only repeat the same matrices."""
+    count = 0
+    while count < matrix.ndim - 2 and matrix.stride(count) == 0:
+        count += 1
+    return count
 
 
 BACKEND = TorchBackend()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,16 +20,13 @@ _functorch = torch._C._functorch
 
 
 class TransformError(RootdiffError, NotImplementedError):
-    """A transform that PyTorch does not carry through a root, where the result would be silently wrong.
+    """A transform that cannot be carried through a root, where the result would be silently wrong.
 
     Examples
     --------
-    >>> import torch, rootdiff_torch as rd
-    >>> root = lambda a: rd.root(lambda y, a: y**2 - a, torch.ones(1), a).y
-    >>> torch.func.jacfwd(torch.func.jacfwd(root))(torch.ones(1))
-    Traceback (most recent call last):
-        ...
-    rootdiff_torch._derivatives.TransformError: ...
+    >>> import rootdiff_torch as rd
+    >>> issubclass(rd.TransformError, NotImplementedError)
+    True
     """
 
 
@@ -58,19 +56,57 @@ def is_dual(tensor: Tensor) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
+def depth(tensor: Tensor | None = None) -> int:
+    """Return the level of torch.func that tracks `tensor`, or that is active; 0: none."""
+    level = _functorch.maybe_current_level() if tensor is None else _functorch.maybe_get_level(tensor)
+    return max(level or 0, 0)
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Return what the innermost transform of torch.func that tracks `tensor` has wrapped."""
+    return _functorch.get_unwrapped(tensor)
+
+
 def is_vectorized(tensor: Tensor) -> bool:
     """Return whether `tensor` is batched by autograd's own vmap (``is_grads_batched``, ``vectorize``)."""
     return bool(_functorch.is_legacy_batchedtensor(tensor))
 
 
-def devectorized(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
-    """Return ``function(tensor)`` with the batch of autograd's own vmap as an explicit leading axis."""
-    if not is_vectorized(tensor):
-        return function(tensor)
-    level = torch._C._vmapmode_increment_nesting() - 1  # the only way to read the current level
-    torch._C._vmapmode_decrement_nesting()
-    stacked = torch._remove_batch_dim(tensor, level, 1, 0)
-    return torch._add_batch_dim(devectorized(function, stacked), 0, level)
+def refuse_vectorized(tensor: Tensor) -> None:
+    """Raise if `tensor` is batched by autograd's own vmap, under which a custom rule sees one batch as one system."""
+    if is_vectorized(tensor):
+        raise TransformError(
+            "root: an argument is batched by autograd's own vmap (torch._vmap_internals). Use torch.func.vmap."
+        )
+
+
+def rule(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``backward`` or ``jvp`` of `function`, which torch.compile runs as it is.
+
+    Batches of autograd's own vmap, which tracks no derivatives through operations of its own, become those of
+    torch.func.
+    """
+
+    def stacked(ctx: Any, *values: Any) -> Any:
+        places = [place for place, value in enumerate(values) if isinstance(value, Tensor) and is_vectorized(value)]
+        if not places:
+            return function(ctx, *values)
+        level = torch._C._vmapmode_increment_nesting() - 1  # the only way to read the current level
+        torch._C._vmapmode_decrement_nesting()
+        kinds: list[bool] = []
+
+        def of_batched(*parts: Tensor) -> tuple[Tensor, ...]:
+            merged = dict(enumerate(values)) | dict(zip(places, parts, strict=True))
+            output = stacked(ctx, *merged.values())
+            outputs = output if isinstance(output, tuple) else (output,)
+            kinds[:] = [part is not None for part in outputs]
+            return tuple(part for part in outputs if part is not None)
+
+        found = iter(torch.vmap(of_batched)(*[torch._remove_batch_dim(values[place], level, 1, 0) for place in places]))
+        outputs = tuple(torch._add_batch_dim(next(found), 0, level) if kind else None for kind in kinds)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    return uncompiled(stacked)
 
 
 def levels() -> list[Any]:
@@ -78,9 +114,23 @@ def levels() -> list[Any]:
     return [level.key() for level in _functorch.get_interpreter_stack() or ()]
 
 
-def forward_levels() -> int:
-    """Return how many forward-mode transforms are active."""
-    return sum(kind == _functorch.TransformType.Jvp for kind in levels())
+@contextmanager
+def outer_forward_mode() -> Iterator[None]:
+    """Let the outer levels of forward mode through a ``jvp`` rule.
+
+    PyTorch runs such a rule with forward mode off, so that the derivative of a derivative would be zero. All that the
+    rule does must be done inside, and what it reads be freed by `without_tangents` from the tangents of the level
+    that the rule is for, lest it call itself.
+    """
+    with forward_ad._set_fwd_grad_enabled(forward_ad._current_level >= 0):
+        yield
+
+
+def without_tangents(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors stripped of their tangents of the innermost level."""
+    if forward_ad._current_level < 0:
+        return list(tensors)
+    return [forward_ad.unpack_dual(tensor).primal for tensor in tensors]  # type: ignore[no-untyped-call]
 
 
 def pullback(
@@ -122,9 +172,11 @@ def pushforward(
     if not wanted:
         return torch.zeros_like(like)
     try:
-        return pullback(slope, [torch.zeros_like(like)], [0], torch.ones_like(like.sum()))[0]
+        result = pullback(slope, [torch.zeros_like(like)], [0], torch.ones_like(like.sum()))[0]
     except RuntimeError:
         return _forward(function, primals, tangents, wanted)
+    outside = any(tensor.requires_grad or is_wrapped(tensor) for tensor in tensors((primals, tangents)))
+    return result if outside or is_dual(result) else result.detach()  # else its graph leads to our own aliases only
 
 
 def pullbacks(output: Tensor, tensor: Tensor, cotangents: Tensor) -> Tensor:

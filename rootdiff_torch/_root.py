@@ -18,10 +18,11 @@ from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import State, capture, modules_of, needs_capture, with_captured
-from rootdiff_torch._derivatives import TransformError, forward_levels, levels, uncompiled
+from rootdiff_torch._derivatives import levels, refuse_vectorized, uncompiled
 from rootdiff_torch._rule import Problem, Root, apply
 
 
+@uncompiled
 def root(
     residual: Callable[..., Any],
     y0: Any,
@@ -64,7 +65,7 @@ def root(
     ConvergenceError
         If a system fails and ``on_failure="raise"``.
     TransformError
-        Inside two forward-mode transforms at once, which PyTorch does not carry through a custom rule.
+        If an argument is batched by autograd's own vmap; `torch.func.vmap` works.
 
     Notes
     -----
@@ -84,6 +85,7 @@ def root(
     return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, fixed_point=False)
 
 
+@uncompiled
 def fixed_point(
     cell: Callable[..., Any],
     z0: Any,
@@ -117,7 +119,7 @@ def fixed_point(
     ConvergenceError
         If a system fails and ``on_failure="raise"``.
     TransformError
-        Inside two forward-mode transforms at once.
+        If an argument is batched by autograd's own vmap; `torch.func.vmap` works.
 
     Examples
     --------
@@ -128,7 +130,6 @@ def fixed_point(
     return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, fixed_point=True)
 
 
-@uncompiled
 def _solve(
     function: Callable[..., Any],
     y0: Any,
@@ -140,7 +141,6 @@ def _solve(
     fixed_point: bool,
 ) -> Solution:
     check_policy(on_failure)
-    _check_levels()
     structure = describe(BACKEND, y0, batch_ndim)
     check_args(BACKEND, args)
     chosen = get_solver(solver, "torch") if solver != "auto" else Auto(fixed_point=fixed_point)
@@ -156,22 +156,25 @@ def _solve(
         captured: Sequence[Tensor] = ()
         state = State(())
         if needs_capture():
-            captured, called = capture(flat, start, parameters)
-            state = State.of([*modules_of((function, args)), *called])
+            captured = capture(flat, start, parameters)
+            state = State.of([*modules_of((function, args))])
         count = len(parameters)
+        hidden = bool(levels()) or torch.is_inference_mode_enabled()
         problem = Problem(
-            with_captured(flat, captured, 1 + count),
-            structure,
-            chosen,
-            adjoint,
-            on_failure,
-            lambda *tensors: rebuild(*tensors[:count]),
-            state,
-            checked=not levels(),
+            function=with_captured(flat, captured, 1 + count),
+            direct=None if hidden else lambda y, *parameters: flat(y, *parameters[:count]),
+            structure=structure,
+            solver=chosen,
+            adjoint=adjoint,
+            on_failure=on_failure,
+            arguments=lambda *parameters: rebuild(*parameters[:count]),
+            state=state,
+            checked=not hidden,
         )
         y, status, steps, norm, *_ = apply(Root, problem, start, *parameters, *map(_explicit, captured))
     # an empty tuple: None would be a leaf that vmap does not return
-    return Solution(structure.unravel(y), status, steps, norm, ())
+    approximate = torch.full_like(status, not adjoint.exact, dtype=torch.bool)
+    return Solution(structure.unravel(y), status, steps, norm, sensitivities=(), approximate=approximate)
 
 
 def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -179,18 +182,11 @@ def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
     With a `dtype`, lower precisions are converted to it.
     """
+    refuse_vectorized(tensor)
     lower = (
         dtype is not None and tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < torch.finfo(dtype).bits
     )
     return tensor.to(dtype) if lower else tensor.view_as(tensor)
-
-
-def _check_levels() -> None:
-    if forward_levels() > 1:
-        raise TransformError(
-            "root: it is inside two forward-mode transforms (jvp, jacfwd), whose second derivatives PyTorch loses in a "
-            "custom rule. Make one of them reverse: torch.func.hessian, or jacrev in place of a jacfwd."
-        )
 
 
 def _check_devices(unknowns: Sequence[Tensor], args: tuple[Any, ...]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,21 +19,29 @@ from torch import Tensor
 from rootdiff import _implicit
 from rootdiff._failure import report
 from rootdiff._iterate import Solver
-from rootdiff._residual import Residual
-from rootdiff._solution import Solution
+from rootdiff._residual import LinearOperator, Residual
+from rootdiff._solution import Solution, Status
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import State, check_followed
 from rootdiff_torch._derivatives import (
-    TransformError,
-    devectorized,
     is_differentiable,
-    is_vectorized,
+    outer_forward_mode,
     pullback,
     pushforward,
-    uncompiled,
+    refuse_vectorized,
+    rule,
+    without_tangents,
 )
+
+
+@dataclass
+class Outcome:
+    """The pytree of the solver's byproduct, and whether any system has failed so far."""
+
+    byproduct: Any = None
+    spoilt: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,16 @@ class Problem:
 
     Attributes
     ----------
+    direct : callable or None
+        The same function for plain parameters, where it need not be told what it closes over.
     arguments : callable
         Returns the user's args from the parameters, for messages.
     state : State
         Of the modules that the residual calls.
     checked : bool
         Whether the residual is known to depend on its inputs alone.
+    outcome : Outcome
+        What `forward` finds out, for Python to branch on under every transform.
     """
 
     function: Callable[..., Tensor]
@@ -55,13 +67,16 @@ class Problem:
     solver: Solver
     adjoint: LinearSolver
     on_failure: str
+    direct: Callable[..., Tensor] | None
     arguments: Callable[..., tuple[Any, ...]]
     state: State
     checked: bool
+    outcome: Outcome = field(default_factory=Outcome)
 
     def batched(self, dims: Sequence[int | None], randomness: str) -> Problem:
         """Return the problem with one more leading batch axis on y, and on the parameters with a dimension."""
-        return replace(self, function=torch.vmap(self.function, in_dims=(0, *dims), randomness=randomness))
+        function = torch.vmap(self.function, in_dims=(0, *dims), randomness=randomness)
+        return replace(self, function=function, direct=None)
 
 
 class Root(torch.autograd.Function):
@@ -72,18 +87,19 @@ class Root(torch.autograd.Function):
         with _plain(y0):
             start, *plain = [_normal(tensor) for tensor in (y0, *parameters)]
             if not problem.checked:
-                with torch.enable_grad():
-                    check_followed(problem.function(start, *plain))
-            raw = problem.solver.solve(Residual(problem.function, tuple(plain), BACKEND), start)
+                check_followed(problem.function, (start, *plain))
+            residual = Residual(problem.direct or problem.function, tuple(plain), BACKEND)
+            raw = problem.solver.solve(residual, start)
             unravel = problem.structure.unravel
             solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, ())
             context = (unravel(start), *problem.arguments(*plain))
             report(BACKEND, solution, problem.on_failure, problem.solver, context)
+            known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
             y = raw.y
-            if problem.on_failure != "ignore":
+            if problem.on_failure != "ignore" and not bool(solution.converged.all()):
+                problem.outcome.spoilt = True
                 y = torch.where(solution.converged[..., None], y, torch.nan)
-            fresh = [part.clone() if part is start else part for part in (y, raw.residual_norm)]
-            return (fresh[0], raw.status, raw.steps, fresh[1], *(raw.factors or ()))
+            return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, *known)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -92,37 +108,42 @@ class Root(torch.autograd.Function):
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.count = problem, len(parameters)
-        saved = (y, *parameters, *others[3:])
+        saved = (y, *parameters, others[0], *others[3:])
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
     @staticmethod
-    @uncompiled
+    @rule
     def backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
         nothing: tuple[Any, ...] = (None,) * (2 + ctx.count)
         if cotangent is None:
             return nothing
-        y, parameters, factors = _saved(ctx)
+        y, parameters, known = _at_root(ctx, ctx.saved_tensors)
         with _settled(ctx.problem, y):
-            u = _solve(ctx.problem, True, cotangent, y, factors, parameters)
+            u = _solve(ctx.problem, True, cotangent, y, known, parameters)
             wanted = [
                 place
                 for place, parameter in enumerate(parameters, 1)
                 if ctx.needs_input_grad[place + 1] and is_differentiable(parameter)
             ]
-            found = pullback(ctx.problem.function, (y, *parameters), wanted, -u)
+            residual = _Rule(ctx.problem.function, tuple(parameters), BACKEND, tuple(wanted))
+            if ctx.problem.outcome.spoilt:
+                found = _implicit.pullback_of_good(residual, y, _without_idle(u, cotangent))
+            else:
+                found = residual.parameter_vjp(y, -u)
         gradients = dict(zip(wanted, found, strict=True))
         return None, None, *(gradients.get(place) for place in range(1, 1 + ctx.count))
 
     @staticmethod
-    @uncompiled
+    @rule
     def jvp(ctx: Any, _: Any, __: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
-        y, parameters, factors = _saved(ctx)
-        with _settled(ctx.problem, y):
+        with outer_forward_mode():
+            y, parameters, known = _at_root(ctx, without_tangents(ctx.saved_tensors))
             directions = _directions(parameters, tangents)
-            rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
-            t = _solve(ctx.problem, False, rhs, y, factors, parameters)
-        return -t, None, None, None, *(None,) * len(factors)
+            with _settled(ctx.problem, y):
+                rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
+                t = _solve(ctx.problem, False, rhs, y, known, parameters)
+            return -t, None, None, None, *(None,) * (len(known) - 1)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, y0: Tensor, *parameters: Tensor) -> Any:
@@ -134,39 +155,49 @@ class Root(torch.autograd.Function):
 
 
 class LinearSolve(torch.autograd.Function):
-    """``(problem, transpose, rhs, y, count, *factors, *parameters) -> x`` with J x = rhs, or J^T x = rhs.
+    """``(problem, transpose, rhs, y, count, *known, *parameters) -> x`` with J x = rhs, or J^T x = rhs.
 
-    `rhs` may have more leading axes than `y`: several right-hand sides for one matrix.
+    `known` are the status of the root and, flat, what the solver knows of the inverse Jacobian. `rhs` may have more
+    leading axes than `y`: several right-hand sides for one matrix.
     """
 
     @staticmethod
     def forward(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int, *others: Tensor) -> Tensor:
         with _settled(problem, y), _plain(y):
             b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
-            factors = tuple(plain[:count]) or None
-            operator = Residual(problem.function, tuple(plain[count:]), BACKEND).operator(point, factors)  # type: ignore[arg-type]
-            x, _ = _implicit.solve(operator.T if transpose else operator, problem.adjoint, b, problem.on_failure)
+            status, *known = [part.expand((*b.shape[: b.ndim - point.ndim], *part.shape)) for part in plain[:count]]
+            factors = BACKEND.unflatten(problem.outcome.byproduct, known)
+            operator = Residual(problem.function, tuple(plain[count:]), BACKEND).operator(point, factors)
+            operator = _stacked(operator, b, point)
+            failed = status > int(Status.AT_PRECISION) if problem.outcome.spoilt else None
+            x, info = _implicit.solve(
+                operator.T if transpose else operator, problem.adjoint, b, problem.on_failure, failed
+            )
+            if problem.on_failure != "ignore" and bool((info.status > int(Status.AT_PRECISION)).any()):
+                problem.outcome.spoilt = True
             return x.clone() if x is b else x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        problem, transpose, rhs, y, factors, *others = inputs
-        ctx.problem, ctx.transpose, ctx.factors, ctx.extra = problem, transpose, factors, rhs.ndim - y.ndim
+        problem, transpose, rhs, y, count, *others = inputs
+        ctx.problem, ctx.transpose, ctx.count, ctx.extra = problem, transpose, count, rhs.ndim - y.ndim
         saved = (output, y, *others)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
     @staticmethod
-    @uncompiled
+    @rule
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
         x, y, *others = ctx.saved_tensors
-        factors, parameters = others[: ctx.factors], others[ctx.factors :]
+        known, parameters = others[: ctx.count], others[ctx.count :]
         primals = (y, *parameters)
         with _settled(ctx.problem, y):
-            u = _solve(ctx.problem, not ctx.transpose, cotangent, y, factors, parameters)
+            u = _solve(ctx.problem, not ctx.transpose, cotangent, y, known, parameters)
+            if ctx.problem.outcome.spoilt:
+                x, u = _without_idle(x, cotangent), _without_idle(u, cotangent)
             # A x = b: the cotangent of A is -u x^T, so that of what A depends on is the pullback of -u^T A x
             left, right = (x, u) if ctx.transpose else (u, x)
-            needed = ctx.needs_input_grad[3], *ctx.needs_input_grad[5 + ctx.factors :]
+            needed = ctx.needs_input_grad[3], *ctx.needs_input_grad[5 + ctx.count :]
             wanted = [place for place, primal in enumerate(primals) if needed[place] and is_differentiable(primal)]
             found = pullback(_transposed_product(ctx, left), primals, wanted, -right)
         gradients = dict(zip(wanted, found, strict=True))
@@ -176,23 +207,25 @@ class LinearSolve(torch.autograd.Function):
             u,
             gradients.get(0),
             None,
-            *(None,) * ctx.factors,
+            *(None,) * ctx.count,
             *(gradients.get(place) for place in range(1, len(primals))),
         )
 
     @staticmethod
-    @uncompiled
-    def jvp(ctx: Any, _: Any, __: Any, rhs: Tensor | None, *tangents: Any) -> Tensor:
-        x, y, *others = ctx.saved_tensors
-        factors, parameters = others[: ctx.factors], others[ctx.factors :]
-        primals = (y, *parameters)
-        with _settled(ctx.problem, y):
-            # A dx = db - dA x
-            directions = _directions(primals, (tangents[0], *tangents[2 + ctx.factors :]))
-            product = _transposed_product(ctx, x) if ctx.transpose else _product(ctx, x)
-            change = pushforward(product, primals, directions, x)
-            b = -change if rhs is None else rhs - change
-            return _solve(ctx.problem, ctx.transpose, b, y, factors, parameters)
+    @rule
+    def jvp(ctx: Any, _: Any, __: Any, *tangents: Any) -> Tensor:
+        with outer_forward_mode():
+            x, y, *others = without_tangents(ctx.saved_tensors)
+            rhs, of_y, __, *of_others = tangents
+            known, parameters = others[: ctx.count], others[ctx.count :]
+            primals = (y, *parameters)
+            with _settled(ctx.problem, y):
+                # A dx = db - dA x
+                directions = _directions(primals, (of_y, *of_others[ctx.count :]))
+                product = _transposed_product(ctx, x) if ctx.transpose else _product(ctx, x)
+                change = pushforward(product, primals, directions, x)
+                b = -change if rhs is None else rhs - change
+                return _solve(ctx.problem, ctx.transpose, b, y, known, parameters)
 
     @staticmethod
     def vmap(
@@ -211,11 +244,11 @@ class LinearSolve(torch.autograd.Function):
         extra = rhs.ndim - y.ndim - (in_dims[2] is not None) + (in_dims[3] is not None)
         rhs = _leading(rhs, in_dims[2], batch).movedim(0, extra)
         y = _leading(y, in_dims[3], batch)
-        factors = [_leading(part, dim, batch) for part, dim in zip(others[:count], in_dims[5:], strict=False)]
+        known = [_leading(part, dim, batch) for part, dim in zip(others[:count], in_dims[5:], strict=False)]
         dims = in_dims[5 + count :]
         parameters = [_front(part, dim) for part, dim in zip(others[count:], dims, strict=True)]
         problem = problem.batched([None if dim is None else 0 for dim in dims], info.randomness)
-        return apply(LinearSolve, problem, transpose, rhs, y, count, *factors, *parameters), extra
+        return apply(LinearSolve, problem, transpose, rhs, y, count, *known, *parameters), extra
 
 
 def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -228,13 +261,10 @@ def _solve(
     transpose: bool,
     rhs: Tensor,
     y: Tensor,
-    factors: Sequence[Tensor],
+    known: Sequence[Tensor],
     parameters: Sequence[Tensor],
 ) -> Tensor:
-    def solve(b: Tensor) -> Tensor:
-        return apply(LinearSolve, problem, transpose, b, y, len(factors), *factors, *parameters)  # type: ignore[no-any-return]
-
-    return devectorized(solve, rhs)
+    return apply(LinearSolve, problem, transpose, rhs, y, len(known), *known, *parameters)  # type: ignore[no-any-return]
 
 
 def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
@@ -267,9 +297,41 @@ def _mapped(function: Callable[..., Tensor], times: int) -> Callable[..., Tensor
     return function
 
 
-def _saved(ctx: Any) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    y, *others = ctx.saved_tensors
-    return y, tuple(others[: ctx.count]), tuple(others[ctx.count :])
+@dataclass(frozen=True)
+class _Rule(Residual):
+    """A residual whose pullback is differentiable, to the `wanted` parameters, counted from 1."""
+
+    wanted: tuple[int, ...]
+
+    def parameter_vjp(self, y: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return pullback(self.function, (y, *self.parameters), self.wanted, cotangent)
+
+
+def _at_root(ctx: Any, saved: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+    """Return y, the parameters, and the status with the byproduct, from what `Root` saved."""
+    y, *others = saved
+    parameters, known = others[: ctx.count], others[ctx.count :]
+    if ctx.problem.outcome.spoilt:
+        y = _implicit.regular_point(BACKEND.xp, y, known[0] > int(Status.AT_PRECISION))
+    return y, parameters, known
+
+
+def _without_idle(u: Tensor, cotangent: Tensor) -> Tensor:
+    """Return `u` with zeros for the systems whose cotangent is zero, which may have failed."""
+    return torch.where((cotangent == 0).all(-1, keepdim=True), torch.zeros_like(u), u)
+
+
+def _stacked(operator: LinearOperator, rhs: Tensor, y: Tensor) -> LinearOperator:
+    """Return `operator` as a batch of it, where `rhs` has more leading axes than `y`; its matrix is not copied."""
+    lead = rhs.shape[: rhs.ndim - y.ndim]
+    if not lead:
+        return operator
+
+    def dense() -> Tensor:
+        matrix: Tensor = operator.dense()
+        return matrix.expand((*lead, *matrix.shape))
+
+    return replace(operator, dense=dense)
 
 
 def _directions(primals: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> list[Tensor]:
@@ -289,10 +351,7 @@ def _leading(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _normal(tensor: Tensor) -> Tensor:
     """Return `tensor` without history; a copy of one made in inference mode, with which autograd does not work."""
-    if is_vectorized(tensor):
-        raise TransformError(
-            "root: an argument is batched by autograd's own vmap (torch._vmap_internals). Use torch.func.vmap."
-        )
+    refuse_vectorized(tensor)
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 

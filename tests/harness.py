@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -114,6 +114,7 @@ class JaxHarness(Harness):
     name = "jax"
     backend = "jax"
     jit = False
+    _compiled: ClassVar[dict[Any, Any]] = {}
 
     def array(self, value: Any) -> Any:
         import jax
@@ -131,7 +132,10 @@ class JaxHarness(Harness):
             sol = getattr(rootdiff_jax, entry)(f, y0, *args, **options)
             return sol.y, sol
 
-        return jax.jit(solve) if self.jit else solve
+        if not self.jit:
+            return solve
+        key = (f, entry, *sorted(options.items()))
+        return self._compiled.setdefault(key, jax.jit(solve))
 
     def solve(self, f: Any, y0: Any, *args: Any, entry: str = "root", **options: Any) -> Outcome:
         y, sol = self._function(f, entry, options)(self.array(y0), *map(self.array, args))

@@ -30,7 +30,9 @@ FLOORS = {
     "_implicit": 4,
     "_registry": 4,
     "_sensitivities": 4,
+    "_report": 4,
     "_root": 5,
+    "_certificate": 6,
     "testing": 6,
     "__init__": 6,
 }

@@ -180,3 +180,16 @@ def test_root_found_at_singular_jacobian_has_no_gradient() -> None:
     sol = rootdiff.root(lambda y, a: y**2 - a, np.zeros(1), np.zeros(1), derivatives="complex-step")
     with pytest.raises(rootdiff.AdjointError, match="SINGULAR"):
         sol.vjp(np.array([1.0]))
+
+
+@pytest.mark.parametrize("derivatives", ["finite-difference", "complex-step"])
+@pytest.mark.parametrize("small", [1e-5, 1e-12, 1e-40])
+def test_parameters_of_different_orders_of_magnitude(small: float, derivatives: Any) -> None:
+    # y = a log(s) + b: dy/ds = a / s, where a step that suits a and b leaves the domain of the logarithm
+    theta = np.array([small, 3.0, 4.0])
+    sol = rootdiff.root(lambda y, t: y - t[1:2] * np.log(t[:1]) - t[2:], np.zeros(1), theta, derivatives=derivatives)
+    expected = np.array([3.0 / small, np.log(small), 1.0])
+    np.testing.assert_allclose(sol.jacobian()[0][0], expected, rtol=1e-7)
+    np.testing.assert_allclose(sol.vjp(np.ones(1))[0], expected, rtol=1e-7)
+    for tangent in (np.array([small, 1.0, -2.0]), np.array([1.0, 1.0, -2.0])):
+        np.testing.assert_allclose(sol.jvp(tangent)[0], expected @ tangent, rtol=1e-7)

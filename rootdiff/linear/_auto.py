@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from rootdiff._backend import Array
-from rootdiff._residual import LinearOperator, QuasiNewton
+from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver
 from rootdiff.linear._contract import judge
@@ -35,7 +35,7 @@ class AutoLinear(LinearSolver):
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         xp = operator.backend.xp
         shape = tuple(rhs.shape)
-        if is_dense(shape) or not (operator.factors is None or isinstance(operator.factors, QuasiNewton)):
+        if is_dense(shape) or operator.is_factored:
             return LU().solve(operator, rhs)
         first = GMRES()
         x, info = first.solve(operator, rhs)

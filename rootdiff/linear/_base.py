@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import norm2
-from rootdiff._residual import LinearOperator
+from rootdiff._residual import Byproduct, LinearOperator
 from rootdiff._solution import Status
 
 #: Tolerances are this many times the accuracy of the products, so that rounding in the test itself does not matter.
@@ -24,15 +24,15 @@ class LinearInfo(NamedTuple):
     status : integer array, (*batch). `Status` values.
     relative_residual : array, (*batch), or None
         ``norm(A x - b) / norm(b)``, dimensionless; zero where b is zero. None: the solver did not compute it.
-    factors : tuple of arrays or None
-        LU factors with which the solution was found, of the matrix (of its transpose, if the operator is transposed).
+    factors : Byproduct or None
+        The inverse with which the solution was found, of the matrix (of its transpose, if the operator is transposed).
     rank : integer array, (*batch), or None
         Numerical rank, where the solver determines it; below n the solution is that of minimum norm.
     """
 
     status: Array
     relative_residual: Array | None = None
-    factors: tuple[Array, Array] | None = None
+    factors: Byproduct | None = None
     rank: Array | None = None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import max_norm, signs
@@ -11,6 +10,9 @@ from rootdiff._residual import LinearOperator
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5
+
+#: Unknowns up to which products cost nothing to speak of.
+_FEW = 64
 
 Product = Callable[[Array], Array]
 
@@ -46,32 +48,33 @@ def one_norm(backend: Backend, product: Product, transposed: Product, like: Arra
 
 
 def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
-    """Return ``abs(A) abs(x) + abs(b)``, (*batch, n), estimated from one product with random-like signs.
+    """Return ``abs(A) abs(x) + abs(b)``, (*batch, n), estimated from products of A with x under changes of sign.
 
-    Each row is a sum with signs of the terms of the true one, so it is rarely far below it and never above.
+    Each is a sum of the terms of the true one with signs, so never above it and rarely far below. Among few unknowns a
+    pattern may change no sign that matters: there three more are taken, which tell any two of eight neighbours apart.
     """
-    xp = operator.backend.xp
-    return xp.abs(operator.matvec(signs(xp, x, 4) * x)) + xp.abs(rhs)
+    xp, n = operator.backend.xp, x.shape[-1]
+    index = xp.cumulative_sum(xp.ones_like(x), axis=-1) - 1
+    largest = xp.abs(operator.matvec(signs(xp, x, 4) * x))
+    for period in (1, 2, 4) if 1 < n <= _FEW else ():
+        pattern = 1 - 2 * (xp.floor(index / period) % 2)
+        largest = xp.maximum(largest, xp.abs(operator.matvec(pattern * x)))
+    return largest + xp.abs(rhs)
 
 
-def skeel_condition(operator: LinearOperator, factors: Any, x: Array, sizes: Array, screen: float) -> Array:
+def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: float) -> Array:
     """Return ``max(abs(A^-1) sizes) / max(abs(x))``, (*batch), the condition of x against changes of each entry of A.
 
-    With ``sizes = abs(A) abs(x)`` it does not depend on the scaling of rows, so that units do not look like
-    singularity. One solve bounds it from below; only where that exceeds `screen` it is estimated properly.
+    The inverse is what ``operator.factors`` make of a vector. With ``sizes = abs(A) abs(x)`` the condition does not
+    depend on the scaling of rows, so that units do not look like singularity. One solve bounds it from
+    below; only where that exceeds `screen` it is estimated properly.
 
     References
     ----------
     Skeel (1979). Arioli, Demmel & Duff (1989), section 2, for the reduction to a 1-norm. Higham (2002), section 7.2.
     """
     backend, xp = operator.backend, operator.backend.xp
-
-    def solve(vector: Array) -> Array:
-        return backend.lu_solve(factors, vector, transpose=operator.transposed)
-
-    def solve_transposed(vector: Array) -> Array:
-        return backend.lu_solve(factors, vector, transpose=not operator.transposed)
-
+    solve, solve_transposed = operator.approximate_inverse, operator.T.approximate_inverse
     size = max_norm(xp, x)
     safe = xp.where(size > 0, size, xp.ones_like(size))
     probe = max_norm(xp, solve(signs(xp, x, 5) * sizes)) / safe

@@ -8,6 +8,8 @@ can do better then; how far the solution may be off is a matter of the condition
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rootdiff._backend import Array
 from rootdiff._iterate import norm2
 from rootdiff._residual import LinearOperator
@@ -41,8 +43,9 @@ def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, 
     failure = xp.where(info.status <= int(Status.AT_PRECISION), int(Status.STALLED), info.status)
     if info.factors is not None:
         sizes = row_sizes(operator, xp.where(finite[..., None], x, xp.ones_like(x)), rhs)
+        inverse = replace(operator, factors=info.factors)
         known = xp.all(xp.isfinite(sizes), axis=-1)
-        condition = skeel_condition(operator, info.factors, x, sizes, _SCREEN_AT / operator.precision)
+        condition = skeel_condition(inverse, x, sizes, _SCREEN_AT / operator.precision)
         singular = ~finite | ~(operator.precision * condition < SINGULAR_AT)
         stable = _small(operator, norm, sizes, rhs)
         failure = xp.where(known, xp.where(singular, int(Status.SINGULAR), failure), int(Status.NONFINITE))

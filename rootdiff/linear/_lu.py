@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import norm2, select
-from rootdiff._residual import LinearOperator, QuasiNewton
+from rootdiff._residual import Byproduct, LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status, relative_size
 from rootdiff.linear._contract import backward_stable
@@ -46,7 +45,7 @@ class LU(LinearSolver):
     """
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        if operator.factors is not None:
+        if operator.factors is not None and len(operator.factors) != 3:  # a diagonal and its updates are no match
             return self._reuse(operator, rhs)
         backend, xp = operator.backend, operator.backend.xp
         factors = _factor(operator)
@@ -60,18 +59,17 @@ class LU(LinearSolver):
     def _reuse(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         backend, xp = operator.backend, operator.backend.xp
         old = operator.factors
-        old = old.factors if isinstance(old, QuasiNewton) else old
-        if old is None:  # minus the identity: there are no factors to keep
-            old = self.start(backend, rhs)
-        first = _refine(operator, operator.approximate_inverse, rhs)
+        assert old is not None
+        first = _refine(operator, rhs)
         stale = ~backward_stable(operator, first.x, rhs, first.norm)
 
-        def anew(carry: tuple[Array, _Refined, tuple[Array, Array]]) -> tuple[Array, _Refined, tuple[Array, Array]]:
-            need, *known = carry
-            fresh = replace(operator, factors=_factor(operator))
-            again = (_refine(fresh, fresh.approximate_inverse, rhs), fresh.factors)
-            refined, factors = select(xp, need, again, tuple(known))
-            return xp.zeros_like(need), refined, factors
+        def anew(carry: tuple[Array, _Refined, Byproduct]) -> tuple[Array, _Refined, Byproduct]:
+            need, known, _ = carry
+            fresh = (*_factor(operator), *(xp.zeros_like(update) for update in old[2:]))
+            again = _refine(replace(operator, factors=fresh), rhs)
+            spare = need.ndim - (old[0].ndim - 2)  # several right-hand sides for one matrix
+            systems = xp.any(need, axis=tuple(range(spare))) if spare else need
+            return xp.zeros_like(need), select(xp, need, again, known), select(xp, systems, fresh, old)
 
         _, refined, factors = backend.while_loop(lambda carry: xp.any(carry[0]), anew, (stale, first, old))
         status = finite_status(xp, refined.x, Status.SINGULAR)
@@ -84,9 +82,9 @@ def _factor(operator: LinearOperator) -> tuple[Array, Array]:
     return operator.backend.lu_factor(matrix)
 
 
-def _refine(operator: LinearOperator, inverse: Callable[[Array], Array], rhs: Array) -> _Refined:
+def _refine(operator: LinearOperator, rhs: Array) -> _Refined:
     """Solve by an approximate inverse; repeat on the residual while that halves it (Higham 2002, section 12.1)."""
-    backend, xp = operator.backend, operator.backend.xp
+    backend, xp, inverse = operator.backend, operator.backend.xp, operator.approximate_inverse
     size = norm2(xp, rhs)
     goal = 2 * operator.precision * size
 

@@ -8,11 +8,14 @@ from typing import Any, Literal, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, dot, norm2, running, select
-from rootdiff._residual import QuasiNewton, Residual
+from rootdiff._residual import Byproduct, Residual
 from rootdiff._solution import Status
 from rootdiff.linear._lu import LU
 from rootdiff.solvers._fixed_point import secant_scale
 from rootdiff.solvers._line_search import backtrack
+
+#: A step cut to less than this part shows that the Jacobian of the updates is no longer that of the residual.
+_SHORT = 0.1
 
 
 class BroydenState(NamedTuple):
@@ -34,9 +37,10 @@ class BroydenState(NamedTuple):
     count: Array
 
     @property
-    def inverse(self) -> QuasiNewton:
+    def inverse(self) -> Byproduct:
         """The estimate of the inverse Jacobian."""
-        return QuasiNewton(self.factors, self.left, self.right)
+        start = (-1 + 0 * self.y,) if self.factors is None else self.factors
+        return *start, self.left, self.right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,7 @@ class Broyden(IterativeSolver):
             left,
             right,
             state.fresh & ~updated,
-            ~trial.accepted,
+            ~trial.accepted | (trial.length < _SHORT),
             state.count + 1,
         )
 

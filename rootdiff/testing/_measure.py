@@ -111,19 +111,27 @@ def measure(
     >>> [attempt.solved for attempt in measure("newton", [get_problem("rosenbrock-2")])]
     [True, True, True]
     """
-    attempts = []
-    for problem in (*MINPACK, *LIBRARY) if problems is None else problems:
-        for power, y0 in enumerate(problem.starts(tries)):
-            calls = Calls(problem)
-            counted: dict[str, Any] = {"jac": calls.jacobian} if root is numpy_root else {}
-            theta = asarray(np.array(problem.theta))
-            sol = root(calls.residual, asarray(y0), theta, solver=solver, on_failure="ignore", **counted)
-            status = Status(int(sol.status))
-            counts = {"steps": int(sol.steps)}
-            if counted:
-                counts |= {"residual_calls": calls.residuals, "jacobian_calls": calls.jacobians}
-            attempts.append(judge(problem, power, np.asarray(sol.y), status.success, status.name, **counts))
-    return attempts
+    chosen = (*MINPACK, *LIBRARY) if problems is None else problems
+    return [
+        attempt(solver, problem, power, y0, root, asarray)
+        for problem in chosen
+        for power, y0 in enumerate(problem.starts(tries))
+    ]
+
+
+def attempt(
+    solver: str | Solver, problem: Problem, start: int, y0: Any, root: Callable[..., Any], asarray: Callable[[Any], Any]
+) -> Attempt:
+    """Return one attempt, from `y0`, (n)."""
+    calls = Calls(problem)
+    counted: dict[str, Any] = {"jac": calls.jacobian} if root is numpy_root else {}
+    theta = asarray(np.array(problem.theta))
+    sol = root(calls.residual, asarray(y0), theta, solver=solver, on_failure="ignore", **counted)
+    status = Status(int(sol.status))
+    counts = {"steps": int(sol.steps)}
+    if counted:
+        counts |= {"residual_calls": calls.residuals, "jacobian_calls": calls.jacobians}
+    return judge(problem, start, np.asarray(sol.y), status.success, status.name, **counts)
 
 
 class Calls:

@@ -1,7 +1,8 @@
 """Hard square systems with known answers, for any array-API namespace: the measure of a solver.
 
 `MINPACK` holds the systems of Moré, Garbow & Hillstrom (1981) at the sizes of MINPACK's test driver, with the
-extended Rosenbrock and Powell functions; `LIBRARY` the 23 systems of SciML's NonlinearProblemLibrary.
+extended Rosenbrock and Powell functions; `LIBRARY` the 23 systems of SciML's NonlinearProblemLibrary; `APPLICATIONS`
+equations of the sciences with numbers published for them.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rootdiff._errors import UnknownNameError
+from rootdiff.testing.problems._fields import field_problems
+from rootdiff.testing.problems._laws import law_problems
 from rootdiff.testing.problems._library import library_problems
 from rootdiff.testing.problems._minpack import minpack_problems
 from rootdiff.testing.problems._problem import Problem
 
-__all__ = ["LIBRARY", "MINPACK", "Problem", "all_problems", "get_problem"]
+__all__ = ["APPLICATIONS", "LIBRARY", "MINPACK", "Problem", "all_problems", "get_problem"]
 
 #: The systems of MINPACK's driver, then the extended functions.
 MINPACK: tuple[Problem, ...] = tuple(minpack_problems())
@@ -32,6 +35,8 @@ _SHARED = (
 )
 #: The systems of NonlinearProblemLibrary: ten are MINPACK's, from the standard start only; the others follow.
 LIBRARY: tuple[Problem, ...] = (*(replace(p, tries=1) for p in MINPACK if p.name in _SHARED), *_OWN)
+#: Equations of the sciences, one start each.
+APPLICATIONS: tuple[Problem, ...] = (*law_problems(), *field_problems())
 
 
 def all_problems() -> tuple[Problem, ...]:
@@ -41,9 +46,9 @@ def all_problems() -> tuple[Problem, ...]:
     --------
     >>> from rootdiff.testing.problems import all_problems
     >>> len(all_problems())
-    37
+    50
     """
-    return (*MINPACK, *_OWN)
+    return (*MINPACK, *_OWN, *APPLICATIONS)
 
 
 def get_problem(name: str) -> Problem:

@@ -1,0 +1,45 @@
+# Everything here sets up .venv by itself; only python3 (3.11 or newer), pip and make are needed.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+EXTRAS := torch,jax,optimistix,examples,test,dev
+
+# The problems here are small: threads inside one product cost more than they bring, and two test workers share the cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test test-all check bench clean
+
+help:
+	@echo "make demo      power flow of the IEEE cases on three backends, and a short digits run"
+	@echo "make test      the test-suite, as CI runs it"
+	@echo "make test-all  also the exhaustive tests, with ten times the random examples"
+	@echo "make check     format, lint, types"
+	@echo "make bench     the benchmarks, as tables"
+	@echo "make clean     remove .venv, caches and output/"
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(READY)
+	$(PYTHON) examples/power_flow.py
+	$(PYTHON) examples/deq_digits.py --backend torch --epochs 5
+
+test: $(READY)
+	HYPOTHESIS_PROFILE=ci $(PYTHON) -m pytest -n 2
+
+test-all: $(READY)
+	HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n 2 -m ""
+
+check: $(READY)
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+bench: $(READY)
+	$(PYTHON) benchmarks/memory.py
+
+clean:
+	rm -rf $(VENV) output build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,120 @@
+"""Layers whose output is a root: deep equilibrium models and other implicit layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rootdiff._failure import OnFailure
+from rootdiff._iterate import Solver
+from rootdiff._solution import Solution
+from rootdiff.linear import LinearSolver
+from rootdiff_torch._derivatives import is_wrapped, uncompiled
+from rootdiff_torch._root import fixed_point, root
+
+__all__ = ["FixedPointLayer", "ImplicitLayer"]
+
+
+class ImplicitLayer(nn.Module):
+    """A layer whose output y solves ``residual(y, *inputs) = 0``.
+
+    Parameters
+    ----------
+    residual : nn.Module or callable
+        Its parameters are those of the layer.
+    shape : tuple of int, optional
+        Shape of the unknown of one system; default that of the first input.
+    batch_ndim : int
+        Leading axes of the first input that index independent systems.
+    solver, adjoint, on_failure
+        As for `root`.
+    warm_start : bool
+        Start from the last root, where it has the right shape, instead of from zero.
+
+    Attributes
+    ----------
+    last : Solution or None
+        That of the last call, detached; None before the first and under a transform of torch.func.
+
+    Examples
+    --------
+    >>> import torch, rootdiff_torch.nn
+    >>> layer = rootdiff_torch.nn.ImplicitLayer(lambda y, x: y**3 + y - x)
+    >>> layer(torch.tensor([[2.0, 10.0]]))
+    tensor([[1., 2.]])
+    """
+
+    _solve: Callable[..., Solution] = staticmethod(root)
+
+    def __init__(
+        self,
+        residual: Callable[..., Any],
+        *,
+        shape: tuple[int, ...] | None = None,
+        batch_ndim: int = 1,
+        solver: str | Solver = "auto",
+        adjoint: str | LinearSolver = "auto",
+        on_failure: OnFailure = "raise",
+        warm_start: bool = False,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.shape, self.batch_ndim = shape, batch_ndim
+        self.solver, self.adjoint, self.on_failure = solver, adjoint, on_failure
+        self.warm_start = warm_start
+        self.last: Solution | None = None
+
+    @uncompiled
+    def forward(self, *inputs: Any) -> Any:
+        """Return the root for these inputs; its dtype is that of the layer's parameters, also under autocast."""
+        solution = self._solve(
+            self.residual,
+            self._start(inputs[0]),
+            *inputs,
+            solver=self.solver,
+            adjoint=self.adjoint,
+            batch_ndim=self.batch_ndim,
+            on_failure=self.on_failure,
+        )
+        transformed = is_wrapped(solution.y) or is_wrapped(solution.status)
+        self.last = None if transformed else solution._replace(y=solution.y.detach())
+        return solution.y
+
+    def extra_repr(self) -> str:
+        return f"solver={self.solver!r}, adjoint={self.adjoint!r}, warm_start={self.warm_start}"
+
+    def _start(self, x: Tensor) -> Tensor:
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), x.dtype)
+        shape = x.shape if self.shape is None else (*x.shape[: self.batch_ndim], *self.shape)
+        if self.warm_start and self.last is not None:
+            y = self.last.y
+            if (y.shape, y.dtype, y.device) == (shape, dtype, x.device) and bool(torch.isfinite(y).all()):
+                return y  # type: ignore[no-any-return]
+        return torch.zeros(shape, dtype=dtype, device=x.device)
+
+
+class FixedPointLayer(ImplicitLayer):
+    """A layer whose output z solves ``z = cell(z, *inputs)``: a deep equilibrium layer.
+
+    Parameters
+    ----------
+    cell : nn.Module or callable
+        Its parameters are those of the layer.
+    **options
+        As for `ImplicitLayer`.
+
+    Examples
+    --------
+    >>> import torch, rootdiff_torch.nn
+    >>> layer = rootdiff_torch.nn.FixedPointLayer(lambda z, x: 0.5 * z + x, solver="anderson")
+    >>> layer(torch.tensor([[1.0, 2.0]]))
+    tensor([[2.0000, 4.0000]])
+    """
+
+    _solve = staticmethod(fixed_point)
+
+    def __init__(self, cell: Callable[..., Any], **options: Any) -> None:
+        super().__init__(cell, **options)

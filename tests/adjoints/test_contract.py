@@ -1,0 +1,210 @@
+"""What counts as solved, what is singular, and where the NaN of a failed system goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from array_api_compat import array_namespace
+
+import rootdiff
+from rootdiff import Status, _implicit
+from tests.harness import HARNESSES
+
+DIRECT, ITERATIVE = ("auto", "lu", "lstsq"), ("gmres", "bicgstab", "lsmr")
+
+
+def _solve(arrays: Any, matrix: Any, rhs: Any, name: Any, **options: Any) -> tuple[np.ndarray, Any]:
+    matrix, rhs = np.asarray(matrix, float), np.asarray(rhs, float)
+    with np.errstate(all="ignore"):
+        x, info = _implicit.solve(
+            arrays.operator(matrix, **options), rootdiff.get_adjoint(name), arrays.array(rhs), "ignore"
+        )
+    return arrays.numpy(x), info
+
+
+@pytest.mark.parametrize("name", [*DIRECT, *ITERATIVE])
+@pytest.mark.parametrize(
+    "matrix", [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.1], [10.0, 1.0 + 1e-16]], [[0.0, 0.0], [0.0, 0.0]]]
+)
+def test_inconsistent_singular_system_fails(arrays: Any, name: str, matrix: Any) -> None:
+    _, info = _solve(arrays, matrix, [1.0, -1.0], name)
+    assert int(info.status) > Status.AT_PRECISION
+
+
+@pytest.mark.parametrize("name", ["auto", "lu"])
+def test_consistent_singular_system_is_a_status_for_lu(arrays: Any, name: str) -> None:
+    third = 1 / 3  # rounding leaves a pivot of 1e-17 or 0
+    matrix = [[third, 2 * third, 0.1], [0.7 * third, 1.4 * third, 0.3], [1.7 * third, 3.4 * third, 0.4]]
+    _, info = _solve(arrays, matrix, np.asarray(matrix) @ [1.0, 1.0, 1.0], name)
+    assert int(info.status) == Status.SINGULAR
+
+
+def test_lstsq_gives_the_minimum_norm_and_says_so(arrays: Any) -> None:
+    x, info = _solve(arrays, [[1.0, 1.0], [2.0, 2.0]], [2.0, 4.0], "lstsq")
+    np.testing.assert_allclose(x, [1.0, 1.0], rtol=1e-14)
+    assert int(info.status) <= Status.AT_PRECISION
+    assert int(info.rank) == 1
+
+
+@pytest.mark.parametrize("name", ["auto", "lu"])
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_units_do_not_look_like_singularity(arrays: Any, name: str, scale: float) -> None:
+    matrix = np.array([[2.0, 1.0], [1.0, 3.0]])
+    x, info = _solve(arrays, np.array([[scale], [1.0]]) * matrix, [3.0 * scale, 4.0], name)
+    assert int(info.status) <= Status.AT_PRECISION
+    np.testing.assert_allclose(x, [1.0, 1.0], rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", [*DIRECT, *ITERATIVE])
+def test_one_bad_system_in_a_batch_leaves_the_others_alone(arrays: Any, name: str) -> None:
+    rng = np.random.default_rng(0)
+    matrices = rng.standard_normal((4, 3, 3)) + 3 * np.eye(3)
+    matrices[1], matrices[3, 0, 0] = 1.0, np.nan
+    rhs = rng.standard_normal((4, 3))
+    x, info = _solve(arrays, matrices, rhs, name)
+    status = arrays.numpy(info.status)
+    np.testing.assert_array_equal(status > Status.AT_PRECISION, [False, True, False, True])
+    np.testing.assert_allclose(x[[0, 2]], np.linalg.solve(matrices[[0, 2]], rhs[[0, 2], :, None])[..., 0], rtol=1e-12)
+    if name in DIRECT:
+        np.testing.assert_array_equal(status[[1, 3]], [Status.SINGULAR, Status.NONFINITE])
+
+
+@pytest.mark.parametrize("name", [*DIRECT, *ITERATIVE, "one_step", "neumann", "phantom"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_zero_right_hand_side(arrays: Any, name: str, transposed: bool) -> None:
+    operator = arrays.operator(np.array([[2.0, 1.0], [0.0, 3.0]]))
+    with np.errstate(all="ignore"):
+        x, info = _implicit.solve(
+            operator.T if transposed else operator, rootdiff.get_adjoint(name), arrays.array(np.zeros(2)), "raise"
+        )
+    np.testing.assert_array_equal(arrays.numpy(x), 0.0)
+    assert int(info.status) <= Status.AT_PRECISION
+
+
+def test_a_solver_that_lies_is_found_out(arrays: Any) -> None:
+    wrong = rootdiff.LinearFunction(lambda operator, rhs: 0.999 * rhs)
+    _, info = _solve(arrays, np.eye(3), np.ones(3), wrong)
+    assert int(info.status) == Status.STALLED
+    assert float(info.relative_residual) == pytest.approx(1e-3)
+    right = rootdiff.LinearFunction(lambda operator, rhs: rhs)
+    assert int(_solve(arrays, np.eye(3), np.ones(3), right)[1].status) == Status.CONVERGED
+
+
+def _sqrt(y: Any, a: Any, c: Any) -> Any:
+    return y**2 - a * c  # no root where a c < 0
+
+
+A, C, ONES = np.array([[1.0], [4.0], [-1.0]]), np.array([1.0]), np.ones((3, 1))
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("policy", ["nan", "warn"])
+def test_numpy_keeps_nan_to_the_failed_systems_own_parameter(bad: float, policy: Any) -> None:
+    a = np.array([[1.0], [4.0], [bad]])
+    context = pytest.warns(rootdiff.ConvergenceWarning) if policy == "warn" else np.errstate()
+    with context:
+        sol = rootdiff.root(_sqrt, ONES, a, C, batch_ndim=1, on_failure=policy)
+    own, shared = sol.vjp(ONES)
+    # dy/da = c / 2y and dy/dc = a / 2y; 1e-9: differences
+    np.testing.assert_allclose(own, [[0.5], [0.25], [np.nan]], rtol=1e-9)
+    np.testing.assert_allclose(shared, [0.5 + 1.0], rtol=1e-9)
+    np.testing.assert_array_equal(sol.converged, [True, True, False])
+
+
+def test_numpy_parameter_of_failed_systems_only_is_nan() -> None:
+    sol = rootdiff.root(_sqrt, ONES[:1], np.array([[-1.0]]), C, batch_ndim=1, on_failure="nan")
+    assert all(np.isnan(part).all() for part in sol.vjp(ONES[:1]))
+
+
+def test_numpy_failed_system_that_was_masked_out_takes_no_part() -> None:
+    sol = rootdiff.root(_sqrt, ONES, A, C, batch_ndim=1, on_failure="nan")
+    own, shared = sol.vjp(np.where(sol.converged[:, None], ONES, 0.0))
+    np.testing.assert_allclose(own, [[0.5], [0.25], [0.0]], rtol=1e-9)
+    np.testing.assert_allclose(shared, [1.5], rtol=1e-9)
+
+
+def test_numpy_failed_adjoint_is_reported_and_kept_to_its_system() -> None:
+    # y0 + y1 = a, (1 + e) (y0 + y1) + e y0 = (1 + 2e) c: singular where e = 0
+    def f(y: Any, a: Any, c: Any) -> Any:
+        e = np.array([0.5, 0.0])[:, None]
+        total = y[..., :1] + y[..., 1:]
+        return np.concat([total - a, (1 + e) * total + e * y[..., :1] - (1 + e) * c * total], axis=-1)
+
+    y0, a, c = np.array([[0.0, 1.0], [0.5, 0.5]]), np.ones((2, 1)), np.ones(1)
+    solve = {"batch_ndim": 1, "solver": "anderson"}
+    with pytest.raises(rootdiff.AdjointError, match=r"SINGULAR.*systems 1") as caught:
+        rootdiff.root(f, y0, a, c, **solve).vjp(np.ones((2, 2)))
+    np.testing.assert_array_equal(caught.value.solution.status > Status.AT_PRECISION, [False, True])
+    sol = rootdiff.root(f, y0, a, c, on_failure="nan", **solve)
+    own, shared = sol.vjp(np.ones((2, 2)))
+    np.testing.assert_allclose(own, [[1.0], [np.nan]], rtol=1e-8)
+    assert np.isfinite(shared).all()
+    with pytest.warns(rootdiff.ConvergenceWarning, match="SINGULAR"):
+        rootdiff.root(f, y0, a, c, on_failure="warn", **solve).vjp(np.ones((2, 2)))
+
+
+def test_forward_failure_under_warn_is_reported_once(recwarn: pytest.WarningsRecorder) -> None:
+    sol = rootdiff.root(_sqrt, ONES, A, C, batch_ndim=1, on_failure="warn")
+    sol.vjp(ONES)
+    assert len(recwarn) == 1
+
+
+def _no_root(y: Any, a: Any, c: Any) -> Any:
+    return y**2 - a * c
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_eager_gradient_of_a_shared_parameter_is_the_sum_over_the_good(name: str) -> None:
+    harness = HARNESSES[name]()
+    out = harness.vjp(_no_root, ONES, A, C, w=ONES, batch_ndim=1, on_failure="nan", solver="newton")
+    own, shared = out.derivative
+    np.testing.assert_allclose(own, [[0.5], [0.25], [np.nan]], rtol=1e-9)
+    np.testing.assert_allclose(shared, [1.5], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["jax", "jax-jit"])
+def test_traced_gradient_of_a_shared_parameter_needs_a_mask(name: str) -> None:
+    harness = HARNESSES[name]()
+    options = {"batch_ndim": 1, "on_failure": "nan", "solver": "newton"}
+    own, shared = harness.vjp(_no_root, ONES, A, C, w=ONES, **options).derivative
+    np.testing.assert_allclose(own, [[0.5], [0.25], [np.nan]], rtol=1e-9)
+    assert np.isnan(shared).all()  # nothing can branch on values; not silent
+    masked = harness.vjp(_no_root, ONES, A, C, w=np.array([[1.0], [1.0], [0.0]]), **options).derivative
+    np.testing.assert_allclose(masked[0], [[0.5], [0.25], [0.0]], rtol=1e-9)
+    np.testing.assert_allclose(masked[1], [1.5], rtol=1e-9)
+
+
+def _partly_singular(y: Any, a: Any, c: Any) -> Any:
+    # y0 + y1 = a; e y0 = e c / 2: the Jacobian of a system whose e is zero is singular
+    xp = array_namespace(y)
+    e = xp.asarray(np.array([[1.0], [0.0], [2.0]]))
+    return xp.concat([y[..., :1] + y[..., 1:] - a, e * (y[..., :1] - c / 2)], axis=-1)
+
+
+@pytest.mark.parametrize("mode", ["vjp", "jvp"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "jax-jit"])
+def test_singular_system_of_a_batch_in_both_modes(name: str, mode: str) -> None:
+    harness = HARNESSES[name]()
+    y0, a, c = np.full((3, 2), 0.5), np.ones((3, 1)), np.ones(1)
+    options = {"batch_ndim": 1, "on_failure": "nan", "solver": "anderson"}
+    if mode == "jvp":
+        tangent = harness.jvp(_partly_singular, y0, a, c, v=(a, c), **options).derivative
+        np.testing.assert_array_equal(np.isnan(tangent).any(axis=-1), [False, True, False])
+        np.testing.assert_allclose(tangent[[0, 2]], [[0.5, 0.5], [0.5, 0.5]], rtol=1e-8)
+        return
+    own, shared = harness.vjp(_partly_singular, y0, a, c, w=np.array([[1.0, 2.0]] * 3), **options).derivative
+    np.testing.assert_allclose(own, [[2.0], [np.nan], [2.0]], rtol=1e-8)
+    if name in ("numpy", "torch"):
+        np.testing.assert_allclose(shared, [-1.0], rtol=1e-8)  # (1/2 - 2/2) from each of two systems
+    else:
+        assert np.isnan(shared).all()
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_failed_adjoint_raises_where_values_are_known(name: str) -> None:
+    harness = HARNESSES[name]()
+    y0, a, c = np.full((3, 2), 0.5), np.ones((3, 1)), np.ones(1)
+    with pytest.raises(rootdiff.AdjointError, match="SINGULAR"):
+        harness.vjp(_partly_singular, y0, a, c, w=np.ones((3, 2)), batch_ndim=1, solver="anderson")

@@ -1,0 +1,42 @@
+"""A residual with a root in closed form, with every derivative of it that matters present.
+
+f(y, theta) = M(theta) d + 0.3 d (P d) + 0.2 d sin(d) with d = y - c(theta): the root is c(theta). There
+df/dy is M(theta), nonsymmetric, and neither d2f/dy2 nor d2f/dy dtheta is zero. The oracle of a derivative is that
+of `c`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+M0 = np.array([[2.0, -0.7, 0.1], [0.4, 1.8, 0.5], [-0.3, 0.2, 2.2]])
+M1 = np.array([[0.1, 0.3, 0.0], [-0.2, 0.1, 0.2], [0.0, -0.4, 0.1]])
+START = np.array([0.5, 0.9, 0.0])
+THETA = np.array([0.7, -0.4])
+#: The root is exact to 1e-11 or better (rtol 1.8e-12), derivatives cost a factor of condition and curvature below 100.
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+
+NEWTON, HYBR = "newton", "scipy:hybr"
+SOLVERS = (NEWTON, HYBR)
+ADJOINTS = ("lu", "gmres")
+
+
+def c(theta: Any) -> Any:
+    """Return the root, (*batch, 3), for parameters (*batch, 2)."""
+    a, b = theta[..., 0], theta[..., 1]
+    return jnp.stack([a**2 * b, jnp.sin(b) + a, a * b**2 + jnp.exp(0.3 * a)], axis=-1)
+
+
+def f(y: Any, theta: Any) -> Any:
+    """Return the residual, (*batch, 3)."""
+    d = y - c(theta)
+    matrix = M0 + theta[..., :1, None] * M1
+    return (matrix @ d[..., None])[..., 0] + 0.3 * d * jnp.roll(d, 1, axis=-1) + 0.2 * d * jnp.sin(d)
+
+
+def loss(y: Any) -> Any:
+    """Return a scalar with all derivatives."""
+    return jnp.sum(jnp.array([1.0, -2.0, 0.5]) * y + jnp.sin(y))

@@ -1,0 +1,109 @@
+"""First derivatives, in every way that JAX has to ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rootdiff_jax as rd
+from tests.jax.closed_form import ADJOINTS, EXACT, SOLVERS, START, THETA, c, f, loss
+
+PRODUCT = pytest.mark.parametrize(("solver", "adjoint"), [(s, a) for s in SOLVERS for a in ADJOINTS])
+V = np.array([0.3, -1.1])
+
+
+def solve(solver: str, adjoint: str) -> Callable[[Any], Any]:
+    return lambda theta: rd.root(f, jnp.asarray(START), theta, solver=solver, adjoint=adjoint).y
+
+
+@pytest.mark.transform("jit")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_jit(solver: str) -> None:
+    y = jax.jit(solve(solver, "lu"))(THETA)
+    np.testing.assert_allclose(y, c(THETA), **EXACT)
+
+
+@pytest.mark.transform("grad, value_and_grad")
+@PRODUCT
+def test_value_and_grad(solver: str, adjoint: str) -> None:
+    y = solve(solver, adjoint)
+    value, gradient = jax.value_and_grad(lambda theta: loss(y(theta)))(THETA)
+    np.testing.assert_allclose(value, loss(c(THETA)), **EXACT)
+    np.testing.assert_allclose(gradient, jax.grad(lambda theta: loss(c(theta)))(THETA), **EXACT)
+
+
+@pytest.mark.transform("jit of grad")
+@PRODUCT
+def test_jit_of_grad(solver: str, adjoint: str) -> None:
+    y = solve(solver, adjoint)
+    gradient = jax.jit(jax.grad(lambda theta: loss(y(theta))))(THETA)
+    np.testing.assert_allclose(gradient, jax.grad(lambda theta: loss(c(theta)))(THETA), **EXACT)
+
+
+@pytest.mark.transform("jvp")
+@PRODUCT
+def test_jvp(solver: str, adjoint: str) -> None:
+    _, tangent = jax.jvp(solve(solver, adjoint), (THETA,), (V,))
+    np.testing.assert_allclose(tangent, jax.jvp(c, (THETA,), (V,))[1], **EXACT)
+
+
+@pytest.mark.transform("vjp")
+def test_vjp() -> None:
+    w = jnp.array([1.0, -0.5, 2.0])
+    y, pullback = jax.vjp(solve("newton", "lu"), THETA)
+    np.testing.assert_allclose(pullback(w)[0], w @ jax.jacfwd(c)(THETA), **EXACT)
+    np.testing.assert_allclose(y, c(THETA), **EXACT)
+
+
+@pytest.mark.transform("jacrev")
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_jacrev(adjoint: str) -> None:
+    np.testing.assert_allclose(jax.jacrev(solve("newton", adjoint))(THETA), jax.jacfwd(c)(THETA), **EXACT)
+
+
+@pytest.mark.transform("jacfwd")
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_jacfwd(adjoint: str) -> None:
+    np.testing.assert_allclose(jax.jacfwd(solve("newton", adjoint))(THETA), jax.jacfwd(c)(THETA), **EXACT)
+
+
+@pytest.mark.transform("linearize, linear_transpose")
+def test_linearize() -> None:
+    _, pushforward = jax.linearize(solve("newton", "lu"), jnp.asarray(THETA))
+    w = jnp.array([1.0, -0.5, 2.0])
+    (back,) = jax.linear_transpose(pushforward, jnp.asarray(THETA))(w)
+    np.testing.assert_allclose(pushforward(jnp.asarray(V)), jax.jacfwd(c)(THETA) @ V, **EXACT)
+    np.testing.assert_allclose(back, w @ jax.jacfwd(c)(THETA), **EXACT)
+
+
+@pytest.mark.transform("checkpoint")
+@pytest.mark.parametrize("jit", [False, True])
+def test_checkpoint(jit: bool) -> None:
+    gradient = jax.grad(lambda theta: loss(jax.checkpoint(solve("newton", "lu"))(theta)))
+    gradient = jax.jit(gradient) if jit else gradient
+    np.testing.assert_allclose(gradient(THETA), jax.grad(lambda theta: loss(c(theta)))(THETA), **EXACT)
+
+
+@pytest.mark.transform("grad with respect to the initial guess: zero")
+def test_initial_guess_has_no_gradient() -> None:
+    gradient = jax.grad(lambda y0: loss(rd.root(f, y0, jnp.asarray(THETA)).y))(jnp.asarray(START))
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("name", rd.available_solvers("jax"))
+def test_gradient_of_every_solver_is_that_of_the_root_it_found(name: str) -> None:
+    if name in ("fixed_point", "anderson", "optimistix:Chord", "scipy:anderson"):
+        entry, g = rd.fixed_point, lambda z, theta: z - 0.4 * f(z, theta)  # a contraction near the root
+    else:
+        entry, g = rd.root, f
+
+    def y(theta: Any) -> Any:
+        sol = entry(g, c(jnp.asarray(THETA)) + 0.05, theta, solver=name)
+        return sol.y
+
+    np.testing.assert_allclose(jax.jit(jax.jacrev(y))(THETA), jax.jacfwd(c)(THETA), rtol=1e-8, atol=1e-8)

@@ -1,0 +1,64 @@
+"""Every registered solver and adjoint passes the conformance suite; what one cannot do stands in a strict list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import rootdiff
+from rootdiff.testing import check_adjoint, check_solver
+from rootdiff.testing.problems import get_problem
+
+PROBLEMS = [get_problem(name) for name in ("rosenbrock-2", "powell-badly-scaled-2", "chebyquad-8", "helical-valley-3")]
+
+#: Where y + f(y) is no contraction, a plain iteration diverges.
+_NOT_CONTRACTIVE = {"solves linear", "solves quadratic", "solves stiff", "solves sparse"}
+#: |f| = 1e-6 at y = 1e6, where 1 / (y - 1) has no root: small against rtol |y|, for an iteration that knows no slope.
+_FAR_OUT = {"honest at a pole"}
+SOLVER_XFAIL: dict[str, set[str]] = {
+    "anderson": _FAR_OUT,
+    "fixed_point": _NOT_CONTRACTIVE | _FAR_OUT,
+    # the residual that the stiffest equation may have for its tolerance hides the error of the slowest
+    "scipy:anderson": {"solves linear", "solves stiff"},
+    "scipy:broyden1": {"solves stiff"},
+    "scipy:df-sane": {"solves linear", "solves stiff"},
+    "scipy:krylov": set(),
+}
+#: CG is for symmetric definite matrices, and its rows say which of the others it happens to reach.
+ADJOINT_XFAIL: dict[str, set[str]] = {
+    "cg": {"rows scaled to 1e8", "condition 1e8", "batch", "stale factors", "batch with failures"},
+}
+
+
+@pytest.mark.parametrize("name", rootdiff.available_solvers("numpy"))
+def test_solver(name: str) -> None:
+    check_solver(name, PROBLEMS, xfail=SOLVER_XFAIL.get(name, set()))
+
+
+@pytest.mark.parametrize("name", ["newton", "broyden", "scipy:hybr"])
+def test_solver_on_torch(name: str) -> None:
+    check_solver(name, PROBLEMS[:1], backends=["torch"], xfail=SOLVER_XFAIL.get(name, set()))
+
+
+@pytest.mark.parametrize("name", rootdiff.available_adjoints("numpy"))
+def test_adjoint(name: str) -> None:
+    check_adjoint(name, xfail=ADJOINT_XFAIL.get(name, set()))
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("name", ["lu"])
+def test_adjoint_elsewhere(name: str, backend: str) -> None:
+    check_adjoint(name, backends=[backend])
+
+
+def test_a_mended_failure_must_leave_the_list() -> None:
+    with pytest.raises(rootdiff.testing.CheckFailed, match="take it off the list"):
+        check_adjoint("lu", xfail={"nonsymmetric"})
+    with pytest.raises(rootdiff.UnknownNameError, match=r"xfail: \['no such'\]"):
+        check_adjoint("lu", xfail={"no such"})
+
+
+def test_a_value_is_checked_like_a_name() -> None:
+    solver: Any = rootdiff.Newton(rtol=1e-6)
+    assert check_solver(solver, PROBLEMS[:1]).passed

@@ -1,0 +1,103 @@
+"""The examples and the memory benchmark, as their users run them, at reduced size."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(script, *arguments):
+    """Run a script in a fresh process and return what it printed."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def is_figure(path):
+    data = path.read_bytes()
+    return data.startswith(b"\x89PNG") and len(data) > 10_000
+
+
+@pytest.fixture
+def power_flow(monkeypatch):
+    """The modules of the example, imported as a script imports them."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import ieee_cases
+    import power_flow
+
+    yield power_flow, ieee_cases
+    for name in ("power_flow", "ieee_cases", "power_flow_figure"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("solver", "backends"), [("newton", ["numpy", "torch", "jax"]), ("scipy:hybr", ["torch"]), ("broyden", ["numpy"])]
+)
+def test_power_flow_agrees_with_pypower(tmp_path, solver, backends):
+    backend = "all" if len(backends) > 1 else backends[0]
+    options = ("--case", 14, "--backend", backend, "--solver", solver, "--output", tmp_path)
+    printed = run("examples/power_flow.py", *options)
+    rows = re.findall(r"^IEEE 14 +(\w+) +(\S+) +\S+ +(\S+) +(\S+) +(\S+)", printed, re.MULTILINE)
+    assert [(backend, name) for backend, name, *_ in rows] == [(b, solver) for b in backends]
+    for _, _, voltage, losses, gradient in rows:
+        assert float(voltage) < 1e-8
+        assert float(losses) == pytest.approx(13.393, abs=1e-3)  # MW, published with the case
+        assert float(gradient) < 1e-6
+    assert is_figure(tmp_path / "power_flow_14.png")
+
+
+@pytest.mark.parametrize("name", ["14", "118", "300"])
+def test_power_flow_residual_vanishes_at_the_solution_of_pypower(power_flow, name):
+    example, data = power_flow
+    case = data.load_case(name)
+    flow, start, loads = example.build(case, np.asarray)
+    voltage = {"angle": np.angle(case.reference[:-1]), "magnitude": np.abs(case.reference[: case.n_pq])}
+    mismatch = flow.mismatch(voltage, *loads)
+    # PYPOWER stops below 1e-12 pu; the terms of the mismatch reach some hundred pu, each rounded
+    assert max(np.max(np.abs(part)) for part in mismatch.values()) < 1e-11
+    assert max(np.max(np.abs(part)) for part in flow.mismatch(start, *loads).values()) > 0.1
+    # the losses of the branches, by PYPOWER's own branch flows
+    solved, _ = data.runpf(data.CASES[name](), data.OPTIONS)
+    branch = solved["branch"]
+    assert flow.losses(voltage) * case.base == pytest.approx(np.sum(branch[:, 13] + branch[:, 15]), rel=1e-10)
+
+
+def test_power_flow_reports_a_deviation_as_failure(power_flow, monkeypatch, tmp_path, capsys):
+    example, _ = power_flow
+    monkeypatch.setattr(example, "VOLTAGE_TOLERANCE", 0.0)
+    assert example.main(["--case", "14", "--backend", "numpy", "--output", str(tmp_path)]) == 1
+    assert "FAILED" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("backend", "solver", "adjoint"),
+    [("torch", "anderson", "gmres"), ("torch", "fixed_point", "lu"), ("jax", "auto", "auto")],
+)
+def test_digits_learn_in_one_epoch(tmp_path, backend, solver, adjoint):
+    options = ("--backend", backend, "--solver", solver, "--adjoint", adjoint, "--epochs", 1, "--output", tmp_path)
+    printed = run("examples/deq_digits.py", *options)
+    number = r"([\d.e+-]+)"
+    row = re.search(rf"^ +1 +{number} +{number} % +{number} +{number} +{number}", printed, re.MULTILINE)
+    _, accuracy, steps, residual, adjoint_residual = map(float, row.groups())
+    assert accuracy > 80  # a guess gets 10; the seeded run 88 to 89
+    assert steps > 1
+    assert residual < 1e-4  # eps^(3/4) of float32 in the state, of order one, times the slope of the residual
+    assert adjoint_residual < 1e-5  # ten eps of float32 asked for, times the condition of the system, at most 20
+    assert is_figure(tmp_path / f"deq_digits_{backend}.png")
+
+
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.exhaustive)])
+def test_memory_of_the_gradient_does_not_grow_with_steps(backend):
+    printed = run("benchmarks/memory.py", "--backend", backend, "--steps", 50, 250)
+    rows = re.findall(rf"^\| {backend} \| (\d+) \| (\S+) \| (\S+) \|$", printed, re.MULTILINE)
+    few, many = ([float(cell) for cell in row[1:]] for row in rows)
+    assert many[0] < 1.2 * few[0]  # resident memory is not exact
+    assert many[1] > 3 * few[1]  # unrolled: five times the steps

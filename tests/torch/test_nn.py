@@ -1,0 +1,149 @@
+"""Layers: ImplicitLayer and FixedPointLayer in models, and models copied, stored and trained."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rootdiff_torch as rd
+from tests.torch.problem import KINDS, THETAS, TOL, W, close, loss
+from tests.torch.test_closures import Cell
+
+
+class Residual(nn.Module):
+    """The residual of `Cell`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = Cell()
+
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.cell(y, x) - y
+
+
+def iterated(cell: nn.Module, x: Tensor) -> Tensor:
+    z = torch.zeros(len(x), 3, dtype=torch.float64)
+    for _ in range(60):
+        z = cell(z, x)
+    return z
+
+
+def gradients(output: Tensor, module: nn.Module) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss(output), list(module.parameters()))
+
+
+@pytest.mark.transform("rootdiff_torch.nn.FixedPointLayer")
+@KINDS
+def test_fixed_point_layer(solver: str, adjoint: str) -> None:
+    cell = Cell()
+    layer = rd.nn.FixedPointLayer(cell, shape=(3,), solver=solver, adjoint=adjoint)
+    close(gradients(layer(THETAS), layer), gradients(iterated(cell, THETAS), cell))
+    assert layer.last is not None
+    assert bool(layer.last.converged.all())
+    assert not layer.last.y.requires_grad
+
+
+@pytest.mark.transform("rootdiff_torch.nn.ImplicitLayer")
+@KINDS
+def test_implicit_layer(solver: str, adjoint: str) -> None:
+    residual = Residual()
+    layer = rd.nn.ImplicitLayer(residual, shape=(3,), solver=solver, adjoint=adjoint)
+    close(gradients(layer(THETAS), layer), gradients(iterated(residual.cell, THETAS), residual))
+
+
+@pytest.mark.transform("layers in nn.Sequential")
+def test_sequential() -> None:
+    torch.manual_seed(0)
+    first, last = nn.Linear(2, 2, dtype=torch.float64), nn.Linear(3, 3, dtype=torch.float64)
+    cell = Cell()
+    model = nn.Sequential(first, rd.nn.FixedPointLayer(cell, shape=(3,)), last)
+    expected = nn.ModuleList([first, cell, last])
+    close(gradients(model(THETAS), model), gradients(last(iterated(cell, first(THETAS))), expected))
+
+
+@pytest.mark.transform("the same layer twice before backward")
+def test_twice() -> None:
+    cell = Cell()
+    layer = rd.nn.FixedPointLayer(cell, shape=(3,))
+    ours = layer(THETAS) + layer(layer(THETAS)[:, :2])
+    expected = iterated(cell, THETAS) + iterated(cell, iterated(cell, THETAS)[:, :2])
+    close(gradients(ours, layer), gradients(expected, cell))
+
+
+@pytest.mark.transform("warm start from the last root")
+def test_warm_start() -> None:
+    layer = rd.nn.FixedPointLayer(Cell(), shape=(3,), solver="fixed_point", warm_start=True)
+    cold = layer(THETAS)
+    cold_steps = int(layer.last.steps.max())
+    warm = layer(THETAS)
+    assert int(layer.last.steps.max()) < cold_steps
+    close(warm, cold)
+    close(gradients(warm, layer), gradients(cold, layer))
+    assert layer(THETAS[:2]).shape == (2, 3)  # another batch starts from zero again
+
+
+@pytest.mark.transform("deepcopy and pickle of a module that holds a layer")
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_copies(clone: object) -> None:
+    model = nn.Sequential(rd.nn.FixedPointLayer(Cell(), shape=(3,), solver=rd.Newton(rtol=1e-10), adjoint="gmres"))
+    model(THETAS).sum().backward()
+    twin = clone(model)  # type: ignore[operator]
+    close(twin(THETAS), model(THETAS))
+    assert twin[0].solver == model[0].solver
+    assert {id(p) for p in twin.parameters()}.isdisjoint({id(p) for p in model.parameters()})
+    close(gradients(twin(THETAS), twin), gradients(model(THETAS), model))
+
+
+@pytest.mark.transform("state_dict, saved and loaded, with assign too")
+@pytest.mark.parametrize("assign", [False, True])
+def test_state_dict(assign: bool) -> None:
+    source = rd.nn.FixedPointLayer(Cell(), shape=(3,))
+    with torch.no_grad():
+        source.residual.inner.weight.copy_(W.mT)
+    source(THETAS)
+    assert set(source.state_dict()) == {"residual.scale", "residual.inner.weight", "residual.outer.weight"}
+    buffer = io.BytesIO()
+    torch.save(source.state_dict(), buffer)
+    buffer.seek(0)
+    target = rd.nn.FixedPointLayer(Cell(), shape=(3,))
+    before = target(THETAS)
+    expected = gradients(iterated(target.residual, THETAS), target)
+    parameters = list(target.parameters())
+    target.load_state_dict(torch.load(buffer), assign=assign)
+    close(target(THETAS), source(THETAS))
+    if assign:  # what was solved before still has the gradients of the state it was solved with
+        close(torch.autograd.grad(loss(before), parameters), expected)
+
+
+@pytest.mark.transform("training: optimiser steps over a layer with warm start")
+def test_training() -> None:
+    target = iterated(Cell(), THETAS).detach()
+    layer = rd.nn.FixedPointLayer(Cell(), shape=(3,), solver="anderson", warm_start=True)
+    with torch.no_grad():
+        layer.residual.outer.weight.mul_(0.5)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        value = ((layer(THETAS) - target) ** 2).mean()
+        value.backward()
+        optimiser.step()
+        losses.append(value.item())
+    assert losses[-1] < 1e-2 * losses[0]
+
+
+@pytest.mark.transform("torch.func over a layer: functional_call, vmap")
+def test_functional() -> None:
+    layer = rd.nn.FixedPointLayer(Cell(), shape=(3,))
+    state = {name: value.detach() for name, value in layer.named_parameters()}
+    single = lambda state, x: loss(torch.func.functional_call(layer, state, (x[None],)))
+    actual = torch.vmap(torch.func.grad(single), in_dims=(None, 0))(state, THETAS)
+    assert layer.last is None  # nothing of a transform is kept
+    for index, x in enumerate(THETAS):
+        expected = gradients(iterated(layer.residual, x[None]), layer)
+        close(tuple(value[index] for value in actual.values()), expected, TOL)
