@@ -24,7 +24,7 @@ from rootdiff._registry import (
 )
 from rootdiff._report import GradientReport
 from rootdiff._residual import LinearOperator, Residual
-from rootdiff._root import fixed_point, root, root_scalar
+from rootdiff._root import continuation, fixed_point, root, root_scalar
 from rootdiff._solution import RawSolution, Solution, Status
 from rootdiff.linear import (
     CG,
@@ -115,6 +115,7 @@ __all__ = [
     "UnknownNameError",
     "available_adjoints",
     "available_solvers",
+    "continuation",
     "fixed_point",
     "get_adjoint",
     "get_solver",

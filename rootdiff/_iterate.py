@@ -192,7 +192,10 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     status = xp.where(idle >= solver.patience, int(Status.STALLED), state.status)
     status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
-    status = xp.where(converged | (norm == 0), int(Status.CONVERGED), status)
+    # of a y that ran away any residual is within tolerance: unless f has fallen too, `at_precision` is to judge
+    fallen = norm <= solver.rtol**0.5 * loop.first_norm  # type: ignore[operator]
+    status = xp.where(converged, xp.where(fallen, int(Status.CONVERGED), int(Status.STALLED)), status)
+    status = xp.where(norm == 0, int(Status.CONVERGED), status)
     return _Loop(
         state,
         xp.astype(status, xp.int32),

@@ -14,14 +14,14 @@ from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
 from rootdiff._numpy import NumpyBackend
+from rootdiff._problems import continuation_start, scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
-from rootdiff._scalar import scalar_problem
 from rootdiff._sensitivities import Sensitivities
 from rootdiff._solution import Solution
 from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Auto
+from rootdiff.solvers import Auto, Continuation
 
 Derivatives = Literal["finite-difference", "complex-step"]
 _DERIVATIVES = ("finite-difference", "complex-step")
@@ -225,6 +225,69 @@ def root_scalar(
         y0, chosen = scalar_problem(NumpyBackend(), residual, bracket, args, chosen)
     options = Options(chosen, adjoint, y0.ndim, on_failure, derivatives)
     return _solve(residual, y0, args, options, fixed_point=False)
+
+
+def continuation(
+    residual: Callable[..., Any],
+    y0: Any,
+    args0: Any,
+    args1: Any,
+    *,
+    method: Literal["arclength", "natural"] = "arclength",
+    first_step: float = 0.1,
+    max_steps: int = 500,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Find y with ``residual(y, *args1) = 0`` by following the root from the easier parameters `args0`.
+
+    Parameters
+    ----------
+    residual, y0, adjoint, on_failure, derivatives
+        As for `root`; `y0` is a guess of the root at `args0`. One system, no batch.
+    args0, args1 : tuple of pytrees, or one pytree
+        Parameters at the start and at the end; what is floating in them is joined by a straight line, everything
+        else is that of `args1`.
+    method : {"arclength", "natural"}
+        By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
+        parameter itself, which ends at a fold.
+    first_step : float
+        First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_steps : int
+        Steps along the path.
+    solver : str or Solver
+        Finds the root at the end of the path.
+
+    Returns
+    -------
+    Solution
+        At `args1`, and differentiable in them: the path has no derivative, nor need of one.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.continuation(lambda y, a: y**3 + y - a, np.array([0.0]), np.array([0.0]), np.array([10.0]))
+    >>> sol.y, sol.jacobian()
+    (array([2.]), (array([[0.07692308]]),))
+    """
+    start, args = continuation_start(NumpyBackend(), args0, args1, _is_parameter)
+    path = Continuation(
+        start=tuple(map(np.asarray, start)),
+        solver=get_solver(solver, "numpy"),
+        method=method,
+        first_step=first_step,
+        max_steps=max_steps,
+    )
+    return _solve(residual, y0, args, Options(path, adjoint, 0, on_failure, derivatives), fixed_point=False)
 
 
 def bind(

@@ -25,7 +25,7 @@ FLOORS = {
     "linear": 3,
     "solvers": 3,
     "_derivatives": 3,
-    "_scalar": 3,
+    "_problems": 3,
     "_hooks": 3,
     "_implicit": 4,
     "_registry": 4,

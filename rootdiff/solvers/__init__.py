@@ -7,6 +7,7 @@ from rootdiff.solvers._bracketing import ITP, Bisection, BracketedNewton, Chandr
 from rootdiff.solvers._broyden import Broyden
 from rootdiff.solvers._chain import Chain
 from rootdiff.solvers._chord import Chord
+from rootdiff.solvers._continuation import Continuation
 from rootdiff.solvers._df_sane import DFSane
 from rootdiff.solvers._fixed_point import FixedPoint
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt
@@ -28,6 +29,7 @@ __all__ = [
     "Broyden",
     "Chain",
     "Chord",
+    "Continuation",
     "DFSane",
     "FixedPoint",
     "LevenbergMarquardt",

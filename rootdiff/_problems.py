@@ -1,4 +1,4 @@
-"""What the entry points `root_scalar` of all backends share: the bracket, made arrays."""
+"""What the entry points `root_scalar` and `continuation` of all backends share."""
 
 from __future__ import annotations
 
@@ -51,3 +51,18 @@ def _as_array(backend: Backend, end: Any, others: tuple[Any, ...]) -> Array:
         if backend.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating"):
             return xp.sum(xp.zeros_like(leaf)) + float(end)
     return xp.asarray(float(end))
+
+
+def continuation_start(
+    backend: Backend, args0: Any, args1: Any, is_parameter: Callable[[Any], bool]
+) -> tuple[Any, Any]:
+    """Return the differentiated leaves of `args0`, and `args1` as a tuple, after a check that they match."""
+    args0, args1 = (args if isinstance(args, tuple) else (args,) for args in (args0, args1))
+    leaves0, tree0 = backend.flatten(args0)
+    leaves1, tree1 = backend.flatten(args1)
+    if tree0 != tree1:
+        raise ArgumentError("continuation: args0 and args1 have different structures; give two tuples of like pytrees.")
+    for one, other in zip(leaves0, leaves1, strict=True):
+        if is_parameter(one) != is_parameter(other) or getattr(one, "shape", ()) != getattr(other, "shape", ()):
+            raise ArgumentError(f"continuation: args0 holds {one!r} where args1 holds {other!r}; give like arrays.")
+    return tuple(leaf for leaf in leaves0 if is_parameter(leaf)), args1
