@@ -12,6 +12,7 @@ from rootdiff._errors import (
     RootdiffError,
     UnknownNameError,
 )
+from rootdiff._hooks import History
 from rootdiff._iterate import IterativeSolver, Solver, StepInfo
 from rootdiff._registry import (
     available_adjoints,
@@ -23,7 +24,7 @@ from rootdiff._registry import (
 )
 from rootdiff._report import GradientReport
 from rootdiff._residual import LinearOperator, Residual
-from rootdiff._root import fixed_point, root
+from rootdiff._root import continuation, fixed_point, root, root_scalar
 from rootdiff._solution import RawSolution, Solution, Status
 from rootdiff.linear import (
     CG,
@@ -41,9 +42,14 @@ from rootdiff.linear import (
     Reuse,
 )
 from rootdiff.solvers import (
+    ITP,
     Anderson,
+    Bisection,
+    BracketedNewton,
+    BracketSolver,
     Broyden,
     Chain,
+    Chandrupatla,
     Chord,
     DFSane,
     FixedPoint,
@@ -60,6 +66,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CG",
     "GMRES",
+    "ITP",
     "LSMR",
     "LU",
     "AdjointError",
@@ -68,8 +75,12 @@ __all__ = [
     "ArgumentTypeError",
     "Backend",
     "BiCGStab",
+    "Bisection",
+    "BracketSolver",
+    "BracketedNewton",
     "Broyden",
     "Chain",
+    "Chandrupatla",
     "Chord",
     "ConvergenceError",
     "ConvergenceWarning",
@@ -77,18 +88,19 @@ __all__ = [
     "DuplicateNameError",
     "FixedPoint",
     "GradientReport",
+    "History",
     "IterativeSolver",
     "LeastSquares",
-    "LinearFunction",
     "LevenbergMarquardt",
+    "LinearFunction",
     "LinearInfo",
     "LinearOperator",
     "LinearSolver",
     "Neumann",
     "Newton",
+    "NewtonKrylov",
     "OneStep",
     "Phantom",
-    "NewtonKrylov",
     "PseudoTransient",
     "RawSolution",
     "Residual",
@@ -103,6 +115,7 @@ __all__ = [
     "UnknownNameError",
     "available_adjoints",
     "available_solvers",
+    "continuation",
     "fixed_point",
     "get_adjoint",
     "get_solver",
@@ -110,4 +123,5 @@ __all__ = [
     "register_adjoint",
     "register_solver",
     "root",
+    "root_scalar",
 ]

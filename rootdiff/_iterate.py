@@ -12,9 +12,6 @@ from rootdiff._judge import explained, tolerance
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
-#: A residual that has not fallen by a hundredth in this many steps counts as stalled.
-_PATIENCE = 50
-
 
 class Solver(ABC):
     """A way to find a root; a value, made of plain settings."""
@@ -78,6 +75,8 @@ class IterativeSolver(Solver):
 
     #: Fields that only scale numbers, so that a compiled solve takes them as inputs.
     runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
+    #: A residual that has not fallen by a hundredth in this many steps counts as stalled.
+    patience: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -168,7 +167,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
         new = select(xp, active, _advance(solver, residual, loop), loop)
-        if residual.observe is not None and not residual.backend.traced:
+        if residual.observe is not None:
             residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
         return new  # type: ignore[no-any-return]
 
@@ -190,10 +189,13 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     converged = xp.all(xp.abs(state.error) <= allowed, axis=-1) & xp.isfinite(norm)
     better = norm < loop.best_norm
     idle = xp.where(norm < 0.99 * loop.best_norm, 0, loop.idle + 1)
-    status = xp.where(idle >= _PATIENCE, int(Status.STALLED), state.status)
+    status = xp.where(idle >= solver.patience, int(Status.STALLED), state.status)
     status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
-    status = xp.where(converged | (norm == 0), int(Status.CONVERGED), status)
+    # of a y that ran away any residual is within tolerance: unless f has fallen too, `at_precision` is to judge
+    fallen = norm <= solver.rtol**0.5 * loop.first_norm  # type: ignore[operator]
+    status = xp.where(converged, xp.where(fallen, int(Status.CONVERGED), int(Status.STALLED)), status)
+    status = xp.where(norm == 0, int(Status.CONVERGED), status)
     return _Loop(
         state,
         xp.astype(status, xp.int32),

@@ -178,7 +178,7 @@ class NumpyBackend:
         array = np.asarray(primals[place])
 
         def along(step: Any) -> Array:
-            moved = array.astype(np.result_type(array, step))
+            moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
             moved[index] += step
             return function(*primals[:place], moved, *primals[place + 1 :])
 

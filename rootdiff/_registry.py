@@ -28,9 +28,13 @@ from rootdiff.linear import (
     Reuse,
 )
 from rootdiff.solvers import (
+    ITP,
     Anderson,
     Auto,
+    Bisection,
+    BracketedNewton,
     Broyden,
+    Chandrupatla,
     Chord,
     DFSane,
     FixedPoint,
@@ -281,6 +285,10 @@ for _name, _solver in {
     "newton_krylov": NewtonKrylov,
     "pseudo_transient": PseudoTransient,
     "df_sane": DFSane,
+    "chandrupatla": Chandrupatla,
+    "itp": ITP,
+    "bisection": Bisection,
+    "bracketed_newton": BracketedNewton,
 }.items():
     register_solver(_name, _solver)
 for _method in ("hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"):

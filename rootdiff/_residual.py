@@ -90,7 +90,7 @@ class Residual:
     correct : callable, optional
         ``correct(trial, y)`` returns the point, (*batch, n), to try in place of `trial`, a step away from `y`.
     observe : callable, optional
-        Called by the loop after each step, where nothing is traced, with the step's record.
+        Called by the loop after each step with the step's record; of traced arrays where the backend traces.
     """
 
     function: Function

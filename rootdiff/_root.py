@@ -11,15 +11,17 @@ import numpy as np
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
-from rootdiff._iterate import Solver
+from rootdiff._hooks import Hooks
+from rootdiff._iterate import Solver, StepInfo
 from rootdiff._numpy import NumpyBackend
+from rootdiff._problems import continuation_start, scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._sensitivities import Sensitivities
 from rootdiff._solution import Solution
 from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Auto
+from rootdiff.solvers import Auto, Continuation
 
 Derivatives = Literal["finite-difference", "complex-step"]
 _DERIVATIVES = ("finite-difference", "complex-step")
@@ -37,6 +39,7 @@ class Options:
     jac: Callable[..., Any] | None = None
     jvp: Callable[..., Any] | None = None
     vjp: Callable[..., Any] | None = None
+    hooks: Hooks | None = None
 
 
 def root(
@@ -51,6 +54,11 @@ def root(
     jvp: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
+    correct: Callable[[Any, Any], Any] | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    callback: Callable[[StepInfo], None] | None = None,
+    verbose: bool = False,
+    history: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``, and its derivatives with respect to `args`.
 
@@ -71,6 +79,8 @@ def root(
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
         return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+        In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others
+        share gets the sum over the good systems. `converged`, and `GradientReport.status`, tell which failed.
     jac : callable, optional
         ``jac(y, *args)`` returns df/dy, (*batch, *shape, *shape), where `y0` is one array.
     jvp : callable, optional
@@ -81,6 +91,17 @@ def root(
     derivatives : {"finite-difference", "complex-step"}
         How to get the derivatives that were not given: by central differences (relative error about eps^(2/3)), or
         by complex steps, exact to rounding, for a residual that is analytic and takes complex numbers.
+    correct : callable, optional
+        ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
+        on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
+    bounds : tuple (lo, hi), optional
+        Numbers, None, or pytrees like `y0`: trial points are projected onto the box; roots on its border are found.
+    callback : callable, optional
+        Called with a `StepInfo` after each step.
+    verbose : bool
+        Whether to print a line per step.
+    history : bool
+        Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
 
     Returns
     -------
@@ -106,7 +127,8 @@ def root(
     >>> sol.y, sol.vjp(np.array([1.0]))
     (array([1.41421356]), (array([0.35355339]),))
     """
-    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp)
+    hooks = Hooks(correct, bounds, callback, verbose, history)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp, hooks)
     return _solve(residual, y0, args, options, fixed_point=False)
 
 
@@ -155,6 +177,119 @@ def fixed_point(
     return _solve(cell, z0, args, options, fixed_point=True)
 
 
+def root_scalar(
+    residual: Callable[..., Any],
+    bracket: Any,
+    *args: Any,
+    solver: str | Solver = "chandrupatla",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Find y between two points with ``residual(y, *args) = 0``, for each element of an array by itself.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` works elementwise: it returns an array shaped like y, or y broadcast against `args`.
+    bracket : tuple (lo, hi), or float or array
+        Two points (floats or arrays, of any order) where the residual has opposite signs; or one point, from which
+        such points are searched for in doubling steps to both sides.
+    *args, adjoint, on_failure, derivatives
+        As for `root`.
+    solver : str or BracketSolver
+        "chandrupatla", "itp", "bisection", or "bracketed_newton" where derivatives are cheap.
+
+    Returns
+    -------
+    Solution
+        `y` has the shape that the bracket and the residual broadcast to, and so have `status` and the other fields.
+        An element without a change of sign has the status INVALID_BRACKET, one with a pole or a jump STALLED.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If an element fails and ``on_failure="raise"``.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.root_scalar(lambda y, a: y**3 - a, (0.0, 10.0), np.array([8.0, 27.0]))
+    >>> sol.y, sol.vjp(np.array([1.0, 1.0]))
+    (array([2., 3.]), (array([0.08333333, 0.03703704]),))
+    """
+    chosen = get_solver(solver, "numpy")
+    with np.errstate(all="ignore"):
+        y0, chosen = scalar_problem(NumpyBackend(), residual, bracket, args, chosen)
+    options = Options(chosen, adjoint, y0.ndim, on_failure, derivatives)
+    return _solve(residual, y0, args, options, fixed_point=False)
+
+
+def continuation(
+    residual: Callable[..., Any],
+    y0: Any,
+    args0: Any,
+    args1: Any,
+    *,
+    method: Literal["arclength", "natural"] = "arclength",
+    first_step: float = 0.1,
+    max_steps: int = 500,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Find y with ``residual(y, *args1) = 0`` by following the root from the easier parameters `args0`.
+
+    Parameters
+    ----------
+    residual, y0, adjoint, on_failure, derivatives
+        As for `root`; `y0` is a guess of the root at `args0`. One system, no batch.
+    args0, args1 : tuple of pytrees, or one pytree
+        Parameters at the start and at the end; what is floating in them is joined by a straight line, everything
+        else is that of `args1`.
+    method : {"arclength", "natural"}
+        By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
+        parameter itself, which ends at a fold.
+    first_step : float
+        First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_steps : int
+        Steps along the path.
+    solver : str or Solver
+        Finds the root at the end of the path.
+
+    Returns
+    -------
+    Solution
+        At `args1`, and differentiable in them: the path has no derivative, nor need of one.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.continuation(lambda y, a: y**3 + y - a, np.array([0.0]), np.array([0.0]), np.array([10.0]))
+    >>> sol.y, sol.jacobian()
+    (array([2.]), (array([[0.07692308]]),))
+    """
+    start, args = continuation_start(NumpyBackend(), args0, args1, _is_parameter)
+    path = Continuation(
+        start=tuple(map(np.asarray, start)),
+        solver=get_solver(solver, "numpy"),
+        method=method,
+        first_step=first_step,
+        max_steps=max_steps,
+    )
+    return _solve(residual, y0, args, Options(path, adjoint, 0, on_failure, derivatives), fixed_point=False)
+
+
 def bind(
     function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
 ) -> tuple[Residual, Structure]:
@@ -182,16 +317,21 @@ def _solve(
     problem, structure = bind(function, y0, args, options, fixed_point)
     solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
     adjoint = get_adjoint(options.adjoint, "numpy")
+    start = structure.ravel(y0)
+    hooks = options.hooks or Hooks()
     with np.errstate(all="ignore"):
-        raw = solver.solve(problem, structure.ravel(y0))
-    solution = Solution(structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
+        raw = solver.solve(hooks.attach(problem, structure, start), start)
+    solution = Solution(
+        structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method, hooks.recorded(np)
+    )
     report(problem.backend, solution, options.on_failure, solver, (y0, *args))
     failed = ~solution.converged & (options.on_failure != "ignore")
     sensitivities = Sensitivities(
         problem, structure, adjoint, raw.y, raw.factors, args, _is_parameter, options.on_failure, failed
     )
     y = np.where(failed[..., None], np.nan, raw.y)
-    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities)
+    approximate = np.full(failed.shape, not adjoint.exact)
+    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities, approximate=approximate)
 
 
 def _is_parameter(leaf: Any) -> bool:

@@ -17,7 +17,7 @@ from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a Solution prints its numbers
 class Sensitivities:
     """The linearised problem at a root, on the user's pytrees.
 

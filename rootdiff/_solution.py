@@ -118,6 +118,8 @@ class Solution(NamedTuple):
         What each step did, where ``history=True`` asked for it.
     sensitivities : Sensitivities or None
         The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
+    approximate : boolean array, (*batch)
+        Whether derivatives of `y` are approximate by the choice of adjoint: `OneStep`, `Neumann`, `Phantom`, `Reuse`.
 
     Examples
     --------
@@ -134,6 +136,7 @@ class Solution(NamedTuple):
     method: Array | None = None
     history: Any = None
     sensitivities: Any = None
+    approximate: Any = None
 
     @property
     def converged(self) -> Array:

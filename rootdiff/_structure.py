@@ -67,7 +67,7 @@ class Structure:
             if is_complex:
                 half = size // 2
                 part = part[..., :half] + 1j * part[..., half:]
-            leaves.append(xp.reshape(part, lead + shape))
+            leaves.append(part if tuple(part.shape) == lead + shape else xp.reshape(part, lead + shape))
         return self.backend.unflatten(self.tree, leaves)
 
     def check(self, output: Any, role: str) -> None:

@@ -14,6 +14,7 @@ from jax import lax
 
 from rootdiff._backend import Array, Function, HostFunction
 from rootdiff_jax._callback import on_host
+from rootdiff_jax._trace import vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,5 @@ def _varying_alike(state: Any) -> Any:
 
     Inside ``shard_map`` a loop must have the types of its result from the start, and constants do not vary.
     """
-    axes = frozenset[Any]().union(*map(_axes, jax.tree.leaves(state)))
-    if not axes:
-        return state
-
-    def widen(value: Array) -> Array:
-        missing = tuple(axes - _axes(value))
-        return lax.pcast(value, missing, to="varying") if missing else value
-
-    return jax.tree.map(widen, state)
-
-
-def _axes(value: Array) -> frozenset[Any]:
-    """Return the mesh axes of an enclosing ``shard_map`` that `value` varies over."""
-    kind: Any = jax.typeof(value)
-    axes: frozenset[Any] = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
-    return axes
+    axes = frozenset[Any]().union(*map(varying_axes, jax.tree.leaves(state)))
+    return jax.tree.map(lambda value: vary(value, axes), state) if axes else state

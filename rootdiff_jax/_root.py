@@ -84,11 +84,17 @@ def root(
     linear solve per derivative. A program is compiled once for all residuals with the same jaxpr, all values of
     their constants and all tolerances and step limits.
 
+    An eager call traces the residual once, so that it sees what has changed in the objects it reads; wrap it in
+    ``jax.jit`` to save that, or the whole call. In reverse mode, a parameter that several systems share gets NaN if
+    one of them failed, unless the loss masks that one out by `converged`. A ``scan`` around a root that is
+    differentiated more than once needs forward mode first, ``jacrev(jacfwd(...))``: JAX forgets derivative rules in
+    the reverse mode of a scan.
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, rootdiff_jax as rd
     >>> gradient = jax.jacobian(lambda a: rd.root(lambda y, a: y**2 - a, jnp.array([1.0]), a).y)(jnp.array([4.0]))
-    >>> gradient.tolist()
+    >>> gradient.round(4).tolist()
     [[0.25]]
     """
     return _solve(residual, y0, args, _Options(solver, adjoint, batch_ndim, on_failure), fixed_point=False)
@@ -146,14 +152,16 @@ def _solve(
     check_args(backend, args)
     given = get_solver(options.solver, "jax") if options.solver != "auto" else Auto(fixed_point=fixed_point)
     solver, solver_values = split(given)
-    adjoint, adjoint_values = split(get_adjoint(options.adjoint, "jax"))
+    linear = get_adjoint(options.adjoint, "jax")
+    adjoint, adjoint_values = split(linear)
     parameters, rebuild = split_args(backend, args, _is_operand)
     bind = fixed_point_residual if fixed_point else flat_residual
     y = jax.lax.stop_gradient(structure.ravel(y0))
     traced, operands = trace(bind(function, structure, rebuild), y, parameters)
     problem = Problem(traced, solver, adjoint, options.on_failure)
     out = solve(problem, Inputs(y, solver_values, adjoint_values, operands))
-    solution = Solution(structure.unravel(out.y), out.status, out.steps, out.residual_norm)
+    approximate = jnp.full_like(out.status, not linear.exact, dtype=bool)
+    solution = Solution(structure.unravel(out.y), out.status, out.steps, out.residual_norm, approximate=approximate)
     if not isinstance(out.status, jax.core.Tracer):
         best = solution._replace(y=structure.unravel(out.best))
         report(backend, best, options.on_failure, given, (y0, *args))

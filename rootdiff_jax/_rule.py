@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from rootdiff import _implicit
 from rootdiff._backend import Array
@@ -18,7 +18,7 @@ from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend
 from rootdiff_jax._settings import Template
-from rootdiff_jax._trace import Traced
+from rootdiff_jax._trace import Traced, vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -79,34 +79,55 @@ _rule = jax.custom_jvp(_forward, nondiff_argnums=(0,))
 _reverse_rule = jax.custom_vjp(_forward, nondiff_argnums=(0,))
 
 
-@_rule.defjvp
 def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Outputs, Outputs]:
     outputs = _rule(problem, *primals)
     _, _, adjoint, operands = primals
     y = _linearisation_point(outputs)
-
-    def of_operands(*values: Any) -> Array:
-        return problem.function(y, *values)
-
-    _, rhs = jax.jvp(of_operands, operands, tangents[-1])
-    tangent = -_linear_solve(problem, adjoint, operands, y, outputs, rhs, transposed=False)
-    return outputs, jax.tree.map(_zero_tangent, outputs)._replace(y=tangent)
+    moving = [place for place, tangent in enumerate(tangents[-1]) if not isinstance(tangent, SymbolicZero)]
+    tangent = jnp.zeros_like(y)
+    if moving:
+        of_moving, values = _in_some_operands(problem, y, operands, moving)
+        _, rhs = jax.jvp(of_moving, values, tuple(tangents[-1][place] for place in moving))
+        tangent = -_linear_solve(problem, adjoint, operands, y, outputs, rhs, transposed=False)
+    return outputs, jax.tree.map(SymbolicZero.from_primal_value, outputs)._replace(y=tangent)
 
 
 def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Outputs, Any]:
-    outputs = _reverse_rule(problem, *inputs)
-    return outputs, (inputs, outputs)
+    values = jax.tree.map(lambda leaf: leaf.value, inputs)
+    moving = [place for place, operand in enumerate(inputs[-1]) if operand.perturbed]
+    outputs = _reverse_rule(problem, *values)
+    return outputs, (values, outputs, dict.fromkeys(moving))  # keys are part of the structure, so known in a trace
 
 
 def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tuple[Any, ...]:
-    (y0, solver, adjoint, operands), outputs = saved
+    inputs, outputs, moving = saved
+    _, _, adjoint, operands = inputs
+    if not moving or isinstance(cotangents.y, SymbolicZero):
+        return None, None, None, None
     y = _linearisation_point(outputs)
     u = _linear_solve(problem, adjoint, operands, y, outputs, cotangents.y, transposed=True)
-    _, pullback = jax.vjp(lambda *values: problem.function(y, *values), *operands)
-    return (*jax.tree.map(_zero_tangent, (y0, solver, adjoint)), pullback(-u))
+    of_moving, values = _in_some_operands(problem, y, operands, list(moving))
+    found = dict(zip(moving, jax.vjp(of_moving, *values)[1](-u), strict=True))
+    return None, None, None, tuple(found.get(place) for place in range(len(operands)))
 
 
-_reverse_rule.defvjp(_reverse_forward, _reverse_backward)
+# Operands that are not differentiated stay out of it: a custom rule in the residual may close over them.
+_rule.defjvp(_rule_jvp, symbolic_zeros=True)
+_reverse_rule.defvjp(_reverse_forward, _reverse_backward, symbolic_zeros=True)
+
+
+def _in_some_operands(
+    problem: Problem, y: Array, operands: tuple[Any, ...], places: list[int]
+) -> tuple[Callable[..., Array], tuple[Any, ...]]:
+    """Return the residual at `y` as a function of the operands at `places`, and these operands."""
+
+    def function(*values: Any) -> Array:
+        merged = list(operands)
+        for place, value in zip(places, values, strict=True):
+            merged[place] = value
+        return problem.function(y, *merged)
+
+    return function, tuple(operands[place] for place in places)
 
 
 def _linear_solve(
@@ -123,7 +144,8 @@ def _linear_solve(
     A failed system gives NaN, but for a zero right-hand side zero: what does not depend on it stays clear of it.
     """
     residual = problem.residual(operands)
-    adjoint = problem.adjoint.fill(settings)
+    # inside shard_map everything that the linear solve takes varies over the mesh alike
+    adjoint = problem.adjoint.fill([vary(value, varying_axes(y)) for value in settings])
     failed = None if problem.on_failure == "ignore" else _failed(outputs.status)
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
@@ -136,22 +158,16 @@ def _linear_solve(
         return solve
 
     product = residual.vjp if transposed else residual.jvp
-    return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed), solver(not transposed))
+    try:
+        return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed), solver(not transposed))
+    except ValueError:  # a while_loop in the residual has no transpose: forward mode only
+        return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed))
 
 
 def _linearisation_point(outputs: Outputs) -> Array:
-    """Return the root, differentiable; where there is none, a point with finite derivatives: none of its concern."""
-    failed = _failed(outputs.status)
-    regular = _implicit.regular_point(jnp, outputs.best, failed)
-    return jnp.where(failed[..., None], lax.stop_gradient(regular), outputs.y)
+    """Return the root, differentiable, or the best iterate where there is none, so that a NaN stays in its system."""
+    return jnp.where(_failed(outputs.status)[..., None], lax.stop_gradient(outputs.best), outputs.y)
 
 
 def _failed(status: Array) -> Array:
     return status > int(Status.AT_PRECISION)
-
-
-def _zero_tangent(value: Any) -> Any:
-    array = jnp.asarray(value)
-    if jnp.issubdtype(array.dtype, jnp.inexact):
-        return jnp.zeros_like(array)
-    return np.zeros(array.shape, dtype=jax.dtypes.float0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxprs_in_params
 
 from rootdiff._backend import Array
@@ -50,29 +51,61 @@ class Traced:
 def trace(function: Callable[..., Array], y: Array, parameters: Sequence[Any]) -> tuple[Traced, tuple[Any, ...]]:
     """Return `function` as ``traced(y, *operands)``, and the operands: the parameters, then what it closes over."""
     closed = jax.make_jaxpr(function)(y, *parameters)
-    jaxpr, literals = _hoist_literals(closed.jaxpr)
-    operands = (*parameters, *closed.consts, *literals)
+    jaxpr, hoisted = _hoist(closed.jaxpr, (*parameters, *closed.consts))
+    operands = (*parameters, *closed.consts, *hoisted)
     return Traced(jaxpr, (y, *operands)), operands
 
 
-def _hoist_literals(jaxpr: Any) -> tuple[Any, list[Any]]:
-    """Return the jaxpr with its floating literals as further constants, and their values.
+def varying_axes(value: Any) -> frozenset[Any]:
+    """Return the mesh axes of an enclosing ``shard_map`` that `value` varies over."""
+    kind: Any = jax.typeof(value)
+    axes: frozenset[Any] = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+    return axes
 
-    A closure over a Python float has it as a literal, and must not compile anew for each value.
+
+def vary(value: Any, axes: Iterable[Any]) -> Any:
+    """Return `value`, typed as varying over `axes` too."""
+    missing = tuple(set(axes) - varying_axes(value))
+    return lax.pcast(value, missing, to="varying") if missing else value
+
+
+def _hoist(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """Return the jaxpr with what it makes of constants alone as further constants, and the values of these.
+
+    Floating literals always, since a closure over a Python float has it as one, and must not compile anew for each
+    value. Inside ``shard_map`` all else too: there constants are typed as varying over the mesh, but only once.
     """
-    variables: list[Any] = []
-    values: list[Any] = []
+    sharded = any(equation.primitive.name == "pvary" for equation in jaxpr.eqns)
+    known = dict(zip((*jaxpr.invars[1:], *jaxpr.constvars), operands, strict=True))
+    count = len(known)
 
-    def hoisted(atom: Any) -> Any:
+    def hoist(atom: Any) -> Any:
         if not isinstance(atom, Literal) or not jnp.issubdtype(jnp.result_type(atom.val), jnp.inexact):
             return atom
         kind: Any = atom.aval
-        variables.append(Var(kind))
-        values.append(np.asarray(atom.val, dtype=kind.dtype))
-        return variables[-1]
+        variable = Var(kind)
+        known[variable] = np.asarray(atom.val, dtype=kind.dtype)
+        return variable
 
-    equations = [equation.replace(invars=list(map(hoisted, equation.invars))) for equation in jaxpr.eqns]
-    return jaxpr.replace(constvars=[*jaxpr.constvars, *variables], eqns=equations), values
+    equations = []
+    for equation in jaxpr.eqns:
+        if sharded and all(isinstance(atom, Literal) or atom in known for atom in equation.invars):
+            values = [atom.val if isinstance(atom, Literal) else known[atom] for atom in equation.invars]
+            known |= zip(equation.outvars, _apply(equation, values), strict=True)
+        else:
+            equations.append(equation.replace(invars=list(map(hoist, equation.invars))))
+    further = list(known)[count:]
+    return jaxpr.replace(constvars=[*jaxpr.constvars, *further], eqns=equations), [known[v] for v in further]
+
+
+def _apply(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
+    """Return the outputs of one equation."""
+    if equation.primitive.name == "pvary":
+        return [vary(value, equation.params["axes"]) for value in values]
+    bound = equation.primitive.get_bind_params(equation.params)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
+    found = equation.primitive.bind(*functions, *values, **params)
+    return found if equation.primitive.multiple_results else [found]
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
@@ -96,7 +129,7 @@ def _key(jaxpr: Any, operands: Sequence[Any], orders: int) -> Any:
     if custom and orders > 0:
         try:
             derivative, inputs = _derivative(jaxpr, operands)
-        except (TypeError, ValueError, NotImplementedError):  # not differentiable: left for those who ask to say
+        except Exception:  # not differentiable: for those to find out who differentiate it
             return _jaxpr_key(jaxpr, frozenset())
         settled = _custom_functions(derivative) <= custom
         following = _jaxpr_key(derivative, _RULES) if settled else _key(derivative, inputs, orders - 1)
@@ -115,8 +148,18 @@ def _custom_functions(jaxpr: Any) -> set[Any]:
 
 def _derivative(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
     """Return the jaxpr of the derivative of a jaxpr, without constants, and inputs for it."""
-    places = [place for place, value in enumerate(operands) if jnp.issubdtype(jnp.result_type(value), jnp.inexact)]
     count = len(jaxpr.invars)
+    closed_over = {
+        variable
+        for equation in jaxpr.eqns
+        for variable in equation.invars[: equation.params.get("num_consts", 0)]
+        if isinstance(variable, Var)
+    }  # by custom functions, which have no derivative in them
+    places = [
+        place
+        for place, (variable, value) in enumerate(zip((*jaxpr.invars, *jaxpr.constvars), operands, strict=True))
+        if variable not in closed_over and jnp.issubdtype(jnp.result_type(value), jnp.inexact)
+    ]
 
     def floating(*values: Any) -> list[Any]:
         merged = list(operands)

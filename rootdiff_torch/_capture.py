@@ -10,14 +10,13 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import optree
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
@@ -76,32 +75,20 @@ def forward_active() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-def capture(
-    function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], list[nn.Module]]:
-    """Return the differentiated tensors that ``function(y, *parameters)`` uses beside its inputs, and its modules."""
-    modules: dict[int, nn.Module] = {}
-
-    def note(module: nn.Module, _: Any) -> None:
-        modules[id(module)] = module
-
-    handle = register_module_forward_pre_hook(note)
+def capture(function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the differentiated tensors that ``function(y, *parameters)`` uses beside its inputs."""
     hidden = bool(levels()) or torch.is_inference_mode_enabled()  # then the value at plain inputs does not tell
-    try:
-        with torch.enable_grad():
-            if not hidden:
-                plain = [tensor.detach() for tensor in (y, *parameters)]
-                if not is_followed(function(*plain)):
-                    return (), list(modules.values())
-            with _Recorder((y, *parameters)) as recorder:
-                function(y, *parameters)
-            captured = tuple(recorder.found.values())
-            if not hidden:
-                replay = with_captured(function, captured, len(plain))
-                check_followed(replay, [*plain, *[tensor.detach() for tensor in captured]])
-    finally:
-        handle.remove()
-    return captured, list(modules.values())
+    with torch.enable_grad():
+        if not hidden:
+            plain = [tensor.detach() for tensor in (y, *parameters)]
+            if not is_followed(function(*plain)):
+                return ()
+        with _eagerly(), _Recorder((y, *parameters)) as recorder:
+            function(y, *parameters)
+        captured = tuple(recorder.found.values())
+        if not hidden:
+            check_followed(with_captured(function, captured, len(plain)), [*plain, *[t.detach() for t in captured]])
+    return captured
 
 
 def with_captured(function: Callable[..., Tensor], captured: Sequence[Tensor], count: int) -> Callable[..., Tensor]:
@@ -110,7 +97,7 @@ def with_captured(function: Callable[..., Tensor], captured: Sequence[Tensor], c
         return function
 
     def explicit(*inputs: Tensor) -> Tensor:
-        with _Substitution(captured, inputs[count:]):
+        with _eagerly(), _Substitution(captured, inputs[count:], inputs[:count]):
             return function(*inputs[:count])
 
     return explicit
@@ -161,6 +148,11 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from getattr(value, "__dict__", {}).values()
 
 
+def _eagerly() -> AbstractContextManager[None]:
+    """Run what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one."""
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
 class _Recorder(TorchFunctionMode):
     """Finds the tensors that operations use and none of them made."""
 
@@ -192,11 +184,22 @@ class _Recorder(TorchFunctionMode):
 class _Substitution(TorchFunctionMode):
     """Gives operations the replacements in place of the originals."""
 
-    def __init__(self, originals: Sequence[Tensor], replacements: Sequence[Tensor]) -> None:
+    def __init__(self, originals: Sequence[Tensor], replacements: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.table = {id(old): new for old, new in zip(originals, replacements, strict=True)}
+        self.known = {id(tensor) for tensor in (*replacements, *inputs)}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs: Any = (args, kwargs or {})
-        args, kwargs = optree.tree_map(lambda leaf: self.table.get(id(leaf), leaf), inputs)
+        args, kwargs = optree.tree_map(self._replace, inputs)
         return func(*args, **kwargs)
+
+    def _replace(self, leaf: Any) -> Any:
+        if id(leaf) in self.table:
+            return self.table[id(leaf)]
+        if isinstance(leaf, nn.Parameter) and leaf.requires_grad and id(leaf) not in self.known:
+            raise ArgumentError(
+                f"residual: it uses a parameter of shape {tuple(leaf.shape)} that it did not use at y0, where what it "
+                "closes over was looked up, so that its gradient would be lost. Pass it through args."
+            )
+        return leaf

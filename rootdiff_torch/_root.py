@@ -10,18 +10,21 @@ from torch import Tensor
 
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
-from rootdiff._iterate import Solver
+from rootdiff._hooks import Hooks
+from rootdiff._iterate import Solver, StepInfo
 from rootdiff._registry import get_adjoint, get_solver
+from rootdiff._scalar import scalar_problem
 from rootdiff._solution import Solution
 from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Auto
+from rootdiff.solvers import Auto, InBracket
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import State, capture, modules_of, needs_capture, with_captured
 from rootdiff_torch._derivatives import levels, refuse_vectorized, uncompiled
 from rootdiff_torch._rule import Problem, Root, apply
 
 
+@uncompiled
 def root(
     residual: Callable[..., Any],
     y0: Any,
@@ -30,6 +33,11 @@ def root(
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
     on_failure: OnFailure = "raise",
+    correct: Callable[[Any, Any], Any] | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    callback: Callable[[StepInfo], None] | None = None,
+    verbose: bool = False,
+    history: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``; y is differentiable in `args` and in what the residual closes over.
 
@@ -51,6 +59,17 @@ def root(
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
         return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+    correct : callable, optional
+        ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
+        on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
+    bounds : tuple (lo, hi), optional
+        Numbers, None, or pytrees like `y0`: trial points are projected onto the box; roots on its border are found.
+    callback : callable, optional
+        Called with a `StepInfo` after each step.
+    verbose : bool
+        Whether to print a line per step.
+    history : bool
+        Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
 
     Returns
     -------
@@ -81,9 +100,11 @@ def root(
     >>> a.grad
     tensor([0.3536], dtype=torch.float64)
     """
-    return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, fixed_point=False)
+    hooks = Hooks(correct, bounds, callback, verbose, history)
+    return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, hooks, fixed_point=False)
 
 
+@uncompiled
 def fixed_point(
     cell: Callable[..., Any],
     z0: Any,
@@ -125,10 +146,55 @@ def fixed_point(
     >>> rd.fixed_point(torch.cos, torch.ones(1, dtype=torch.float64)).y
     tensor([0.7391], dtype=torch.float64)
     """
-    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, fixed_point=True)
+    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, Hooks(), fixed_point=True)
 
 
 @uncompiled
+def root_scalar(
+    residual: Callable[..., Any],
+    bracket: Any,
+    *args: Any,
+    solver: str | Solver = "chandrupatla",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Find y between two points with ``residual(y, *args) = 0``, for each element of a tensor by itself.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` acts elementwise: each value depends on the same element of `y` alone.
+    bracket : tuple (lo, hi) or tensor
+        Points between which the residual changes sign, or one starting point from which to search for them; numbers
+        or floating tensors, broadcast with what the residual returns.
+    *args, adjoint, on_failure
+        As for `root`.
+    solver : str or BracketSolver
+        One that keeps a bracket: "chandrupatla", "itp", "bisection" or "bracketed_newton".
+
+    Returns
+    -------
+    Solution
+        Differentiable as that of `root`, with a status per element.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If an element fails and ``on_failure="raise"``.
+
+    Examples
+    --------
+    >>> import torch, rootdiff_torch as rd
+    >>> rd.root_scalar(lambda y, a: y**3 - a, (0.0, 10.0), torch.tensor([8.0, 27.0], dtype=torch.float64)).y
+    tensor([2., 3.], dtype=torch.float64)
+    """
+    check_args(BACKEND, args)
+    y0, chosen = scalar_problem(BACKEND, residual, bracket, args, get_solver(solver, "torch"))
+    return _solve(residual, y0.detach(), args, chosen, adjoint, y0.ndim, on_failure, Hooks(), fixed_point=False)
+
+
 def _solve(
     function: Callable[..., Any],
     y0: Any,
@@ -137,16 +203,17 @@ def _solve(
     adjoint: str | LinearSolver,
     batch_ndim: int,
     on_failure: OnFailure,
+    hooks: Hooks,
     fixed_point: bool,
 ) -> Solution:
     check_policy(on_failure)
     structure = describe(BACKEND, y0, batch_ndim)
     check_args(BACKEND, args)
+    _check_devices(BACKEND.flatten(y0)[0], args)
     chosen = get_solver(solver, "torch") if solver != "auto" else Auto(fixed_point=fixed_point)
-    adjoint = get_adjoint(adjoint, "torch")
+    chosen_adjoint = get_adjoint(adjoint, "torch")
     start = structure.ravel(y0)
     leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
-    _check_devices(BACKEND.flatten(y0)[0], args)
     autocast = torch.is_autocast_enabled(start.device.type)
     with torch.autocast(start.device.type, enabled=False):
         parameters = [_explicit(leaf, start.dtype if autocast else None) for leaf in leaves]
@@ -155,8 +222,8 @@ def _solve(
         captured: Sequence[Tensor] = ()
         state = State(())
         if needs_capture():
-            captured, called = capture(flat, start, parameters)
-            state = State.of([*modules_of((function, args)), *called])
+            captured = capture(flat, start, parameters)
+            state = State.of([*modules_of((function, args))])
         count = len(parameters)
         hidden = bool(levels()) or torch.is_inference_mode_enabled()
         problem = Problem(
@@ -164,15 +231,24 @@ def _solve(
             direct=None if hidden else lambda y, *parameters: flat(y, *parameters[:count]),
             structure=structure,
             solver=chosen,
-            adjoint=adjoint,
+            adjoint=chosen_adjoint,
             on_failure=on_failure,
             arguments=lambda *parameters: rebuild(*parameters[:count]),
             state=state,
             checked=not hidden,
+            hooks=hooks,
         )
-        y, status, steps, norm, *_ = apply(Root, problem, start, *parameters, *map(_explicit, captured))
-    # an empty tuple: None would be a leaf that vmap does not return
-    return Solution(structure.unravel(y), status, steps, norm, ())
+        inputs = [start, *parameters, *map(_explicit, captured)]
+        if isinstance(chosen, InBracket):  # its ends may be tracked by a transform, like any argument
+            problem = problem.with_ends(len(inputs))
+            inputs += [chosen.lo.detach(), chosen.hi.detach()]
+        y, status, steps, norm, method, *_ = apply(Root, problem, *inputs)
+    outcome = problem.outcome
+    approximate = torch.full_like(status, not chosen_adjoint.exact, dtype=torch.bool)
+    # an empty tuple stands for nothing: None would be a leaf that vmap does not return
+    return Solution(
+        structure.unravel(y), status, steps, norm, method if outcome.is_chain else (), outcome.history, (), approximate
+    )
 
 
 def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from rootdiff import _implicit
 from rootdiff._failure import report
+from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Solution, Status
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
+from rootdiff.solvers import InBracket
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import State, check_followed
 from rootdiff_torch._derivatives import (
@@ -38,9 +40,11 @@ from rootdiff_torch._derivatives import (
 
 @dataclass
 class Outcome:
-    """The pytree of the solver's byproduct, and whether any system has failed so far."""
+    """What the solver noted beside tensors (pytree of its byproduct, history), and whether a system has failed."""
 
     byproduct: Any = None
+    history: Any = ()
+    is_chain: bool = False
     spoilt: bool = False
 
 
@@ -58,6 +62,8 @@ class Problem:
         Of the modules that the residual calls.
     checked : bool
         Whether the residual is known to depend on its inputs alone.
+    hooks : Hooks
+        What the user hangs into the steps.
     outcome : Outcome
         What `forward` finds out, for Python to branch on under every transform.
     """
@@ -71,6 +77,7 @@ class Problem:
     arguments: Callable[..., tuple[Any, ...]]
     state: State
     checked: bool
+    hooks: Hooks = field(default_factory=Hooks)
     outcome: Outcome = field(default_factory=Outcome)
 
     def batched(self, dims: Sequence[int | None], randomness: str) -> Problem:
@@ -78,9 +85,27 @@ class Problem:
         function = torch.vmap(self.function, in_dims=(0, *dims), randomness=randomness)
         return replace(self, function=function, direct=None)
 
+    def with_ends(self, count: int) -> Problem:
+        """Return the problem with the ends of a bracket after its `count` inputs, which the residual does not see."""
+        inner, direct = self.function, self.direct
+
+        def function(*inputs: Tensor) -> Tensor:
+            return inner(*inputs[:count])
+
+        def plain(*inputs: Tensor) -> Tensor:
+            return (direct or inner)(*inputs[:count])
+
+        return replace(self, function=function, direct=direct and plain)
+
+    def solver_for(self, parameters: Sequence[Tensor]) -> Solver:
+        """Return the solver, with a bracket taken from among plain `parameters`."""
+        if isinstance(self.solver, InBracket):
+            return replace(self.solver, lo=parameters[-2], hi=parameters[-1])
+        return self.solver
+
 
 class Root(torch.autograd.Function):
-    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, *factors)`` on flat vectors."""
+    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, *known)`` on flat vectors."""
 
     @staticmethod
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -89,9 +114,12 @@ class Root(torch.autograd.Function):
             if not problem.checked:
                 check_followed(problem.function, (start, *plain))
             residual = Residual(problem.direct or problem.function, tuple(plain), BACKEND)
-            raw = problem.solver.solve(residual, start)
+            solver = problem.solver_for(plain)
+            raw = solver.solve(problem.hooks.attach(residual, problem.structure, start), start)
+            problem.outcome.history = problem.hooks.recorded(BACKEND.xp) or ()
+            problem.outcome.is_chain = raw.method is not None
             unravel = problem.structure.unravel
-            solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, ())
+            solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
             context = (unravel(start), *problem.arguments(*plain))
             report(BACKEND, solution, problem.on_failure, problem.solver, context)
             known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
@@ -99,7 +127,8 @@ class Root(torch.autograd.Function):
             if problem.on_failure != "ignore" and not bool(solution.converged.all()):
                 problem.outcome.spoilt = True
                 y = torch.where(solution.converged[..., None], y, torch.nan)
-            return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, *known)
+            method = torch.zeros_like(raw.status) if raw.method is None else raw.method
+            return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, *known)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -108,7 +137,7 @@ class Root(torch.autograd.Function):
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.count = problem, len(parameters)
-        saved = (y, *parameters, others[0], *others[3:])
+        saved = (y, *parameters, others[0], *others[4:])
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
@@ -143,7 +172,7 @@ class Root(torch.autograd.Function):
             with _settled(ctx.problem, y):
                 rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
                 t = _solve(ctx.problem, False, rhs, y, known, parameters)
-            return -t, None, None, None, *(None,) * (len(known) - 1)
+            return -t, None, None, None, None, *(None,) * (len(known) - 1)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, y0: Tensor, *parameters: Tensor) -> Any:

@@ -14,6 +14,9 @@ from rootdiff.linear._lu import LU
 from rootdiff.solvers._fixed_point import secant_scale
 from rootdiff.solvers._line_search import backtrack
 
+#: A step cut to less than this part shows that the Jacobian of the updates is no longer that of the residual.
+_SHORT = 0.1
+
 
 class BroydenState(NamedTuple):
     """Iterate, residual, error, status; the inverse Jacobian as H0 + sum of left_i right_i^T.
@@ -121,7 +124,7 @@ class Broyden(IterativeSolver):
             left,
             right,
             state.fresh & ~updated,
-            ~trial.accepted,
+            ~trial.accepted | (trial.length < _SHORT),
             state.count + 1,
         )
 

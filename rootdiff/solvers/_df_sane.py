@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
@@ -57,6 +57,9 @@ class DFSane(IterativeSolver):
 
     max_steps: int = 1000
     memory: int = 10
+
+    #: Long, since the residual may grow for a while before it falls.
+    patience: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
         super().__post_init__()

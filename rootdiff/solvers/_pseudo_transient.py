@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
@@ -66,6 +66,9 @@ class PseudoTransient(IterativeSolver):
     mass: float = 1.0
 
     runtime = (*IterativeSolver.runtime, "time_step", "growth", "mass")
+
+    #: Long, since the residual may grow for a while before it falls.
+    patience: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
         super().__post_init__()

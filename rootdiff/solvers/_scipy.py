@@ -78,6 +78,11 @@ class SciPy(Solver):
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
+        if residual.correct is not None or residual.observe is not None:
+            raise ArgumentError(
+                "solver: SciPy takes its own steps, which correct, bounds, callback, verbose and history do not reach. "
+                "Use a native solver such as 'newton' or 'trust_region'."
+            )
         solver = self.resolved(y0.dtype, xp)
         first_norm = max_norm(xp, residual(y0))
         y, steps = residual.backend.on_host(solver._solve_batch, residual, y0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from itertools import pairwise
 from typing import Any
 
@@ -92,3 +93,16 @@ def test_reuse_of_a_placeholder_fails_by_status() -> None:
 def test_bad_settings_are_errors(make: Any) -> None:
     with pytest.raises(rootdiff.ArgumentError):
         make()
+
+
+@pytest.mark.parametrize("package", ["rootdiff", "rootdiff_torch", "rootdiff_jax"])
+def test_the_solution_says_so(package: str) -> None:
+    rd = importlib.import_module(package)
+    array = {
+        "rootdiff": np.asarray,
+        "rootdiff_torch": lambda value: importlib.import_module("torch").tensor(value),
+        "rootdiff_jax": lambda value: importlib.import_module("jax.numpy").asarray(value),
+    }[package]
+    for adjoint, approximate in (("one_step", True), ("auto", False)):
+        sol = rd.fixed_point(lambda z: 0.5 * z, array(np.ones((2, 1))), batch_ndim=1, adjoint=adjoint)
+        np.testing.assert_array_equal(np.asarray(sol.approximate), [approximate] * 2)

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace
 
 import rootdiff
 from rootdiff import Status, _implicit
+from tests.harness import HARNESSES
 
 DIRECT, ITERATIVE = ("auto", "lu", "lstsq"), ("gmres", "bicgstab", "lsmr")
 
@@ -147,3 +149,92 @@ def test_forward_failure_under_warn_is_reported_once(recwarn: pytest.WarningsRec
     sol = rootdiff.root(_sqrt, ONES, A, C, batch_ndim=1, on_failure="warn")
     sol.vjp(ONES)
     assert len(recwarn) == 1
+
+
+def _no_root(y: Any, a: Any, c: Any) -> Any:
+    return y**2 - a * c
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_eager_gradient_of_a_shared_parameter_is_the_sum_over_the_good(name: str) -> None:
+    harness = HARNESSES[name]()
+    out = harness.vjp(_no_root, ONES, A, C, w=ONES, batch_ndim=1, on_failure="nan", solver="newton")
+    own, shared = out.derivative
+    np.testing.assert_allclose(own, [[0.5], [0.25], [np.nan]], rtol=1e-9)
+    np.testing.assert_allclose(shared, [1.5], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["jax", "jax-jit"])
+def test_traced_gradient_of_a_shared_parameter_needs_a_mask(name: str) -> None:
+    harness = HARNESSES[name]()
+    options = {"batch_ndim": 1, "on_failure": "nan", "solver": "newton"}
+    own, shared = harness.vjp(_no_root, ONES, A, C, w=ONES, **options).derivative
+    np.testing.assert_allclose(own, [[0.5], [0.25], [np.nan]], rtol=1e-9)
+    assert np.isnan(shared).all()  # nothing can branch on values; not silent
+    masked = harness.vjp(_no_root, ONES, A, C, w=np.array([[1.0], [1.0], [0.0]]), **options).derivative
+    np.testing.assert_allclose(masked[0], [[0.5], [0.25], [0.0]], rtol=1e-9)
+    np.testing.assert_allclose(masked[1], [1.5], rtol=1e-9)
+
+
+def _partly_singular(y: Any, a: Any, c: Any) -> Any:
+    # y0 + y1 = a; e y0 = e c / 2: the Jacobian of a system whose e is zero is singular
+    xp = array_namespace(y)
+    e = xp.asarray(np.array([[1.0], [0.0], [2.0]]))
+    return xp.concat([y[..., :1] + y[..., 1:] - a, e * (y[..., :1] - c / 2)], axis=-1)
+
+
+@pytest.mark.parametrize("mode", ["vjp", "jvp"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "jax-jit"])
+def test_singular_system_of_a_batch_in_both_modes(name: str, mode: str) -> None:
+    harness = HARNESSES[name]()
+    y0, a, c = np.full((3, 2), 0.5), np.ones((3, 1)), np.ones(1)
+    options = {"batch_ndim": 1, "on_failure": "nan", "solver": "anderson"}
+    if mode == "jvp":
+        tangent = harness.jvp(_partly_singular, y0, a, c, v=(a, c), **options).derivative
+        np.testing.assert_array_equal(np.isnan(tangent).any(axis=-1), [False, True, False])
+        np.testing.assert_allclose(tangent[[0, 2]], [[0.5, 0.5], [0.5, 0.5]], rtol=1e-8)
+        return
+    own, shared = harness.vjp(_partly_singular, y0, a, c, w=np.array([[1.0, 2.0]] * 3), **options).derivative
+    np.testing.assert_allclose(own, [[2.0], [np.nan], [2.0]], rtol=1e-8)
+    if name in ("numpy", "torch"):
+        np.testing.assert_allclose(shared, [-1.0], rtol=1e-8)  # (1/2 - 2/2) from each of two systems
+    else:
+        assert np.isnan(shared).all()
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_failed_adjoint_raises_where_values_are_known(name: str) -> None:
+    harness = HARNESSES[name]()
+    y0, a, c = np.full((3, 2), 0.5), np.ones((3, 1)), np.ones(1)
+    with pytest.raises(rootdiff.AdjointError, match="SINGULAR"):
+        harness.vjp(_partly_singular, y0, a, c, w=np.ones((3, 2)), batch_ndim=1, solver="anderson")
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_per_sample_gradients_under_vmap(framework: str) -> None:
+    if framework == "torch":
+        import torch as xp
+        from torch.func import grad, vmap
+
+        import rootdiff_torch as rd
+    else:
+        import jax
+        import jax.numpy as xp
+        from jax import grad, vmap
+
+        import rootdiff_jax as rd
+
+        jax.config.update("jax_enable_x64", True)
+
+    def residual(y: Any, a: Any) -> Any:  # y0^2 = a, a1 y1 = 1: no root where a0 < 0, singular where a1 = 0
+        return xp.stack([y[0] ** 2 - a[0], a[1] * (y[1] - a[0])])
+
+    def loss(a: Any, y0: Any) -> Any:
+        return rd.root(residual, y0, a, on_failure="nan", solver="anderson", adjoint="lu").y.sum()
+
+    a = np.array([[1.0, 1.0], [-1.0, 1.0], [1.0, 0.0], [4.0, 2.0]])
+    y0 = np.array([[1.1, 0.9], [1.1, 0.9], [1.1, 1.0], [2.1, 3.9]])
+    found = np.asarray(vmap(grad(loss))(xp.asarray(a), xp.asarray(y0)))
+    np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, True, False])
+    # d(sqrt(a) + a)/da; the second parameter scales an equation and has no effect
+    np.testing.assert_allclose(found[[0, 3]], [[1.5, 0.0], [1.25, 0.0]], rtol=1e-8, atol=1e-8)

@@ -124,6 +124,50 @@ def test_minimum_norm_is_said() -> None:
     assert "minimum norm" in report.verdict
 
 
+@pytest.mark.parametrize("package", ["torch", "jax"])
+def test_the_three_packages_agree(package: str) -> None:
+    rng = np.random.default_rng(1)
+    problem = draw(rng, 1e3)
+    y = problem.y + 1e-7 * rng.standard_normal(N)
+    given = {"jac": problem.jac, "vjp": problem.vjp}
+    numpy = rootdiff.gradient_report(problem.f, y, problem.theta, cotangent=problem.w, **given)
+    other = _elsewhere(package, problem, y)
+    for name in ("y_error", "condition", "root_error"):
+        assert getattr(other, name) == pytest.approx(getattr(numpy, name), rel=1e-3)
+    assert numpy.rounding_error / 10 < other.rounding_error < 10 * numpy.rounding_error
+    assert other.verdict == numpy.verdict
+
+
+def _elsewhere(package: str, problem: Quadratic, y: np.ndarray) -> Any:
+    if package == "torch":
+        import torch as xp
+
+        import rootdiff_torch as rd
+    else:
+        import jax
+        import jax.numpy as xp
+
+        import rootdiff_jax as rd
+
+        jax.config.update("jax_enable_x64", True)
+    a, s, b, c, theta, w, start = map(
+        xp.asarray, (problem.a, problem.s, problem.b, problem.c, problem.theta, problem.w, y)
+    )
+    return rd.gradient_report(lambda y, t: a @ y + s * y**2 / 2 - b @ t - c, start, theta, cotangent=w)
+
+
 def test_mask_of_a_batch() -> None:
     report = rootdiff.gradient_report(_square, np.array([[1.0], [0.0]]), np.array([[1.0], [0.0]]), batch_ndim=1)
     np.testing.assert_array_equal(report.status > rootdiff.Status.AT_PRECISION, [False, True])
+
+
+def test_torch_counts_captured_parameters() -> None:
+    torch = pytest.importorskip("torch")
+    import rootdiff_torch
+
+    a = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    y = a.detach() ** 0.5 + torch.tensor([1e-3, 0.0])
+    given = rootdiff_torch.gradient_report(lambda y, a: y**2 - a, y, a)
+    captured = rootdiff_torch.gradient_report(lambda y: y**2 - a, y)
+    assert captured.gradient_error == pytest.approx(given.gradient_error, rel=1e-6)
+    assert 1e-5 < captured.root_error < 1e-3

@@ -1,7 +1,8 @@
 """A residual with a root in closed form, with every derivative of it that matters present.
 
-f(y, theta) = M(theta) d + 0.3 d (P d) + 0.2 d sin(d) with d = y - c(theta): the root is c(theta). At the root df/dy is M(theta),
-nonsymmetric, and neither d2f/dy2 nor d2f/dy dtheta is zero. The oracle of a derivative is that of `c`.
+f(y, theta) = M(theta) d + 0.3 d (P d) + 0.2 d sin(d) with d = y - c(theta): the root is c(theta). There
+df/dy is M(theta), nonsymmetric, and neither d2f/dy2 nor d2f/dy dtheta is zero. The oracle of a derivative is that
+of `c`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,124 @@
+"""What a user hangs into a solve: corrections of the trial points, and eyes on the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._iterate import StepInfo
+from rootdiff._residual import Residual
+from rootdiff._structure import Structure
+
+
+class History(NamedTuple):
+    """What each step of a solve did, in order, the steps of all methods of a chain one after the other.
+
+    Attributes
+    ----------
+    residual_norm, step_norm : array, (steps, *batch)
+        Largest absolute residual after, and largest change of an unknown in, each step.
+    method : tuple of str, (steps)
+        Name of the solver's class that took it.
+    """
+
+    residual_norm: Array
+    step_norm: Array
+    method: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The keyword arguments of `root` that look into or reach into the steps; `records` gathers a history."""
+
+    correct: Callable[[Any, Any], Any] | None = None
+    bounds: tuple[Any, Any] | None = None
+    callback: Callable[[StepInfo], None] | None = None
+    verbose: bool = False
+    history: bool = False
+    records: list[StepInfo] = field(default_factory=list, compare=False)
+
+    def attach(self, residual: Residual, structure: Structure, y: Array) -> Residual:
+        """Return the residual with these hooks, for unknowns shaped like the flat vector `y`."""
+        correct = self._correction(structure, y)
+        observe = self._observer(structure) if self.callback or self.verbose or self.history else None
+        return replace(residual, correct=correct, observe=observe)
+
+    def recorded(self, xp: Any) -> History | None:
+        """Return the history, where it was asked for."""
+        if not self.history or not self.records:
+            return None
+        norms = xp.stack([info.residual_norm for info in self.records])
+        moves = xp.stack([info.step_norm for info in self.records])
+        return History(norms, moves, tuple(info.method for info in self.records))
+
+    def _correction(self, structure: Structure, y: Array) -> Callable[[Array, Array], Array] | None:
+        user = self.correct
+        if user is None and self.bounds is None:
+            return None
+        xp = structure.backend.xp
+        lo, hi = _bound_vectors(structure, self.bounds, y)
+
+        def correct(trial: Array, y: Array) -> Array:
+            if user is not None:
+                output = structure.backend.call(user, structure.unravel(trial), (structure.unravel(y),))
+                structure.check(output, "correct")
+                trial = structure.ravel(output)
+            return xp.minimum(xp.maximum(trial, lo), hi)
+
+        return correct
+
+    def _observer(self, structure: Structure) -> Callable[[StepInfo], None]:
+        def observe(info: StepInfo) -> None:
+            if self.history:
+                self.records.append(info)
+            if self.verbose:
+                print(line(structure.backend, info))
+            if self.callback is not None:
+                self.callback(info._replace(y=structure.unravel(info.y)))
+
+        return observe
+
+
+def line(backend: Any, info: StepInfo) -> str:
+    """Return one line about a step: the worst system's residual and change, and how many systems run on."""
+    steps, norms, moves, status = map(backend.to_numpy, (info.steps, info.residual_norm, info.step_norm, info.status))
+    running = f"  {int((status == 2).sum())} of {status.size} running" if status.ndim else ""
+    return f"{info.method:>20} {int(steps.max()):5d}  |f| {norms.max():10.3e}  |dy| {moves.max():10.3e}{running}"
+
+
+def _bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, Array]:
+    xp = structure.backend.xp
+    if bounds is None:
+        return xp.full_like(y, -xp.inf), xp.full_like(y, xp.inf)
+    if not isinstance(bounds, tuple) or len(bounds) != 2:
+        raise ArgumentTypeError(
+            f"bounds: got {bounds!r}; it must be a tuple (lo, hi) of numbers, pytrees like y0 or None."
+        )
+    if any(structure.complex_leaves):
+        raise ArgumentError("bounds: complex unknowns have no order. Use correct= instead.")
+    lo, hi = (_bound(structure, bound, y, limit) for bound, limit in zip(bounds, (-xp.inf, xp.inf), strict=True))
+    if not structure.backend.traced and bool(xp.any(~(lo <= hi))):
+        raise ArgumentError("bounds: lo is above hi, or NaN, for at least one unknown.")
+    return lo, hi
+
+
+def _bound(structure: Structure, bound: Any, y: Array, missing: float) -> Array:
+    backend, xp = structure.backend, structure.backend.xp
+    if bound is None or isinstance(bound, int | float):
+        return xp.full_like(y, missing if bound is None else float(bound))
+    leaves, tree = backend.flatten(bound)
+    if tree != structure.tree:
+        raise ArgumentError("bounds: each must be a number, None, or a pytree of the structure of y0.")
+    shaped = []
+    for leaf, shape in zip(leaves, structure.shapes, strict=True):
+        try:
+            shaped.append(xp.broadcast_to(xp.asarray(leaf, dtype=y.dtype), structure.batch + shape))
+        except (ValueError, RuntimeError) as error:
+            wanted = structure.batch + shape
+            raise ArgumentError(
+                f"bounds: shape {tuple(leaf.shape)} does not broadcast to {wanted}, that of y0."
+            ) from error
+    return structure.ravel(backend.unflatten(tree, shaped))

@@ -1,0 +1,68 @@
+"""What the entry points `root_scalar` and `continuation` of all backends share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rootdiff._backend import Array, Backend
+from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._iterate import Solver
+from rootdiff.solvers import BracketSolver, InBracket
+
+
+def scalar_problem(
+    backend: Backend, residual: Callable[..., Any], bracket: Any, args: tuple[Any, ...], solver: Any
+) -> tuple[Array, Solver]:
+    """Return the start and the solver of a scalar problem, elementwise over what bracket and residual broadcast to.
+
+    `bracket` is ``(lo, hi)``, or one starting point from which to search. The start is to be solved with all of its
+    axes as batch axes.
+    """
+    if not isinstance(solver, BracketSolver):
+        raise ArgumentTypeError(
+            f"solver: got {solver!r}; root_scalar needs one that keeps a bracket: 'chandrupatla', 'itp', 'bisection' "
+            "or 'bracketed_newton'."
+        )
+    if isinstance(bracket, list) or (isinstance(bracket, tuple) and len(bracket) != 2):
+        raise ArgumentError(f"bracket: got {bracket!r}; it must be a tuple (lo, hi), or one starting point.")
+    ends = bracket if isinstance(bracket, tuple) else (bracket,)
+    arrays = [_as_array(backend, end, (*ends, *args)) for end in ends]
+    xp = backend.xp
+    value = backend.call(residual, arrays[0], args)
+    if not backend.is_array(value):
+        raise ArgumentTypeError(f"residual: it returned {type(value).__name__}; it must return a {backend.name} array.")
+    *arrays, _ = xp.broadcast_arrays(*arrays, value)
+    if len(arrays) == 1:
+        return arrays[0], solver
+    return arrays[0], InBracket(solver=solver, lo=arrays[0], hi=arrays[1])
+
+
+def _as_array(backend: Backend, end: Any, others: tuple[Any, ...]) -> Array:
+    """Return an end as an array; a plain number takes dtype and device from the first floating array there is."""
+    xp = backend.xp
+    if backend.is_array(end):
+        return end
+    if isinstance(end, bool) or not isinstance(end, int | float):
+        raise ArgumentTypeError(
+            f"bracket: it holds a {type(end).__name__}, but must hold numbers or {backend.name} arrays."
+        )
+    for leaf in backend.flatten(others)[0]:
+        if backend.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating"):
+            return xp.sum(xp.zeros_like(leaf)) + float(end)
+    return xp.asarray(float(end))
+
+
+def continuation_start(
+    backend: Backend, args0: Any, args1: Any, is_parameter: Callable[[Any], bool]
+) -> tuple[Any, Any]:
+    """Return the differentiated leaves of `args0`, and `args1` as a tuple, after a check that they match."""
+    args0, args1 = (args if isinstance(args, tuple) else (args,) for args in (args0, args1))
+    leaves0, tree0 = backend.flatten(args0)
+    leaves1, tree1 = backend.flatten(args1)
+    if tree0 != tree1:
+        raise ArgumentError("continuation: args0 and args1 have different structures; give two tuples of like pytrees.")
+    for one, other in zip(leaves0, leaves1, strict=True):
+        if is_parameter(one) != is_parameter(other) or getattr(one, "shape", ()) != getattr(other, "shape", ()):
+            raise ArgumentError(f"continuation: args0 holds {one!r} where args1 holds {other!r}; give like arrays.")
+    return tuple(leaf for leaf in leaves0 if is_parameter(leaf)), args1

@@ -1,0 +1,90 @@
+"""Run by test_sharding in a process of its own, with two CPU devices: prints one line per case that holds."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import rootdiff_jax as rd
+from tests.jax.closed_form import EXACT, START, THETA, c, f, loss
+
+jax.config.update("jax_enable_x64", True)
+THETAS = np.stack([THETA + 0.1 * k for k in range(4)])
+STARTS = np.stack([START] * 4)
+
+
+def objective(thetas: Any, y0: Any, **options: Any) -> Any:
+    sol = rd.root(f, y0, thetas, batch_ndim=1, **options)
+    return loss(sol.y), sol.y
+
+
+def check(y: Any, gradient: Any) -> None:
+    np.testing.assert_allclose(y, c(THETAS), **EXACT)
+    np.testing.assert_allclose(gradient, jax.grad(lambda t: loss(c(t)))(THETAS), **EXACT)
+
+
+def by_jit(kind: AxisType, solver: str, adjoint: str) -> None:
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
+    rows = NamedSharding(mesh, PartitionSpec("batch"))
+    with jax.set_mesh(mesh):
+        inputs = jax.device_put(jnp.asarray(THETAS), rows), jax.device_put(jnp.asarray(STARTS), rows)
+        function = jax.jit(jax.grad(partial(objective, solver=solver, adjoint=adjoint), has_aux=True))
+        compiled = function.lower(*inputs).compile()
+        gradient, y = compiled(*inputs)
+    assert "all-gather" not in compiled.as_text()
+    assert gradient.sharding.is_equivalent_to(rows, 2)
+    check(y, gradient)
+
+
+def by_shard_map(solver: str, adjoint: str) -> None:
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    rows = PartitionSpec("batch")
+
+    def local(thetas: Any, y0: Any) -> Any:
+        return jax.grad(partial(objective, solver=solver, adjoint=adjoint), has_aux=True)(thetas, y0)
+
+    function = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=(rows, rows)))
+    compiled = function.lower(jnp.asarray(THETAS), jnp.asarray(STARTS)).compile()
+    gradient, y = compiled(jnp.asarray(THETAS), jnp.asarray(STARTS))
+    assert "all-gather" not in compiled.as_text()
+    check(y, gradient)
+
+
+def by_shard_map_with_shared_parameter() -> None:
+    """A replicated parameter: its gradient is the sum over the devices."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    rows = PartitionSpec("batch")
+
+    def total(theta: Any, starts: Any) -> Any:
+        def local(theta: Any, y0: Any) -> Any:
+            return rd.root(f, y0, theta, batch_ndim=1).y
+
+        return loss(jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows)(theta, starts))
+
+    gradient = jax.jit(jax.grad(total))(jnp.asarray(THETA), jnp.asarray(STARTS))
+    np.testing.assert_allclose(gradient, 4 * jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)
+
+
+CASES = {
+    "jit-auto-newton-lu": partial(by_jit, AxisType.Auto, "newton", "lu"),
+    "jit-auto-newton-gmres": partial(by_jit, AxisType.Auto, "newton", "gmres"),
+    "jit-explicit-newton-lu": partial(by_jit, AxisType.Explicit, "newton", "lu"),
+    "shard_map-newton-lu": partial(by_shard_map, "newton", "lu"),
+    "shard_map-newton-gmres": partial(by_shard_map, "newton", "gmres"),
+    "shard_map-shared": by_shard_map_with_shared_parameter,
+}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        CASES[name]()
+        print(name)

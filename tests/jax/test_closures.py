@@ -1,0 +1,70 @@
+"""What a residual closes over is differentiated like its arguments, whatever transform it is a tracer of."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rootdiff_jax as rd
+from tests.jax.closed_form import EXACT, HYBR, NEWTON, START, THETA, c, f, loss
+
+
+def closing(theta: Any, **options: Any) -> Any:
+    return rd.root(lambda y: f(y, theta), jnp.asarray(START), **options).y
+
+
+@pytest.mark.transform("closures over tracers: grad, hessian")
+@pytest.mark.parametrize(("solver", "adjoint"), [(NEWTON, "lu"), (NEWTON, "gmres"), (HYBR, "lu")])
+def test_closure(solver: str, adjoint: str) -> None:
+    def objective(theta: Any) -> Any:
+        return loss(closing(theta, solver=solver, adjoint=adjoint))
+
+    np.testing.assert_allclose(jax.grad(objective)(THETA), jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)
+    np.testing.assert_allclose(
+        jax.jit(jax.hessian(objective))(THETA), jax.hessian(lambda t: loss(c(t)))(THETA), **EXACT
+    )
+
+
+@pytest.mark.transform("closures over tracers: vmap of grad, jvp inside vmap")
+@pytest.mark.parametrize("solver", [NEWTON, HYBR])
+def test_closure_under_vmap(solver: str) -> None:
+    thetas = np.stack([THETA, THETA + 0.2])
+    found = jax.vmap(jax.grad(lambda theta: loss(closing(theta, solver=solver))))(thetas)
+    np.testing.assert_allclose(found, jax.vmap(jax.grad(lambda t: loss(c(t))))(thetas), **EXACT)
+    tangent = jax.vmap(lambda t: jax.jvp(partial(closing, solver=solver), (t,), (jnp.ones(2),))[1])(thetas)
+    np.testing.assert_allclose(tangent, jax.vmap(jax.jacfwd(c))(thetas).sum(-1), **EXACT)
+
+
+@pytest.mark.transform("closures over tracers of two transforms at once, beside args")
+def test_closure_over_two_levels() -> None:
+    def mixed(a: Any, b: Any) -> Any:  # a belongs to the outer derivative, b to the inner one
+        residual = partial(lambda b, y, s: f(y, jnp.stack([a * s, b])), b)
+        return loss(rd.root(residual, jnp.asarray(START), 1.0).y)
+
+    found = jax.jit(jax.grad(jax.grad(mixed, argnums=1)))(*THETA)
+    exact = jax.hessian(lambda t: loss(c(t)))(THETA)[0, 1]
+    np.testing.assert_allclose(found, exact, **EXACT)
+
+
+@pytest.mark.transform("bound methods and partials")
+def test_bound_method() -> None:
+    class Model:
+        def __init__(self, theta: Any) -> None:
+            self.theta = theta
+
+        def residual(self, y: Any) -> Any:
+            return f(y, self.theta)
+
+    model = Model(jnp.asarray(THETA))
+    first = rd.root(model.residual, jnp.asarray(START)).y
+    model.theta = jnp.asarray(THETA) + 0.1  # a changed attribute must be seen, though the method is the same
+    second = rd.root(model.residual, jnp.asarray(START)).y
+    np.testing.assert_allclose(first, c(THETA), **EXACT)
+    np.testing.assert_allclose(second, c(THETA + 0.1), **EXACT)
+    gradient = jax.grad(lambda theta: loss(rd.root(Model(theta).residual, jnp.asarray(START)).y))(THETA)
+    np.testing.assert_allclose(gradient, jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)

@@ -1,0 +1,115 @@
+"""What compiles anew, and what must not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rootdiff_jax as rd
+from tests.jax.closed_form import EXACT, START, THETA, c, f, loss
+
+
+class Compiles:
+    """Counts the programs that XLA is asked for."""
+
+    def __enter__(self) -> Compiles:
+        self.count = 0
+
+        def note(event: str, *_: Any, **__: Any) -> None:
+            self.count += event == "/jax/core/compile/backend_compile_duration"
+
+        self._note = note
+        jax.monitoring.register_event_duration_secs_listener(note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._note)
+
+
+def compiles(first: Callable[[], Any], *following: Callable[[], Any]) -> int:
+    jax.block_until_ready(first())
+    with Compiles() as counter:
+        for call in following:
+            jax.block_until_ready(call())
+    return counter.count
+
+
+def call(solver: Any = "newton", y0: Any = START, theta: Any = THETA, adjoint: Any = "lu", **options: Any) -> Any:
+    start, theta = jnp.asarray(y0), jnp.asarray(theta)
+    return lambda: rd.root(f, start, theta, solver=solver, adjoint=adjoint, **options).y
+
+
+def test_counter_counts() -> None:
+    assert compiles(lambda: None, lambda: jax.jit(lambda x: x + 17.0)(jnp.ones(3))) >= 1
+
+
+@pytest.mark.transform("no new compile: other tolerances and step limits, also of a solver inside a solver")
+def test_settings_are_runtime_values() -> None:
+    assert compiles(call(rd.Newton(rtol=1e-8)), call(rd.Newton(rtol=1e-6)), call(rd.Newton(rtol=1e-4))) == 0
+    assert compiles(call(rd.Newton()), call(rd.Newton(max_steps=77))) == 0
+    assert compiles(call(rd.FixedPoint(), on_failure="nan"), call(rd.FixedPoint(damping=0.3), on_failure="nan")) == 0
+    inner = [rd.Newton(linear=rd.GMRES(rtol=rtol)) for rtol in (1e-8, 1e-9)]
+    assert compiles(call(inner[0]), call(inner[1])) == 0
+
+
+@pytest.mark.transform("no new compile: another initial guess, other arguments")
+def test_values_are_runtime_values() -> None:
+    assert compiles(call(), call(y0=START + 0.1), call(theta=THETA + 0.1)) == 0
+
+
+@pytest.mark.transform("no new compile: a fresh lambda or closure per eager call, forward and gradient")
+def test_fresh_closures() -> None:
+    def fresh(number: float, array: Any) -> Any:
+        return rd.root(lambda y: f(y, array) * number, jnp.asarray(START)).y
+
+    arrays = [jnp.asarray(THETA) + 0.1 * k for k in range(3)]
+    assert compiles(*(lambda k=k: fresh(1.0 + k, arrays[k]) for k in range(3))) == 0
+    gradients = [lambda k=k: jax.grad(lambda t: loss(fresh(1.0 + k, t)))(arrays[k]) for k in range(3)]
+    assert compiles(*gradients) == 0
+    np.testing.assert_allclose(gradients[2](), jax.grad(lambda t: loss(c(t)))(arrays[2]), **EXACT)
+
+
+def test_fresh_closures_over_custom_rules() -> None:
+    def fresh(scale: float) -> Any:
+        return rd.fixed_point(lambda z: jax.nn.relu(0.3 * z * scale) + jax.nn.softplus(-z), jnp.ones(2)).y
+
+    assert compiles(lambda: fresh(1.0), lambda: fresh(0.5)) == 0
+
+
+def test_residual_is_traced_once_per_eager_call() -> None:
+    traces = []
+
+    def counted(y: Any, theta: Any) -> Any:
+        traces.append(1)
+        return f(y, theta)
+
+    for _ in range(3):
+        rd.root(counted, jnp.asarray(START), jnp.asarray(THETA))
+    assert len(traces) == 3
+
+
+def test_jitted_residual_is_traced_once() -> None:
+    traces = []
+
+    @jax.jit
+    def counted(y: Any, theta: Any) -> Any:
+        traces.append(1)
+        return f(y, theta)
+
+    for _ in range(3):
+        rd.root(counted, jnp.asarray(START), jnp.asarray(THETA))
+    assert len(traces) == 1
+
+
+@pytest.mark.transform("donated buffers")
+def test_donated_initial_guess() -> None:
+    step = jax.jit(lambda y, theta: rd.root(f, y, theta).y, donate_argnums=0)
+    y = jnp.asarray(START) + 0.0
+    found = step(y, jnp.asarray(THETA))
+    assert y.is_deleted()
+    np.testing.assert_allclose(found, c(THETA), **EXACT)

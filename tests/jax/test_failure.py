@@ -1,0 +1,98 @@
+"""Failures: raised where values are known, NaN inside a trace, and never a gradient that looks right."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rootdiff_jax as rd
+from tests.jax.closed_form import EXACT
+
+ONE = np.ones(1)
+
+
+def no_root(y: Any, a: Any) -> Any:
+    return y**2 + a
+
+
+@pytest.mark.transform("a failed solve, eagerly and under grad or jvp", refused="ConvergenceError")
+def test_eager_failure_raises() -> None:
+    with pytest.raises(rd.ConvergenceError, match="no root") as caught:
+        rd.root(no_root, jnp.asarray(ONE), jnp.asarray(ONE))
+    assert np.isfinite(caught.value.solution.y).all()
+    with pytest.raises(rd.ConvergenceError):
+        jax.grad(lambda a: rd.root(no_root, jnp.asarray(ONE), a).y[0])(ONE)
+
+
+@pytest.mark.transform("a failed solve inside jit or vmap: NaN, with NaN derivatives")
+def test_traced_failure_is_nan() -> None:
+    y, gradient = jax.jit(jax.value_and_grad(lambda a: rd.root(no_root, jnp.asarray(ONE), a).y[0]))(ONE)
+    assert np.isnan(y)
+    assert np.isnan(gradient).all()
+
+
+def test_failed_system_stays_alone_in_its_batch() -> None:
+    a = jnp.array([[-4.0], [1.0], [-9.0]])  # the second system has no root
+
+    def solve(a: Any) -> Any:
+        return rd.root(no_root, jnp.full((3, 1), 2.5), a, batch_ndim=1, on_failure="nan")
+
+    gradient = jax.jit(jax.grad(lambda a: solve(a).y.sum()))(a)  # y = sqrt(-a)
+    np.testing.assert_allclose(gradient, [[-1 / 4], [np.nan], [-1 / 6]], **EXACT)
+
+    def shared(s: Any) -> Any:
+        sol = solve(s * a)
+        return jnp.where(sol.converged, sol.y[:, 0], 0.0).sum()
+
+    # masked out by its status, the failed system takes no part in the gradient of what it shares
+    np.testing.assert_allclose(jax.jit(jax.grad(shared))(1.0), (2 + 3) / 2, **EXACT)
+    assert np.isnan(jax.jit(jax.grad(lambda s: solve(s * a).y.sum()))(1.0))
+
+
+def test_warning() -> None:
+    with pytest.warns(rd.ConvergenceWarning, match="no root"):
+        sol = rd.root(no_root, jnp.asarray(ONE), jnp.asarray(ONE), on_failure="warn")
+    assert np.isnan(sol.y).all()
+
+
+@pytest.mark.parametrize("adjoint", ["lu", "gmres"])
+def test_singular_jacobian_has_no_gradient(adjoint: str) -> None:
+    """y1 + y2 = a, twice: solved where it starts, but with a singular Jacobian."""
+
+    def root(a: Any) -> Any:
+        return rd.root(lambda y, a: jnp.full(2, y.sum() - a[0]), jnp.array([0.5, 0.5]), a, adjoint=adjoint).y[0]
+
+    assert np.isnan(jax.jit(jax.grad(root))(ONE)).all()
+
+
+def test_float32_throughout() -> None:
+    with jax.enable_x64(False):
+        y0, a = jnp.array([30.0, 60.0]), jnp.array([8e4])
+        for solver in ("newton", "scipy:hybr", "broyden", "optimistix:Dogleg"):
+            for adjoint in ("lu", "gmres"):
+                value, pullback = jax.vjp(
+                    lambda a, s=solver, adj=adjoint: rd.root(lambda y, a: y**3 - a, y0, a, solver=s, adjoint=adj).y, a
+                )
+                assert value.dtype == jnp.float32
+                np.testing.assert_allclose(value, np.cbrt(8e4), rtol=1e-6)
+                np.testing.assert_allclose(pullback(jnp.ones(2))[0], [2 * 8e4 ** (-2 / 3) / 3], rtol=1e-5)
+
+
+def test_missing_optimistix_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optimistix", None)
+    with pytest.raises(rd.ArgumentError, match=r"pip install 'rootdiff\[optimistix\]'"):
+        rd.root(lambda y: y + 4.25, jnp.asarray(ONE), solver="optimistix:Newton")
+
+
+def test_gradient_after_a_minimiser_is_that_of_the_residual() -> None:
+    """Optimistix itself gives 0.0 here, the derivative of the minimum of a square; the root is sqrt(a)."""
+
+    def root(a: Any) -> Any:
+        return rd.root(lambda y, a: y**2 - a, jnp.asarray(ONE), a, solver="optimistix:BFGS").y[0]
+
+    np.testing.assert_allclose(jax.jit(jax.grad(root))(2.0), 0.5 / np.sqrt(2.0), rtol=1e-6)  # BFGS is less exact

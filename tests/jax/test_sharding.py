@@ -1,0 +1,31 @@
+"""A batch on two devices: forward and gradient, each device for its own part."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(name, marks=pytest.mark.transform(words))
+        for name, words in {
+            "jit-auto-newton-lu": "jit over a sharded batch, direct adjoint: no all-gather",
+            "jit-auto-newton-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
+            "jit-explicit-newton-lu": "jit over a sharded batch with explicit sharding: no all-gather",
+            "shard_map-newton-lu": "shard_map, direct adjoint",
+            "shard_map-newton-gmres": "shard_map, iterative adjoint",
+            "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
+        }.items()
+    ],
+)
+def test_two_devices(case: str) -> None:
+    command = [sys.executable, "-m", "tests.jax.sharded", case]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.split() == [case], done.stderr[-4000:]

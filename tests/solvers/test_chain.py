@@ -1,0 +1,78 @@
+"""Chains: per system, the best iterate, what they cost, and `auto` on hard problems."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rootdiff
+from rootdiff import ArgumentError, ArgumentTypeError, Chain, Newton, PseudoTransient, TrustRegion
+from rootdiff.testing.problems import get_problem
+from tests.solvers.cases import rosenbrock
+
+
+def test_the_method_is_told_per_system():
+    # one Newton step solves the linear system only; the other one needs the second solver
+    def f(y):
+        return np.stack([y[..., 0] - 2, np.arctan(y[..., 1] - 8) * y[..., 0]], -1)
+
+    y0 = np.array([[0.5, 8.0], [0.5, 30.0]])
+    chain = Chain([Newton(max_steps=2), TrustRegion()])
+    sol = rootdiff.root(f, y0, solver=chain, batch_ndim=1)
+    assert [chain.methods[k] for k in sol.method] == ["Newton", "TrustRegion"]
+    np.testing.assert_allclose(sol.y, [[2.0, 8.0]] * 2, rtol=1e-11)
+    alone = rootdiff.root(f, y0[0], solver=Newton(max_steps=2))
+    np.testing.assert_array_equal(sol.y[0], alone.y)  # frozen bit for bit while the other one goes on
+
+
+def test_a_later_solver_does_not_run_when_none_failed():
+    class Trap(Newton):
+        def init(self, residual, y):
+            raise AssertionError("not needed")
+
+    sol = rootdiff.root(rosenbrock, np.array([-1.2, 1.0]), np.array(1.0), solver=Chain([Newton(), Trap()]))
+    assert sol.method == 0
+
+
+def test_the_best_iterate_of_all_is_kept():
+    def f(y):
+        return y**2 + 1 + 0.1 * np.sin(3 * y)
+
+    chain = Chain([Newton(), PseudoTransient(max_steps=3), TrustRegion()])
+    sol = rootdiff.root(f, np.array([3.0]), solver=chain, on_failure="ignore")
+    single = [rootdiff.root(f, np.array([3.0]), solver=s, on_failure="ignore") for s in chain.solvers]
+    assert not sol.converged
+    assert sol.residual_norm == min(s.residual_norm for s in single)
+    assert sol.steps == sum(s.steps for s in single)
+
+
+def test_any_solver_may_be_in_a_chain():
+    chain = Chain([Newton(max_steps=1), rootdiff.SciPy(method="hybr")])
+    sol = rootdiff.root(rosenbrock, np.array([-1.2, 1.0]), np.array(1.0), solver=chain)
+    assert chain.methods[int(sol.method)] == "SciPy"
+
+
+def test_bad_chains_are_refused():
+    with pytest.raises(ArgumentError, match="no solvers"):
+        Chain([])
+    with pytest.raises(ArgumentTypeError, match="newton"):
+        Chain(["newton"])
+
+
+@pytest.mark.parametrize(
+    ("name", "power"),
+    [
+        ("chebyquad-7", 2),
+        ("brown-almost-linear-40", 0),
+        ("trigonometric-10", 2),
+        ("wood-4", 2),
+        ("freudenstein-roth", 0),
+        ("generalized-rosenbrock", 0),
+        ("powell-badly-scaled-2", 1),
+        ("matrix-square-root-3", 0),
+    ],
+)
+def test_auto_solves_what_newton_or_the_others_do_not(name, power):
+    problem = get_problem(name)
+    sol = rootdiff.root(problem.residual, problem.starts(3)[power], problem.theta)
+    assert np.max(np.abs(problem.residual(sol.y, problem.theta))) < 1e-9

@@ -1,0 +1,177 @@
+"""What is particular to each solver: its options, its batches, what it is good at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rootdiff
+from rootdiff import (
+    ArgumentError,
+    Chord,
+    DFSane,
+    LevenbergMarquardt,
+    Newton,
+    NewtonKrylov,
+    PseudoTransient,
+    TrustRegion,
+)
+from tests.solvers.cases import powell_singular, rosenbrock
+
+BATCH = np.array([[-1.2, 1.0], [12.0, -10.0], [1.0, 1.0], [0.3, 4.0]])
+VARIANTS = [
+    Newton(),
+    Newton(memory=5),
+    TrustRegion(),
+    TrustRegion(radius=0.5, scale="none"),
+    LevenbergMarquardt(),
+    LevenbergMarquardt(geodesic=True, radius=1.0),
+    Chord(),
+    NewtonKrylov(),
+]
+
+
+@pytest.mark.parametrize("solver", VARIANTS, ids=repr)
+def test_a_batch_gives_what_each_system_gives(solver):
+    a = np.array(1.5)
+    batch = rootdiff.root(rosenbrock, BATCH, a, solver=solver, batch_ndim=1)
+    for k, y0 in enumerate(BATCH):
+        single = rootdiff.root(rosenbrock, y0, a, solver=solver)
+        np.testing.assert_allclose(batch.y[k], single.y, rtol=1e-10)
+        assert batch.steps[k] == single.steps
+    np.testing.assert_allclose(batch.y, np.broadcast_to([1.5, 2.25], (4, 2)), rtol=1e-10)
+
+
+@pytest.mark.parametrize("solver", VARIANTS, ids=repr)
+def test_gradient_is_that_of_the_root(solver):
+    sol = rootdiff.root(rosenbrock, BATCH[0], np.array(1.5), solver=solver)
+    # y = (a, a^2): closed form; differences of f are good to eps^(2/3), 4e-11
+    np.testing.assert_allclose(sol.jacobian()[0], [1.0, 3.0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [TrustRegion(), LevenbergMarquardt()], ids=repr)
+def test_units_do_not_matter(solver):
+    # scaled unknowns and equations, by powers of two so that rounding is the same: the same path
+    def scaled(y):
+        return np.stack([2.0**40, 2.0**-30]) * rosenbrock(y * np.array([2.0**-20, 2.0**30]), 1.0)
+
+    plain = rootdiff.root(lambda y: rosenbrock(y, 1.0), np.array([-1.2, 1.0]), solver=solver)
+    other = rootdiff.root(scaled, np.array([-1.2, 1.0]) * [2.0**20, 2.0**-30], solver=solver)
+    assert abs(int(other.steps) - int(plain.steps)) <= 2  # the noise of differences is not scaled alike
+    np.testing.assert_allclose(other.y * [2.0**-20, 2.0**30], [1.0, 1.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("solver", [TrustRegion(), LevenbergMarquardt(), Newton(max_steps=100)], ids=repr)
+def test_a_singular_root(solver):
+    sol = rootdiff.root(powell_singular, np.array([3.0, -1.0, 0.0, 1.0]), solver=solver)
+    assert np.max(np.abs(sol.y)) < 1e-6  # a double root: the square root of the tolerance
+
+
+def test_non_monotone_search_needs_fewer_steps_along_a_valley():
+    y0 = np.array([-3.0, -1.0])
+    monotone = rootdiff.root(rosenbrock, y0, np.array(1.0), solver=Newton(memory=1))
+    free = rootdiff.root(rosenbrock, y0, np.array(1.0), solver=Newton(memory=8))
+    assert free.steps <= monotone.steps
+
+
+def test_chord_forms_few_jacobians():
+    calls = []
+
+    def jac(y, a):
+        calls.append(1)
+        return np.array([[3 * y[0] ** 2, 1.0], [0.0, 2 * y[1]]])
+
+    def f(y, a):
+        return np.stack([y[0] ** 3 + y[1] - a, y[1] ** 2 - 4])
+
+    sol = rootdiff.root(f, np.array([1.9, 2.1]), np.array(10.0), solver="chord", jac=jac)
+    np.testing.assert_allclose(sol.y, [2.0, 2.0], rtol=1e-11)
+    assert len(calls) <= 2
+    assert sol.steps > 4
+
+
+def _poisson(n):
+    h = 1 / (n + 1)
+
+    def f(u):
+        padded = np.concatenate([[0.0], u, [0.0]])
+        return (padded[2:] - 2 * u + padded[:-2]) / h**2 + 0.5 * np.exp(u)
+
+    lower = np.diag(np.full(n, -2.0)) + np.diag(np.ones(n - 1), 1) + np.diag(np.ones(n - 1), -1)
+    return f, np.linalg.inv(lower / h**2)
+
+
+def test_a_preconditioner_saves_products():
+    n = 60
+    f, inverse = _poisson(n)
+    counts = []
+    for preconditioner in (None, lambda y, v: v @ inverse.T):
+        calls = []
+
+        def jvp(primals, tangents, calls=calls):
+            calls.append(1)
+            y, t = primals[0], tangents[0]
+            return f(y + 1e-7 * t / np.max(np.abs(t))) * 0 + _derivative(f, y, t)
+
+        solver = NewtonKrylov(preconditioner=preconditioner, restart=60)
+        sol = rootdiff.root(f, np.zeros(n), solver=solver, jvp=jvp)
+        assert np.max(np.abs(f(sol.y))) < 1e-8
+        counts.append(len(calls))
+    assert counts[1] < counts[0] / 4
+
+
+def _derivative(f, y, t):
+    # the residual is linear but for exp(u): an exact product
+    step = 1e-30
+    return np.imag(_complex(y + 1j * step * t)) / step
+
+
+def _complex(u):
+    h = 1 / (u.shape[0] + 1)
+    padded = np.concatenate([[0.0], u, [0.0]])
+    return (padded[2:] - 2 * u + padded[:-2]) / h**2 + 0.5 * np.exp(u)
+
+
+def test_pseudo_transient_follows_the_stable_branch():
+    # y' = -(y^3 - y) from 0.1 ends at 1; the equilibrium at 0 that Newton's method finds is unstable
+    transient = rootdiff.root(lambda y: y**3 - y, np.array([0.1]), solver=PseudoTransient(time_step=0.1))
+    newton = rootdiff.root(lambda y: y**3 - y, np.array([0.1]), solver=Newton())
+    np.testing.assert_allclose(transient.y, 1.0)
+    np.testing.assert_allclose(newton.y, 0.0, atol=1e-11)
+
+
+def test_pseudo_transient_of_the_other_sign():
+    sol = rootdiff.fixed_point(lambda z: 0.5 * np.cos(z), np.array([3.0]), solver=PseudoTransient(mass=-1.0))
+    np.testing.assert_allclose(sol.y, 0.5 * np.cos(sol.y), rtol=1e-11)
+
+
+def test_df_sane_needs_no_derivatives():
+    # La Cruz, Martinez & Raydan (2006), test function 1 at n = 100: exponential function 1
+    n = 100
+
+    def f(y):
+        index = np.arange(1, n + 1)
+        rest = (index[1:] / 10) * (np.exp(y[1:]) + y[:-1] - 1)
+        return np.concatenate([np.exp(y[:1]) - 1, rest])
+
+    sol = rootdiff.root(f, np.full(n, 0.1), solver=DFSane(max_steps=3000))
+    assert np.max(np.abs(f(sol.y))) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: TrustRegion(radius=0.0), "radius"),
+        (lambda: TrustRegion(scale="rows"), "scale"),
+        (lambda: Newton(memory=0), "memory"),
+        (lambda: DFSane(memory=0), "memory"),
+        (lambda: Chord(contraction=1.0), "contraction"),
+        (lambda: PseudoTransient(mass=0), "mass"),
+        (lambda: PseudoTransient(growth=1.0), "growth"),
+        (lambda: NewtonKrylov(restart=0), "restart"),
+        (lambda: NewtonKrylov(preconditioner=3), "preconditioner"),
+    ],
+)
+def test_bad_options_are_named(make, word):
+    with pytest.raises(ArgumentError, match=word):
+        make()

@@ -1,0 +1,69 @@
+"""What each solver claims at roots of every kind, and where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rootdiff
+from rootdiff import Status
+from tests.solvers.cases import ALL, ROOTED, ROOTLESS, SOLVERS
+
+
+@pytest.mark.parametrize("case", ROOTED)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_root_is_found_and_claimed(solver, case):
+    f, y0, root = ROOTED[case]
+    sol = rootdiff.root(f, np.array(y0), solver=solver)
+    # a double root is known to the square root of the tolerance on f, 1e-6 at worst
+    assert sol.converged
+    np.testing.assert_allclose(sol.y, root, rtol=1e-6 if case == "double" else 1e-10, atol=3e-12)
+
+
+@pytest.mark.parametrize("case", ROOTLESS)
+@pytest.mark.parametrize("solver", ALL)
+def test_no_root_is_claimed_where_there_is_none(solver, case):
+    f, y0 = ROOTLESS[case]
+    sol = rootdiff.root(f, np.array(y0), solver=solver, on_failure="ignore")
+    assert not sol.converged
+
+
+@pytest.mark.parametrize("solver", ALL)
+def test_nan_at_the_start_has_its_status(solver):
+    sol = rootdiff.root(np.log, np.array([-1.0]), solver=solver, on_failure="ignore")
+    assert sol.status == Status.NONFINITE_START
+    assert sol.steps == 0
+
+
+@pytest.mark.parametrize("solver", ["newton", "chord"])
+def test_a_singular_start_has_its_status(solver):
+    sol = rootdiff.root(lambda y: y**2 - 4 * np.ones_like(y), np.array([1e-300]), solver=solver, on_failure="ignore")
+    assert sol.status in (Status.SINGULAR, Status.STALLED)
+
+
+@pytest.mark.parametrize("solver", ["trust_region", "levenberg_marquardt", "auto"])
+def test_a_singular_jacobian_off_the_root_is_left_behind(solver):
+    # the Jacobian [[1, 1], [1, 1]] + diag of the bend is singular at the start y = (1, 1) exactly
+    def f(y):
+        s = y[0] + y[1]
+        return np.stack([s - 3, s + (y[0] - 1) ** 2 * y[1] - 3])
+
+    sol = rootdiff.root(f, np.array([1.0, 1.0]), solver=solver, derivatives="complex-step")
+    assert np.max(np.abs(f(sol.y))) < 1e-9
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_root_exact_to_rounding_in_float32_is_a_success(solver):
+    start = np.array([1.0 if solver != "pseudo_transient" else 60.0], np.float32)
+    sol = rootdiff.root(lambda y, a: y**3 - a, start, np.array([8e4], np.float32), solver=solver)
+    np.testing.assert_allclose(sol.y, 8e4 ** (1 / 3), rtol=6.4e-6)  # the default rtol of float32
+
+
+def test_each_row_is_judged_by_itself():
+    # from 100x the start of this problem SciPy stops at |f| = 489; the slope of the last row must not excuse that
+    from rootdiff.testing.problems import get_problem
+
+    problem = get_problem("brown-almost-linear-10")
+    for solver in ("scipy:broyden1", "newton_krylov"):
+        sol = rootdiff.root(problem.residual, problem.starts()[2], problem.theta, solver=solver, on_failure="ignore")
+        assert not sol.converged or np.max(np.abs(problem.residual(sol.y, problem.theta))) < 1e-9

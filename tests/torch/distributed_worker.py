@@ -1,0 +1,80 @@
+"""What each process of the distributed tests runs: a model with a root, and its gradients.
+
+``python -m tests.torch.distributed_worker RANK PORT PATH``
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import rootdiff_torch as rd
+
+PROCESSES = 2
+SAMPLES = 4
+KINDS = ("ddp", "fsdp", "fsdp-layer")
+
+
+def data() -> Tensor:
+    return torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = (nn.Linear(4, 4, dtype=torch.float64) for _ in range(2))
+        with torch.no_grad():
+            self.inner.weight.mul_(0.3)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.inner(z) + self.outer(x))
+
+
+def model() -> nn.Module:
+    torch.manual_seed(11)
+    ends = [nn.Linear(4, 4, dtype=torch.float64) for _ in range(2)]
+    return nn.Sequential(ends[0], rd.nn.FixedPointLayer(Cell(), adjoint="gmres"), ends[1])
+
+
+def gradients(network: nn.Module, x: Tensor) -> list[Tensor]:
+    (network(x) ** 2).mean().backward()
+    gathered = []
+    for parameter in network.parameters():
+        gradient = parameter.grad
+        assert gradient is not None
+        gathered.append(gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient)
+    return gathered
+
+
+def wrapped(kind: str) -> nn.Module:
+    """Return the model under one of `KINDS`."""
+    network = model()
+    if kind == "ddp":
+        return DistributedDataParallel(network)
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    if kind == "fsdp-layer":
+        fully_shard(network[1], mesh=mesh)
+    return fully_shard(network, mesh=mesh)
+
+
+def run(rank: int, port: int, path: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
+    try:
+        found = {kind: gradients(wrapped(kind), data().chunk(PROCESSES)[rank]) for kind in KINDS}
+        if rank == 0:
+            torch.save(found, path)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

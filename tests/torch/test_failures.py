@@ -1,0 +1,130 @@
+"""Failures of a solve and of its adjoint, and arguments that cannot be used, in PyTorch's own ways."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rootdiff_torch as rd
+from tests.torch.problem import THETA, W, residual
+
+#: y^2 = a has no real root where a < 0.
+A = torch.tensor([[4.0], [-1.0], [9.0]], dtype=torch.float64)
+ONES = torch.ones(3, 1, dtype=torch.float64)
+
+
+def parabolas(a: Tensor, policy: str) -> rd.Solution:
+    return rd.root(lambda y, a: y**2 - a, ONES, a, batch_ndim=1, on_failure=policy)
+
+
+def test_raise_names_the_systems_and_carries_the_solution() -> None:
+    with pytest.raises(rd.ConvergenceError, match="1 of 3 systems") as caught:
+        parabolas(A.clone().requires_grad_(), "raise")
+    solution = caught.value.solution
+    assert solution.converged.tolist() == [True, False, True]
+    assert torch.isfinite(solution.y).all()
+
+
+def test_warn_and_nan_leave_the_other_systems_alone() -> None:
+    for policy in ("warn", "nan"):
+        a = A.clone().requires_grad_()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            solution = parabolas(a, policy)
+            solution.y.sum().backward()
+        assert len(caught) == (policy == "warn")
+        expected = torch.tensor([[2.0], [torch.nan], [3.0]], dtype=torch.float64)
+        torch.testing.assert_close(solution.y.detach(), expected, equal_nan=True)
+        torch.testing.assert_close(a.grad, 1 / (2 * expected), equal_nan=True)
+
+
+def test_shared_parameters_sum_over_the_good_systems() -> None:
+    scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y = rd.root(lambda y, a, s: y**2 - s * a, ONES, A, scale, batch_ndim=1, on_failure="nan").y
+    y.sum().backward()
+    torch.testing.assert_close(scale.grad, torch.tensor((2.0 + 3.0) / 2, dtype=torch.float64))
+
+
+def test_a_masked_failure_takes_no_part() -> None:
+    a = A.clone().requires_grad_()
+    y = parabolas(a, "nan").y
+    torch.where(torch.isnan(y), 0.0, y).sum().backward()
+    expected = torch.tensor([[0.25], [0.0], [1 / 6]], dtype=torch.float64)
+    torch.testing.assert_close(a.grad, expected)
+
+
+def test_forward_mode_of_a_failed_system_is_nan() -> None:
+    _, pushed = torch.func.jvp(lambda a: parabolas(a, "nan").y, (A,), (torch.ones_like(A),))
+    expected = torch.tensor([[0.25], [torch.nan], [1 / 6]], dtype=torch.float64)
+    torch.testing.assert_close(pushed, expected, equal_nan=True)
+
+
+def test_ignore_returns_the_best_iterate() -> None:
+    solution = parabolas(A, "ignore")
+    assert torch.isfinite(solution.y).all()
+    assert solution.converged.tolist() == [True, False, True]
+
+
+def test_singular_jacobian_raises_in_backward() -> None:
+    a = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    singular = lambda y, a: torch.stack([y.sum() - a.sum(), 2 * y.sum() - 2 * a.sum()])
+    y = rd.root(singular, torch.zeros(2, dtype=torch.float64), a).y  # y0 is a root already
+    with pytest.raises(rd.AdjointError, match="SINGULAR"):
+        y.sum().backward()
+
+
+def test_device_of_args() -> None:
+    elsewhere = torch.ones(2, dtype=torch.float64, device="meta")
+    with pytest.raises(rd.ArgumentError, match=r"args\[0\]: it is on device meta, but y0 is on cpu"):
+        rd.root(residual, torch.zeros(3, dtype=torch.float64), elsewhere, W)
+    with pytest.raises(rd.ArgumentError, match="leaves are on different devices"):
+        rd.root(lambda y: y, (torch.zeros(3), torch.zeros(3, device="meta")))
+
+
+def test_other_frameworks() -> None:
+    with pytest.raises(rd.ArgumentTypeError, match=r"args\[1\]: it holds a numpy array"):
+        rd.root(residual, torch.zeros(3, dtype=torch.float64), THETA, W.numpy())
+    with pytest.raises(rd.ArgumentTypeError, match=r"y0: it is or holds an? ndarray.*Call rootdiff"):
+        rd.root(residual, np.zeros(3), THETA, W)
+
+
+def test_integer_y0() -> None:
+    with pytest.raises(rd.ArgumentTypeError, match=r"y0: it has dtype torch\.int64"):
+        rd.root(residual, torch.zeros(3, dtype=torch.int64), THETA, W)
+
+
+def test_in_place_changes() -> None:
+    def mutates_y(y: Tensor, theta: Tensor) -> Tensor:
+        y += 1.0
+        return y - theta[0]
+
+    def mutates_args(y: Tensor, theta: Tensor) -> Tensor:
+        theta.mul_(2.0)
+        return y - theta[0]
+
+    for mutating in (mutates_y, mutates_args):
+        with pytest.raises(rd.ArgumentError, match="changes y or args in place"):
+            rd.root(mutating, torch.zeros(3, dtype=torch.float64), THETA.clone())
+
+
+def test_a_parameter_met_only_at_the_root() -> None:
+    near, far = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (2.0, 3.0))
+
+    def branching(y: Tensor) -> Tensor:
+        return y - near if bool(y.sum() < 1) else y - far
+
+    y = rd.root(branching, torch.zeros(1, dtype=torch.float64)).y
+    with pytest.raises(rd.ArgumentError, match="did not use at y0"):
+        y.sum().backward()
+
+
+def test_user_errors_pass_through() -> None:
+    def broken(y: Tensor) -> Tensor:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        rd.root(broken, torch.zeros(1, dtype=torch.float64))
