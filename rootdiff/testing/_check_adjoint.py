@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -147,28 +148,32 @@ def _linear_checks(adjoint: LinearSolver, driver: Driver, rng: np.random.Generat
 def _solve(
     adjoint: LinearSolver, driver: Driver, system: System, transposed: bool, dtype: Any = np.float64
 ) -> tuple[Any, Any, Any]:
+    arrays = [system.matrix, system.rhs] + ([] if system.stale is None else [system.stale])
+    function = _compiled(adjoint, driver, transposed, str(np.dtype(dtype)))
+    x, status, relative = function(*(driver.native(np.asarray(array).astype(dtype)) for array in arrays))
+    return driver.numpy(x), driver.numpy(status), driver.numpy(relative)
+
+
+@lru_cache(maxsize=16)
+def _compiled(adjoint: LinearSolver, driver: Driver, transposed: bool, dtype: str) -> Callable[..., Any]:
+    """Return the solve as a function of arrays, so that it is compiled once for all systems of a shape."""
     backend, xp = driver.backend, driver.backend.xp
 
-    def run(matrix: Any, rhs: Any, stale: Any) -> tuple[Any, Any, Any]:
-        factors = None if stale is None else backend.lu_factor(stale)
+    def run(matrix: Any, rhs: Any, stale: Any = None) -> tuple[Any, Any, Any]:
         operator = LinearOperator(
             backend,
             lambda v: (matrix @ v[..., None])[..., 0],
             lambda v: (xp.matrix_transpose(matrix) @ v[..., None])[..., 0],
             lambda: matrix,
             float(np.finfo(dtype).eps),
-            factors,
+            None if stale is None else backend.lu_factor(stale),
         )
         operator = operator.T if transposed else operator
         x, info = adjoint.solve(operator, rhs)
         checked = judge(operator, adjoint, x, rhs, info)
         return x, checked.status, checked.relative_residual
 
-    stale = None if system.stale is None else driver.native(system.stale.astype(dtype))
-    arrays = driver.native(system.matrix.astype(dtype)), driver.native(system.rhs.astype(dtype))
-    function = driver.compiled(lambda matrix, rhs: run(matrix, rhs, stale))
-    x, status, relative = (driver.numpy(array) for array in function(*arrays))
-    return x, status, relative
+    return driver.compiled(run)
 
 
 def _judged(

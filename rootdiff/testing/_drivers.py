@@ -208,7 +208,7 @@ class JaxDriver(Driver):
 
     def context(self, dtype: Any) -> AbstractContextManager[Any]:
         wide = np.dtype(str(dtype)) in (np.dtype("float64"), np.dtype("complex128"))
-        return self.jax.enable_x64(True) if wide else nullcontext()  # type: ignore[no-any-return]
+        return self.jax.enable_x64(True) if wide else nullcontext()
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return self.jax.jit(function)  # type: ignore[no-any-return]
@@ -234,7 +234,8 @@ class JaxDriver(Driver):
 
     def jvp(self, run: Run) -> Callable[..., list[Any]]:
         def pushed(y0: Any, parameters: Any, tangents: Any) -> list[Any]:
-            return self.jax.jvp(lambda p: self.leaves(run(y0, p)), (list(parameters),), (list(tangents),))[1]
+            _, pushed = self.jax.jvp(lambda p: self.leaves(run(y0, p)), (list(parameters),), (list(tangents),))
+            return list(pushed)
 
         return self.compiled(pushed)
 

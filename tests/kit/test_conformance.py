@@ -20,7 +20,7 @@ SOLVER_XFAIL: dict[str, set[str]] = {
     "anderson": _FAR_OUT,
     "fixed_point": _NOT_CONTRACTIVE | _FAR_OUT,
     # the residual that the stiffest equation may have for its tolerance hides the error of the slowest
-    "scipy:anderson": {"solves linear", "solves stiff"},
+    "scipy:anderson": {"solves stiff"},
     "scipy:broyden1": {"solves stiff"},
     "scipy:df-sane": {"solves linear", "solves stiff"},
     "scipy:krylov": set(),
