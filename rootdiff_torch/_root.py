@@ -12,8 +12,8 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
+from rootdiff._problems import scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
-from rootdiff._scalar import scalar_problem
 from rootdiff._solution import Solution
 from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver

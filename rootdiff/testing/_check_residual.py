@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rootdiff._errors import ArgumentError
-from rootdiff._registry import available_adjoints, available_solvers, get_adjoint
+from rootdiff._registry import available_adjoints, available_solvers, get_adjoint, get_solver
+from rootdiff.solvers import BracketSolver
 from rootdiff.testing._drivers import Driver, get_driver
 from rootdiff.testing._gradients import Session
 from rootdiff.testing._properties import residual_checks
@@ -142,7 +143,7 @@ class _Plan:
 
     def _session(self, subject: Subject, driver: Driver) -> Session:
         own = isinstance(self.entry, str)
-        solvers = self.solvers or (available_solvers(driver.name) if own else (None,))
+        solvers = self.solvers or (system_solvers(driver.name) if own else (None,))
         adjoints = self.adjoints or (exact_adjoints(driver.name) if own else (None,))
         # "auto" first: the solver and adjoint with which all others are compared
         solvers, adjoints = (sorted(names, key=lambda name: name != "auto") for names in (solvers, adjoints))
@@ -191,6 +192,19 @@ def _drawn(plan: _Plan, strategy: Any) -> list[Report]:
     except CheckFailed as error:
         raise CheckFailed(error.report) from None
     return reports
+
+
+def system_solvers(backend: str) -> tuple[str, ...]:
+    """Return the names of the solvers of systems: all but those that need a bracket, and that can be imported."""
+    names = []
+    for name in available_solvers(backend):
+        try:
+            solver = get_solver(name, backend)
+        except ImportError:
+            continue
+        if not isinstance(solver, BracketSolver):
+            names.append(name)
+    return tuple(names)
 
 
 def exact_adjoints(backend: str) -> tuple[str, ...]:

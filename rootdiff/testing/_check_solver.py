@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Solver
 from rootdiff._registry import get_solver
 from rootdiff._solution import Status
+from rootdiff.solvers import BracketSolver
 from rootdiff.testing import _traps
 from rootdiff.testing._check_residual import run_once
 from rootdiff.testing._diagnosis import FLOAT32
@@ -63,6 +65,8 @@ def check_solver(
     True
     """
     value = get_solver(solver)
+    if isinstance(value, BracketSolver):
+        raise ArgumentError(f"check_solver: {solver!r} needs a bracket; the suite is for solvers of systems.")
     checks: list[Check] = []
     for name in backends:
         driver = get_driver(name)

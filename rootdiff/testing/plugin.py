@@ -59,7 +59,7 @@ def rootdiff_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def rootdiff_solver(request: pytest.FixtureRequest) -> Any:
-    """Name of a registered solver that runs on the backend."""
+    """Name of a registered solver of systems that runs on the backend."""
     return request.param
 
 
@@ -77,8 +77,9 @@ def _backends(option: str | None) -> Sequence[str]:
 
 def _solvers(backend: str, option: str | None) -> Sequence[str]:
     from rootdiff._registry import available_solvers
+    from rootdiff.testing._check_residual import system_solvers
 
-    registered = available_solvers(backend)
+    registered = system_solvers(backend)
     if option is None:
         return registered
     _known("--rootdiff-solvers", option, list(available_solvers()))
