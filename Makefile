@@ -7,7 +7,7 @@ EXTRAS := torch,jax,optimistix,examples,test,dev
 # The problems here are small: threads inside one product cost more than they bring, and two test workers share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all check bench docs clean
 
 help:
 	@echo "make demo      power flow of the IEEE cases on three backends, and a short digits run"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-all  also the exhaustive tests, with ten times the random examples"
 	@echo "make check     format, lint, types"
 	@echo "make bench     the benchmarks, as tables"
+	@echo "make docs      the documentation, in site/; warnings are errors"
 	@echo "make clean     remove .venv, caches and output/"
 
 $(READY): pyproject.toml constraints.txt
@@ -39,6 +40,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(PYTHON) benchmarks/memory.py
+
+docs: $(READY)
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),docs]'
+	$(PYTHON) -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) output build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
