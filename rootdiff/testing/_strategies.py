@@ -68,11 +68,12 @@ def parameters(
 
     Examples
     --------
-    >>> from hypothesis import strategies as st
-    >>> from rootdiff.testing import check_residual, parameters
-    >>> args = st.tuples(parameters(1, 1, 2), parameters(1, 1, 2))
-    >>> check_residual(lambda y, a: y**3 - a, *map(np.ones, (1, 1)), strategy=args, solvers=["newton"]).passed
-    True
+    >>> import numpy as np
+    >>> from hypothesis import given
+    >>> from rootdiff.testing import parameters
+    >>> @given(parameters((2, 3), low=1.0, high=2.0))
+    ... def test(theta):
+    ...     assert theta.shape == (2, 3) and np.all(theta >= 1)
     """
     from hypothesis import strategies as st
 
