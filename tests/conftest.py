@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.harness import HARNESSES, Harness
 
+# Set before JAX starts: programs that run once are not worth optimising; compiling takes half the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
 settings.register_profile("dev", max_examples=5, **_COMMON)
 settings.register_profile("ci", max_examples=5, derandomize=True, **_COMMON)

@@ -1,9 +1,4 @@
-import os
-
 import pytest
-
-# Set before JAX starts: programs that run once are not worth optimising; compiling takes half the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,10 @@
 """What each process of the distributed tests runs: a model with a root, and its gradients.
 
-``python -m tests.torch.distributed_worker RANK PORT PATH``
+``python -m tests.torch.distributed_worker RANK PATH``
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
 import torch
@@ -64,17 +63,18 @@ def wrapped(kind: str) -> nn.Module:
     return fully_shard(network, mesh=mesh)
 
 
-def run(rank: int, port: int, path: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def run(rank: int, path: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
+    # processes meet in a file: a free port may be taken by the time it is used
+    dist.init_process_group("gloo", init_method=f"file://{path}.store", rank=rank, world_size=PROCESSES)
     try:
         found = {kind: gradients(wrapped(kind), data().chunk(PROCESSES)[rank]) for kind in KINDS}
         if rank == 0:
             torch.save(found, path)
+        dist.barrier()  # nobody leaves while the other still talks to it
     finally:
         dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    run(int(sys.argv[1]), sys.argv[2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -19,13 +18,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[torch.Tensor]]:
     """The gradients that two processes find, by kind of parallelism."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     path = tmp_path_factory.mktemp("distributed") / "gradients.pt"
     command = [sys.executable, "-m", "tests.torch.distributed_worker"]
     workers = [
-        subprocess.Popen([*command, str(rank), str(port), str(path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), str(path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(PROCESSES)
     ]
     try:
