@@ -141,7 +141,7 @@ def test_leaf_blocks_only() -> None:
         (mutants.nan_swallowed, "success is claimed for a system that has no solution"),
         (mutants.batch_averaged, "the batch is averaged"),
         (mutants.batch_spoilt, "the systems of a batch must not touch"),
-        (mutants.random_start, "another solution the second time"),
+        (mutants.another_each_time, "another solution the second time"),
     ],
 )
 def test_wrong_adjoint(mistake: Any, words: str) -> None:
@@ -415,7 +415,7 @@ def test_rule_that_forgets_an_arg() -> None:
         (mutants.norm_of_the_start, "residual_norm says"),
         (mutants.steps_not_counted, "0 steps are counted"),
         (mutants.systems_mixed, "systems of the batch touch"),
-        (mutants.random_root, "another root the second time"),
+        (mutants.another_root_each_time, "another root the second time"),
         (mutants.residual_minimised, "which is no root"),
         (mutants.small_residual_is_a_root, "which is no root"),
         (mutants.with_start_changed, "changes y0 in place"),
