@@ -221,7 +221,8 @@ def _solve(
         flat = bind(function, structure, rebuild)
         captured: Sequence[Tensor] = ()
         state = State(())
-        if needs_capture():
+        follows = needs_capture()
+        if follows:
             captured = capture(flat, start, parameters)
             state = State.of([*modules_of((function, args))])
         count = len(parameters)
@@ -235,7 +236,7 @@ def _solve(
             on_failure=on_failure,
             arguments=lambda *parameters: rebuild(*parameters[:count]),
             state=state,
-            checked=not hidden,
+            follows=follows,
             hooks=hooks,
         )
         inputs = [start, *parameters, *map(_explicit, captured)]

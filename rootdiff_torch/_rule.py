@@ -60,8 +60,9 @@ class Problem:
         Returns the user's args from the parameters, for messages.
     state : State
         Of the modules that the residual calls.
-    checked : bool
-        Whether the residual is known to depend on its inputs alone.
+    follows : bool
+        Whether a derivative of what the residual closes over may be wanted, so that it must not depend on more than
+        its inputs.
     hooks : Hooks
         What the user hangs into the steps.
     outcome : Outcome
@@ -76,7 +77,7 @@ class Problem:
     direct: Callable[..., Tensor] | None
     arguments: Callable[..., tuple[Any, ...]]
     state: State
-    checked: bool
+    follows: bool
     hooks: Hooks = field(default_factory=Hooks)
     outcome: Outcome = field(default_factory=Outcome)
 
@@ -111,7 +112,7 @@ class Root(torch.autograd.Function):
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         with _plain(y0):
             start, *plain = [_normal(tensor) for tensor in (y0, *parameters)]
-            if not problem.checked:
+            if problem.follows and problem.direct is None:
                 check_followed(problem.function, (start, *plain))
             residual = Residual(problem.direct or problem.function, tuple(plain), BACKEND)
             solver = problem.solver_for(plain)
@@ -122,6 +123,8 @@ class Root(torch.autograd.Function):
             solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
             context = (unravel(start), *problem.arguments(*plain))
             report(BACKEND, solution, problem.on_failure, problem.solver, context)
+            if problem.follows:  # a residual that branches may use more at the root than at y0
+                check_followed(problem.function, (raw.y, *plain))
             known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
             y = raw.y
             if problem.on_failure != "ignore" and not bool(solution.converged.all()):

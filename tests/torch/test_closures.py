@@ -206,3 +206,15 @@ def test_custom_function() -> None:
         rd.root(lambda y: torch.tanh(Product.apply(w, y) + B @ THETA) - y, ZERO)
     y = rd.root(lambda y, w: torch.tanh(Product.apply(w, y) + B @ THETA) - y, ZERO, w).y
     same_gradients(y, unrolled(THETA, w), [w])
+
+
+@pytest.mark.transform("a captured tensor met only away from y0", refused="ArgumentError")
+def test_tensor_met_only_at_the_root_is_refused():
+    """At y0 the residual is on its other branch, where it uses nothing that is differentiated."""
+    hidden = torch.tensor([4.0], dtype=torch.float64, requires_grad=True)
+
+    def residual(y):
+        return y**2 - hidden if bool(y > 1.5) else y - 3.0
+
+    with pytest.raises(rd.ArgumentError, match="Pass it through args"):
+        rd.root(residual, torch.tensor([1.0], dtype=torch.float64))

@@ -117,9 +117,8 @@ def test_a_parameter_met_only_at_the_root() -> None:
     def branching(y: Tensor) -> Tensor:
         return y - near if bool(y.sum() < 1) else y - far
 
-    y = rd.root(branching, torch.zeros(1, dtype=torch.float64)).y
     with pytest.raises(rd.ArgumentError, match="did not use at y0"):
-        y.sum().backward()
+        rd.root(branching, torch.zeros(1, dtype=torch.float64))
 
 
 def test_user_errors_pass_through() -> None:
