@@ -12,7 +12,6 @@ import numpy as np
 import rootdiff
 from rootdiff import LU, LinearInfo, Newton, Status
 
-
 _CALLS = count()
 
 
