@@ -32,6 +32,8 @@ def scalar_problem(
     value = backend.call(residual, arrays[0], args)
     if not backend.is_array(value):
         raise ArgumentTypeError(f"residual: it returned {type(value).__name__}; it must return a {backend.name} array.")
+    if not any(map(backend.is_array, ends)) and xp.isdtype(value.dtype, "real floating"):
+        arrays = [xp.astype(array, value.dtype) for array in arrays]  # that of arrays closed over, with no args
     *arrays, _ = xp.broadcast_arrays(*arrays, value)
     if len(arrays) == 1:
         return arrays[0], solver
@@ -65,4 +67,9 @@ def continuation_start(
     for one, other in zip(leaves0, leaves1, strict=True):
         if is_parameter(one) != is_parameter(other) or getattr(one, "shape", ()) != getattr(other, "shape", ()):
             raise ArgumentError(f"continuation: args0 holds {one!r} where args1 holds {other!r}; give like arrays.")
-    return tuple(leaf for leaf in leaves0 if is_parameter(leaf)), args1
+    start = tuple(leaf for leaf in leaves0 if is_parameter(leaf))
+    if not start:
+        raise ArgumentError(
+            f"continuation: args0 holds no floating {backend.name} arrays, so there is no path to follow."
+        )
+    return start, args1

@@ -113,9 +113,10 @@ class Solution(NamedTuple):
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`, in the units of the residual.
     method : integer array, (*batch), or None
-        Index of the method that `y` came from, in the ``methods`` of a `Chain`; None for a solver that is no chain.
+        Index of the method that `y` came from, in the ``methods`` of a `Chain`; None (in PyTorch ()) for a solver that
+        is no chain.
     history : History or None
-        What each step did, where ``history=True`` asked for it.
+        What each step did, where ``history=True`` asked for it; else None (in PyTorch ()).
     sensitivities : Sensitivities or None
         The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
     approximate : boolean array, (*batch)

@@ -13,12 +13,13 @@ import rootdiff
 
 @dataclass(frozen=True)
 class Outcome:
-    """A solve and the derivatives that were asked for, as NumPy arrays."""
+    """A solve and the derivatives that were asked for, as NumPy arrays; the whole solution of `Harness.solve`."""
 
     y: np.ndarray
     status: np.ndarray
     steps: np.ndarray
     derivative: Any = None
+    solution: Any = None
 
 
 class Harness:
@@ -51,7 +52,7 @@ class NumpyHarness(Harness):
 
     def solve(self, f: Any, y0: Any, *args: Any, entry: str = "root", **options: Any) -> Outcome:
         sol = self._run(f, y0, args, entry, options)
-        return Outcome(sol.y, sol.status, sol.steps)
+        return Outcome(sol.y, sol.status, sol.steps, solution=sol)
 
     def vjp(self, f: Any, y0: Any, *args: Any, w: Any, entry: str = "root", **options: Any) -> Outcome:
         sol = self._run(f, y0, args, entry, options)
@@ -84,7 +85,7 @@ class TorchHarness(Harness):
         import rootdiff_torch
 
         sol = getattr(rootdiff_torch, entry)(f, self.array(y0), *map(self.array, args), **options)
-        return Outcome(sol.y.numpy(), sol.status.numpy(), sol.steps.numpy())
+        return Outcome(sol.y.numpy(), sol.status.numpy(), sol.steps.numpy(), solution=sol)
 
     def vjp(self, f: Any, y0: Any, *args: Any, w: Any, entry: str = "root", **options: Any) -> Outcome:
         import torch
@@ -139,7 +140,7 @@ class JaxHarness(Harness):
 
     def solve(self, f: Any, y0: Any, *args: Any, entry: str = "root", **options: Any) -> Outcome:
         y, sol = self._function(f, entry, options)(self.array(y0), *map(self.array, args))
-        return Outcome(np.asarray(y), np.asarray(sol.status), np.asarray(sol.steps))
+        return Outcome(np.asarray(y), np.asarray(sol.status), np.asarray(sol.steps), solution=sol)
 
     def vjp(self, f: Any, y0: Any, *args: Any, w: Any, entry: str = "root", **options: Any) -> Outcome:
         import jax
