@@ -94,6 +94,18 @@ class JaxBackend:
         return np.asarray(array)
 
 
+@dataclass(frozen=True)
+class SteppingBackend(JaxBackend):
+    """JAX on concrete arrays, with loops in Python, for those who watch the steps."""
+
+    traced = False
+
+    def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
+        while cond(state):
+            state = body(state)
+        return state
+
+
 def _varying_alike(state: Any) -> Any:
     """Return `state` with every array typed as varying over all the mesh axes that one of them varies over.
 

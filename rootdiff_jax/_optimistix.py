@@ -76,6 +76,11 @@ class Optimistix(Solver):
                 f"solver: {self.method} of Optimistix needs forward-mode derivatives, but the residual holds a "
                 "custom_vjp. Use a native solver such as 'newton', or give the function a custom_jvp."
             )
+        if residual.correct is not None or residual.observe is not None:
+            raise ArgumentError(
+                "solver: Optimistix takes its own steps, which correct, bounds, callback, verbose and history do not "
+                "reach. Use a native solver such as 'newton' or 'trust_region'."
+            )
         solver = self.resolved(y0.dtype, jnp)
         y, steps = solver._run(residual, y0)
         norm, first_norm = max_norm(jnp, residual(y)), max_norm(jnp, residual(y0))

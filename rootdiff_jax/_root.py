@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
-from rootdiff._iterate import Solver
+from rootdiff._hooks import Hooks
+from rootdiff._iterate import Solver, StepInfo
+from rootdiff._problems import continuation_start, scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
+from rootdiff._residual import Residual
 from rootdiff._solution import Solution
-from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
+from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Auto
-from rootdiff_jax._backend import JaxBackend
-from rootdiff_jax._rule import Inputs, Problem, solve
+from rootdiff.solvers import Auto, Continuation
+from rootdiff_jax._backend import JaxBackend, SteppingBackend
+from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
 from rootdiff_jax._settings import split
-from rootdiff_jax._trace import trace
+from rootdiff_jax._trace import Traced, trace
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class _Options:
     adjoint: str | LinearSolver
     batch_ndim: int
     on_failure: OnFailure
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 def root(
@@ -41,6 +47,11 @@ def root(
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
     on_failure: OnFailure = "raise",
+    correct: Callable[[Any, Any], Any] | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    callback: Callable[[StepInfo], None] | None = None,
+    verbose: bool = False,
+    history: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``, differentiable in `args` and in what the residual closes over.
 
@@ -65,11 +76,24 @@ def root(
         NaN; or return the best iterate (its derivatives are then meaningless). A traced program, under ``jax.jit`` for
         instance, can neither raise nor warn: there "raise" and "warn" mean "nan". So they do for the linear solve
         of a derivative, everywhere.
+    correct : callable, optional
+        ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
+        on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
+        It is traced; what it closes over is not differentiated.
+    bounds : tuple (lo, hi), optional
+        Numbers, None, or pytrees like `y0`: trial points are projected onto the box; roots on its border are found.
+    callback : callable, optional
+        Called with a `StepInfo` after each step. This, `verbose` and `history` run the steps one by one, not compiled,
+        and only outside of a trace.
+    verbose : bool
+        Whether to print a line per step.
+    history : bool
+        Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
 
     Returns
     -------
     Solution
-        With `y`, `status`, `steps` and `residual_norm`; of these `y` alone has a derivative.
+        With `y`, `status`, `steps`, `residual_norm` and `method`; of these `y` alone has a derivative.
 
     Raises
     ------
@@ -97,7 +121,8 @@ def root(
     >>> gradient.round(4).tolist()
     [[0.25]]
     """
-    return _solve(residual, y0, args, _Options(solver, adjoint, batch_ndim, on_failure), fixed_point=False)
+    hooks = Hooks(correct, bounds, callback, verbose, history)
+    return _solve(residual, y0, args, _Options(solver, adjoint, batch_ndim, on_failure, hooks), fixed_point=False)
 
 
 def fixed_point(
@@ -142,6 +167,128 @@ def fixed_point(
     return _solve(cell, z0, args, _Options(solver, adjoint, batch_ndim, on_failure), fixed_point=True)
 
 
+def root_scalar(
+    residual: Callable[..., Any],
+    bracket: Any,
+    *args: Any,
+    solver: str | Solver = "chandrupatla",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Find y between two points with ``residual(y, *args) = 0``, for each element of an array by itself.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` works elementwise: it returns an array shaped like y, or y broadcast against `args`.
+    bracket : tuple (lo, hi), or float or array
+        Two points (floats or arrays, of any order) where the residual has opposite signs; or one point, from which
+        such points are searched for in doubling steps to both sides. Not differentiated.
+    *args, adjoint, on_failure
+        As for `root`: in a traced program an element without a valid bracket is NaN.
+    solver : str or BracketSolver
+        "chandrupatla", "itp", "bisection", or "bracketed_newton" where derivatives are cheap.
+
+    Returns
+    -------
+    Solution
+        `y` has the shape that the bracket and the residual broadcast to, and so have `status` and the other fields.
+        An element without a change of sign has the status INVALID_BRACKET, one with a pole or a jump STALLED.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If an element fails and ``on_failure="raise"``, outside of a trace.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, rootdiff_jax as rd
+    >>> slope = jax.grad(lambda a: rd.root_scalar(lambda y, a: y**3 - a, (0.0, 10.0), a).y)(8.0)
+    >>> round(float(slope), 4)
+    0.0833
+    """
+    bracket, args = jax.tree.map(_as_jax, (bracket, args))
+    backend = JaxBackend()
+    check_args(backend, args)
+    y0, chosen = scalar_problem(backend, residual, bracket, args, get_solver(solver, "jax"))
+    return _solve(residual, y0, args, _Options(chosen, adjoint, y0.ndim, on_failure), fixed_point=False)
+
+
+def continuation(
+    residual: Callable[..., Any],
+    y0: Any,
+    args0: Any,
+    args1: Any,
+    *,
+    method: Literal["arclength", "natural"] = "arclength",
+    first_step: float = 0.1,
+    max_steps: int = 500,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Find y with ``residual(y, *args1) = 0`` by following the root from the easier parameters `args0`.
+
+    Parameters
+    ----------
+    residual, y0, adjoint, on_failure
+        As for `root`; `y0` is a guess of the root at `args0`. One system, no batch; `jax.vmap` works.
+    args0, args1 : tuple of pytrees, or one pytree
+        Parameters at the start and at the end; what is floating in them is joined by a straight line, everything
+        else is that of `args1`.
+    method : {"arclength", "natural"}
+        By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
+        parameter itself, which ends at a fold.
+    first_step : float
+        First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_steps : int
+        Steps along the path.
+    solver : str or Solver
+        Finds the root at the end of the path.
+
+    Returns
+    -------
+    Solution
+        At `args1`, and differentiable in them: the path has no derivative, nor need of one.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``, outside of a trace.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, rootdiff_jax as rd
+    >>> sol = rd.continuation(lambda y, a: y**3 + y - a, jnp.array([0.0]), jnp.array([0.0]), jnp.array([10.0]))
+    >>> sol.y.round(4).tolist()
+    [2.0]
+    """
+    backend = JaxBackend()
+    args0, args1 = jax.tree.map(_as_jax, (args0, args1))
+    start, args = continuation_start(backend, args0, args1, _is_floating)
+    path = Continuation(
+        start=start,
+        solver=get_solver(solver, "jax"),
+        method=method,
+        first_step=first_step,
+        max_steps=max_steps,
+    )
+    leaves, rebuild = split_args(backend, args, _is_floating)
+
+    def of_floating(y: Any, *leaves: Any) -> Any:
+        return residual(y, *rebuild(*leaves))
+
+    return _solve(of_floating, y0, tuple(leaves), _Options(path, adjoint, 0, on_failure), fixed_point=False)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, float) or (isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
 def _solve(
     function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: _Options, fixed_point: bool
 ) -> Solution:
@@ -158,14 +305,39 @@ def _solve(
     bind = fixed_point_residual if fixed_point else flat_residual
     y = jax.lax.stop_gradient(structure.ravel(y0))
     traced, operands = trace(bind(function, structure, rebuild), y, parameters)
-    problem = Problem(traced, solver, adjoint, options.on_failure)
-    out = solve(problem, Inputs(y, solver_values, adjoint_values, operands))
+    correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
+    problem = Problem(traced, solver, adjoint, options.on_failure, correct)
+    inputs = Inputs(y, solver_values, adjoint_values, of_correct, operands)
+    out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
     approximate = jnp.full_like(out.status, not linear.exact, dtype=bool)
-    solution = Solution(structure.unravel(out.y), out.status, out.steps, out.residual_norm, approximate=approximate)
-    if not isinstance(out.status, jax.core.Tracer):
+    y = structure.unravel(out.y)
+    found = options.hooks.recorded(jnp)
+    solution = Solution(y, out.status, out.steps, out.residual_norm, out.method, found, approximate=approximate)
+    if not isinstance(out.status, Tracer):
         best = solution._replace(y=structure.unravel(out.best))
         report(backend, best, options.on_failure, given, (y0, *args))
     return solution
+
+
+def _attach(
+    hooks: Hooks, structure: Structure, function: Traced, y: Any, operands: tuple[Any, ...]
+) -> tuple[Traced | None, Callable[[StepInfo], None] | None, tuple[Any, ...]]:
+    """Return the correction of the steps, what observes them, and the values that the correction depends on."""
+    concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((y + 0, operands, hooks.bounds)))
+    if concrete:
+        structure = replace(structure, backend=SteppingBackend())  # which checks the values of the bounds
+    else:
+        for name in ("callback", "verbose", "history"):
+            if getattr(hooks, name):
+                raise ArgumentError(
+                    f"{name}: it needs concrete arrays, but this solve is traced (by jax.jit, grad, vmap or another "
+                    "transform). Watch the steps of a solve outside of it."
+                )
+    residual = hooks.attach(Residual(function, (), structure.backend), structure, y)
+    if residual.correct is None:
+        return None, residual.observe, ()
+    traced, (_, *values) = trace(residual.correct, y, (y,))
+    return traced, residual.observe, tuple(values)
 
 
 def _as_jax(leaf: Any) -> Any:

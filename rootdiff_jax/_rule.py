@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,21 +14,23 @@ from jax.custom_derivatives import SymbolicZero
 
 from rootdiff import _implicit
 from rootdiff._backend import Array
+from rootdiff._iterate import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff_jax._backend import JaxBackend
+from rootdiff_jax._backend import JaxBackend, SteppingBackend
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced, vary, varying_axes
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a solve is compiled for: the residual, both solvers, the failure policy."""
+    """What a solve is compiled for: the residual, both solvers, the failure policy, the correction of the steps."""
 
     function: Traced
     solver: Template
     adjoint: Template
     on_failure: str
+    correct: Traced | None = None
 
     def residual(self, operands: tuple[Any, ...]) -> Residual:
         """Return the residual with its parameters bound."""
@@ -36,11 +38,12 @@ class Problem:
 
 
 class Inputs(NamedTuple):
-    """Start, runtime settings of solver and adjoint, and everything else that the residual depends on."""
+    """Start, runtime settings of solver and adjoint, what the correction and what the residual depends on."""
 
     y0: Array
     solver: tuple[Any, ...]
     adjoint: tuple[Any, ...]
+    correct: tuple[Any, ...]
     operands: tuple[Any, ...]
 
 
@@ -55,6 +58,7 @@ class Outputs(NamedTuple):
     status: Array
     steps: Array
     residual_norm: Array
+    method: Array | None
     factors: Any
 
 
@@ -65,14 +69,25 @@ def solve(problem: Problem, inputs: Inputs) -> Outputs:
     return rule(problem, *inputs)
 
 
-def _forward(
-    problem: Problem, y0: Array, solver: tuple[Any, ...], adjoint: tuple[Any, ...], operands: tuple[Any, ...]
-) -> Outputs:
-    raw = problem.solver.fill(solver).solve(problem.residual(operands), y0)
+def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], None]) -> Outputs:
+    """Return the root of concrete arrays, not compiled and without derivative; `observe` is called after each step."""
+    backend = SteppingBackend(problem.function.reverse_only)
+    return _run(problem, inputs, replace(problem.residual(inputs.operands), backend=backend, observe=observe))
+
+
+def _forward(problem: Problem, *inputs: Any) -> Outputs:
+    return _run(problem, Inputs(*inputs), problem.residual(inputs[-1]))
+
+
+def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
+    if problem.correct is not None:
+        correct = problem.correct
+        residual = replace(residual, correct=lambda trial, y: correct(trial, y, *inputs.correct))
+    raw = problem.solver.fill(inputs.solver).solve(residual, inputs.y0)
     y = raw.y
     if problem.on_failure != "ignore":
         y = jnp.where(_failed(raw.status)[..., None], jnp.nan, y)
-    return Outputs(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.factors)
+    return Outputs(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.factors)
 
 
 _rule = jax.custom_jvp(_forward, nondiff_argnums=(0,))
@@ -81,7 +96,7 @@ _reverse_rule = jax.custom_vjp(_forward, nondiff_argnums=(0,))
 
 def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Outputs, Outputs]:
     outputs = _rule(problem, *primals)
-    _, _, adjoint, operands = primals
+    _, _, adjoint, _, operands = primals
     y = _linearisation_point(outputs)
     moving = [place for place, tangent in enumerate(tangents[-1]) if not isinstance(tangent, SymbolicZero)]
     tangent = jnp.zeros_like(y)
@@ -101,14 +116,14 @@ def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Outputs, Any]:
 
 def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tuple[Any, ...]:
     inputs, outputs, moving = saved
-    _, _, adjoint, operands = inputs
+    _, _, adjoint, _, operands = inputs
     if not moving or isinstance(cotangents.y, SymbolicZero):
-        return None, None, None, None
+        return None, None, None, None, None
     y = _linearisation_point(outputs)
     u = _linear_solve(problem, adjoint, operands, y, outputs, cotangents.y, transposed=True)
     of_moving, values = _in_some_operands(problem, y, operands, list(moving))
     found = dict(zip(moving, jax.vjp(of_moving, *values)[1](-u), strict=True))
-    return None, None, None, tuple(found.get(place) for place in range(len(operands)))
+    return None, None, None, None, tuple(found.get(place) for place in range(len(operands)))
 
 
 # Operands that are not differentiated stay out of it: a custom rule in the residual may close over them.

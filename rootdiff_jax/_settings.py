@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+_MISSING = object()
+
 
 @dataclass(frozen=True)
 class Template:
@@ -23,7 +25,9 @@ class Template:
 def split(solver: Any) -> tuple[Template, tuple[Any, ...]]:
     """Return a solver's template and the values of its runtime settings, those of solvers inside it included."""
     values: list[Any] = []
-    return Template(solver, _key(solver, values)), tuple(values)
+    key = _key(solver, values)
+    # a template outlives the solve, in the cache of programs, and values may be tracers
+    return Template(_rebuild(solver, [_MISSING] * len(values)), key), tuple(values)
 
 
 def _key(solver: Any, values: list[Any]) -> Any:
