@@ -83,12 +83,17 @@ def capture(function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Ten
             plain = [tensor.detach() for tensor in (y, *parameters)]
             if not is_followed(function(*plain)):
                 return ()
-        with _eagerly(), _Recorder((y, *parameters)) as recorder:
-            function(y, *parameters)
-        captured = tuple(recorder.found.values())
+        captured = used(function, (y, *parameters))
         if not hidden:
             check_followed(with_captured(function, captured, len(plain)), [*plain, *[t.detach() for t in captured]])
     return captured
+
+
+def used(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the tensors beside its inputs that ``function(*inputs)`` uses and something differentiates or maps."""
+    with _eagerly(), _Recorder(inputs) as recorder:
+        function(*inputs)
+    return tuple(recorder.found.values())
 
 
 def with_captured(function: Callable[..., Tensor], captured: Sequence[Tensor], count: int) -> Callable[..., Tensor]:

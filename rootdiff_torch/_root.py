@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
-from rootdiff._problems import scalar_problem
+from rootdiff._problems import continuation_start, scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
+from rootdiff._residual import Residual
 from rootdiff._solution import Solution
-from rootdiff._structure import check_args, describe, fixed_point_residual, flat_residual, split_args
+from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Auto, InBracket
-from rootdiff_torch._backend import BACKEND
-from rootdiff_torch._capture import State, capture, modules_of, needs_capture, with_captured
-from rootdiff_torch._derivatives import levels, refuse_vectorized, uncompiled
+from rootdiff.solvers import Auto, Continuation, InBracket
+from rootdiff_torch._backend import BACKEND, TorchBackend
+from rootdiff_torch._capture import State, capture, modules_of, needs_capture, used, with_captured
+from rootdiff_torch._derivatives import is_wrapped, levels, refuse_vectorized, tensors, uncompiled
 from rootdiff_torch._rule import Problem, Root, apply
 
 
@@ -62,14 +65,16 @@ def root(
     correct : callable, optional
         ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
         on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
+        What it closes over is not differentiated.
     bounds : tuple (lo, hi), optional
         Numbers, None, or pytrees like `y0`: trial points are projected onto the box; roots on its border are found.
     callback : callable, optional
-        Called with a `StepInfo` after each step.
+        Called with a `StepInfo` after each step; under `torch.func.vmap` its tensors have the mapped axes in front.
     verbose : bool
         Whether to print a line per step.
     history : bool
-        Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
+        Whether to return the norms of residual and step, and the method, of each step as ``sol.history``; not under
+        `torch.func.vmap`.
 
     Returns
     -------
@@ -191,8 +196,81 @@ def root_scalar(
     tensor([2., 3.], dtype=torch.float64)
     """
     check_args(BACKEND, args)
-    y0, chosen = scalar_problem(BACKEND, residual, bracket, args, get_solver(solver, "torch"))
+    with torch.no_grad():
+        y0, chosen = scalar_problem(BACKEND, residual, bracket, args, get_solver(solver, "torch"))
     return _solve(residual, y0.detach(), args, chosen, adjoint, y0.ndim, on_failure, Hooks(), fixed_point=False)
+
+
+@uncompiled
+def continuation(
+    residual: Callable[..., Any],
+    y0: Any,
+    args0: Any,
+    args1: Any,
+    *,
+    method: Literal["arclength", "natural"] = "arclength",
+    first_step: float = 0.1,
+    max_steps: int = 500,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Find y with ``residual(y, *args1) = 0`` by following the root from the easier parameters `args0`.
+
+    Parameters
+    ----------
+    residual, y0, adjoint, on_failure
+        As for `root`; `y0` is a guess of the root at `args0`. One system, no batch.
+    args0, args1 : tuple of pytrees, or one pytree
+        Parameters at the start and at the end; floating tensors in them are joined by a straight line, everything
+        else is that of `args1`.
+    method : {"arclength", "natural"}
+        By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
+        parameter itself, which ends at a fold.
+    first_step : float
+        First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_steps : int
+        Steps along the path.
+    solver : str or Solver
+        Finds the root at the end of the path.
+
+    Returns
+    -------
+    Solution
+        At `args1`, and differentiable in them: the path has no derivative, nor need of one.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``.
+
+    Examples
+    --------
+    >>> import torch, rootdiff_torch as rd
+    >>> zero, ten = torch.zeros(1, dtype=torch.float64), torch.tensor([10.0], dtype=torch.float64)
+    >>> rd.continuation(lambda y, a: y**3 + y - a, zero, zero, ten).y
+    tensor([2.], dtype=torch.float64)
+    """
+    start, args = continuation_start(BACKEND, args0, args1, _is_floating)
+    path = Continuation(
+        start=start,
+        solver=get_solver(solver, "torch"),
+        method=method,
+        first_step=first_step,
+        max_steps=max_steps,
+    )
+    leaves, rebuild = split_args(BACKEND, args, _is_floating)
+
+    def of_floating(y: Any, *leaves: Tensor) -> Any:
+        return residual(y, *rebuild(*leaves))
+
+    return _solve(of_floating, y0, tuple(leaves), path, adjoint, 0, on_failure, Hooks(), fixed_point=False)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
 def _solve(
@@ -227,9 +305,14 @@ def _solve(
             state = State.of([*modules_of((function, args))])
         count = len(parameters)
         hidden = bool(levels()) or torch.is_inference_mode_enabled()
+        hooked, of_correct = _attach(hooks, structure, flat, start)
+        settings = _settings(chosen)
+        inputs = [*parameters, *map(_explicit, captured)]
+        shown, known = len(inputs), len(inputs) + len(of_correct)
+        inputs += [tensor.detach() for tensor in (*of_correct, *settings)]
         problem = Problem(
-            function=with_captured(flat, captured, 1 + count),
-            direct=None if hidden else lambda y, *parameters: flat(y, *parameters[:count]),
+            function=_of_parameters(with_captured(flat, captured, 1 + count), 0, shown),
+            direct=None if hidden else _of_parameters(flat, 0, count),
             structure=structure,
             solver=chosen,
             adjoint=chosen_adjoint,
@@ -237,19 +320,50 @@ def _solve(
             arguments=lambda *parameters: rebuild(*parameters[:count]),
             state=state,
             follows=follows,
-            hooks=hooks,
+            correct=hooked.correct and _of_parameters(with_captured(hooked.correct, of_correct, 2), shown, known, 2),
+            observe=hooked.observe,
+            settings=len(settings),
         )
-        inputs = [start, *parameters, *map(_explicit, captured)]
-        if isinstance(chosen, InBracket):  # its ends may be tracked by a transform, like any argument
-            problem = problem.with_ends(len(inputs))
-            inputs += [chosen.lo.detach(), chosen.hi.detach()]
-        y, status, steps, norm, method, *_ = apply(Root, problem, *inputs)
-    outcome = problem.outcome
+        y, status, steps, norm, method, *_ = apply(Root, problem, start, *inputs)
     approximate = torch.full_like(status, not chosen_adjoint.exact, dtype=torch.bool)
-    # an empty tuple stands for nothing: None would be a leaf that vmap does not return
-    return Solution(
-        structure.unravel(y), status, steps, norm, method if outcome.is_chain else (), outcome.history, (), approximate
-    )
+    # empty tuples stand for nothing: None would be a leaf that vmap does not return
+    method = method if problem.outcome.is_chain else ()
+    record = hooks.recorded(torch) or ()
+    return Solution(structure.unravel(y), status, steps, norm, method, record, (), approximate)
+
+
+def _of_parameters(function: Callable[..., Tensor], first: int, last: int, points: int = 1) -> Callable[..., Tensor]:
+    """Return `function` of its points and the parameters from `first` to `last`, as one of all parameters."""
+    return lambda *inputs: function(*inputs[:points], *inputs[points + first : points + last])
+
+
+def _settings(solver: Any) -> tuple[Tensor, ...]:
+    """Return the tensors in a solver's settings, which a transform may track like any argument."""
+    if isinstance(solver, InBracket):
+        return solver.lo, solver.hi
+    return solver.start if isinstance(solver, Continuation) else ()
+
+
+class _Unchecked(TorchBackend):
+    """For bounds that a transform tracks, on whose values Python cannot branch."""
+
+    traced = True
+
+
+def _attach(
+    hooks: Hooks, structure: Structure, function: Callable[..., Tensor], start: Tensor
+) -> tuple[Residual, Sequence[Tensor]]:
+    """Return a residual with the hooks, and the tensors in its correction that a transform tracks."""
+    if hooks.history and TransformType.Vmap in levels():
+        raise ArgumentError("history: torch.func.vmap cannot return it. Use batch_ndim, or a callback.")
+    if any(map(is_wrapped, tensors(hooks.bounds))):
+        structure = replace(structure, backend=_Unchecked())
+    with torch.inference_mode(False):
+        plain = torch.zeros((*structure.batch, structure.size), dtype=start.dtype, device=start.device)
+    hooked = hooks.attach(Residual(function, (), BACKEND), structure, plain)
+    if hooked.correct is None or not levels():
+        return hooked, ()
+    return hooked, used(hooked.correct, (start, start))
 
 
 def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from rootdiff import _implicit
 from rootdiff._failure import report
-from rootdiff._hooks import Hooks
-from rootdiff._iterate import Solver
+from rootdiff._iterate import Solver, StepInfo
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Solution, Status
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import InBracket
+from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import State, check_followed
 from rootdiff_torch._derivatives import (
@@ -40,10 +39,9 @@ from rootdiff_torch._derivatives import (
 
 @dataclass
 class Outcome:
-    """What the solver noted beside tensors (pytree of its byproduct, history), and whether a system has failed."""
+    """What is noted beside tensors: the byproduct's pytree, whether the solver is a chain, whether a system failed."""
 
     byproduct: Any = None
-    history: Any = ()
     is_chain: bool = False
     spoilt: bool = False
 
@@ -51,6 +49,8 @@ class Outcome:
 @dataclass(frozen=True)
 class Problem:
     """A residual on flat vectors, ``function(y, *parameters)``, and how to solve it.
+
+    The parameters are those of the residual, those of the correction, and the settings of the solver.
 
     Attributes
     ----------
@@ -63,8 +63,12 @@ class Problem:
     follows : bool
         Whether a derivative of what the residual closes over may be wanted, so that it must not depend on more than
         its inputs.
-    hooks : Hooks
-        What the user hangs into the steps.
+    correct : callable or None
+        ``correct(trial, y, *parameters)``, the point to try in place of `trial`.
+    observe : callable or None
+        Called after each step.
+    settings : int
+        How many parameters are settings of the solver.
     outcome : Outcome
         What `forward` finds out, for Python to branch on under every transform.
     """
@@ -78,31 +82,29 @@ class Problem:
     arguments: Callable[..., tuple[Any, ...]]
     state: State
     follows: bool
-    hooks: Hooks = field(default_factory=Hooks)
+    correct: Callable[..., Tensor] | None = None
+    settings: int = 0
+    observe: Callable[[StepInfo], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     def batched(self, dims: Sequence[int | None], randomness: str) -> Problem:
         """Return the problem with one more leading batch axis on y, and on the parameters with a dimension."""
         function = torch.vmap(self.function, in_dims=(0, *dims), randomness=randomness)
-        return replace(self, function=function, direct=None)
+        correct = self.correct and torch.vmap(self.correct, in_dims=(0, 0, *dims), randomness=randomness)
+        return replace(self, function=function, direct=None, correct=correct)
 
-    def with_ends(self, count: int) -> Problem:
-        """Return the problem with the ends of a bracket after its `count` inputs, which the residual does not see."""
-        inner, direct = self.function, self.direct
-
-        def function(*inputs: Tensor) -> Tensor:
-            return inner(*inputs[:count])
-
-        def plain(*inputs: Tensor) -> Tensor:
-            return (direct or inner)(*inputs[:count])
-
-        return replace(self, function=function, direct=direct and plain)
-
-    def solver_for(self, parameters: Sequence[Tensor]) -> Solver:
-        """Return the solver, with a bracket taken from among plain `parameters`."""
-        if isinstance(self.solver, InBracket):
-            return replace(self.solver, lo=parameters[-2], hi=parameters[-1])
-        return self.solver
+    def bound(self, parameters: tuple[Tensor, ...]) -> tuple[Residual, Solver]:
+        """Return the residual and the solver, with plain parameters in them."""
+        residual = Residual(self.direct or self.function, parameters, BACKEND, observe=self.observe)
+        correct, solver = self.correct, self.solver
+        if correct is not None:
+            residual = replace(residual, correct=lambda trial, y: correct(trial, y, *parameters))
+        if isinstance(solver, InBracket):
+            lo, hi = parameters[-self.settings :]
+            solver = replace(solver, lo=lo, hi=hi)
+        elif isinstance(solver, Continuation):
+            solver = replace(solver, start=parameters[len(parameters) - self.settings :])
+        return residual, solver
 
 
 class Root(torch.autograd.Function):
@@ -114,15 +116,13 @@ class Root(torch.autograd.Function):
             start, *plain = [_normal(tensor) for tensor in (y0, *parameters)]
             if problem.follows and problem.direct is None:
                 check_followed(problem.function, (start, *plain))
-            residual = Residual(problem.direct or problem.function, tuple(plain), BACKEND)
-            solver = problem.solver_for(plain)
-            raw = solver.solve(problem.hooks.attach(residual, problem.structure, start), start)
-            problem.outcome.history = problem.hooks.recorded(BACKEND.xp) or ()
+            residual, solver = problem.bound(tuple(plain))
+            raw = solver.solve(residual, start)
             problem.outcome.is_chain = raw.method is not None
             unravel = problem.structure.unravel
             solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
             context = (unravel(start), *problem.arguments(*plain))
-            report(BACKEND, solution, problem.on_failure, problem.solver, context)
+            report(BACKEND, solution, problem.on_failure, solver, context)
             if problem.follows:  # a residual that branches may use more at the root than at y0
                 check_followed(problem.function, (raw.y, *plain))
             known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
@@ -180,9 +180,13 @@ class Root(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, y0: Tensor, *parameters: Tensor) -> Any:
         y0 = _leading(y0, in_dims[1], info.batch_size)
-        parameters = tuple(_front(p, dim) for p, dim in zip(parameters, in_dims[2:], strict=True))
-        dims = [None if dim is None else 0 for dim in in_dims[2:]]
-        output = apply(Root, problem.batched(dims, info.randomness), y0, *parameters)
+        first = len(parameters) - problem.settings
+        moved = [
+            _front(p, dim) if place < first else _leading(p, dim, info.batch_size)
+            for place, (p, dim) in enumerate(zip(parameters, in_dims[2:], strict=True))
+        ]
+        dims = [None if dim is None and place < first else 0 for place, dim in enumerate(in_dims[2:])]
+        output = apply(Root, problem.batched(dims, info.randomness), y0, *moved)
         return output, (0,) * len(output)
 
 
