@@ -180,3 +180,9 @@ def test_arrays_of_another_framework() -> None:
         rootdiff_torch.root(fine, jnp.ones(2), torch.ones(1))
     with pytest.raises(ArgumentTypeError, match=r"args\[0\].*torch.*rootdiff_torch"):
         rootdiff_jax.root(fine, jnp.ones(2), torch.ones(1))
+
+
+@pytest.mark.parametrize("solver", ["chandrupatla", "bisection"])
+def test_bracket_solver_for_a_system(backend: Harness, solver: str) -> None:
+    with pytest.raises(ArgumentError, match=r"solver: .*one unknown.* has 2.*root_scalar"):
+        backend.solve(fine, Y0, A, solver=solver)

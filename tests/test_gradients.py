@@ -34,8 +34,11 @@ SINGLE = {"rtol": 3e-4, "atol": 3e-4}
 MINIMISERS = ("optimistix:BFGS",)
 
 
-def _solvers(name: str) -> tuple[str, ...]:
-    return PACKAGES[HARNESSES[name].backend].available_solvers(HARNESSES[name].backend)
+def _solvers(name: str) -> list[str]:
+    """Return the solvers of systems."""
+    backend = HARNESSES[name].backend
+    names = PACKAGES[backend].available_solvers(backend)
+    return [solver for solver in names if not isinstance(rootdiff.get_solver(solver), rootdiff.BracketSolver)]
 
 
 def _adjoints(name: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, StepInfo, max_norm, select
 from rootdiff._judge import tolerance
 from rootdiff._residual import Residual
@@ -58,6 +59,11 @@ class BracketSolver(IterativeSolver):
         raise NotImplementedError("BracketSolver: it runs its own loop.")
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        if y0.shape[-1] != 1:
+            raise ArgumentError(
+                f"solver: {type(self).__name__} keeps a bracket around one unknown, but a system has {y0.shape[-1]}. "
+                "Use root_scalar for unknowns that do not depend on each other, or another solver."
+            )
         return self.solve_bracket(residual, *search_bracket(residual, y0))
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:

@@ -96,10 +96,11 @@ class SciPy(Solver):
         """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""
         y = np.array(y0)
         steps = np.zeros(y.shape[:-1], dtype=np.int32)
-        finite = np.isfinite(evaluate(y)).all(axis=-1)
-        for index in np.ndindex(steps.shape):
-            if finite[index]:
-                y[index], steps[index] = self._solve_one(_System(evaluate, jacobian, y, index))
+        with np.errstate(all="ignore"):  # a callback runs in a thread of its own, without the caller's setting
+            finite = np.isfinite(evaluate(y)).all(axis=-1)
+            for index in np.ndindex(steps.shape):
+                if finite[index]:
+                    y[index], steps[index] = self._solve_one(_System(evaluate, jacobian, y, index))
         return y, steps
 
     def _solve_one(self, system: _System) -> tuple[Any, int]:
