@@ -14,7 +14,8 @@ import rootdiff
 from tests.harness import HARNESSES, Harness
 
 NATIVE = ("newton", "broyden", "anderson", "fixed_point")
-STARTS = np.array([[0.1, 0.2, 0.0], [3.0, -2.0, 5.0], [-40.0, 30.0, 20.0], [-0.6737108, -0.7241165, -0.8822314]])  # the last one next to the root
+#: The last one is next to the root.
+STARTS = np.array([[0.1, 0.2, 0.0], [3.0, -2.0, 5.0], [-40.0, 30.0, 20.0], [-0.6737108, -0.7241165, -0.8822314]])
 WEAK = np.array([[0.2, -0.3, 0.0], [0.1, 0.1, 0.2], [-0.3, 0.0, 0.1]])
 THETA = np.array([0.3, -1.2])
 #: Products of one row and of four are summed in another order: eps, times the dozen terms of f and a condition below 2.
