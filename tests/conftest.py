@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.harness import HARNESSES, Harness
+from tests.harness import HARNESSES, Harness, JaxHarness
 
 # Set before JAX starts: programs that run once are not worth optimising; compiling takes half the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
+_tests_run = [0]
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
 settings.register_profile("dev", max_examples=5, **_COMMON)
 settings.register_profile("ci", max_examples=5, derandomize=True, **_COMMON)
 settings.register_profile("thorough", max_examples=50, derandomize=True, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _few_compiled_programs() -> Iterator[None]:
+    """Let go of JAX's compiled programs now and then: each holds memory maps, of which a process may have 65530."""
+    yield
+    _tests_run[0] += 1
+    if "jax" in sys.modules and _tests_run[0] % 25 == 0:
+        JaxHarness.forget()
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(params=list(HARNESSES))

@@ -124,6 +124,11 @@ class JaxHarness(Harness):
         jax.config.update("jax_enable_x64", True)
         return jnp.asarray(np.asarray(value))
 
+    @classmethod
+    def forget(cls) -> None:
+        """Drop the compiled programs."""
+        cls._compiled.clear()
+
     def _function(self, f: Any, entry: str, options: Any) -> Any:
         import jax
 
