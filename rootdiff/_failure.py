@@ -48,7 +48,9 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
             f"  {status.name}: {status.cause}{origin}{_systems(where)}; after {steps[where].max()} steps the residual "
             f"norm is {worst:.3g}.\n    To do: {status.remedy}."
         )
-    lines.append(f"  Solver and tolerance: {solver}.")
+    default = float(backend.xp.finfo(solution.residual_norm.dtype).eps) ** 0.75
+    tolerances = [f"{name}={getattr(solver, name, None) or default:.2g}" for name in ("rtol", "atol")]
+    lines.append(f"  Solver: {solver}; tolerance on y: {', '.join(tolerances)}.")
     lines.append(
         "  on_failure='warn', 'nan' or 'ignore' returns the Solution instead; the error carries it as .solution."
     )
