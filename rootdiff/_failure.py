@@ -49,8 +49,8 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
             f"norm is {worst:.3g}.\n    To do: {status.remedy}."
         )
     default = float(backend.xp.finfo(solution.residual_norm.dtype).eps) ** 0.75
-    tolerances = [f"{name}={getattr(solver, name, None) or default:.2g}" for name in ("rtol", "atol")]
-    lines.append(f"  Solver: {solver}; tolerance on y: {', '.join(tolerances)}.")
+    rtol, atol = (default if value is None else value for value in (getattr(solver, n, None) for n in ("rtol", "atol")))
+    lines.append(f"  Solver: {solver}; tolerance on y: rtol={rtol:.2g}, atol={atol:.2g}.")
     lines.append(
         "  on_failure='warn', 'nan' or 'ignore' returns the Solution instead; the error carries it as .solution."
     )
