@@ -101,3 +101,10 @@ def test_memory_of_the_gradient_does_not_grow_with_steps(backend):
     few, many = ([float(cell) for cell in row[1:]] for row in rows)
     assert many[0] < 1.2 * few[0]  # resident memory is not exact
     assert many[1] > 3 * few[1]  # unrolled: five times the steps
+
+
+def test_applications_are_solved():
+    printed = run("examples/applications.py", "kepler", "colebrook", "diode-ladder", "--backend", "numpy")
+    rows = [line.split() for line in printed.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["kepler", "colebrook", "diode-ladder"]
+    assert all(float(row[4]) < 1e-12 for row in rows)
