@@ -1,0 +1,94 @@
+"""The short examples, as their users run them, at reduced size."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from tests.test_examples import ROOT, is_figure, run
+
+NUMBER = r"(-?\d\S*)"
+
+
+@pytest.fixture
+def equilibrium_fit(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import equilibrium_fit
+
+    yield equilibrium_fit
+    sys.modules.pop("equilibrium_fit", None)
+
+
+def test_robertson_agrees_with_diffrax(tmp_path):
+    printed = run("examples/robertson.py", "--steps", 100, "--end", 40, "--output", tmp_path)
+    rows = re.findall(rf"^(C\(end\)|dC/dk\d) +.*?  {NUMBER} +{NUMBER} +{NUMBER}$", printed, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["C(end)", "dC/dk1", "dC/dk2", "dC/dk3"]
+    # C at 40 s, as published with the problem
+    assert float(rows[0][1]) == pytest.approx(0.2841637, abs=1e-6)
+    for _, ours, theirs, deviation in rows:
+        assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
+        assert float(deviation) < 1e-6
+    assert is_figure(tmp_path / "robertson.png")
+
+
+def test_penalties_lower_the_validation_loss(tmp_path):
+    printed = run("examples/ridge_hyperparameter.py", "--steps", 10, "--output", tmp_path)
+    rows = re.findall(rf"^(?:first|last), .*?{NUMBER} +{NUMBER} +{NUMBER}$", printed, re.MULTILINE)
+    assert len(rows) == 6
+    assert max(abs(float(ours)) for ours, *_ in rows) > 1e-3
+    assert max(float(deviation) for *_, deviation in rows) < 1e-7  # of scikit-learn's solutions; 1e-10 seen
+    first, last = map(float, re.search(rf"^validation loss: {NUMBER} -> {NUMBER}$", printed, re.MULTILINE).groups())
+    assert last < 0.8 * first
+    assert is_figure(tmp_path / "ridge_hyperparameter.png")
+
+
+def test_constants_are_those_that_made_the_data(tmp_path):
+    printed = run("examples/equilibrium_fit.py", "--points", 15, "--output", tmp_path)
+    rows = re.findall(rf"^(\w+) +{NUMBER} +{NUMBER} +{NUMBER} +{NUMBER} +{NUMBER}$", printed, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["HL", "H2L", "ML", "ML2"]
+    for _, guess, fitted, error, true, _ in rows:
+        assert abs(float(fitted) - float(true)) < 0.1 < abs(float(guess) - float(true))  # four errors of at most 0.025
+        assert 1e-3 < float(error) < 0.03
+    assert is_figure(tmp_path / "equilibrium_fit.png")
+
+
+def nested_ph(totals, constants, water):
+    """Return the pH of one point by two nested bisections in textbook form; all `constants` as powers of ten."""
+    hydrogen, ligand, metal = totals
+    first, second, ml, ml2 = 10.0**constants
+
+    def bound(free):
+        """Return ligand held by the metal per litre."""
+        return metal * (ml * free + 2 * ml2 * free**2) / (1 + ml * free + ml2 * free**2)
+
+    def excess(ph):
+        h = 10.0**-ph
+
+        def missing(log):
+            free = 10.0**log
+            return free * (1 + first * h + second * h**2) + bound(free) - ligand
+
+        free = 10.0 ** brentq(missing, -30, 0, xtol=1e-15, rtol=1e-14)
+        return h - water / h + free * (first * h + 2 * second * h**2) - hydrogen
+
+    return brentq(excess, 0, 14, xtol=1e-14, rtol=1e-14)
+
+
+def test_chemistry_and_its_jacobian_are_those_of_nested_bisections(equilibrium_fit):
+    titration = equilibrium_fit.Titration.make(4)
+    sol = titration.equilibrium(equilibrium_fit.TRUE, titration.start())
+    jacobian = -sol.jacobian()[0][:, 0] / np.log(10)
+    expected = []
+    for totals in titration.totals:
+        value = [
+            nested_ph(totals, equilibrium_fit.TRUE + step, 10.0**equilibrium_fit.LOG_WATER)
+            for step in [np.zeros(4), *(1e-4 * np.eye(4)), *(-1e-4 * np.eye(4))]
+        ]
+        expected.append(value[:1] + list((np.array(value[1:5]) - value[5:]) / 2e-4))
+    expected = np.array(expected)
+    np.testing.assert_allclose(equilibrium_fit.ph(sol.y), expected[:, 0], atol=1e-11)
+    # the bisections are good to 1e-13, so their differences to 1e-9; the truncation is of the order of the step squared
+    np.testing.assert_allclose(jacobian, expected[:, 1:], atol=1e-7)
+    assert np.max(np.abs(jacobian)) > 0.3
