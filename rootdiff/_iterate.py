@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array
@@ -11,6 +11,9 @@ from rootdiff._errors import ArgumentError
 from rootdiff._judge import explained, tolerance
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
+
+#: Steps within tolerance, in place of `patience` steps of any length, after which a solve has stalled.
+_FUTILE = 3
 
 
 class Solver(ABC):
@@ -63,8 +66,8 @@ class IterativeSolver(Solver):
         A system has converged when the estimated error of each unknown is at most ``atol + rtol * abs(y)``.
         Default: eps^(3/4) of the dtype of y0, 1.8e-12 in float64 and 6.4e-6 in float32.
     atol : float, optional
-        In the units of the unknown; default as `rtol`. It counts only once the residual has fallen by a factor
-        `rtol` from its value at y0, so that unknowns far smaller than one are resolved too.
+        In the units of the unknown. Default: eps^(3/4) too, which counts only once the residual has fallen by a factor
+        `rtol` from its value at y0, so that unknowns far smaller than one are resolved. A given one always counts.
     max_steps : int
         Steps after which a system that has not converged has failed.
     """
@@ -87,9 +90,7 @@ class IterativeSolver(Solver):
             raise ArgumentError(f"{type(self).__name__}: max_steps is {self.max_steps!r}; it must be at least 0.")
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        default = float(xp.finfo(dtype).eps) ** 0.75
-        changes = {field.name: default for field in fields(self) if field.name in ("rtol", "atol")}
-        return replace(self, **{name: value for name, value in changes.items() if getattr(self, name) is None})
+        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     @abstractmethod
     def init(self, residual: Residual, y: Array) -> Any:
@@ -141,6 +142,7 @@ class _Loop(NamedTuple):
     best_y: Array
     best_norm: Array
     idle: Array
+    mark: Array
 
 
 def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
@@ -162,7 +164,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
     if active is not None:
         status = xp.where(active, status, int(Status.CONVERGED))
-    loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros)
+    loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros, norm)
 
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
@@ -188,7 +190,10 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     allowed = tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm)
     converged = xp.all(xp.abs(state.error) <= allowed, axis=-1) & xp.isfinite(norm)
     better = norm < loop.best_norm
-    idle = xp.where(norm < 0.99 * loop.best_norm, 0, loop.idle + 1)
+    improved = norm < 0.99 * loop.mark
+    # steps within tolerance that do not help are those of rounding: a few of them tell
+    within = xp.all(xp.abs(state.y - loop.state.y) <= allowed, axis=-1)
+    idle = xp.where(improved, 0, loop.idle + xp.where(within, 1 + solver.patience // _FUTILE, 1))
     status = xp.where(idle >= solver.patience, int(Status.STALLED), state.status)
     status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
@@ -204,6 +209,7 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         xp.where(better[..., None], state.y, loop.best_y),
         xp.where(better, norm, loop.best_norm),
         xp.astype(idle, xp.int32),
+        xp.where(improved, norm, loop.mark),
     )
 
 

@@ -15,9 +15,14 @@ _NOISIER = 16.0
 
 
 def tolerance(xp: Any, rtol: Any, atol: Any, y: Array, norm: Array, first_norm: Array) -> Array:
-    """Return the allowed error of `y`, (*batch, n): `atol` counts once the residual has fallen by a factor `rtol`."""
+    """Return the allowed error of `y`, (*batch, n): ``atol + rtol * abs(y)``.
+
+    Where `atol` is None it is eps^(3/4), and counts only once the residual has fallen by a factor `rtol`.
+    """
+    if atol is not None:
+        return rtol * xp.abs(y) + atol
     deep = xp.astype(norm <= rtol * first_norm, y.dtype)
-    return rtol * xp.abs(y) + (atol * deep)[..., None]
+    return rtol * xp.abs(y) + (float(xp.finfo(y.dtype).eps) ** 0.75 * deep)[..., None]
 
 
 def explained(residual: Residual, y0: Array, y: Array, allowed: Array) -> Array:

@@ -63,12 +63,7 @@ class Optimistix(Solver):
             raise ArgumentError(f"Optimistix: method is {self.method!r}; allowed are {', '.join(_METHODS)}.")
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        default = float(xp.finfo(dtype).eps) ** 0.75
-        return replace(
-            self,
-            rtol=default if self.rtol is None else self.rtol,
-            atol=default if self.atol is None else self.atol,
-        )
+        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         if getattr(residual.backend, "reverse_only", False):
@@ -95,7 +90,7 @@ class Optimistix(Solver):
         optimistix = _optimistix()
         solution = optimistix.root_find(
             lambda y, _: residual(y),
-            getattr(optimistix, self.method)(rtol=self.rtol, atol=self.atol),
+            getattr(optimistix, self.method)(rtol=self.rtol, atol=self.rtol if self.atol is None else self.atol),
             y0,
             max_steps=self.max_steps,
             throw=False,

@@ -94,7 +94,8 @@ class NewtonKrylov(IterativeSolver):
         keep = trial.accepted[..., None]
         new_f = xp.where(keep, trial.f, f)
         # row by row: an equation with large coefficients must not hide that another one has not been solved
-        within = (self.rtol * xp.abs(y) + self.atol) * pattern(xp, y, xp.ones_like(size))
+        atol = float(xp.finfo(y.dtype).eps) ** 0.75 if self.atol is None else self.atol
+        within = (self.rtol * xp.abs(y) + atol) * pattern(xp, y, xp.ones_like(size))
         fallen = xp.abs(new_f) <= xp.maximum(CONTRACTION * xp.abs(f), xp.abs(residual.operator(y).matvec(within)))
         believed = trusted(xp, trial, size) & (relative <= EXACT_ENOUGH) & xp.all(fallen, axis=-1)
         ratio = norm2(xp, new_f) / xp.where(size > 0, size, 1.0)

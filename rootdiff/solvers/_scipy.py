@@ -14,6 +14,7 @@ from scipy.linalg import LinAlgWarning
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Solver, at_precision, max_norm
+from rootdiff._judge import tolerance
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
@@ -69,12 +70,7 @@ class SciPy(Solver):
             raise ArgumentError(f"SciPy: max_steps is {self.max_steps!r}; it must be at least 1.")
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        default = float(xp.finfo(dtype).eps) ** 0.75
-        return replace(
-            self,
-            rtol=default if self.rtol is None else self.rtol,
-            atol=default if self.atol is None else self.atol,
-        )
+        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
@@ -118,11 +114,9 @@ class SciPy(Solver):
 
     def _explained(self, system: _System, first: float) -> tuple[bool, float]:
         """Return whether changes of y within tolerance explain each row of f, and their largest change of f."""
-        tolerance = self.rtol * np.abs(system.best)
-        if system.best_norm <= self.rtol * first:  # type: ignore[operator]
-            tolerance = tolerance + self.atol
+        allowed = tolerance(np, self.rtol, self.atol, system.best, np.asarray(system.best_norm), first)
         f = system.probe(system.best)
-        change = np.abs(system.probe(system.best + np.sin(np.arange(1, f.size + 1) ** 2 + 1.0) * tolerance) - f)
+        change = np.abs(system.probe(system.best + np.sin(np.arange(1, f.size + 1) ** 2 + 1.0) * allowed) - f)
         return bool(np.all(np.abs(f) <= change)), float(np.max(change))
 
     def _run(self, system: _System, goal: float) -> int:
