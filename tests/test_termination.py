@@ -114,3 +114,20 @@ def test_error_names_solver_status_and_remedy() -> None:
         assert part in message
     assert caught.value.solution.y.shape == (1,)
     assert caught.value.solution.residual_norm >= 1
+
+
+def test_a_given_atol_counts_from_a_warm_start() -> None:
+    """Implicit Euler steps of Robertson's kinetics: the start is so close that the residual cannot fall by rtol."""
+    rates = np.array([0.04, 3e7, 1e4])
+
+    def step(y: Any, before: Any, length: Any, rates: Any) -> Any:
+        a, b, c = y[..., 0], y[..., 1], y[..., 2]
+        forward, quadratic, back = rates[0] * a, rates[1] * b * b, rates[2] * b * c
+        return y - before - length * np.stack([back - forward, forward - back - quadratic, quadratic], axis=-1)
+
+    y = np.array([1.0, 0.0, 0.0])
+    for length in np.diff(np.geomspace(1e-6, 1e-3, 40)):
+        sol = rootdiff.root(step, y, y, length, rates, solver=Newton(atol=1e-12), derivatives="complex-step")
+        assert sol.steps < 6
+        y = sol.y
+    assert abs(y.sum() - 1) < 1e-13  # mass is conserved
