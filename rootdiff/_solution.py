@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -202,8 +201,3 @@ class Solution(NamedTuple):
                 "sol.y is differentiable: use torch.autograd or torch.func, jax.grad or jax.jvp."
             )
         return self.sensitivities
-
-
-def statuses_in(values: Sequence[int]) -> list[Status]:
-    """Return the distinct statuses among integer values, the worst first."""
-    return sorted({Status(int(value)) for value in values}, reverse=True)
