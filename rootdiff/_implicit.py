@@ -18,6 +18,7 @@ from rootdiff._iterate import signs
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
+from rootdiff.linear._base import FEW
 from rootdiff.linear._contract import judge
 
 
@@ -74,6 +75,8 @@ def solve(
     Systems in `failed` have been reported before; they become NaN as well.
     """
     xp = operator.backend.xp
+    if adjoint.direct and rhs.shape[-1] <= FEW:
+        operator = operator.tabulated()
     x, info = adjoint.solve(operator, rhs)
     info = judge(operator, adjoint, x, rhs, info)
     wrong = info.status > int(Status.AT_PRECISION)

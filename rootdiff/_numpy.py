@@ -12,6 +12,7 @@ import numpy as np
 import optree
 from scipy.linalg import get_lapack_funcs
 
+from rootdiff import _elimination
 from rootdiff._backend import Array, Function, HostFunction
 from rootdiff._errors import ArgumentError
 
@@ -136,6 +137,8 @@ class NumpyBackend:
         if matrix.ndim == 2:
             factors, pivots, _ = getrf(matrix)
             return factors, pivots
+        if _elimination.pays(matrix.shape):
+            return _elimination.factor(matrix)
         flat = matrix.reshape((-1, *matrix.shape[-2:]))
         pairs = [getrf(one)[:2] for one in flat]
         factors = np.stack([pair[0] for pair in pairs]).reshape(matrix.shape)
@@ -146,6 +149,8 @@ class NumpyBackend:
         (getrs,) = get_lapack_funcs(("getrs",), (matrix, rhs))
         if matrix.ndim == 2:
             return getrs(matrix, pivots, rhs, trans=int(transpose))[0]
+        if _elimination.pays(matrix.shape):
+            return _elimination.solve(factors, rhs, transpose)
         n = matrix.shape[-1]
         systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
         return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)

@@ -31,6 +31,8 @@ class LinearOperator:
         Approximate inverse of this matrix (or of its transpose, if `transposed`): a preconditioner.
     transposed : bool
         Whether `factors` belong to the transpose.
+    matrix : array, (*batch, n, n), or None
+        The matrices, where they are at hand: products are then those with them.
     """
 
     backend: Backend
@@ -40,6 +42,19 @@ class LinearOperator:
     precision: float
     factors: Byproduct | None = None
     transposed: bool = False
+    matrix: Array | None = None
+
+    def tabulated(self) -> LinearOperator:
+        """Return the same operator by its entries, for systems so small that they cost no more than a few products."""
+        matrix = self.dense()
+        across = self.backend.xp.matrix_transpose(matrix)
+        return replace(
+            self,
+            matvec=lambda v: (matrix @ v[..., None])[..., 0],
+            rmatvec=lambda u: (across @ u[..., None])[..., 0],
+            dense=lambda: matrix,
+            matrix=matrix,
+        )
 
     def approximate_inverse(self, vector: Array) -> Array:
         """Return what `factors` make of a vector, (*batch, n); not finite where they hold nothing."""
@@ -73,6 +88,7 @@ class LinearOperator:
             self.precision,
             self.factors,
             not self.transposed,
+            None if self.matrix is None else self.backend.xp.matrix_transpose(self.matrix),
         )
 
 

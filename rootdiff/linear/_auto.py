@@ -32,6 +32,8 @@ class AutoLinear(LinearSolver):
     its tolerance are solved again, by `LU` if their matrices have at most 2^24 entries, else by `LSMR`.
     """
 
+    direct = True
+
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         xp = operator.backend.xp
         shape = tuple(rhs.shape)

@@ -12,6 +12,8 @@ from rootdiff._iterate import norm2
 from rootdiff._residual import Byproduct, LinearOperator
 from rootdiff._solution import Status
 
+#: Unknowns up to which the entries of a matrix cost no more than the few products that a solve and its check take.
+FEW = 64
 #: Tolerances are this many times the accuracy of the products, so that rounding in the test itself does not matter.
 MARGIN = 10.0
 
@@ -44,9 +46,12 @@ class LinearSolver(ABC):
     exact : bool
         Whether the solution is that of the system to within a tolerance; False for an approximation whose
         bias no residual test bounds.
+    direct : bool
+        Whether small systems are solved by their entries.
     """
 
     exact: ClassVar[bool] = True
+    direct: ClassVar[bool] = False
     runtime: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

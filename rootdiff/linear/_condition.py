@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rootdiff._backend import Array, Backend
-from rootdiff._iterate import max_norm, signs
+from rootdiff._iterate import max_norm, norm2, signs
 from rootdiff._residual import LinearOperator
+from rootdiff.linear._base import FEW
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5
-
-#: Unknowns up to which products cost nothing to speak of.
-_FEW = 64
 
 Product = Callable[[Array], Array]
 
@@ -48,15 +46,18 @@ def one_norm(backend: Backend, product: Product, transposed: Product, like: Arra
 
 
 def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
-    """Return ``abs(A) abs(x) + abs(b)``, (*batch, n), estimated from products of A with x under changes of sign.
+    """Return the size of the terms of each row of ``A x - b``, (*batch, n): their root sum of squares, plus abs(b).
 
-    Each is a sum of the terms of the true one with signs, so never above it and rarely far below. Among few unknowns a
-    pattern may change no sign that matters: there three more are taken, which tell any two of eight neighbours apart.
+    So large are sums of the terms with random signs: the typical effect of roundings. Where the entries of A are not
+    at hand it is estimated from products of A with x under changes of sign. Among few unknowns a pattern may change no
+    sign that matters: there three more are taken, which tell any two of eight neighbours apart.
     """
     xp, n = operator.backend.xp, x.shape[-1]
+    if operator.matrix is not None:
+        return norm2(xp, operator.matrix * x[..., None, :]) + xp.abs(rhs)
     index = xp.cumulative_sum(xp.ones_like(x), axis=-1) - 1
     largest = xp.abs(operator.matvec(signs(xp, x, 4) * x))
-    for period in (1, 2, 4) if 1 < n <= _FEW else ():
+    for period in (1, 2, 4) if 1 < n <= FEW else ():
         pattern = 1 - 2 * (xp.floor(index / period) % 2)
         largest = xp.maximum(largest, xp.abs(operator.matvec(pattern * x)))
     return largest + xp.abs(rhs)

@@ -47,7 +47,7 @@ def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, 
         known = xp.all(xp.isfinite(sizes), axis=-1)
         condition = skeel_condition(inverse, x, sizes, _SCREEN_AT / operator.precision)
         singular = ~finite | ~(operator.precision * condition < SINGULAR_AT)
-        # the sizes are sampled root sums of squares: sums of absolute values are up to sqrt(n) larger
+        # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
         stable = _small(operator, norm, x.shape[-1] ** 0.5 * sizes, rhs)
         failure = xp.where(known, xp.where(singular, int(Status.SINGULAR), failure), int(Status.NONFINITE))
         solved, stable = (norm <= solver.tolerance(operator) * size) & ~singular, stable & ~singular

@@ -29,7 +29,8 @@ class LU(LinearSolver):
     """Dense LU factorisation with partial pivoting: O(n^3) work and n^2 memory per system.
 
     As adjoint it starts from the factors or the quasi-Newton inverse that the solver ended with, and removes by
-    iterative refinement the error of their being of another point; it factors anew only where that stalls.
+    iterative refinement the error of their being of another point; it factors anew only where that stalls, or
+    where there are at most 64 unknowns.
 
     References
     ----------
@@ -44,8 +45,11 @@ class LU(LinearSolver):
     (array([0.25]),)
     """
 
+    direct = True
+
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        if operator.factors is not None and len(operator.factors) != 3:  # a diagonal and its updates are no match
+        at_hand = operator.matrix is not None  # then it is factored anew at once
+        if operator.factors is not None and len(operator.factors) != 3 and not at_hand:  # a diagonal is no match
             return self._reuse(operator, rhs)
         backend, xp = operator.backend, operator.backend.xp
         factors = _factor(operator)

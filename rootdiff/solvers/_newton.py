@@ -52,8 +52,8 @@ class Newton(IterativeSolver):
     ----------
     Dennis & Schnabel (1996), "Numerical Methods for Unconstrained Optimization and Nonlinear Equations",
     algorithms A6.3.1 and 6.5. Deuflhard (2011), "Newton Methods for Nonlinear Problems", section 2.1, for the
-    (simplified) correction as error estimate. Grippo, Lampariello & Lucidi (1986), "A nonmonotone line search technique for
-    Newton's method".
+    (simplified) correction as error estimate. Grippo, Lampariello & Lucidi (1986), "A nonmonotone line search
+    technique for Newton's method".
 
     Examples
     --------
