@@ -12,7 +12,9 @@ from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status, relative_size
 from rootdiff.linear._contract import backward_stable
 
-#: Refinement steps, each one product and one solve, after which n^3 work for new factors is the better use of time.
+#: What a refinement step, one product and one solve, must at least gain, and how many may be taken: else n^3 work for
+#: new factors is the better use of time.
+_GAIN = 0.1
 _MAX_REFINEMENTS = 10
 
 
@@ -87,13 +89,13 @@ def _factor(operator: LinearOperator) -> tuple[Array, Array]:
 
 
 def _refine(operator: LinearOperator, rhs: Array) -> _Refined:
-    """Solve by an approximate inverse; repeat on the residual while that halves it (Higham 2002, section 12.1)."""
+    """Solve by an approximate inverse; repeat on the residual while each step gains a digit (Higham 2002, section 12.1)."""
     backend, xp, inverse = operator.backend, operator.backend.xp, operator.approximate_inverse
     size = norm2(xp, rhs)
     goal = 2 * operator.precision * size
 
     def unfinished(state: _Refined) -> Array:
-        return (state.norm > goal) & (state.norm <= 0.5 * state.last_norm) & (state.count < _MAX_REFINEMENTS)
+        return (state.norm > goal) & (state.norm <= _GAIN * state.last_norm) & (state.count < _MAX_REFINEMENTS)
 
     def body(state: _Refined) -> _Refined:
         active = unfinished(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rootdiff._backend import Array
@@ -11,6 +12,7 @@ from rootdiff._solution import RawSolution
 from rootdiff.linear._auto import is_dense
 from rootdiff.solvers._anderson import Anderson
 from rootdiff.solvers._chain import Chain
+from rootdiff.solvers._chord import Chord
 from rootdiff.solvers._df_sane import DFSane
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt
 from rootdiff.solvers._newton import Newton
@@ -20,6 +22,8 @@ from rootdiff.solvers._trust_region import TrustRegion
 
 #: Unknowns up to which a fixed point is found by Newton's method; above, a Jacobian costs more than a few dozen cells.
 _NEWTON_CELL = 64
+#: Unknowns above which a Jacobian and its factors cost more than the few more steps that reusing them takes.
+_CHORD = 64
 #: Norms of f that Newton's line search remembers: enough to follow a curved valley.
 _MEMORY = 8
 
@@ -29,7 +33,8 @@ class Auto(Solver):
     """A `Chain` chosen by size, and by whether the residual is that of a fixed point.
 
     Up to 1024 unknowns and 2^24 Jacobian entries in the batch: `Newton`, then `TrustRegion`, `LevenbergMarquardt` and
-    `PseudoTransient`, each for the systems in which those before it failed. Above: `NewtonKrylov`, then `DFSane`.
+    `PseudoTransient`, each for the systems in which those before it failed; one system of more than 64 unknowns is
+    tried by `Chord` before, which forms few Jacobians. Above: `NewtonKrylov`, then `DFSane`.
 
     Parameters
     ----------
@@ -47,6 +52,8 @@ class Auto(Solver):
             LevenbergMarquardt(scale="none"),
             PseudoTransient(),
         ]
+        if shape[-1] > _CHORD and math.prod(shape) == shape[-1]:
+            dense = [Chord(), *dense]
         free: list[Solver] = [NewtonKrylov(), DFSane()]
         robust = dense if is_dense(shape) else free
         if self.fixed_point and not is_dense(shape, _NEWTON_CELL):
