@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array
+from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError
 from rootdiff._judge import explained, tolerance
 from rootdiff._residual import Residual
@@ -165,6 +166,20 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     if active is not None:
         status = xp.where(active, status, int(Status.CONVERGED))
     loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros, norm)
+    loop = _run(solver, residual, loop)
+    success = loop.status <= int(Status.AT_PRECISION)
+    y = xp.where(success[..., None], loop.state.y, loop.best_y)
+    norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
+    known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
+    raw = RawSolution(y, loop.status, loop.steps, norm, known)
+    return at_precision(solver, residual, y0, loop.first_norm, raw)
+
+
+def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
+    """Step until no system is running; where they can be taken out of the batch, the last ones by themselves."""
+    xp, backend, batch = residual.xp, residual.backend, tuple(loop.status.shape)
+    alone = residual.take is None or residual.correct is not None or residual.observe is not None
+    few = 0 if alone else limit(backend, batch)
 
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
@@ -173,13 +188,17 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
             residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
         return new  # type: ignore[no-any-return]
 
-    loop = residual.backend.while_loop(lambda loop: xp.any(loop.status == int(Status.RUNNING)), body, loop)
-    success = loop.status <= int(Status.AT_PRECISION)
-    y = xp.where(success[..., None], loop.state.y, loop.best_y)
-    norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
-    known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
-    raw = RawSolution(y, loop.status, loop.steps, norm, known)
-    return at_precision(solver, residual, y0, loop.first_norm, raw)
+    def left(loop: _Loop) -> Array:
+        return xp.sum(xp.astype(loop.status == int(Status.RUNNING), xp.int32))
+
+    loop = backend.while_loop(lambda loop: left(loop) > few, body, loop)  # in PyTorch the one synchronisation a step
+    count = few if backend.traced or few == 0 else int(left(loop))
+    if residual.take is None or count == 0:
+        return loop
+    order = xp.argsort(xp.astype(xp.reshape(loop.status, (-1,)) != int(Status.RUNNING), xp.int32), stable=True)
+    some = taken(xp, loop, order[:count], len(batch))
+    some = _run(solver, residual.take(order[:count]), some)
+    return put(xp, loop, some, xp.argsort(order), count, len(batch))  # type: ignore[no-any-return]
 
 
 def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:

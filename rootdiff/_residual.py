@@ -107,6 +107,8 @@ class Residual:
         ``correct(trial, y)`` returns the point, (*batch, n), to try in place of `trial`, a step away from `y`.
     observe : callable, optional
         Called by the loop after each step with the step's record; of traced arrays where the backend traces.
+    take : callable, optional
+        ``take(order)`` returns the residual of some systems of the batch; see `rootdiff._compaction`.
     """
 
     function: Function
@@ -114,6 +116,7 @@ class Residual:
     backend: Backend
     correct: Callable[[Array, Array], Array] | None = field(default=None, kw_only=True)
     observe: Callable[[Any], None] | None = field(default=None, kw_only=True)
+    take: Callable[[Array], Residual] | None = field(default=None, kw_only=True)
 
     @property
     def xp(self) -> Any:

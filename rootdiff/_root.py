@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rootdiff._compaction import batched_leaves, compactable
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
@@ -40,6 +41,7 @@ class Options:
     jvp: Callable[..., Any] | None = None
     vjp: Callable[..., Any] | None = None
     hooks: Hooks | None = None
+    batched_args: Any = None
 
 
 def root(
@@ -49,6 +51,7 @@ def root(
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
+    batched_args: Any = None,
     on_failure: OnFailure = "raise",
     jac: Callable[..., Any] | None = None,
     jvp: Callable[..., Any] | None = None,
@@ -76,6 +79,11 @@ def root(
         "auto" takes `Newton` and `LU` for at most 1024 unknowns, else a matrix-free Newton and `GMRES`.
     batch_ndim : int
         Number of leading axes of every leaf of `y0` that index independent systems.
+    batched_args : tuple, optional
+        Which of `args` carry the batch axes too: one entry each, 0 or None or a container of these, as the ``in_axes``
+        of `jax.vmap`. With it the systems that still run are solved as a smaller batch, so that finished ones cost
+        nothing; everything that differs between systems must then come through `args`. Native solvers without
+        `correct`, `bounds`, `callback`, `verbose` and `history`; ignored otherwise.
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
         return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
@@ -128,7 +136,7 @@ def root(
     (array([1.41421356]), (array([0.35355339]),))
     """
     hooks = Hooks(correct, bounds, callback, verbose, history)
-    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp, hooks)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp, hooks, batched_args)
     return _solve(residual, y0, args, options, fixed_point=False)
 
 
@@ -139,6 +147,7 @@ def fixed_point(
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
+    batched_args: Any = None,
     on_failure: OnFailure = "raise",
     derivatives: Derivatives = "finite-difference",
 ) -> Solution:
@@ -150,7 +159,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`.
     z0 : array or pytree of arrays, (*batch, ...), floating
         Initial guess.
-    *args, adjoint, batch_ndim, on_failure, derivatives
+    *args, adjoint, batch_ndim, batched_args, on_failure, derivatives
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -173,7 +182,7 @@ def fixed_point(
     >>> sol.y, sol.jacobian()
     (array([0.73908513]), (array([[-0.29747434]]),))
     """
-    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, batched_args=batched_args)
     return _solve(cell, z0, args, options, fixed_point=True)
 
 
@@ -302,13 +311,20 @@ def bind(
     backend = NumpyBackend(options.derivatives)
     structure = describe(backend, y0, options.batch_ndim)
     check_args(backend, args)
-    parameters, rebuild = split_args(backend, args, _is_parameter)
-    flat = fixed_point_residual if fixed_point else flat_residual
-    problem = Residual(flat(function, structure, rebuild), tuple(map(np.asarray, parameters)), backend)
-    if any((options.jac, options.jvp, options.vjp)):
+
+    def make(structure: Structure, args: tuple[Any, ...]) -> Residual:
+        parameters, rebuild = split_args(backend, args, _is_parameter)
+        flat = fixed_point_residual if fixed_point else flat_residual
+        problem = Residual(flat(function, structure, rebuild), tuple(map(np.asarray, parameters)), backend)
+        if not any((options.jac, options.jvp, options.vjp)):
+            return problem
         rules = DerivativeRules(options.jac, options.jvp, options.vjp, structure, args, _is_parameter)
-        problem = GivenResidual(problem.function, problem.parameters, backend, rules)
-    return problem, structure
+        return GivenResidual(problem.function, problem.parameters, backend, rules)
+
+    if options.batched_args is None:
+        return make(structure, args), structure
+    flags = batched_leaves(backend, args, options.batched_args, structure.batch)
+    return compactable(make, structure, args, flags), structure
 
 
 def _solve(

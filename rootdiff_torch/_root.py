@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
 
+from rootdiff._compaction import batched_leaves, compactable
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
@@ -35,6 +36,7 @@ def root(
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
+    batched_args: Any = None,
     on_failure: OnFailure = "raise",
     correct: Callable[[Any, Any], Any] | None = None,
     bounds: tuple[Any, Any] | None = None,
@@ -59,6 +61,11 @@ def root(
         "auto" takes `Newton` and `LU` for at most 1024 unknowns, else a matrix-free Newton and `GMRES`.
     batch_ndim : int
         Number of leading axes of every leaf of `y0` that index independent systems.
+    batched_args : tuple, optional
+        Which of `args` carry the batch axes too: one entry each, 0 or None or a container of these, as the ``in_dims``
+        of `torch.vmap`. With it the systems that still run are solved as a smaller batch, so that finished ones cost
+        nothing; everything that differs between systems must then come through `args`. Native solvers without
+        `correct`, `bounds`, `callback`, `verbose` and `history`, and no transform of torch.func; ignored otherwise.
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
         return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
@@ -106,7 +113,7 @@ def root(
     tensor([0.3536], dtype=torch.float64)
     """
     hooks = Hooks(correct, bounds, callback, verbose, history)
-    return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, hooks, fixed_point=False)
+    return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, hooks, False, batched_args)
 
 
 @uncompiled
@@ -117,6 +124,7 @@ def fixed_point(
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
+    batched_args: Any = None,
     on_failure: OnFailure = "raise",
 ) -> Solution:
     """Find z with ``z = cell(z, *args)``, the root of ``cell(z, *args) - z``; differentiable as `root` is.
@@ -127,7 +135,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`; an `nn.Module` will do.
     z0 : tensor or pytree of tensors, (*batch, ...), floating
         Initial guess.
-    *args, adjoint, batch_ndim, on_failure
+    *args, adjoint, batch_ndim, batched_args, on_failure
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -151,7 +159,7 @@ def fixed_point(
     >>> rd.fixed_point(torch.cos, torch.ones(1, dtype=torch.float64)).y
     tensor([0.7391], dtype=torch.float64)
     """
-    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, Hooks(), fixed_point=True)
+    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, Hooks(), True, batched_args)
 
 
 @uncompiled
@@ -283,6 +291,7 @@ def _solve(
     on_failure: OnFailure,
     hooks: Hooks,
     fixed_point: bool,
+    batched_args: Any = None,
 ) -> Solution:
     check_policy(on_failure)
     structure = describe(BACKEND, y0, batch_ndim)
@@ -310,9 +319,16 @@ def _solve(
         inputs = [*parameters, *map(_explicit, captured)]
         shown, known = len(inputs), len(inputs) + len(of_correct)
         inputs += [tensor.detach() for tensor in (*of_correct, *settings)]
+        flags = None if batched_args is None else batched_leaves(BACKEND, args, batched_args, structure.batch)
+
+        def make(structure: Structure, args: tuple[Any, ...]) -> Residual:
+            leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
+            return Residual(bind(function, structure, rebuild), tuple(leaves), BACKEND)
+
         problem = Problem(
             function=_of_parameters(with_captured(flat, captured, 1 + count), 0, shown),
             direct=None if hidden else _of_parameters(flat, 0, count),
+            take=None if flags is None else (lambda *args: compactable(make, structure, args, flags).take),
             structure=structure,
             solver=chosen,
             adjoint=chosen_adjoint,

@@ -57,7 +57,9 @@ class Problem:
     direct : callable or None
         The same function for plain parameters, where it need not be told what it closes over.
     arguments : callable
-        Returns the user's args from the parameters, for messages.
+        Returns the user's args from the parameters, for messages and for `take`.
+    take : callable or None
+        Returns, from the user's args, what takes some systems out of the batch, for plain parameters.
     state : State
         Of the modules that the residual calls.
     follows : bool
@@ -82,6 +84,7 @@ class Problem:
     arguments: Callable[..., tuple[Any, ...]]
     state: State
     follows: bool
+    take: Callable[..., Any] | None = None
     correct: Callable[..., Tensor] | None = None
     settings: int = 0
     observe: Callable[[StepInfo], None] | None = None
@@ -96,6 +99,8 @@ class Problem:
     def bound(self, parameters: tuple[Tensor, ...]) -> tuple[Residual, Solver]:
         """Return the residual and the solver, with plain parameters in them."""
         residual = Residual(self.direct or self.function, parameters, BACKEND, observe=self.observe)
+        if self.take is not None and self.direct is not None:
+            residual = replace(residual, take=self.take(*self.arguments(*parameters)))
         correct, solver = self.correct, self.solver
         if correct is not None:
             residual = replace(residual, correct=lambda trial, y: correct(trial, y, *parameters))

@@ -89,7 +89,7 @@ def _factor(operator: LinearOperator) -> tuple[Array, Array]:
 
 
 def _refine(operator: LinearOperator, rhs: Array) -> _Refined:
-    """Solve by an approximate inverse; repeat on the residual while each step gains a digit (Higham 2002, section 12.1)."""
+    """Solve by an approximate inverse; refine while each step gains a digit (Higham 2002, section 12.1)."""
     backend, xp, inverse = operator.backend, operator.backend.xp, operator.approximate_inverse
     size = norm2(xp, rhs)
     goal = 2 * operator.precision * size

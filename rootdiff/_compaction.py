@@ -1,0 +1,133 @@
+"""Batches whose finished systems cost nothing: the others go on as a smaller batch.
+
+The systems that still run are gathered, `order` being their places among the systems counted through; the smaller
+batch has as many axes as the large one, all but the first of length one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rootdiff._backend import Array, Backend
+from rootdiff._errors import ArgumentError
+from rootdiff._residual import Residual
+from rootdiff._structure import Structure
+
+#: A batch is made smaller when at most one in so many of its systems runs on: where sizes are compiled for, by fixed
+#: factors and rarely, else as soon as it pays.
+_COMPILED, _EAGER = 8, 2
+
+
+def batched_leaves(backend: Backend, args: tuple[Any, ...], batched_args: Any, batch: tuple[int, ...]) -> list[bool]:
+    """Return for each leaf of `args` whether it carries the batch axes, as `batched_args` tells.
+
+    `batched_args` has one entry per argument, as the ``in_axes`` of vmap: 0 or None, or containers of these that the
+    argument starts with.
+    """
+    if not isinstance(batched_args, tuple | list) or len(batched_args) != len(args):
+        raise ArgumentError(
+            f"batched_args: got {batched_args!r}; it must be a tuple with one entry for each of the {len(args)} args: "
+            "0 where the batch axes lead, None where there are none."
+        )
+    leaves, tree = backend.flatten(args)
+    flags = [False] * len(leaves)
+
+    def mark(flag: Any, places: Any, index: int) -> None:
+        if isinstance(flag, dict) and isinstance(places, dict) and flag.keys() == places.keys():
+            for key, part in flag.items():
+                mark(part, places[key], index)
+        elif isinstance(flag, tuple | list) and isinstance(places, tuple | list) and len(flag) == len(places):
+            for part, place in zip(flag, places, strict=True):
+                mark(part, place, index)
+        elif type(flag) is int and flag == 0:
+            for place in backend.flatten(places)[0]:
+                _check_leaf(leaves[place], batch, index)
+                flags[place] = True
+        elif flag is not None:
+            raise ArgumentError(
+                f"batched_args: entry {index} is or holds {flag!r}; it must be 0, None, or like args[{index}] with 0 "
+                "and None for leaves."
+            )
+
+    places = backend.unflatten(tree, range(len(leaves)))
+    for index, flag in enumerate(batched_args):
+        mark(flag, places[index], index)
+    return flags
+
+
+def compactable(
+    make: Callable[[Structure, tuple[Any, ...]], Residual],
+    structure: Structure,
+    args: tuple[Any, ...],
+    flags: list[bool],
+) -> Residual:
+    """Return the residual that `make` makes of a structure and args, such that some of its systems can be taken.
+
+    `flags` tell which leaves of `args` carry the batch axes.
+    """
+    backend = structure.backend
+
+    def take(order: Array) -> Residual:
+        leaves, tree = backend.flatten(args)
+        lead = len(structure.batch)
+        some = [
+            taken(backend.xp, leaf, order, lead) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)
+        ]
+        smaller = replace(structure, batch=(order.shape[0], *(1,) * (lead - 1)))
+        return compactable(make, smaller, backend.unflatten(tree, some), flags)
+
+    return replace(make(structure, args), take=take)
+
+
+def limit(backend: Backend, shape: tuple[int, ...]) -> int:
+    """Return how many systems of a batch of this shape may run on in a smaller one."""
+    return math.prod(shape) // (_COMPILED if backend.traced else _EAGER)
+
+
+def taken(xp: Any, tree: Any, order: Array, lead: int) -> Any:
+    """Return the systems `order` of nested tuples of arrays, each with `lead` batch axes."""
+
+    def of(array: Array) -> Array:
+        rest = tuple(array.shape[lead:])
+        some = xp.take(xp.reshape(array, (-1, *rest)), order, axis=0)
+        return xp.reshape(some, (order.shape[0], *(1,) * (lead - 1), *rest))
+
+    return _mapped(of, tree)
+
+
+def put(xp: Any, tree: Any, some: Any, inverse: Array, count: int, lead: int) -> Any:
+    """Return nested tuples of arrays, in which the systems of `some` have replaced those that they were taken from.
+
+    `inverse` tells for each system its place among those taken, if that is below `count`.
+    """
+    replaced = inverse < count
+    place = xp.where(replaced, inverse, 0)
+
+    def of(array: Array, smaller: Array) -> Array:
+        rest = tuple(array.shape[lead:])
+        whole = xp.reshape(array, (-1, *rest))
+        new = xp.take(xp.reshape(smaller, (-1, *rest)), place, axis=0)
+        mask = xp.reshape(replaced, (-1, *(1,) * len(rest)))
+        return xp.reshape(xp.where(mask, new, whole), array.shape)
+
+    return _mapped(of, tree, some)
+
+
+def _mapped(function: Callable[..., Array], *trees: Any) -> Any:
+    first = trees[0]
+    if isinstance(first, tuple):
+        parts = [_mapped(function, *branch) for branch in zip(*trees, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    return None if first is None else function(*trees)
+
+
+def _check_leaf(leaf: Any, batch: tuple[int, ...], index: int) -> None:
+    shape = tuple(getattr(leaf, "shape", ()))
+    if shape[: len(batch)] != batch:
+        raise ArgumentError(
+            f"batched_args: entry {index} says that args[{index}] carries the batch axes {batch} of y0, but it is or "
+            f"holds {f'an array of shape {shape}' if shape else repr(leaf)}. Use None for what all systems share."
+        )
