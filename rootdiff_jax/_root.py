@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from rootdiff._compaction import batched_leaves
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
@@ -37,6 +38,7 @@ class _Options:
     batch_ndim: int
     on_failure: OnFailure
     hooks: Hooks = field(default_factory=Hooks)
+    batched_args: Any = None
 
 
 def root(
@@ -46,6 +48,7 @@ def root(
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
+    batched_args: Any = None,
     on_failure: OnFailure = "raise",
     correct: Callable[[Any, Any], Any] | None = None,
     bounds: tuple[Any, Any] | None = None,
@@ -71,6 +74,12 @@ def root(
         "auto" takes `Newton` and `LU` for at most 1024 unknowns, else a matrix-free Newton and `GMRES`.
     batch_ndim : int
         Number of leading axes of every leaf of `y0` that index independent systems.
+    batched_args : tuple, optional
+        Which of `args` carry the batch axes too: one entry each, 0 or None or a container of these, as the ``in_axes``
+        of `jax.vmap`. With it the systems that still run are solved as a smaller batch, of a few fixed sizes, so that
+        finished ones cost next to nothing; the residual is then traced for one system, and everything that differs
+        between systems must come through `args`. Native solvers without `correct`, `bounds`, `callback`, `verbose`
+        and `history`; ignored otherwise.
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system fails: raise `ConvergenceError`; warn and return NaN for that system; return
         NaN; or return the best iterate (its derivatives are then meaningless). A traced program, under ``jax.jit`` for
@@ -122,7 +131,9 @@ def root(
     [[0.25]]
     """
     hooks = Hooks(correct, bounds, callback, verbose, history)
-    return _solve(residual, y0, args, _Options(solver, adjoint, batch_ndim, on_failure, hooks), fixed_point=False)
+    return _solve(
+        residual, y0, args, _Options(solver, adjoint, batch_ndim, on_failure, hooks, batched_args), fixed_point=False
+    )
 
 
 def fixed_point(
@@ -132,6 +143,7 @@ def fixed_point(
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
+    batched_args: Any = None,
     on_failure: OnFailure = "raise",
 ) -> Solution:
     """Find z with ``z = cell(z, *args)``, the root of ``cell(z, *args) - z``, differentiable as by `root`.
@@ -142,7 +154,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`.
     z0 : jax.Array or pytree of them, (*batch, ...), floating
         Initial guess. Not differentiated.
-    *args, adjoint, batch_ndim, on_failure
+    *args, adjoint, batch_ndim, batched_args, on_failure
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -164,7 +176,9 @@ def fixed_point(
     >>> rd.fixed_point(lambda z, a: jnp.cos(a * z), jnp.array([1.0]), jnp.array([1.0])).converged.tolist()
     True
     """
-    return _solve(cell, z0, args, _Options(solver, adjoint, batch_ndim, on_failure), fixed_point=True)
+    return _solve(
+        cell, z0, args, _Options(solver, adjoint, batch_ndim, on_failure, batched_args=batched_args), fixed_point=True
+    )
 
 
 def root_scalar(
@@ -301,12 +315,11 @@ def _solve(
     solver, solver_values = split(given)
     linear = get_adjoint(options.adjoint, "jax")
     adjoint, adjoint_values = split(linear)
-    parameters, rebuild = split_args(backend, args, _is_operand)
     bind = fixed_point_residual if fixed_point else flat_residual
     y = jax.lax.stop_gradient(structure.ravel(y0))
-    traced, operands = trace(bind(function, structure, rebuild), y, parameters)
+    traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
     correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
-    problem = Problem(traced, solver, adjoint, options.on_failure, correct)
+    problem = Problem(traced, solver, adjoint, options.on_failure, correct, batched, options.batch_ndim)
     inputs = Inputs(y, solver_values, adjoint_values, of_correct, operands)
     out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
     approximate = jnp.full_like(out.status, not linear.exact, dtype=bool)
@@ -317,6 +330,25 @@ def _solve(
         best = solution._replace(y=structure.unravel(out.best))
         report(backend, best, options.on_failure, given, (y0, *args))
     return solution
+
+
+def _traced(
+    bind: Callable[..., Any], function: Callable[..., Any], structure: Structure, y: Any, args: Any, batched_args: Any
+) -> tuple[Traced, tuple[Any, ...], tuple[bool, ...] | None]:
+    """Return the residual, of one system if `batched_args` are given, its operands, and which of these are batched."""
+    backend = structure.backend
+    parameters, rebuild = split_args(backend, args, _is_operand)
+    if batched_args is None:
+        return *trace(bind(function, structure, rebuild), y, parameters), None
+    leaves = zip(backend.flatten(args)[0], batched_leaves(backend, args, batched_args, structure.batch), strict=True)
+    flags = [flag for leaf, flag in leaves if _is_operand(leaf)]
+    lead = len(structure.batch)
+    first = (slice(0, 1),) * lead
+    of_one = [part[first] if flag else part for part, flag in zip(parameters, flags, strict=True)]
+    single = replace(structure, batch=(1,) * lead)
+    traced, operands = trace(bind(function, single, rebuild), y[first], of_one)
+    further = operands[len(parameters) :]
+    return traced, (*parameters, *further), (*flags, *(False for _ in further))
 
 
 def _attach(

@@ -14,6 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from rootdiff import _implicit
 from rootdiff._backend import Array
+from rootdiff._compaction import taken
 from rootdiff._iterate import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
@@ -24,17 +25,40 @@ from rootdiff_jax._trace import Traced, vary, varying_axes
 
 @dataclass(frozen=True)
 class Problem:
-    """What a solve is compiled for: the residual, both solvers, the failure policy, the correction of the steps."""
+    """What a solve is compiled for: the residual, both solvers, the failure policy, the correction of the steps.
+
+    Where it is known which of the operands carry the batch axes, `batched`, the residual is traced for one system.
+    """
 
     function: Traced
     solver: Template
     adjoint: Template
     on_failure: str
     correct: Traced | None = None
+    batched: tuple[bool, ...] | None = None
+    batch_ndim: int = 0
+
+    def call(self, y: Array, *operands: Array) -> Array:
+        """Return the residual of all systems, (*batch, n)."""
+        if self.batched is None:
+            return self.function(y, *operands)
+
+        def split(array: Array) -> Array:
+            return jnp.reshape(array, (-1, *(1,) * self.batch_ndim, *array.shape[self.batch_ndim :]))
+
+        parts = [split(part) if flag else part for part, flag in zip(operands, self.batched, strict=True)]
+        axes = [0 if flag else None for flag in self.batched]
+        return jnp.reshape(jax.vmap(self.function, in_axes=(0, *axes))(split(y), *parts), y.shape)
 
     def residual(self, operands: tuple[Any, ...]) -> Residual:
         """Return the residual with its parameters bound."""
-        return Residual(self.function, operands, JaxBackend(self.function.reverse_only))
+        residual = Residual(self.call, operands, JaxBackend(self.function.reverse_only))
+        return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
+
+    def _take(self, operands: tuple[Any, ...], order: Array) -> Residual:
+        assert self.batched is not None
+        pairs = zip(operands, self.batched, strict=True)
+        return self.residual(tuple(taken(jnp, part, order, self.batch_ndim) if flag else part for part, flag in pairs))
 
 
 class Inputs(NamedTuple):
@@ -140,7 +164,7 @@ def _in_some_operands(
         merged = list(operands)
         for place, value in zip(places, values, strict=True):
             merged[place] = value
-        return problem.function(y, *merged)
+        return problem.call(y, *merged)
 
     return function, tuple(operands[place] for place in places)
 

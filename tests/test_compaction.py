@@ -89,7 +89,9 @@ def test_containers_are_marked_as_a_whole_or_leaf_by_leaf(backend: Harness) -> N
     for marks in ({"scale": 0, "both": [0, None]}, {"both": (0, None), "scale": 0}):
         sol = rootdiff.root(nested, START, args, solver="newton", batch_ndim=2, batched_args=(marks,))
         np.testing.assert_allclose(sol.y, wanted, rtol=1e-12)
-    out = backend.solve(flat, START, SCALE, SCALE * 0 + 1, WEIGHT, batch_ndim=2, batched_args=(0, 0, None))
+    out = backend.solve(
+        flat, START, SCALE, SCALE * 0 + 1, WEIGHT, solver="newton", batch_ndim=2, batched_args=(0, 0, None)
+    )
     np.testing.assert_allclose(out.y, wanted, rtol=1e-11)  # twice rtol, 1.8e-12, of the roots, rounded up
 
 
@@ -100,7 +102,7 @@ def test_containers_are_marked_as_a_whole_or_leaf_by_leaf(backend: Harness) -> N
         (0, "one entry for each of the 2 args"),
         ((0, 1), r"entry 1 is or holds 1; it must be 0, None"),
         ((True, None), "entry 0 is or holds True"),
-        (([0, 0], None), "entry 0 is or holds"),
+        (((0, 0), None), "entry 0 is or holds"),
         ((0, 0), r"args\[1\] carries the batch axes \(3, 4\) of y0, but it is or holds an array of shape \(2, 2\)"),
     ],
 )
