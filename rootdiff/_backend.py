@@ -45,6 +45,13 @@ class Backend(Protocol):
     def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
         """Apply `body` to `state`, a tuple of arrays, while ``cond(state)``, a boolean scalar, holds."""
 
+    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
+        """Return ``function(*operands)`` where `needed`, a boolean scalar, holds, else `otherwise`, a pytree like it.
+
+        The function is run only then: what it spends work on must come in as an operand, since a compiler may
+        take work that depends on nothing else out of a branch.
+        """
+
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         """Return ``function(*primals)`` and its derivative along `tangents`."""
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError
 from rootdiff._judge import explained, tolerance
@@ -183,7 +183,7 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
 
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
-        new = select(xp, active, _advance(solver, residual, loop), loop)
+        new = keep(backend, active, _advance(solver, residual, loop), loop)
         if residual.observe is not None:
             residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
         return new  # type: ignore[no-any-return]
@@ -207,12 +207,14 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     norm = max_norm(xp, state.f)
     steps = loop.steps + 1
     allowed = tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm)
-    converged = xp.all(xp.abs(state.error) <= allowed, axis=-1) & xp.isfinite(norm)
+    converged = _is_within(xp, state.error, allowed) & xp.isfinite(norm)
     better = norm < loop.best_norm
     improved = norm < 0.99 * loop.mark
     # steps within tolerance that do not help are those of rounding: a few of them tell
-    within = xp.all(xp.abs(state.y - loop.state.y) <= allowed, axis=-1)
-    idle = xp.where(improved, 0, loop.idle + xp.where(within, 1 + solver.patience // _FUTILE, 1))
+    idle = xp.zeros_like(loop.idle)
+    if residual.backend.traced or not bool(xp.all(improved)):
+        within = _is_within(xp, state.y - loop.state.y, allowed)
+        idle = xp.where(improved, 0, loop.idle + xp.where(within, 1 + solver.patience // _FUTILE, 1))
     status = xp.where(idle >= solver.patience, int(Status.STALLED), state.status)
     status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
@@ -225,7 +227,7 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         xp.astype(status, xp.int32),
         steps,
         loop.first_norm,
-        xp.where(better[..., None], state.y, loop.best_y),
+        keep(residual.backend, better, state.y, loop.best_y),
         xp.where(better, norm, loop.best_norm),
         xp.astype(idle, xp.int32),
         xp.where(improved, norm, loop.mark),
@@ -247,15 +249,13 @@ def at_precision(
     xp = residual.xp
     failed = (raw.status > int(Status.RUNNING)) & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
 
-    def judge(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        _, status = carry
-        allowed = tolerance(xp, solver.rtol, solver.atol, raw.y, raw.residual_norm, first_norm)
-        success = failed & explained(residual, y0, raw.y, allowed)
-        status = xp.astype(xp.where(success, int(verdict), status), xp.int32)
-        return xp.zeros_like(failed), status
+    def judge(start: Array, y: Array) -> Array:
+        allowed = tolerance(xp, solver.rtol, solver.atol, y, raw.residual_norm, first_norm)
+        success = failed & explained(residual, start, y, allowed)
+        return xp.astype(xp.where(success, int(verdict), raw.status), xp.int32)
 
-    carry = (failed, xp.astype(raw.status, xp.int32))
-    return raw._replace(status=residual.backend.while_loop(lambda carry: xp.any(carry[0]), judge, carry)[1])
+    status = residual.backend.when(xp.any(failed), judge, (y0, raw.y), xp.astype(raw.status, xp.int32))
+    return raw._replace(status=status)
 
 
 def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:
@@ -268,9 +268,22 @@ def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:
     return xp.where(xp.reshape(mask, mask.shape + (1,) * (new.ndim - mask.ndim)), new, old)
 
 
+def keep(backend: Backend, active: Array, new: Any, old: Any) -> Any:
+    """Return what `select` does for the `active` systems; copies nothing where all are, if that can be known."""
+    if not backend.traced and bool(backend.xp.all(active)):
+        return new
+    return select(backend.xp, active, new, old)
+
+
+def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:
+    """Return whether every absolute entry is at most the `allowed` one, (*batch); by one reduction of floats."""
+    return xp.max(xp.abs(vector) - allowed, axis=-1) <= 0
+
+
 def max_norm(xp: Any, vector: Array) -> Array:
     """Return the largest absolute entry of each system, (*batch)."""
-    return xp.max(xp.abs(vector), axis=-1)
+    # without abs(), which would need memory for as many numbers again
+    return xp.maximum(xp.max(vector, axis=-1), -xp.min(vector, axis=-1))
 
 
 def dot(xp: Any, a: Array, b: Array) -> Array:

@@ -31,6 +31,10 @@ class LinearOperator:
         Approximate inverse of this matrix (or of its transpose, if `transposed`): a preconditioner.
     transposed : bool
         Whether `factors` belong to the transpose.
+    guess : array, (*batch, n), or None
+        Where an iterative solver may start; zero is taken where that is better.
+    fixed_point : bool
+        Whether the matrix is G - I, with G the Jacobian of a cell, or its transpose.
     matrix : array, (*batch, n, n), or None
         The matrices, where they are at hand: products are then those with them.
     """
@@ -42,6 +46,8 @@ class LinearOperator:
     precision: float
     factors: Byproduct | None = None
     transposed: bool = False
+    guess: Array | None = None
+    fixed_point: bool = False
     matrix: Array | None = None
 
     def tabulated(self) -> LinearOperator:
@@ -69,7 +75,7 @@ class LinearOperator:
             start = first[0] * vector
         else:
             start = self.backend.lu_solve((first[0], first[1]), vector, transpose=self.transposed)
-        weights = (right @ vector[..., None])[..., 0]
+        weights = self.backend.xp.vecdot(right, vector[..., None, :])
         return start + (weights[..., None, :] @ left)[..., 0, :]
 
     @property
@@ -80,15 +86,15 @@ class LinearOperator:
     @property
     def T(self) -> LinearOperator:
         """The transpose."""
-        return LinearOperator(
-            self.backend,
-            self.rmatvec,
-            self.matvec,
-            lambda: self.backend.xp.matrix_transpose(self.dense()),
-            self.precision,
-            self.factors,
-            not self.transposed,
-            None if self.matrix is None else self.backend.xp.matrix_transpose(self.matrix),
+        across = self.backend.xp.matrix_transpose
+        return replace(
+            self,
+            matvec=self.rmatvec,
+            rmatvec=self.matvec,
+            dense=lambda: across(self.dense()),
+            transposed=not self.transposed,
+            matrix=None if self.matrix is None else across(self.matrix),
+            guess=None,
         )
 
 
@@ -109,6 +115,8 @@ class Residual:
         Called by the loop after each step with the step's record; of traced arrays where the backend traces.
     take : callable, optional
         ``take(order)`` returns the residual of some systems of the batch; see `rootdiff._compaction`.
+    fixed_point : bool
+        Whether the residual is ``cell(y) - y``.
     """
 
     function: Function
@@ -117,6 +125,7 @@ class Residual:
     correct: Callable[[Array, Array], Array] | None = field(default=None, kw_only=True)
     observe: Callable[[Any], None] | None = field(default=None, kw_only=True)
     take: Callable[[Array], Residual] | None = field(default=None, kw_only=True)
+    fixed_point: bool = field(default=False, kw_only=True)
 
     @property
     def xp(self) -> Any:
@@ -167,4 +176,5 @@ class Residual:
     def operator(self, y: Array, factors: Byproduct | None = None) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
         matvec, rmatvec, dense = self.backend.linearize(self, y)
-        return LinearOperator(self.backend, matvec, rmatvec, dense, self.backend.precision(y.dtype), factors)
+        precision = self.backend.precision(y.dtype)
+        return LinearOperator(self.backend, matvec, rmatvec, dense, precision, factors, fixed_point=self.fixed_point)

@@ -315,7 +315,8 @@ def bind(
     def make(structure: Structure, args: tuple[Any, ...]) -> Residual:
         parameters, rebuild = split_args(backend, args, _is_parameter)
         flat = fixed_point_residual if fixed_point else flat_residual
-        problem = Residual(flat(function, structure, rebuild), tuple(map(np.asarray, parameters)), backend)
+        values = tuple(map(np.asarray, parameters))
+        problem = Residual(flat(function, structure, rebuild), values, backend, fixed_point=fixed_point)
         if not any((options.jac, options.jvp, options.vjp)):
             return problem
         rules = DerivativeRules(options.jac, options.jvp, options.vjp, structure, args, _is_parameter)

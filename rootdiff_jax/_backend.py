@@ -45,6 +45,15 @@ class JaxBackend:
     def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
         return lax.while_loop(cond, body, _varying_alike(state))
 
+    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
+        # not lax.cond, of which vmap runs both branches
+        def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            # XLA moves what a loop does not change out of it, so that it would be done always
+            held, inputs = lax.optimization_barrier((carry[0], operands))  # type: ignore[no-untyped-call]
+            return jnp.zeros_like(held), function(*inputs)
+
+        return self.while_loop(lambda carry: carry[0], once, (needed, otherwise))[1]
+
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         if not self.reverse_only:
             return jax.jvp(function, tuple(primals), tuple(tangents))
@@ -104,6 +113,9 @@ class SteppingBackend(JaxBackend):
         while cond(state):
             state = body(state)
         return state
+
+    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
+        return function(*operands) if needed else otherwise
 
 
 def _varying_alike(state: Any) -> Any:

@@ -319,7 +319,9 @@ def _solve(
     y = jax.lax.stop_gradient(structure.ravel(y0))
     traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
     correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
-    problem = Problem(traced, solver, adjoint, options.on_failure, correct, batched, options.batch_ndim)
+    problem = Problem(
+        traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim
+    )
     inputs = Inputs(y, solver_values, adjoint_values, of_correct, operands)
     out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
     approximate = jnp.full_like(out.status, not linear.exact, dtype=bool)

@@ -27,7 +27,8 @@ from rootdiff_jax._trace import Traced, vary, varying_axes
 class Problem:
     """What a solve is compiled for: the residual, both solvers, the failure policy, the correction of the steps.
 
-    Where it is known which of the operands carry the batch axes, `batched`, the residual is traced for one system.
+    `fixed_point` tells that the residual is ``cell(y) - y``. Where it is known which of the operands carry the batch
+    axes, `batched`, the residual is traced for one system.
     """
 
     function: Traced
@@ -35,6 +36,7 @@ class Problem:
     adjoint: Template
     on_failure: str
     correct: Traced | None = None
+    fixed_point: bool = False
     batched: tuple[bool, ...] | None = None
     batch_ndim: int = 0
 
@@ -52,7 +54,8 @@ class Problem:
 
     def residual(self, operands: tuple[Any, ...]) -> Residual:
         """Return the residual with its parameters bound."""
-        residual = Residual(self.call, operands, JaxBackend(self.function.reverse_only))
+        backend = JaxBackend(self.function.reverse_only)
+        residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point)
         return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
 
     def _take(self, operands: tuple[Any, ...], order: Array) -> Residual:

@@ -50,6 +50,9 @@ class TorchBackend:
             state = body(state)
         return state
 
+    def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
+        return function(*operands) if needed else otherwise
+
     def jvp(self, function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         value = function(*primals)
         return value, pushforward(function, primals, tangents, value)
@@ -69,7 +72,7 @@ class TorchBackend:
         return self.linearize(function, y)[2]()
 
     def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
-        graph = cache(lambda: _Linearization(function, y))
+        graph = cache(lambda: Linearization(function, y))
         return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), cache(lambda: graph().dense())
 
     def precision(self, dtype: Any) -> float:
@@ -106,7 +109,7 @@ class TorchBackend:
         return (detached.float() if detached.dtype is torch.bfloat16 else detached).cpu().numpy()
 
 
-class _Linearization:
+class Linearization:
     """One evaluation of a function of y, (*batch, n), and the products of its Jacobian, each a backward pass.
 
     Vectors may have more leading axes than y: products with several vectors at one point.

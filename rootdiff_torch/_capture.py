@@ -75,18 +75,23 @@ def forward_active() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-def capture(function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the differentiated tensors that ``function(y, *parameters)`` uses beside its inputs."""
-    hidden = bool(levels()) or torch.is_inference_mode_enabled()  # then the value at plain inputs does not tell
+def capture(
+    function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Return the differentiated tensors that ``function(y, *parameters)`` uses beside its inputs, and its value.
+
+    The value is None under a transform, where that at plain inputs does not tell.
+    """
     with torch.enable_grad():
-        if not hidden:
-            plain = [tensor.detach() for tensor in (y, *parameters)]
-            if not is_followed(function(*plain)):
-                return ()
+        if levels() or torch.is_inference_mode_enabled():
+            return used(function, (y, *parameters)), None
+        plain = [tensor.detach() for tensor in (y, *parameters)]
+        value = function(*plain)
+        if not is_followed(value):
+            return (), value
         captured = used(function, (y, *parameters))
-        if not hidden:
-            check_followed(with_captured(function, captured, len(plain)), [*plain, *[t.detach() for t in captured]])
-    return captured
+        check_followed(with_captured(function, captured, len(plain)), [*plain, *[t.detach() for t in captured]])
+    return captured, value.detach()
 
 
 def used(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -114,6 +119,19 @@ def check_followed(function: Callable[..., Tensor], inputs: Sequence[Tensor]) ->
         value = function(*inputs)
     if is_followed(value):
         raise ArgumentError(_ADVICE)
+
+
+def check_graph(value: Tensor, inputs: Sequence[Tensor]) -> None:
+    """Raise if the graph of `value` leads to a tensor beside `inputs`."""
+    known, seen, nodes = {id(tensor) for tensor in inputs}, set(), [value.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", value)) not in known | {id(value)}:
+            raise ArgumentError(_ADVICE)
+        nodes += [following for following, _ in node.next_functions]
 
 
 def is_followed(tensor: Tensor) -> bool:

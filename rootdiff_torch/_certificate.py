@@ -62,7 +62,7 @@ def gradient_report(
     flat_y = structure.ravel(y).detach()
     leaves, rebuild = split_args(BACKEND, args, is_differentiable)
     flat = flat_residual(residual, structure, rebuild)
-    captured = capture(flat, flat_y, leaves)
+    captured, _ = capture(flat, flat_y, leaves)
     parameters = tuple(tensor.detach() for tensor in (*leaves, *captured))
     problem = Residual(with_captured(flat, captured, 1 + len(leaves)), parameters, BACKEND)
     w = torch.ones_like(flat_y) if cotangent is None else structure.ravel(cotangent).detach().to(flat_y.dtype)

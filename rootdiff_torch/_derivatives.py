@@ -133,6 +133,11 @@ def without_tangents(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [forward_ad.unpack_dual(tensor).primal for tensor in tensors]  # type: ignore[no-untyped-call]
 
 
+def hidden(values: Sequence[Any]) -> bool:
+    """Return whether a transform of torch.func is active, or tracks one of the tensors."""
+    return _functorch.peek_interpreter_stack() is not None or any(map(is_wrapped, values))
+
+
 def pullback(
     function: Callable[..., Tensor], primals: Sequence[Tensor], wanted: Sequence[int], cotangent: Tensor
 ) -> tuple[Tensor, ...]:
@@ -141,7 +146,7 @@ def pullback(
         return ()
     primals = list(primals)
     # torch.autograd.grad inside a transform loses its levels; torch.func.vjp outside refuses saved-tensor hooks
-    if _functorch.peek_interpreter_stack() is not None or any(map(is_wrapped, (*primals, cotangent))):
+    if hidden((*primals, cotangent)):
         return torch.func.vjp(replaced(function, primals, wanted), *[primals[place] for place in wanted])[1](cotangent)  # type: ignore[no-any-return]
     higher = torch.is_grad_enabled()
     with torch.enable_grad():

@@ -23,7 +23,7 @@ from rootdiff._structure import Structure, check_args, describe, fixed_point_res
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
-from rootdiff_torch._capture import State, capture, modules_of, needs_capture, used, with_captured
+from rootdiff_torch._capture import State, capture, forward_active, modules_of, needs_capture, used, with_captured
 from rootdiff_torch._derivatives import is_wrapped, levels, refuse_vectorized, tensors, uncompiled
 from rootdiff_torch._rule import Problem, Root, apply
 
@@ -307,10 +307,11 @@ def _solve(
         bind = fixed_point_residual if fixed_point else flat_residual
         flat = bind(function, structure, rebuild)
         captured: Sequence[Tensor] = ()
+        first = None
         state = State(())
         follows = needs_capture()
         if follows:
-            captured = capture(flat, start, parameters)
+            captured, first = capture(flat, start, parameters)
             state = State.of([*modules_of((function, args))])
         count = len(parameters)
         hidden = bool(levels()) or torch.is_inference_mode_enabled()
@@ -336,6 +337,9 @@ def _solve(
             arguments=lambda *parameters: rebuild(*parameters[:count]),
             state=state,
             follows=follows,
+            checked=bool(captured) or hidden or forward_active() or not any(tensor.requires_grad for tensor in inputs),
+            first=first,
+            fixed_point=fixed_point,
             correct=hooked.correct and _of_parameters(with_captured(hooked.correct, of_correct, 2), shown, known, 2),
             observe=hooked.observe,
             settings=len(settings),

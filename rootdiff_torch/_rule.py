@@ -24,9 +24,10 @@ from rootdiff._solution import Solution, Status
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Continuation, InBracket
-from rootdiff_torch._backend import BACKEND
-from rootdiff_torch._capture import State, check_followed
+from rootdiff_torch._backend import BACKEND, Linearization
+from rootdiff_torch._capture import State, check_followed, check_graph
 from rootdiff_torch._derivatives import (
+    hidden,
     is_differentiable,
     outer_forward_mode,
     pullback,
@@ -65,6 +66,12 @@ class Problem:
     follows : bool
         Whether a derivative of what the residual closes over may be wanted, so that it must not depend on more than
         its inputs.
+    checked : bool
+        Whether that is checked when the root has been found; else it is when the root is differentiated.
+    first : Tensor or None
+        The value at y0, where it is known.
+    fixed_point : bool
+        Whether the function is that of a fixed point.
     correct : callable or None
         ``correct(trial, y, *parameters)``, the point to try in place of `trial`.
     observe : callable or None
@@ -85,6 +92,9 @@ class Problem:
     state: State
     follows: bool
     take: Callable[..., Any] | None = None
+    checked: bool = True
+    first: Tensor | None = None
+    fixed_point: bool = False
     correct: Callable[..., Tensor] | None = None
     settings: int = 0
     observe: Callable[[StepInfo], None] | None = None
@@ -94,11 +104,16 @@ class Problem:
         """Return the problem with one more leading batch axis on y, and on the parameters with a dimension."""
         function = torch.vmap(self.function, in_dims=(0, *dims), randomness=randomness)
         correct = self.correct and torch.vmap(self.correct, in_dims=(0, 0, *dims), randomness=randomness)
-        return replace(self, function=function, direct=None, correct=correct)
+        return replace(self, function=function, direct=None, first=None, correct=correct)
 
-    def bound(self, parameters: tuple[Tensor, ...]) -> tuple[Residual, Solver]:
-        """Return the residual and the solver, with plain parameters in them."""
-        residual = Residual(self.direct or self.function, parameters, BACKEND, observe=self.observe)
+    def bound(self, parameters: tuple[Tensor, ...], start: Tensor) -> tuple[Residual, Solver]:
+        """Return the residual and the solver, with plain parameters in them, for a solve from `start`."""
+        function, first = self.direct or self.function, self.first
+
+        def known(y: Tensor, *parameters: Tensor) -> Tensor:
+            return first if first is not None and y is start else function(y, *parameters)
+
+        residual = Residual(known, parameters, BACKEND, observe=self.observe, fixed_point=self.fixed_point)
         if self.take is not None and self.direct is not None:
             residual = replace(residual, take=self.take(*self.arguments(*parameters)))
         correct, solver = self.correct, self.solver
@@ -121,14 +136,14 @@ class Root(torch.autograd.Function):
             start, *plain = [_normal(tensor) for tensor in (y0, *parameters)]
             if problem.follows and problem.direct is None:
                 check_followed(problem.function, (start, *plain))
-            residual, solver = problem.bound(tuple(plain))
+            residual, solver = problem.bound(tuple(plain), start)
             raw = solver.solve(residual, start)
             problem.outcome.is_chain = raw.method is not None
             unravel = problem.structure.unravel
             solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
             context = (unravel(start), *problem.arguments(*plain))
             report(BACKEND, solution, problem.on_failure, solver, context)
-            if problem.follows:  # a residual that branches may use more at the root than at y0
+            if problem.follows and problem.checked:  # one that branches may use more at the root than at y0
                 check_followed(problem.function, (raw.y, *plain))
             known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
             y = raw.y
@@ -156,18 +171,15 @@ class Root(torch.autograd.Function):
         if cotangent is None:
             return nothing
         y, parameters, known = _at_root(ctx, ctx.saved_tensors)
+        wanted = [
+            place
+            for place, parameter in enumerate(parameters, 1)
+            if ctx.needs_input_grad[place + 1] and is_differentiable(parameter)
+        ]
+        plain = not torch.is_grad_enabled() and not hidden((y, cotangent, *parameters))
         with _settled(ctx.problem, y):
-            u = _solve(ctx.problem, True, cotangent, y, known, parameters)
-            wanted = [
-                place
-                for place, parameter in enumerate(parameters, 1)
-                if ctx.needs_input_grad[place + 1] and is_differentiable(parameter)
-            ]
-            residual = _Rule(ctx.problem.function, tuple(parameters), BACKEND, tuple(wanted))
-            if ctx.problem.outcome.spoilt:
-                found = _implicit.pullback_of_good(residual, y, _without_idle(u, cotangent))
-            else:
-                found = residual.parameter_vjp(y, -u)
+            pull = _pull_back_once if plain else _pull_back
+            found = pull(ctx.problem, cotangent, y, known, parameters, wanted)
         gradients = dict(zip(wanted, found, strict=True))
         return None, None, *(gradients.get(place) for place in range(1, 1 + ctx.count))
 
@@ -208,14 +220,9 @@ class LinearSolve(torch.autograd.Function):
             b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
             status, *known = [part.expand((*b.shape[: b.ndim - point.ndim], *part.shape)) for part in plain[:count]]
             factors = BACKEND.unflatten(problem.outcome.byproduct, known)
-            operator = Residual(problem.function, tuple(plain[count:]), BACKEND).operator(point, factors)
-            operator = _stacked(operator, b, point)
-            failed = status > int(Status.AT_PRECISION) if problem.outcome.spoilt else None
-            x, info = _implicit.solve(
-                operator.T if transpose else operator, problem.adjoint, b, problem.on_failure, failed
-            )
-            if problem.on_failure != "ignore" and bool((info.status > int(Status.AT_PRECISION)).any()):
-                problem.outcome.spoilt = True
+            residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
+            operator = _stacked(residual.operator(point, factors), b, point)
+            x = _solved(problem, operator.T if transpose else operator, b, status)
             return x.clone() if x is b else x
 
     @staticmethod
@@ -308,6 +315,61 @@ def _solve(
     return apply(LinearSolve, problem, transpose, rhs, y, len(known), *known, *parameters)  # type: ignore[no-any-return]
 
 
+def _pull_back(
+    problem: Problem,
+    cotangent: Tensor,
+    y: Tensor,
+    known: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    wanted: Sequence[int],
+) -> tuple[Tensor, ...]:
+    """Return ``-u^T (df/dargs)`` for the `wanted` parameters, counted from 1, with J^T u the cotangent of y."""
+    if problem.follows and not problem.checked:
+        check_followed(problem.function, [tensor.detach() for tensor in (y, *parameters)])
+    u = _solve(problem, True, cotangent, y, known, parameters)
+    residual = _Rule(problem.function, tuple(parameters), BACKEND, tuple(wanted))
+    if problem.outcome.spoilt:
+        return _implicit.pullback_of_good(residual, y, _without_idle(u, cotangent))
+    return residual.parameter_vjp(y, -u)
+
+
+def _pull_back_once(
+    problem: Problem,
+    cotangent: Tensor,
+    y: Tensor,
+    known: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    wanted: Sequence[int],
+) -> tuple[Tensor, ...]:
+    """Return what `_pull_back` does, without a derivative of its own, by one evaluation of the residual."""
+    with _plain(y):
+        b, point, status, *rest = [_normal(tensor) for tensor in (cotangent, y, *known)]
+        values = [_normal(tensor) for tensor in parameters]
+        inputs = [values[place - 1].requires_grad_() for place in wanted]
+        graph = Linearization(lambda y: problem.function(y, *values), point)
+        if problem.follows and not problem.checked:
+            check_graph(graph.f, (graph.y, *inputs))
+        factors = BACKEND.unflatten(problem.outcome.byproduct, rest)
+        precision = BACKEND.precision(point.dtype)
+        operator = LinearOperator(
+            BACKEND, graph.matvec, graph.rmatvec, graph.dense, precision, factors, fixed_point=problem.fixed_point
+        )
+        u = _solved(problem, operator.T, b, status)
+        residual = _OfGraph(problem.function, tuple(values), BACKEND, graph.f, tuple(inputs))
+        if problem.outcome.spoilt:
+            return _implicit.pullback_of_good(residual, point, _without_idle(u, b))
+        return residual.parameter_vjp(point, -u)
+
+
+def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, status: Tensor) -> Tensor:
+    """Return the checked solution for plain tensors; it is noted if a system failed."""
+    failed = status > int(Status.AT_PRECISION) if problem.outcome.spoilt else None
+    x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed)
+    if problem.on_failure != "ignore" and bool((info.status > int(Status.AT_PRECISION)).any()):
+        problem.outcome.spoilt = True
+    return x  # type: ignore[no-any-return]
+
+
 def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
     """Return J^T u as a function of y and the parameters, for one or more vectors u."""
 
@@ -346,6 +408,21 @@ class _Rule(Residual):
 
     def parameter_vjp(self, y: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         return pullback(self.function, (y, *self.parameters), self.wanted, cotangent)
+
+
+@dataclass(frozen=True)
+class _OfGraph(Residual):
+    """A residual whose `value` at the root has been computed, as a function of the parameters `inputs`."""
+
+    value: Tensor
+    inputs: tuple[Tensor, ...]
+
+    def parameter_vjp(self, y: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+        if not self.inputs:
+            return ()
+        if not self.value.requires_grad:
+            return tuple(map(torch.zeros_like, self.inputs))
+        return torch.autograd.grad(self.value, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
 
 
 def _at_root(ctx: Any, saved: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:

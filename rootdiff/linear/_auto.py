@@ -17,6 +17,8 @@ from rootdiff.linear._lu import LU
 #: Unknowns up to which O(n^3) work costs less than a Krylov space; and entries that fit in memory, 128 MiB of float64.
 DENSE_UNKNOWNS = 1024
 DENSE_ENTRIES = 2**24
+#: Unknowns of a fixed point up to which a factorisation costs no more than a few products.
+_FEW_UNKNOWNS = 64
 
 
 def is_dense(shape: tuple[int, ...], unknowns: int = DENSE_UNKNOWNS) -> bool:
@@ -28,34 +30,40 @@ def is_dense(shape: tuple[int, ...], unknowns: int = DENSE_UNKNOWNS) -> bool:
 class AutoLinear(LinearSolver):
     """`LU` for at most 1024 unknowns and 2^24 matrix entries in the batch, or where a factorisation is at hand.
 
-    Else `GMRES`, with what the solver knows of the inverse as preconditioner; the systems in which it does not reach
-    its tolerance are solved again, by `LU` if their matrices have at most 2^24 entries, else by `LSMR`.
+    Else, and for fixed points of more than 64 unknowns, `GMRES`, with what the solver knows of the inverse as
+    preconditioner; the systems in which it does not reach its tolerance are solved again, by `LU` if their matrices
+    have at most 2^24 entries, else by `LSMR`.
     """
 
     direct = True
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        xp = operator.backend.xp
         shape = tuple(rhs.shape)
-        if is_dense(shape) or operator.is_factored:
+        dense = is_dense(shape)
+        if operator.is_factored or (dense and not (operator.fixed_point and shape[-1] > _FEW_UNKNOWNS)):
             return LU().solve(operator, rhs)
-        first = GMRES()
+        first = GMRES(max_restarts=1) if dense else GMRES()
         x, info = first.solve(operator, rhs)
         info = judge(operator, first, x, rhs, info)
-        failed = info.status > int(Status.AT_PRECISION)
-        second: LinearSolver = LU() if is_dense(shape, shape[-1]) else LSMR()
+        return _again(operator, rhs, x, info, LU() if is_dense(shape, shape[-1]) else LSMR())
 
-        def again(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            need, x, status, relative = carry
-            other_x, other = second.solve(operator, rhs)
-            other = judge(operator, second, other_x, rhs, other)
-            return (
-                xp.zeros_like(need),
-                xp.where(failed[..., None], other_x, x),
-                xp.where(failed, other.status, status),
-                xp.where(failed, other.relative_residual, relative),
-            )
 
-        carry = (failed, x, info.status, info.relative_residual)
-        _, x, status, relative = operator.backend.while_loop(lambda carry: xp.any(carry[0]), again, carry)
-        return x, LinearInfo(status, relative)
+def _again(
+    operator: LinearOperator, rhs: Array, x: Array, info: LinearInfo, second: LinearSolver
+) -> tuple[Array, LinearInfo]:
+    """Return the solutions `x`, and those of the `second` solver for the systems in which they failed."""
+    xp = operator.backend.xp
+    failed = info.status > int(Status.AT_PRECISION)
+
+    def solve(rhs: Array, x: Array) -> tuple[Array, Array, Array]:
+        other_x, other = second.solve(operator, rhs)
+        other = judge(operator, second, other_x, rhs, other)
+        return (
+            xp.where(failed[..., None], other_x, x),
+            xp.where(failed, other.status, info.status),
+            xp.where(failed, other.relative_residual, info.relative_residual),
+        )
+
+    known = (x, info.status, info.relative_residual)
+    x, status, relative = operator.backend.when(xp.any(failed), solve, (rhs, x), known)
+    return x, LinearInfo(status, relative)

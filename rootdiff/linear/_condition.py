@@ -81,9 +81,9 @@ def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: fl
     probe = max_norm(xp, solve(signs(xp, x, 5) * sizes)) / safe
     suspicious = ~(probe <= screen)
 
-    def estimate(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def estimate(x: Array, sizes: Array) -> Array:
         # max(|A^-1| g) is the 1-norm of diag(g) A^-T
         norm = one_norm(backend, lambda v: sizes * solve_transposed(v), lambda v: solve(sizes * v), x)
-        return xp.zeros_like(carry[0]), xp.where(suspicious, norm / safe, carry[1])
+        return xp.where(suspicious, norm / safe, probe)
 
-    return backend.while_loop(lambda carry: xp.any(carry[0]), estimate, (suspicious, probe))[1]
+    return backend.when(xp.any(suspicious), estimate, (x, sizes), probe)

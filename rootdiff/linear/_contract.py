@@ -52,8 +52,9 @@ def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, 
         failure = xp.where(known, xp.where(singular, int(Status.SINGULAR), failure), int(Status.NONFINITE))
         solved, stable = (norm <= solver.tolerance(operator) * size) & ~singular, stable & ~singular
     else:
-        solved = norm <= solver.tolerance(operator) * size
-        stable = backward_stable(operator, x, rhs, norm)
+        # a solver made of others may know that one of them found a singular matrix
+        solved = (norm <= solver.tolerance(operator) * size) & (info.status != int(Status.SINGULAR))
+        stable = backward_stable(operator, x, rhs, norm, ~solved)
     if info.rank is not None:
         failure = xp.where(finite & (info.rank < x.shape[-1]), int(Status.SINGULAR), failure)
     status = xp.where(stable, int(Status.AT_PRECISION), failure)
@@ -62,19 +63,18 @@ def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, 
     return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative)
 
 
-def backward_stable(operator: LinearOperator, x: Array, rhs: Array, norm: Array) -> Array:
+def backward_stable(operator: LinearOperator, x: Array, rhs: Array, norm: Array, asked: Array | bool = True) -> Array:
     """Return whether a residual of this norm, (*batch), is one that the accuracy of A and b explains.
 
-    The product that this takes is made only where the residual is not small against b already.
+    The product that this takes is made only if, in a system that is `asked` for, the residual is not small against b.
     """
     xp = operator.backend.xp
     open_ = ~(norm <= MARGIN * operator.precision * norm2(xp, rhs))
 
-    def weigh(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        stable = _small(operator, norm, row_sizes(operator, x, rhs), rhs)
-        return xp.zeros_like(open_), ~open_ | stable
+    def weigh(x: Array) -> Array:
+        return ~open_ | _small(operator, norm, row_sizes(operator, x, rhs), rhs)
 
-    return operator.backend.while_loop(lambda carry: xp.any(carry[0]), weigh, (open_, ~open_))[1]
+    return operator.backend.when(xp.any(open_ & asked), weigh, (x,), ~open_)
 
 
 def _small(operator: LinearOperator, norm: Array, sizes: Array, rhs: Array) -> Array:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._iterate import norm2, select
 from rootdiff._residual import LinearOperator
-from rootdiff.linear._krylov import Krylov, Product
+from rootdiff.linear._contraction import Product
+from rootdiff.linear._krylov import Krylov
 
 #: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
 _RESTART, _UNRESTARTED = 30, 100
@@ -97,7 +98,7 @@ def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array)
     size = norm2(xp, product)
     column = xp.zeros_like(at)
     for _ in range(2):  # twice is enough (Giraud, Langou & Rozložník 2005)
-        overlap = (cycle.basis @ product[..., None])[..., 0]
+        overlap = xp.vecdot(cycle.basis, product[..., None, :])
         product = product - (overlap[..., None, :] @ cycle.basis)[..., 0, :]
         column = column + overlap
     last = norm2(xp, product)

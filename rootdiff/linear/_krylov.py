@@ -13,8 +13,8 @@ from rootdiff._iterate import norm2, select
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
+from rootdiff.linear._contraction import Product, Start, contract
 
-Product: TypeAlias = Callable[[Array], Array]
 #: From an operator and vectors, (*batch, n), to its approximate inverse times them.
 Preconditioner: TypeAlias = Literal["auto"] | Callable[[LinearOperator, Array], Array] | None
 
@@ -73,7 +73,8 @@ class Krylov(LinearSolver):
         size = norm2(xp, rhs)
         goal = self.tolerance(operator) * size
         counts = xp.zeros_like(size, dtype=xp.int32)
-        start = _State(xp.zeros_like(rhs), rhs, size, counts, self._judge(xp, size, goal, counts))
+        first = self._first(operator, rhs, size, goal)
+        start = _State(*first, counts, self._judge(xp, first.norm, goal, counts))
 
         def body(state: _State) -> _State:
             active = state.status == int(Status.RUNNING)
@@ -96,6 +97,19 @@ class Krylov(LinearSolver):
 
         state = backend.while_loop(lambda state: xp.any(state.status == int(Status.RUNNING)), body, start)
         return state.x, LinearInfo(state.status, relative_size(xp, state.norm, rhs))
+
+    def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
+        """Return where to start: zero or a better guess, and for a fixed point where the plain iteration leads."""
+        xp = operator.backend.xp
+        first = Start(xp.zeros_like(rhs), rhs, size)
+        if operator.guess is not None:
+            residual = rhs - operator.matvec(operator.guess)
+            norm = norm2(xp, residual)
+            first = select(xp, norm < size, Start(operator.guess, residual, norm), first)
+        if not operator.fixed_point:
+            return first
+        known = callable(self.preconditioner) or (self.preconditioner is not None and operator.factors is not None)
+        return contract(operator, rhs, first, goal, self._precondition(operator, rhs) if known else lambda v: -v)
 
     def _judge(self, xp: Any, norm: Array, goal: Array, cycles: Array) -> Array:
         status = xp.where(cycles >= self.max_restarts, int(Status.MAX_STEPS), int(Status.RUNNING))

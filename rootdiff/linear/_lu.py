@@ -69,15 +69,14 @@ class LU(LinearSolver):
         first = _refine(operator, rhs)
         stale = ~backward_stable(operator, first.x, rhs, first.norm)
 
-        def anew(carry: tuple[Array, _Refined, Byproduct]) -> tuple[Array, _Refined, Byproduct]:
-            need, known, _ = carry
+        def anew(rhs: Array) -> tuple[_Refined, Byproduct]:
             fresh = (*_factor(operator), *(xp.zeros_like(update) for update in old[2:]))
             again = _refine(replace(operator, factors=fresh), rhs)
-            spare = need.ndim - (old[0].ndim - 2)  # several right-hand sides for one matrix
-            systems = xp.any(need, axis=tuple(range(spare))) if spare else need
-            return xp.zeros_like(need), select(xp, need, again, known), select(xp, systems, fresh, old)
+            spare = stale.ndim - (old[0].ndim - 2)  # several right-hand sides for one matrix
+            systems = xp.any(stale, axis=tuple(range(spare))) if spare else stale
+            return select(xp, stale, again, first), select(xp, systems, fresh, old)
 
-        _, refined, factors = backend.while_loop(lambda carry: xp.any(carry[0]), anew, (stale, first, old))
+        refined, factors = backend.when(xp.any(stale), anew, (rhs,), (first, old))
         status = finite_status(xp, refined.x, Status.SINGULAR)
         return refined.x, LinearInfo(status, relative_size(xp, refined.norm, rhs), factors)
 

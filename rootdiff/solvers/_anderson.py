@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, running
+from rootdiff._iterate import IterativeSolver, dot, running
 from rootdiff._residual import Residual
 from rootdiff.solvers._fixed_point import accept_finite, check_damping, finite_status, secant_scale
 from rootdiff.solvers._line_search import backtrack
 
 
 class AndersonState(NamedTuple):
-    """Iterate, residual, error estimate, status; differences of the last steps, (*batch, depth, n), newest first."""
+    """Iterate, residual, error estimate, status; changes of ``y + damping * f`` and of f in the last steps.
+
+    The newest come first, each a vector, (*batch, n), so that a new one costs no copy of the others. `gram`,
+    (*batch, depth, depth), has the inner products of the changes of f.
+    """
 
     y: Array
     f: Array
     error: Array
     status: Array
-    y_changes: Array
-    f_changes: Array
+    changes: tuple[Array, ...]
+    f_changes: tuple[Array, ...]
+    gram: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,23 +73,30 @@ class Anderson(IterativeSolver):
 
     def init(self, residual: Residual, y: Array) -> AndersonState:
         xp = residual.xp
-        empty = xp.concat([xp.zeros_like(y)[..., None, :]] * self.depth, axis=-2)
-        return AndersonState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), empty, empty)
+        empty = (xp.zeros_like(y),) * self.depth
+        row = xp.concat([xp.zeros_like(y[..., :1])] * self.depth, axis=-1)
+        gram = row[..., None] * row[..., None, :]
+        return AndersonState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), empty, empty, gram)
 
     def step(self, residual: Residual, state: AndersonState) -> AndersonState:
         xp = residual.xp
-        weights = self._weights(residual, state)[..., None]
-        mixed = state.f - xp.sum(weights * state.f_changes, axis=-2)
-        step = self.damping * mixed - xp.sum(weights * state.y_changes, axis=-2)
+        weights = self._weights(residual, state)
+        step = self.damping * state.f
+        for place, change in enumerate(state.changes):
+            step = step - weights[..., place, None] * change
         trial = backtrack(residual, state.y, step, accept_finite(xp))
         y_change, f_change = trial.y - state.y, trial.f - state.f
+        f_changes = (f_change, *state.f_changes[:-1])
+        row = _inner_products(xp, f_changes, f_change)
+        below = xp.concat([row[..., 1:, None], state.gram[..., :-1, :-1]], axis=-1)
         return AndersonState(
             trial.y,
             trial.f,
             trial.f * secant_scale(xp, y_change, f_change),
             finite_status(xp, trial.accepted),
-            xp.concat([y_change[..., None, :], state.y_changes[..., :-1, :]], axis=-2),
-            xp.concat([f_change[..., None, :], state.f_changes[..., :-1, :]], axis=-2),
+            (y_change + self.damping * f_change, *state.changes[:-1]),
+            f_changes,
+            xp.concat([row[..., None, :], below], axis=-2),
         )
 
     def _weights(self, residual: Residual, state: AndersonState) -> Array:
@@ -93,14 +105,18 @@ class Anderson(IterativeSolver):
         regularisation = self.regularisation
         if regularisation is None:
             regularisation = float(xp.finfo(state.f.dtype).eps) ** (2 / 3)
-        gram = state.f_changes @ xp.matrix_transpose(state.f_changes)
-        projection = (state.f_changes @ state.f[..., None])[..., 0]
-        lengths = xp.sqrt(xp.linalg.diagonal(gram))
-        lengths = xp.where(lengths > 0, lengths, xp.ones_like(lengths))  # a slot not yet filled
+        projection = _inner_products(xp, state.f_changes, state.f)
+        squares = xp.linalg.diagonal(state.gram)
+        filled = squares > 0
+        lengths = xp.where(filled, xp.sqrt(squares), xp.ones_like(squares))
         index = xp.cumulative_sum(xp.ones_like(lengths), axis=-1)
-        identity = xp.astype(index[..., :, None] == index[..., None, :], gram.dtype)
-        scaled = gram / (lengths[..., :, None] * lengths[..., None, :])
-        empty = xp.astype(xp.linalg.diagonal(gram) == 0, gram.dtype)[..., None]
-        matrix = scaled + identity * (regularisation + empty)
+        identity = xp.astype(index[..., :, None] == index[..., None, :], lengths.dtype)
+        scaled = state.gram / (lengths[..., :, None] * lengths[..., None, :])
+        matrix = scaled + identity * (regularisation + xp.astype(~filled, lengths.dtype))[..., None]
         weights = backend.lu_solve(backend.lu_factor(matrix), projection / lengths) / lengths
         return xp.where(xp.isfinite(weights), weights, xp.zeros_like(weights))
+
+
+def _inner_products(xp: Any, vectors: tuple[Array, ...], vector: Array) -> Array:
+    """Return the inner product of `vector` with each of the vectors, (*batch, len(vectors))."""
+    return xp.stack([dot(xp, other, vector) for other in vectors], axis=-1)

@@ -151,7 +151,7 @@ class Broyden(IterativeSolver):
         """Return H v, or H^T v."""
         left, right = (state.right, state.left) if transpose else (state.left, state.right)
         base = -vector if state.factors is None else residual.backend.lu_solve(state.factors, vector, transpose)
-        weights = (right @ vector[..., None])[..., 0]
+        weights = residual.xp.vecdot(right, vector[..., None, :])
         return base + (weights[..., None, :] @ left)[..., 0, :]
 
     def _update(self, residual: Residual, state: BroydenState, y_change: Array, f_change: Array) -> Any:

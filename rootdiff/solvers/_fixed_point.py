@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, norm2, running
+from rootdiff._iterate import IterativeSolver, max_norm, running
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.solvers._line_search import backtrack
@@ -66,7 +66,7 @@ class FixedPoint(IterativeSolver):
 
 def accept_finite(xp: Any) -> Any:
     """Return an acceptance test for `backtrack` under which every finite residual will do."""
-    return lambda f, length: xp.isfinite(norm2(xp, f))
+    return lambda f, length: length > 0
 
 
 def finite_status(xp: Any, accepted: Array) -> Array:
@@ -77,11 +77,10 @@ def finite_status(xp: Any, accepted: Array) -> Array:
 def secant_scale(xp: Any, y_change: Array, f_change: Array) -> Array:
     """Return the factor, (*batch, 1), from the residual to an estimate of the error in y.
 
-    It is |dy| / |df| of the last step, but at least 1. For a contraction with rate r whose slowest mode has
+    It is max |dy| / max |df| of the last step, but at least 1. For a contraction with rate r whose slowest mode has
     come to dominate it is 1 / (1 - r), the a-posteriori bound of Banach's theorem.
     """
-    slope = norm2(xp, f_change)
-    moved = norm2(xp, y_change)
+    slope, moved = max_norm(xp, f_change), max_norm(xp, y_change)
     ratio = moved / xp.where(slope > 0, slope, 1.0)
     # without a change of f there is no slope to judge by: unless nothing moved, the error is unknown
     unknown = xp.where(moved > 0, xp.full_like(moved, xp.inf), xp.ones_like(moved))

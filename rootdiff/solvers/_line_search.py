@@ -49,25 +49,25 @@ def backtrack(
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
 
-    def trial(length: Array, count: Array) -> tuple[Any, ...]:
-        point = residual.moved(y, length[..., None] * step)
+    def trial(step: Array, length: Array, count: Array) -> tuple[Any, ...]:
+        point = residual.moved(y, step)
         f = residual(point)
-        accepted = xp.all(xp.isfinite(f), axis=-1) & accept(f, length)
-        vanished = max_norm(xp, length[..., None] * step) <= eps * max_norm(xp, y)
-        done = accepted | vanished | (count >= _MAX_TRIALS)
-        return point, f, length, accepted, done, count
+        accepted = xp.isfinite(max_norm(xp, f)) & accept(f, length)
+        return point, f, length, accepted, accepted | (count >= _MAX_TRIALS), count
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         _, f, length, _, done, count = carry
+        done = done | (length * max_norm(xp, step) <= eps * max_norm(xp, y))  # the step has vanished
+        carry = (*carry[:4], done, count)
         halved = 0.5 * length
         if shorten is not None:
             finite = xp.all(xp.isfinite(f), axis=-1)
             # Dennis & Schnabel (1996), section 6.3.2: stay within a tenth and a half of the last length
             halved = xp.where(finite, xp.clip(shorten(f, length), 0.1 * length, 0.5 * length), 0.1 * length)
-        return frozen(xp, done, carry, trial(halved, count + 1))
+        return frozen(xp, done, carry, trial(halved[..., None] * step, halved, count + 1))
 
     ones = xp.ones_like(y[..., 0])
-    start = trial(ones, xp.zeros_like(ones, dtype=xp.int32))
+    start = trial(step, ones, xp.zeros_like(ones, dtype=xp.int32))
     point, f, length, accepted, _, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[4]), body, start)
     return Trial(point, f, length, accepted)
 
