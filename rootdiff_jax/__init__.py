@@ -2,6 +2,7 @@
 
 from rootdiff import *  # noqa: F403
 from rootdiff import __all__ as _names_of_rootdiff
+from rootdiff_jax import nn as nn
 from rootdiff_jax._certificate import gradient_report as gradient_report  # type: ignore[assignment]
 from rootdiff_jax._optimistix import Optimistix
 from rootdiff_jax._root import continuation as continuation  # type: ignore[assignment]

@@ -14,8 +14,9 @@ from rootdiff._solution import Solution
 from rootdiff.linear import LinearSolver
 from rootdiff_torch._derivatives import is_wrapped, uncompiled
 from rootdiff_torch._root import fixed_point, root
+from rootdiff_torch._stability import jacobian_penalty, spectral_radius
 
-__all__ = ["FixedPointLayer", "ImplicitLayer"]
+__all__ = ["FixedPointLayer", "ImplicitLayer", "jacobian_penalty", "spectral_radius"]
 
 
 class ImplicitLayer(nn.Module):
