@@ -31,13 +31,14 @@ class History(NamedTuple):
 
 @dataclass(frozen=True)
 class Hooks:
-    """The keyword arguments of `root` that look into or reach into the steps; `records` gathers a history."""
+    """The keyword arguments of `root` that look into a solve or reach into its steps; `records` gathers a history."""
 
     correct: Callable[[Any, Any], Any] | None = None
     bounds: tuple[Any, Any] | None = None
     callback: Callable[[StepInfo], None] | None = None
     verbose: bool = False
     history: bool = False
+    check: bool = False
     records: list[StepInfo] = field(default_factory=list, compare=False)
 
     def attach(self, residual: Residual, structure: Structure, y: Array) -> Residual:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rootdiff._compaction import batched_leaves, compactable
+from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
@@ -62,6 +63,7 @@ def root(
     callback: Callable[[StepInfo], None] | None = None,
     verbose: bool = False,
     history: bool = False,
+    check: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``, and its derivatives with respect to `args`.
 
@@ -110,6 +112,9 @@ def root(
         Whether to print a line per step.
     history : bool
         Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
+    check : bool
+        Whether to check first that the systems of a batch are independent, at 2 log2(systems) evaluations: for
+        debugging.
 
     Returns
     -------
@@ -135,7 +140,7 @@ def root(
     >>> sol.y, sol.vjp(np.array([1.0]))
     (array([1.41421356]), (array([0.35355339]),))
     """
-    hooks = Hooks(correct, bounds, callback, verbose, history)
+    hooks = Hooks(correct, bounds, callback, verbose, history, check)
     options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, jac, jvp, vjp, hooks, batched_args)
     return _solve(residual, y0, args, options, fixed_point=False)
 
@@ -150,6 +155,7 @@ def fixed_point(
     batched_args: Any = None,
     on_failure: OnFailure = "raise",
     derivatives: Derivatives = "finite-difference",
+    check: bool = False,
 ) -> Solution:
     """Find z with ``z = cell(z, *args)``, the root of ``cell(z, *args) - z``, and its derivatives.
 
@@ -159,7 +165,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`.
     z0 : array or pytree of arrays, (*batch, ...), floating
         Initial guess.
-    *args, adjoint, batch_ndim, batched_args, on_failure, derivatives
+    *args, adjoint, batch_ndim, batched_args, on_failure, derivatives, check
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -182,7 +188,8 @@ def fixed_point(
     >>> sol.y, sol.jacobian()
     (array([0.73908513]), (array([[-0.29747434]]),))
     """
-    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, batched_args=batched_args)
+    hooks = Hooks(check=check)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, hooks=hooks, batched_args=batched_args)
     return _solve(cell, z0, args, options, fixed_point=True)
 
 
@@ -337,6 +344,8 @@ def _solve(
     start = structure.ravel(y0)
     hooks = options.hooks or Hooks()
     with np.errstate(all="ignore"):
+        if hooks.check:
+            check_independent(problem, start)
         raw = solver.solve(hooks.attach(problem, structure, start), start)
     solution = Solution(
         structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method, hooks.recorded(np)

@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from rootdiff._compaction import batched_leaves
+from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
@@ -55,6 +56,7 @@ def root(
     callback: Callable[[StepInfo], None] | None = None,
     verbose: bool = False,
     history: bool = False,
+    check: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``, differentiable in `args` and in what the residual closes over.
 
@@ -98,6 +100,9 @@ def root(
         Whether to print a line per step.
     history : bool
         Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
+    check : bool
+        Whether to check first that the systems of a batch are independent, at 2 log2(systems) evaluations: for
+        debugging, and only outside of a trace.
 
     Returns
     -------
@@ -130,7 +135,7 @@ def root(
     >>> gradient.round(4).tolist()
     [[0.25]]
     """
-    hooks = Hooks(correct, bounds, callback, verbose, history)
+    hooks = Hooks(correct, bounds, callback, verbose, history, check)
     return _solve(
         residual, y0, args, _Options(solver, adjoint, batch_ndim, on_failure, hooks, batched_args), fixed_point=False
     )
@@ -145,6 +150,7 @@ def fixed_point(
     batch_ndim: int = 0,
     batched_args: Any = None,
     on_failure: OnFailure = "raise",
+    check: bool = False,
 ) -> Solution:
     """Find z with ``z = cell(z, *args)``, the root of ``cell(z, *args) - z``, differentiable as by `root`.
 
@@ -154,7 +160,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`.
     z0 : jax.Array or pytree of them, (*batch, ...), floating
         Initial guess. Not differentiated.
-    *args, adjoint, batch_ndim, batched_args, on_failure
+    *args, adjoint, batch_ndim, batched_args, on_failure, check
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -176,8 +182,9 @@ def fixed_point(
     >>> rd.fixed_point(lambda z, a: jnp.cos(a * z), jnp.array([1.0]), jnp.array([1.0])).converged.tolist()
     True
     """
+    hooks = Hooks(check=check)
     return _solve(
-        cell, z0, args, _Options(solver, adjoint, batch_ndim, on_failure, batched_args=batched_args), fixed_point=True
+        cell, z0, args, _Options(solver, adjoint, batch_ndim, on_failure, hooks, batched_args), fixed_point=True
     )
 
 
@@ -317,11 +324,14 @@ def _solve(
     adjoint, adjoint_values = split(linear)
     bind = fixed_point_residual if fixed_point else flat_residual
     y = jax.lax.stop_gradient(structure.ravel(y0))
+    if options.hooks.check:
+        parameters, rebuild = split_args(backend, args, _is_operand)
+        require_concrete(_is_concrete((y + 0, parameters)))
+        flat = bind(function, structure, rebuild)
+        check_independent(Residual(flat, tuple(parameters), SteppingBackend()), y)
     traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
     correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
-    problem = Problem(
-        traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim
-    )
+    problem = Problem(traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim)
     inputs = Inputs(y, solver_values, adjoint_values, of_correct, operands)
     out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
     approximate = jnp.full_like(out.status, not linear.exact, dtype=bool)
@@ -357,8 +367,7 @@ def _attach(
     hooks: Hooks, structure: Structure, function: Traced, y: Any, operands: tuple[Any, ...]
 ) -> tuple[Traced | None, Callable[[StepInfo], None] | None, tuple[Any, ...]]:
     """Return the correction of the steps, what observes them, and the values that the correction depends on."""
-    concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((y + 0, operands, hooks.bounds)))
-    if concrete:
+    if _is_concrete((y + 0, operands, hooks.bounds)):
         structure = replace(structure, backend=SteppingBackend())  # which checks the values of the bounds
     else:
         for name in ("callback", "verbose", "history"):
@@ -372,6 +381,10 @@ def _attach(
         return None, residual.observe, ()
     traced, (_, *values) = trace(residual.correct, y, (y,))
     return traced, residual.observe, tuple(values)
+
+
+def _is_concrete(tree: Any) -> bool:
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _as_jax(leaf: Any) -> Any:

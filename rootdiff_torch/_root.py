@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._C._functorch import TransformType
 
 from rootdiff._compaction import batched_leaves, compactable
+from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
@@ -43,6 +44,7 @@ def root(
     callback: Callable[[StepInfo], None] | None = None,
     verbose: bool = False,
     history: bool = False,
+    check: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``; y is differentiable in `args` and in what the residual closes over.
 
@@ -82,6 +84,9 @@ def root(
     history : bool
         Whether to return the norms of residual and step, and the method, of each step as ``sol.history``; not under
         `torch.func.vmap`.
+    check : bool
+        Whether to check first that the systems of a batch are independent, at 2 log2(systems) evaluations: for
+        debugging, and not under torch.func.
 
     Returns
     -------
@@ -112,7 +117,7 @@ def root(
     >>> a.grad
     tensor([0.3536], dtype=torch.float64)
     """
-    hooks = Hooks(correct, bounds, callback, verbose, history)
+    hooks = Hooks(correct, bounds, callback, verbose, history, check)
     return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, hooks, False, batched_args)
 
 
@@ -126,6 +131,7 @@ def fixed_point(
     batch_ndim: int = 0,
     batched_args: Any = None,
     on_failure: OnFailure = "raise",
+    check: bool = False,
 ) -> Solution:
     """Find z with ``z = cell(z, *args)``, the root of ``cell(z, *args) - z``; differentiable as `root` is.
 
@@ -135,7 +141,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`; an `nn.Module` will do.
     z0 : tensor or pytree of tensors, (*batch, ...), floating
         Initial guess.
-    *args, adjoint, batch_ndim, batched_args, on_failure
+    *args, adjoint, batch_ndim, batched_args, on_failure, check
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -159,7 +165,7 @@ def fixed_point(
     >>> rd.fixed_point(torch.cos, torch.ones(1, dtype=torch.float64)).y
     tensor([0.7391], dtype=torch.float64)
     """
-    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, Hooks(), True, batched_args)
+    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, Hooks(check=check), True, batched_args)
 
 
 @uncompiled
@@ -306,6 +312,10 @@ def _solve(
         parameters = [_explicit(leaf, start.dtype if autocast else None) for leaf in leaves]
         bind = fixed_point_residual if fixed_point else flat_residual
         flat = bind(function, structure, rebuild)
+        if hooks.check:
+            require_concrete(not levels())
+            with torch.no_grad():
+                check_independent(Residual(flat, tuple(parameters), BACKEND), start)
         captured: Sequence[Tensor] = ()
         first = None
         state = State(())
@@ -324,7 +334,8 @@ def _solve(
 
         def make(structure: Structure, args: tuple[Any, ...]) -> Residual:
             leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
-            return Residual(bind(function, structure, rebuild), tuple(leaves), BACKEND)
+            flat = bind(function, structure, rebuild)
+            return Residual(flat, tuple(leaves), BACKEND, fixed_point=fixed_point)
 
         problem = Problem(
             function=_of_parameters(with_captured(flat, captured, 1 + count), 0, shown),

@@ -29,6 +29,7 @@ FLOORS = {
     "_derivatives": 3,
     "_problems": 3,
     "_hooks": 3,
+    "_coupling": 3,
     "_spectrum": 3,
     "_implicit": 4,
     "_registry": 4,
