@@ -87,6 +87,64 @@ def test_warm_start() -> None:
     assert layer(THETAS[:2]).shape == (2, 3)  # another batch starts from zero again
 
 
+class Counted(torch.autograd.Function):
+    """The identity, which counts the products with its transposed Jacobian."""
+
+    products = 0
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, cotangent: Tensor) -> Tensor:
+        Counted.products += 1
+        return cotangent
+
+
+def products(module: nn.Module, x: Tensor) -> tuple[int, tuple[Tensor, ...]]:
+    before = Counted.products
+    found = gradients(module(x), module)
+    return Counted.products - before, found
+
+
+@pytest.mark.parametrize("adjoint", ["gmres", "bicgstab"])
+def test_warm_adjoint(adjoint: str) -> None:
+    cell = Cell()
+    counting = lambda z, x: cell(Counted.apply(z), x)
+    counting.cell = cell
+    warm = rd.nn.FixedPointLayer(counting, shape=(3,), solver="anderson", adjoint=adjoint, warm_adjoint=True)
+    cold = rd.nn.FixedPointLayer(counting, shape=(3,), solver="anderson", adjoint=adjoint)
+    warm.cell = cold.cell = cell
+    expected = gradients(iterated(cell, THETAS), cell)
+    cold_count, found = products(cold, THETAS)
+    close(found, expected)
+    first_count, found = products(warm, THETAS)
+    close(found, expected)
+    assert first_count == cold_count
+    again_count, found = products(warm, THETAS)
+    close(found, expected)
+    assert again_count == 1 < cold_count  # the product that checks the guess
+    close(products(warm, THETAS[:2])[1], gradients(iterated(cell, THETAS[:2]), cell))  # another batch starts anew
+    with torch.no_grad():
+        cell.inner.weight.mul_(1.0 + 1e-6)
+    cold_count, cold_found = products(cold, THETAS)
+    close(products(warm, THETAS)[1], cold_found)  # the batch of two in between: it starts anew
+    with torch.no_grad():
+        cell.inner.weight.mul_(1.0 + 1e-6)
+    near_count, found = products(warm, THETAS)
+    close(found, products(cold, THETAS)[1])
+    assert near_count < cold_count
+
+
+def test_warm_adjoint_copies() -> None:
+    layer = rd.nn.FixedPointLayer(Cell(), shape=(3,), adjoint="gmres", warm_adjoint=True)
+    layer(THETAS).sum().backward()
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(layer)))
+    close(gradients(twin(THETAS), twin), gradients(layer(THETAS), layer))
+    assert "warm_adjoint=True" in repr(twin)
+
+
 @pytest.mark.transform("deepcopy and pickle of a module that holds a layer")
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_copies(clone: object) -> None:
