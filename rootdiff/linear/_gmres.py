@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rootdiff._backend import Array
-from rootdiff._iterate import norm2, select
+from rootdiff._backend import Array, Backend
+from rootdiff._iterate import keep, norm2
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._contraction import Product
 from rootdiff.linear._krylov import Krylov
 
 #: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
 _RESTART, _UNRESTARTED = 30, 100
+#: Krylov vectors that there is room for at first: each step costs as much as there is room.
+_FEW = 10
 
 
 class _Cycle(NamedTuple):
@@ -57,36 +59,58 @@ class GMRES(Krylov):
         precondition = self._precondition(operator, residual)
         n = residual.shape[-1]
         m = min(self.restart or (n if n <= _UNRESTARTED else _RESTART), n)
-        zero = residual[..., :1] * 0.0
-        wide = xp.concat([zero] * (m + 1), axis=-1)  # (*batch, m+1)
-        steps = xp.cumulative_sum(xp.ones_like(wide), axis=-1) - 1  # 0, 1, ..., m
         safe = xp.where(norm > 0, norm, 1.0)[..., None]
-        first = xp.astype(steps == 0, residual.dtype)
-        start = _Cycle(
-            first[..., None] * (residual / safe)[..., None, :],
-            wide[..., :m, None] * wide[..., None, :m] + _eye(xp, steps[..., :m]),
-            _eye(xp, steps),
-            norm,
-            xp.zeros_like(norm, dtype=xp.int32),
+        first = (residual / safe)[..., None, :]
+        empty = xp.zeros_like(first[..., :0])
+        cycle = _Cycle(
+            first, empty[..., :0, :], xp.ones_like(first[..., :1]), norm, xp.zeros_like(norm, dtype=xp.int32)
         )
 
         def product(vector: Array) -> Array:
             return operator.matvec(precondition(vector))
 
-        def running(cycle: _Cycle) -> Array:
-            return (cycle.column < m) & (cycle.residual > goal)
-
-        def body(cycle: _Cycle) -> _Cycle:
-            return select(xp, running(cycle), _arnoldi(xp, product, cycle, steps, norm), cycle)  # type: ignore[no-any-return]
-
-        cycle = backend.while_loop(lambda cycle: xp.any(running(cycle)), body, start)
+        for size in sorted({min(m, _FEW), m}):
+            cycle = _longer(backend, product, _widened(xp, cycle, size), norm, goal)
         # least squares of the Hessenberg system: R w = (beta Q e1) in the columns that were built
-        built = steps[..., :m] < cycle.column[..., None]
+        steps = _indices(xp, residual, m)
+        built = steps < cycle.column[..., None]
         g = xp.where(built, cycle.rotation[..., :m, 0] * norm[..., None], 0.0)
-        triangle = xp.where(built[..., None, :], cycle.triangle, _eye(xp, steps[..., :m]))
+        triangle = xp.where(built[..., None, :], cycle.triangle, _eye(xp, steps))
         weights = backend.lu_solve(backend.lu_factor(triangle), g)
         weights = xp.where(xp.isfinite(weights), weights, 0.0)
         return precondition(xp.sum(weights[..., None] * cycle.basis[..., :m, :], axis=-2))
+
+
+def _longer(backend: Backend, product: Product, cycle: _Cycle, norm: Array, goal: Array) -> _Cycle:
+    """Add Krylov vectors to `cycle`, which has room for them, until the residual norm is `goal` or it is full."""
+    xp = backend.xp
+    room = cycle.triangle.shape[-1]
+    steps = _indices(xp, cycle.basis[..., 0, :], room + 1)
+
+    def running(cycle: _Cycle) -> Array:
+        return (cycle.column < room) & (cycle.residual > goal)
+
+    def body(cycle: _Cycle) -> _Cycle:
+        return keep(backend, running(cycle), _arnoldi(xp, product, cycle, steps, norm), cycle)  # type: ignore[no-any-return]
+
+    return backend.while_loop(lambda cycle: xp.any(running(cycle)), body, cycle)  # type: ignore[no-any-return]
+
+
+def _widened(xp: Any, cycle: _Cycle, room: int) -> _Cycle:
+    """Return `cycle` with room for so many Krylov vectors: zeros, and identity matrices, for those to come."""
+
+    def widened(matrix: Array, size: int) -> Array:
+        identity = _eye(xp, _indices(xp, cycle.basis[..., 0, :], size))
+        count = matrix.shape[-1]
+        right = xp.concat([matrix, xp.zeros_like(identity[..., :count, count:])], axis=-1)
+        return xp.concat([right, identity[..., count:, :]], axis=-2)
+
+    further = [xp.zeros_like(cycle.basis[..., :1, :])] * (room + 1 - cycle.basis.shape[-2])
+    return cycle._replace(
+        basis=xp.concat([cycle.basis, *further], axis=-2),
+        triangle=widened(cycle.triangle, room),
+        rotation=widened(cycle.rotation, room + 1),
+    )
 
 
 def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array) -> _Cycle:
@@ -129,6 +153,12 @@ def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array)
         xp.where(regular, xp.abs(xp.sum(following * rotation[..., 0], axis=-1)) * norm, 0.0),
         cycle.column + 1,
     )
+
+
+def _indices(xp: Any, like: Array, size: int) -> Array:
+    """Return 0, 1, ..., size - 1 for each system of `like`, (*batch, n)."""
+    ones = xp.concat([xp.ones_like(like[..., :1])] * size, axis=-1)
+    return xp.cumulative_sum(ones, axis=-1) - 1
 
 
 def _eye(xp: Any, steps: Array) -> Array:

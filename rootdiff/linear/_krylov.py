@@ -31,6 +31,8 @@ class _State(NamedTuple):
 class Krylov(LinearSolver):
     """A solver that needs products only, run in cycles that each start from the true residual.
 
+    For a fixed point the plain iteration goes first, in the systems in which it is on its way to converge.
+
     Parameters
     ----------
     rtol : float, optional

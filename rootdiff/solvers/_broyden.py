@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, dot, norm2, running, select
+from rootdiff._iterate import IterativeSolver, dot, keep, norm2, running, select
 from rootdiff._residual import Byproduct, Residual
 from rootdiff._solution import Status
 from rootdiff.linear._lu import LU
@@ -169,6 +169,6 @@ class Broyden(IterativeSolver):
 
         def push(history: Array, newest: Array) -> Array:
             pushed = xp.concat([newest[..., None, :], history[..., :-1, :]], axis=-2)
-            return xp.where(made[..., None, None], pushed, history)
+            return keep(residual.backend, made, pushed, history)
 
         return push(state.left, left), push(state.right, right), made
