@@ -1,0 +1,121 @@
+"""The benchmarks: rootdiff on its three backends, other libraries, and the floor, in one run.
+
+    python -m benchmarks.run --workload batch dense --library rootdiff_torch TorchDEQ floor
+
+Every contender solves the same residual on one thread, in a process of its own; their calls are interleaved, and each
+number is a median. Writes JSON, and prints the tables as Markdown. The reduced run leaves out the largest cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+#: Set before any library starts its threads: one thread for all.
+_ONE_THREAD = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC", "PJRT_NPROC"), "1"),
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
+_PACKAGES = (
+    *("rootdiff", "numpy", "scipy", "torch", "jax", "optimistix", "lineax", "jaxopt", "torchdeq", "torchopt"),
+    *("xitorch", "casadi"),
+)
+
+
+def environment(device: str, repeats: int) -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "device": device,
+        "threads": 1,
+        "repeats": repeats,
+        "versions": versions,
+    }
+
+
+def run(
+    names: list[str], libraries: list[str] | None, full: bool, repeats: int, limit: float, device: str
+) -> dict[str, Any]:
+    """Measure, and return what the JSON holds."""
+    from benchmarks.measure import table
+    from benchmarks.workloads import WORKLOADS
+
+    tables = []
+    for name in names:
+        workload = WORKLOADS[name]
+        rows = [(place, row) for place, row in enumerate(workload.rows) if not libraries or row.library in libraries]
+        for case, settings in workload.cases.items():
+            if case in workload.full and not full:
+                continue
+            print(f"{name}: {case}", file=sys.stderr, flush=True)
+            start = time.perf_counter()
+            problem = workload.build(**settings)
+            entry = {
+                "workload": name,
+                "case": case,
+                "title": workload.title,
+                "note": workload.note,
+                "dtype": str(problem.y0.dtype),
+                "shape": list(problem.y0.shape),
+                "accuracy": problem.accuracy,
+                "rows": table(name, case, problem, rows, repeats, limit, device),
+            }
+            entry["seconds"] = round(time.perf_counter() - start, 1)
+            tables.append(entry)
+    return {"environment": environment(device, repeats), "tables": tables}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    os.environ.update(_ONE_THREAD)
+    from benchmarks.contenders import LIBRARIES
+    from benchmarks.report import markdown
+    from benchmarks.workloads import WORKLOADS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), metavar="NAME")
+    parser.add_argument("--library", nargs="+", choices=list(LIBRARIES), metavar="NAME")
+    parser.add_argument("--full", action="store_true", help="also the largest cases")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls per contender; default 5")
+    parser.add_argument("--limit", type=float, default=30, help="seconds that a first call may take")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("output/benchmarks.json"))
+    parser.add_argument("--list", action="store_true", help="print the workloads and libraries, and end")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print("workloads:", *(f"  {name}: {w.title}" for name, w in WORKLOADS.items()), sep="\n")
+        print("libraries:", *(f"  {name}" for name in LIBRARIES), sep="\n")
+        return 0
+    if options.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    results = run(options.workload, options.library, options.full, options.repeats, options.limit, options.device)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(markdown(results))
+    return 0
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
