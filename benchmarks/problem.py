@@ -47,6 +47,7 @@ class Problem:
     args_forward : callable or None, ``args_forward(y, tangents, *args)`` in NumPy, df/dargs times the tangents
     symmetric : bool, whether df/dy is
     bracket : two numbers or None, for problems of one unknown per element
+    steps : int, those that every contender takes, where they are prescribed; else 0
     """
 
     residual: Callable[..., Any]
@@ -65,6 +66,7 @@ class Problem:
     args_forward: Callable[..., Any] | None = None
     symmetric: bool = False
     bracket: tuple[float, float] | None = None
+    steps: int = 0
 
     @cached_property
     def solved(self) -> Reference:
@@ -80,12 +82,13 @@ class Problem:
 class Row:
     """A library with its settings: a line of the table, or the reason why there is none.
 
-    `prepare`, where given, takes the place of the library's own function from the problem to its `Calls`.
+    `settings` may depend on the problem. `prepare`, where given, takes the place of the library's own function from the
+    problem to its `Calls`.
     """
 
     library: str
     configuration: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] | Callable[[Problem], Mapping[str, Any]] = field(default_factory=dict)
     cannot: str = ""
     prepare: Callable[..., Calls] | None = None
 

@@ -76,7 +76,7 @@ def _line(row: dict[str, Any], accuracy: float, forward: float | None, both: flo
         gradient = f"{row['gradient_error']:.1e}{wrong}"
     cells = [
         "" if row["steps"] is None else str(row["steps"]),
-        f"{row['residual']:.1e}",
+        f"{row['residual']:.1e}{'' if row['root_error'] <= accuracy else ' **wrong**'}",
         gradient,
         milliseconds(row["forward_s"]) + once,
         _ratio(row["forward_s"], forward),

@@ -33,13 +33,16 @@ FLOOR = "floor"
 
 def missing(row: Row) -> list[str]:
     """Return the packages that a row needs and that are not installed."""
-    needed = row.settings.get("needs", ()) if row.library == FLOOR else LIBRARIES[row.library][0]
+    needed = LIBRARIES[row.library][0]
+    if row.library == FLOOR and not callable(row.settings):
+        needed = row.settings.get("needs", ())
     return [name for name in needed if find_spec(name) is None]
 
 
 def prepare(row: Row, problem: Problem, device: str) -> Calls:
     """Return the calls of a row; on a GPU, of a library that runs there."""
-    settings = {name: value for name, value in row.settings.items() if name != "needs"}
+    given = row.settings(problem) if callable(row.settings) else row.settings
+    settings = {name: value for name, value in given.items() if name != "needs"}
     if row.prepare is not None:
         return row.prepare(problem, **settings)
     module, name = LIBRARIES[row.library][1].split(":")

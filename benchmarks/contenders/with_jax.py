@@ -148,7 +148,7 @@ def custom_root(
     linear_rtol: float = 1e-9,
 ) -> Calls:
     """Run the shortest loop that a user would write, with JAX's own rule of a root around it."""
-    one = {"newton": _newton, "newton + cg": _newton_cg, "plain": _plain}[method]
+    one = {"newton": _newton, "newton + cg": _newton_cg, "plain": _plain, "elementwise": _elementwise}[method]
 
     def solve(f: Any, y0: Any, args: Any) -> tuple[Any, Any]:
         step, linear = one(linear_rtol)
@@ -156,7 +156,7 @@ def custom_root(
             lambda y: f(y, *args), y0, lambda g, y: _loop(lambda y: step(g, y), y, tolerance), linear, has_aux=True
         )
 
-    return build(problem, solve if method == "plain" else each(problem, solve), mode=mode)
+    return build(problem, solve if method in ("plain", "elementwise") else each(problem, solve), mode=mode)
 
 
 def _loop(step: Callable[[Any], Any], y0: Any, tolerance: float) -> tuple[Any, Any]:
@@ -176,6 +176,14 @@ def _loop(step: Callable[[Any], Any], y0: Any, tolerance: float) -> tuple[Any, A
 def _newton(rtol: float) -> tuple[Any, Any]:
     step = lambda g, y: jnp.linalg.solve(jax.jacfwd(g)(y), g(y))  # noqa: E731
     return step, lambda g, b: jnp.linalg.solve(jax.jacfwd(g)(b), b)
+
+
+def _elementwise(rtol: float) -> tuple[Any, Any]:
+    def step(g: Any, y: Any) -> Any:
+        value, slope = jax.jvp(g, (y,), (jnp.ones_like(y),))
+        return value / slope
+
+    return step, lambda g, b: b / g(jnp.ones_like(b))
 
 
 def _newton_cg(rtol: float) -> tuple[Any, Any]:
@@ -208,7 +216,7 @@ def unrolled(
     problem: Problem, *, method: str = "newton", steps: int | None = None, mode: str = "jitted", inner: int = 0
 ) -> Calls:
     """As many steps as the reference needed, all of them differentiated."""
-    count = problem.solved.steps if steps is None else steps
+    count = steps or problem.steps or problem.solved.steps
 
     def newton(f: Any, y: Any, args: Any) -> Any:
         return y - jnp.linalg.solve(jax.jacfwd(f)(y, *args), f(y, *args))

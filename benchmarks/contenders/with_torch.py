@@ -73,6 +73,20 @@ def newton(f: Any, y0: Any, args: Any, jacobian: Any, tolerance: float, steps: i
         return y, jacobian(y, *args), step
 
 
+def elementwise_newton(f: Any, y: Any, args: Any, tolerance: float) -> tuple[Any, int]:
+    """Newton's method for equations of one unknown each."""
+    for step in range(1, 101):  # noqa: B007
+        change = f(y, *args) / _slope(f, y, args)
+        y = y - change
+        if torch.max(torch.abs(change)) <= tolerance:
+            break
+    return y, step
+
+
+def _slope(f: Any, y: Any, args: Any) -> Any:
+    return torch.func.grad(lambda y: f(y, *args).sum())(y)
+
+
 def dense_jacobian(problem: Problem, f: Any) -> Callable[..., Any]:
     """Return df/dy by forward mode, for each system of a batch."""
     jacobian = torch.func.jacfwd(f)
@@ -91,14 +105,9 @@ def by_hand(
         return y - torch.linalg.solve(matrix, f(y, *args)), steps
 
     def elementwise(f: Any, y0: Any, args: Any) -> tuple[Any, Any]:
-        y, fixed = y0, tuple(a.detach() for a in args)
-        slope = torch.func.grad(lambda y, *args: f(y, *args).sum())
-        for step in range(1, 101):  # noqa: B007
-            change = f(y, *fixed) / slope(y, *fixed)
-            y = y - change
-            if torch.max(torch.abs(change)) <= tolerance:
-                break
-        return y - f(y, *args) / slope(y, *fixed), step
+        fixed = tuple(a.detach() for a in args)
+        y, steps = elementwise_newton(f, y0, fixed, tolerance)
+        return y - f(y, *args) / _slope(f, y, fixed), steps
 
     def by_iteration(f: Any, y0: Any, args: Any) -> tuple[Any, Any]:
         fixed = tuple(a.detach() for a in args)
@@ -147,6 +156,7 @@ def torchopt(
     *,
     device: str,
     mode: str = "same",
+    method: str = "newton",
     linear: str = "solve_normal_cg",
     tolerance: float = 1e-9,
     **options: Any,
@@ -161,7 +171,10 @@ def torchopt(
 
         @peer.diff.implicit.custom_root(f, argnums=arguments, solve=inverse)
         def solver(y: Any, *args: Any) -> Any:
-            y, _, steps = newton(f, y, args, dense_jacobian(problem, f), tolerance)
+            if method == "elementwise":
+                y, steps = elementwise_newton(f, y.detach(), tuple(a.detach() for a in args), tolerance)
+            else:
+                y, _, steps = newton(f, y, args, dense_jacobian(problem, f), tolerance)
             found.append(steps)
             return y
 
@@ -188,7 +201,7 @@ def unrolled(
     problem: Problem, *, device: str, method: str = "newton", steps: int | None = None, mode: str = "same"
 ) -> Calls:
     """As many steps as the reference needed, all of them on the tape."""
-    count = problem.solved.steps if steps is None else steps
+    count = steps or problem.steps or problem.solved.steps
 
     def by_newton(f: Any, y0: Any, args: Any) -> tuple[Any, Any]:
         jacobian, y = dense_jacobian(problem, f), y0

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.problem import Calls, Problem, Row, newton_reference
+from benchmarks.workloads._floors import eliminate
 
 
 def build(n: int, batch: int | None = None) -> Problem:
@@ -121,7 +122,7 @@ def elimination_floor(problem: Problem) -> Calls:
         y = list(jnp.zeros_like(b))
         for _ in range(steps):
             f, _, matrix = terms(W, b, y)
-            y = [a - c for a, c in zip(y, _eliminate(matrix, f), strict=True)]
+            y = [a - c for a, c in zip(y, eliminate(matrix, f), strict=True)]
         return y
 
     def forward(W: Any, b: Any) -> Any:
@@ -131,7 +132,7 @@ def elimination_floor(problem: Problem) -> Calls:
         W, b = jnp.moveaxis(W, 0, -1), b.T
         y = newton(W, b)
         _, slope, matrix = terms(W, b, y)
-        u = _eliminate([list(column) for column in zip(*matrix, strict=True)], list(w.T))
+        u = eliminate([list(column) for column in zip(*matrix, strict=True)], list(w.T))
         outer = jnp.stack([jnp.stack([-u[i] * slope[i] * y[j] for j in range(n)], -1) for i in range(n)], -2)
         return jnp.stack(y, axis=-1), (outer, jnp.stack(u, axis=-1))
 
@@ -140,20 +141,6 @@ def elimination_floor(problem: Problem) -> Calls:
         lambda: jax.block_until_ready((forward(W, b), jnp.asarray(steps))),
         lambda: jax.block_until_ready(gradient(W, b, w)),
     )
-
-
-def _eliminate(matrix: list[list[Any]], rhs: list[Any]) -> list[Any]:
-    """Solve systems whose entries are arrays over the batch."""
-    n, a, x = len(rhs), [list(row) for row in matrix], list(rhs)
-    for k in range(n):
-        inverse = 1 / a[k][k]
-        for i in range(k + 1, n):
-            factor = a[i][k] * inverse
-            a[i] = [*a[i][: k + 1], *(a[i][j] - factor * a[k][j] for j in range(k + 1, n))]
-            x[i] = x[i] - factor * x[k]
-    for k in reversed(range(n)):
-        x[k] = (x[k] - sum(a[k][j] * x[j] for j in range(k + 1, n))) / a[k][k]
-    return x
 
 
 FLOORS = (
