@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -36,11 +36,11 @@ _SLOW = 2.0
 class Worker:
     """A contender in a fresh process."""
 
-    def __init__(self, workload: str, case: str, row: int, device: str) -> None:
+    def __init__(self, workload: str, settings: Mapping[str, Any], row: int, device: str) -> None:
         context = get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, workload, case, row, device), daemon=True)
+        self._process = context.Process(target=_serve, args=(other, workload, dict(settings), row, device), daemon=True)
         self._process.start()
         other.close()
 
@@ -67,9 +67,16 @@ class Worker:
 
 
 def table(
-    workload: str, case: str, problem: Problem, rows: list[tuple[int, Row]], repeats: int, limit: float, device: str
+    workload: str,
+    settings: Mapping[str, Any],
+    problem: Problem,
+    rows: list[tuple[int, Row]],
+    *,
+    repeats: int,
+    limit: float,
+    device: str,
 ) -> list[dict[str, Any]]:
-    """Return a record per row: what it reached, what it cost."""
+    """Return a record per row, of which each has its place in the workload: what it reached, what it cost."""
     records, workers = [], []
     for index, row in rows:
         record: dict[str, Any] = {"library": row.library, "configuration": row.configuration}
@@ -79,7 +86,7 @@ def table(
             record["reason"] = row.cannot or "not installed"
             continue
         try:
-            worker = Worker(workload, case, index, device)
+            worker = Worker(workload, settings, index, device)
             found = worker.answer(limit)
             record |= _judged(problem, found)
             workers.append((record, worker))
@@ -130,11 +137,11 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first[:110]}" if text else type(error).__name__
 
 
-def _serve(connection: Connection, workload: str, case: str, row: int, device: str) -> None:
+def _serve(connection: Connection, workload: str, settings: Mapping[str, Any], row: int, device: str) -> None:
     """Prepare a contender, send what its first calls give, then time calls as asked."""
     warnings.simplefilter("ignore")
     try:
-        calls, record = _first_calls(workload, case, row, device)
+        calls, record = _first_calls(workload, settings, row, device)
         warm = {name: timed(call) for name, call in calls._asdict().items() if call is not None}
         connection.send(record | {"warm_s": sum(warm.values())})
         while True:
@@ -150,13 +157,13 @@ def _plain(error: Exception) -> bool:
     return type(error).__module__ == "builtins"
 
 
-def _first_calls(workload: str, case: str, row: int, device: str) -> tuple[Any, dict[str, Any]]:
+def _first_calls(workload: str, settings: Mapping[str, Any], row: int, device: str) -> tuple[Any, dict[str, Any]]:
     from benchmarks.workloads import WORKLOADS
 
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     chosen = WORKLOADS[workload]
-    problem = chosen.build(**chosen.cases[case])
+    problem = chosen.build(**settings)
     if "jax" in sys.modules:  # as its users have it: 64 bit only where they need it
         sys.modules["jax"].config.update("jax_enable_x64", problem.y0.dtype == np.float64)
     calls = prepare(chosen.rows[row], problem, device)

@@ -83,7 +83,7 @@ class Row:
     """A library with its settings: a line of the table, or the reason why there is none.
 
     `settings` may depend on the problem. `prepare`, where given, takes the place of the library's own function from the
-    problem to its `Calls`.
+    problem to its `Calls`. What is `full` is left out of the reduced run.
     """
 
     library: str
@@ -91,6 +91,7 @@ class Row:
     settings: Mapping[str, Any] | Callable[[Problem], Mapping[str, Any]] = field(default_factory=dict)
     cannot: str = ""
     prepare: Callable[..., Calls] | None = None
+    full: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,23 +48,25 @@ def environment(device: str, repeats: int) -> dict[str, Any]:
     }
 
 
-def run(
-    names: list[str], libraries: list[str] | None, full: bool, repeats: int, limit: float, device: str
-) -> dict[str, Any]:
-    """Measure, and return what the JSON holds."""
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure, and return what the JSON holds; it is written after each table."""
     from benchmarks.measure import table
     from benchmarks.workloads import WORKLOADS
 
-    tables = []
-    for name in names:
+    results: dict[str, Any] = {"environment": environment(options.device, options.repeats), "tables": []}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    for name in options.workload:
         workload = WORKLOADS[name]
-        rows = [(place, row) for place, row in enumerate(workload.rows) if not libraries or row.library in libraries]
+        rows = [(place, row) for place, row in enumerate(workload.rows) if options.full or not row.full]
+        if options.library:
+            rows = [(place, row) for place, row in rows if row.library in options.library]
         for case, settings in workload.cases.items():
-            if case in workload.full and not full:
+            if case in workload.full and not options.full:
                 continue
             print(f"{name}: {case}", file=sys.stderr, flush=True)
             start = time.perf_counter()
             problem = workload.build(**settings)
+            measured = {"repeats": options.repeats, "limit": options.limit, "device": options.device}
             entry = {
                 "workload": name,
                 "case": case,
@@ -73,11 +75,12 @@ def run(
                 "dtype": str(problem.y0.dtype),
                 "shape": list(problem.y0.shape),
                 "accuracy": problem.accuracy,
-                "rows": table(name, case, problem, rows, repeats, limit, device),
+                "rows": table(name, settings, problem, rows, **measured),
             }
             entry["seconds"] = round(time.perf_counter() - start, 1)
-            tables.append(entry)
-    return {"environment": environment(device, repeats), "tables": tables}
+            results["tables"].append(entry)
+            options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return results
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,9 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
-    results = run(options.workload, options.library, options.full, options.repeats, options.limit, options.device)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = run(options)
     print(markdown(results))
     return 0
 

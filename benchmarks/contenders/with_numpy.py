@@ -67,6 +67,8 @@ def _given(problem: Problem) -> dict[str, Any]:
     assert pullback is not None
     if jacobian is not None:
         transposed = lambda y, u, *args: np.einsum("...ji,...j->...i", jacobian(y, *args), u)  # noqa: E731
+        if problem.y0.ndim == problem.batch_ndim:  # one unknown each
+            transposed = lambda y, u, *args: jacobian(y, *args) * u  # noqa: E731
         return {"jac": jacobian, "vjp": _vjp(transposed, pullback)}
     forward, args_forward = problem.pushforward, problem.args_forward
     assert forward is not None

@@ -85,7 +85,7 @@ ROWS = (
     Row("rootdiff_jax", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
     Row("SciPy", "hybr, one by one, Jacobian given", {"method": "hybr", "tol": 1e-12}),
     Row("Optimistix", "Newton, vmap", {"rtol": 1e-10, "atol": 1e-12}),
-    Row("JAXopt", "Broyden, lu, vmap", {"solver": "Broyden", "tol": 1e-10, "linear": "solve_lu"}),
+    Row("JAXopt", "Broyden, lu, vmap", {"solver": "Broyden", "tol": 1e-10, "linear": "solve_lu"}, full=True),
     Row("lax.custom_root by hand", "Newton, LU, vmap", {"tolerance": 1e-11}),
     Row("PyTorch by hand", "Newton, LU, vmap", {"tolerance": 1e-11}),
     Row("TorchDEQ", "broyden", cannot="y - f(y) does not contract: the Jacobian has entries of 1e7"),

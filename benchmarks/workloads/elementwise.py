@@ -15,18 +15,15 @@ def kepler(size: int) -> Problem:
     root, e = rng.uniform(0.0, np.pi, size), rng.uniform(0.0, 0.9, size)
     mean, weights = root - e * np.sin(root), rng.standard_normal(size)
     slope = 1 - e * np.cos(root)
-    exact = Reference(root, (weights / slope, weights * np.sin(root) / slope), 8)
-    return Problem(
+    exact = Reference(root, (weights / slope, weights * np.sin(root) / slope))
+    return _counted(
+        exact,
         residual=lambda xp, y, M, e: y - e * xp.sin(y) - M,
         cell=lambda xp, y, M, e: M + e * xp.sin(y),
         y0=mean + 0.5 * e,
         args=(mean, e),
         weights=weights,
-        reference=lambda _: exact,
-        accuracy=1e-6,
-        batch_ndim=1,
-        batched=(True, True),
-        jacobian=lambda y, M, e: (1 - e * np.cos(y))[..., None, None],
+        jacobian=lambda y, M, e: 1 - e * np.cos(y),
         pullback=lambda y, u, M, e: (-u, -np.sin(y) * u),
         bracket=(0.0, 4.0),
     )
@@ -43,21 +40,31 @@ def volatility(size: int) -> Problem:
     first, second = -k / s + s / 2, -k / s - s / 2
     price = ndtr(first) - np.exp(k) * ndtr(second)
     vega = _density(first)
-    exact = Reference(s, (weights / vega, weights * np.exp(k) * ndtr(second) / vega), 6)
-    return Problem(
+    exact = Reference(s, (weights / vega, weights * np.exp(k) * ndtr(second) / vega))
+    return _counted(
+        exact,
         residual=_price,
         # from the inflection point Newton's method converges: Manaster & Koehler (1982)
         y0=np.maximum(np.sqrt(2 * np.abs(k)), 0.05),
         args=(price, k),
         weights=weights,
-        reference=lambda _: exact,
-        accuracy=1e-6,
-        batch_ndim=1,
-        batched=(True, True),
-        jacobian=lambda s, price, k: _density(-k / s + s / 2)[..., None, None],
+        jacobian=lambda s, price, k: _density(-k / s + s / 2),
         pullback=lambda s, u, price, k: (-u, -np.exp(k) * ndtr(-k / s - s / 2) * u),
         bracket=(1e-2, 5.0),
     )
+
+
+def _counted(exact: Reference, **fields: Any) -> Problem:
+    """Return a problem with the number of Newton's steps to a part in 1e9 in its reference."""
+
+    def reference(problem: Problem) -> Reference:
+        y, steps = problem.y0, 0
+        while np.max(np.abs(y - exact.root)) > 1e-9 and steps < 100:
+            y, steps = y - problem.residual(np, y, *problem.args) / problem.jacobian(y, *problem.args), steps + 1
+        return exact._replace(steps=steps)
+
+    shared = {"accuracy": 1e-6, "batch_ndim": 1, "batched": (True, True), "symmetric": True}
+    return Problem(reference=reference, **shared, **fields)
 
 
 def _density(x: Any) -> Any:
@@ -87,12 +94,12 @@ def numpy_floor(problem: Problem) -> Calls:
     def forward() -> tuple[Any, Any]:
         y, steps = problem.y0, problem.solved.steps
         for _ in range(steps):
-            y = y - problem.residual(np, y, *args) / jacobian(y, *args)[..., 0, 0]
+            y = y - problem.residual(np, y, *args) / jacobian(y, *args)
         return y, steps
 
     def gradient() -> tuple[Any, tuple[Any, ...]]:
         y, _ = forward()
-        u = problem.weights / jacobian(y, *args)[..., 0, 0]
+        u = problem.weights / jacobian(y, *args)
         return y, tuple(-g for g in pullback(y, u, *args))
 
     return Calls(forward, gradient)
@@ -129,23 +136,25 @@ _BISECTION = {"solver": "Bisection", "bracket": True, "rtol": 1e-10, "atol": 1e-
 
 def _rows(bracket: tuple[float, float], deq: Row) -> tuple[Row, ...]:
     jaxopt = {"solver": "Bisection", "lower": bracket[0], "upper": bracket[1], "maxiter": 60, "tol": 1e-11}
-    given = {"solver": "newton", "adjoint": "lu", "given": True}
+    newton = {"solver": "newton", "adjoint": "lu"}
     return (
         Row("floor", "Newton, NumPy", prepare=numpy_floor),
         Row("floor", "Newton, compiled by JAX", {"needs": ("jax",)}, prepare=jax_floor),
+        Row("rootdiff", "root_scalar", cannot="takes no given derivatives, and differences take over 30 s"),
+        Row("rootdiff", "root, newton, lu, derivatives given", {**newton, "given": True}),
         *(
-            Row(library, name, settings)
-            for library in ("rootdiff", "rootdiff_torch", "rootdiff_jax")
+            Row(library, name, settings, full="bracketed" in name)
+            for library in ("rootdiff_torch", "rootdiff_jax")
             for name, settings in (
                 ("root_scalar, chandrupatla", _SCALAR),
                 ("root_scalar, bracketed_newton", {**_SCALAR, "solver": "bracketed_newton"}),
-                ("root, newton, lu", given if library == "rootdiff" else {"solver": "newton", "adjoint": "lu"}),
+                ("root, newton, lu", newton),
             )
         ),
         Row("SciPy", "elementwise.find_root", {"method": "find_root"}),
         Row("SciPy", "newton (secant)", {"method": "newton", "tol": 1e-10}),
         Row("Optimistix", "Newton, vmap"),
-        Row("Optimistix", "Bisection, vmap", _BISECTION),
+        Row("Optimistix", "Bisection, vmap", _BISECTION, full=True),
         Row("JAXopt", "Bisection, vmap", {**jaxopt, "check_bracket": False}),
         Row("lax.custom_root by hand", "Newton, elementwise", {"method": "elementwise"}),
         Row("PyTorch by hand", "Newton, elementwise", {"method": "elementwise"}),

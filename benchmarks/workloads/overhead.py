@@ -57,18 +57,23 @@ ROWS = (
     Row("rootdiff", "auto"),
     Row("rootdiff", "newton, lu", _NEWTON),
     Row("rootdiff", "newton, lu, derivatives given", {**_NEWTON, "given": True}),
-    *(Row("rootdiff_torch", f"auto, {name}", {"mode": mode}) for name, mode in _FRESH),
+    *(Row("rootdiff_torch", f"auto, {name}", {"mode": mode}, full=mode == "fresh") for name, mode in _FRESH),
     *(Row("rootdiff_torch", f"newton, lu, {name}", {**_NEWTON, "mode": mode}) for name, mode in _FRESH),
-    *(Row("rootdiff_jax", f"auto, {name}", {"mode": mode}) for name, mode in _JAX),
+    *(Row("rootdiff_jax", f"auto, {name}", {"mode": mode}, full=mode == "fresh") for name, mode in _JAX),
     *(Row("rootdiff_jax", f"newton, lu, {name}", {**_NEWTON, "mode": mode}) for name, mode in _JAX),
     Row("SciPy", "hybr, Jacobian given", {"method": "hybr", "tol": 1e-10}),
     *(Row("Optimistix", f"Newton, {name}", {"mode": mode}) for name, mode in _JAX),
     *(
-        Row("JAXopt", f"Broyden, {name}", {"solver": "Broyden", "tol": 1e-9, "linear": "solve_lu", "mode": mode})
+        Row(
+            "JAXopt",
+            f"Broyden, {name}",
+            {"solver": "Broyden", "tol": 1e-9, "linear": "solve_lu", "mode": mode},
+            full=mode != "jitted",
+        )
         for name, mode in _JAX
     ),
-    *(Row("lax.custom_root by hand", f"Newton, {name}", {"mode": mode}) for name, mode in _JAX),
-    *(Row("PyTorch by hand", f"Newton, {name}", {"mode": mode}) for name, mode in _FRESH),
+    *(Row("lax.custom_root by hand", f"Newton, {name}", {"mode": mode}, full=mode == "fresh") for name, mode in _JAX),
+    *(Row("PyTorch by hand", f"Newton, {name}", {"mode": mode}, full=mode == "fresh") for name, mode in _FRESH),
     Row("TorchDEQ", "broyden", _DEQ),
     Row("TorchOpt", "Newton by hand, solve_inv", {"linear": "solve_inv", "ns": False}),
     Row(

@@ -78,7 +78,6 @@ def floor(problem: Problem) -> Calls:
 
 ROWS = (
     Row("floor", "NumPy's solve, the slow one alone", prepare=floor),
-    Row("rootdiff", "auto, derivatives given", {"given": True}),
     Row("rootdiff", "newton, lu, derivatives given", {"given": True, "solver": "newton", "adjoint": "lu"}),
     Row("rootdiff_torch", "auto"),
     Row("rootdiff_torch", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
