@@ -41,7 +41,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),bench]'
-	$(PYTHON) -m benchmarks.run --output output/benchmarks.json
+	$(PYTHON) -m benchmarks.run --jobs 2 --limit 20 --output output/benchmarks.json
 
 bench-docs: $(READY)
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),bench]'

@@ -30,7 +30,7 @@ PRELOAD = (
 #: Calls shorter than this are repeated within one measurement. Seconds.
 _SHORTEST = 5e-3
 #: A contender whose forward and gradient together take longer than this is timed once. Seconds.
-_SLOW = 2.0
+_SLOW = 1.0
 
 
 class Worker:
@@ -75,26 +75,38 @@ def table(
     repeats: int,
     limit: float,
     device: str,
+    jobs: int = 1,
 ) -> list[dict[str, Any]]:
-    """Return a record per row, of which each has its place in the workload: what it reached, what it cost."""
-    records, workers = [], []
+    """Return a record per row, of which each has its place in the workload: what it reached, what it cost.
+
+    First calls, mostly compilation, are made `jobs` at a time; the timed ones after them one by one.
+    """
+    records: list[dict[str, Any]] = []
+    workers: list[tuple[dict[str, Any], Worker]] = []
+    started: list[tuple[dict[str, Any], Worker]] = []
     for index, row in rows:
         record: dict[str, Any] = {"library": row.library, "configuration": row.configuration}
         records.append(record)
-        absent = missing(row)
-        if row.cannot or absent:
+        if row.cannot or missing(row):
             record["reason"] = row.cannot or "not installed"
             continue
-        try:
-            worker = Worker(workload, settings, index, device)
-            found = worker.answer(limit)
-            record |= _judged(problem, found)
-            workers.append((record, worker))
-        except (TimeoutError, RuntimeError) as error:
-            record["reason"] = f"over {limit:g} s" if isinstance(error, TimeoutError) else str(error)
-        print(f"  {row.library}, {row.configuration}: {_progress(record)}", file=sys.stderr, flush=True)
+        started.append((record, Worker(workload, settings, index, device)))
+        if len(started) == jobs:
+            workers += [each for each in started if _answered(problem, *each, limit)]
+            started = []
+    workers += [each for each in started if _answered(problem, *each, limit)]
     _interleave(workers, repeats, limit)
     return records
+
+
+def _answered(problem: Problem, record: dict[str, Any], worker: Worker, limit: float) -> bool:
+    """Fill in what the first calls of a worker gave, or why they gave nothing."""
+    try:
+        record |= _judged(problem, worker.answer(limit))
+    except (TimeoutError, RuntimeError) as error:
+        record["reason"] = f"over {limit:g} s" if isinstance(error, TimeoutError) else str(error)
+    print(f"  {record['library']}, {record['configuration']}: {_progress(record)}", file=sys.stderr, flush=True)
+    return "reason" not in record
 
 
 def _interleave(workers: list[tuple[dict[str, Any], Worker]], repeats: int, limit: float) -> None:
@@ -140,6 +152,7 @@ def _reason(error: Exception) -> str:
 def _serve(connection: Connection, workload: str, settings: Mapping[str, Any], row: int, device: str) -> None:
     """Prepare a contender, send what its first calls give, then time calls as asked."""
     warnings.simplefilter("ignore")
+    gc.freeze()  # what the server has imported is not garbage
     try:
         calls, record = _first_calls(workload, settings, row, device)
         warm = {name: timed(call) for name, call in calls._asdict().items() if call is not None}

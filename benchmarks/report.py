@@ -78,7 +78,8 @@ def preamble(results: dict[str, Any]) -> str:
     return (
         f"{around['processor']}, {around['device']}, {around['threads']} thread; "
         f"Python {around['python']}; {versions}.\n"
-        f"Medians of {around['repeats']} interleaved calls, each contender in a process of its own.\n"
+        f"Medians of {around['repeats']} interleaved calls, each contender in a process of its own; "
+        f"first calls {around['jobs']} at a time.\n"
     )
 
 

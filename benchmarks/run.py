@@ -29,7 +29,7 @@ _PACKAGES = (
 )
 
 
-def environment(device: str, repeats: int) -> dict[str, Any]:
+def environment(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the numbers depend on."""
     versions = {}
     for name in _PACKAGES:
@@ -41,9 +41,10 @@ def environment(device: str, repeats: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": _processor(),
-        "device": device,
+        "device": options.device,
         "threads": 1,
-        "repeats": repeats,
+        "repeats": options.repeats,
+        "jobs": options.jobs,
         "versions": versions,
     }
 
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.measure import table
     from benchmarks.workloads import WORKLOADS
 
-    results: dict[str, Any] = {"environment": environment(options.device, options.repeats), "tables": []}
+    results: dict[str, Any] = {"environment": environment(options), "tables": []}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for name in options.workload:
         workload = WORKLOADS[name]
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             start = time.perf_counter()
             problem = workload.build(**settings)
             measured = {"repeats": options.repeats, "limit": options.limit, "device": options.device}
+            measured["jobs"] = options.jobs
             entry = {
                 "workload": name,
                 "case": case,
@@ -94,7 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--library", nargs="+", choices=list(LIBRARIES), metavar="NAME")
     parser.add_argument("--full", action="store_true", help="also the largest cases")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls per contender; default 5")
-    parser.add_argument("--limit", type=float, default=30, help="seconds that a first call may take")
+    parser.add_argument("--limit", type=float, default=30, help="seconds that the first calls may take")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="first calls, compilation mostly, made at a time; default 1"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks.json"))
     parser.add_argument("--list", action="store_true", help="print the workloads and libraries, and end")
