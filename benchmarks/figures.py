@@ -60,8 +60,8 @@ def _comparison(results: dict[str, Any]) -> Any:
             if time:
                 axes.plot(1e3 * time, place, marker, color=colour, markersize=8, markeredgewidth=2)
         if peer:
-            offset = {"xytext": (9, 0), "textcoords": "offset points"}
-            axes.annotate(peer["library"], (max(known), place), va="center", fontsize=8, **offset)
+            offset = {"xytext": (0, 7), "textcoords": "offset points"}
+            axes.annotate(peer["library"], (1e3 * peer["both_s"], place), ha="center", fontsize=7, **offset)
     axes.set_yticks(range(len(entries)), [f"{e['title']}:\n{e['case']}" for e in reversed(entries)], fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("forward and backward, ms")
@@ -86,7 +86,7 @@ def _scaling(results: dict[str, Any]) -> Any:
             _line(axes, library, rows, 1e3)
         axes.set(xscale="log", yscale="log", xlabel=label)
     both[0].set_ylabel("forward and backward, ms")
-    both[1].legend(fontsize=7)
+    both[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 
 

@@ -21,7 +21,7 @@ _HEAD = (
 
 _PAGE = """# Benchmarks
 
-Made by `make bench-docs` from the JSON of one run; not edited by hand. `make bench` runs a part of it in some minutes.
+Made by `benchmarks/report.py`, not edited by hand; `make bench-docs` makes it anew. `make bench` runs a part of it.
 
 - Every contender solves the same residual to the same end: a relative error of its gradients below the one stated,
   against a float64 reference by another route (a closed form, 60 digits, or dense solves with derivatives written out).
@@ -79,8 +79,23 @@ def preamble(results: dict[str, Any]) -> str:
         f"{around['processor']}, {around['device']}, {around['threads']} thread; "
         f"Python {around['python']}; {versions}.\n"
         f"Medians of {around['repeats']} interleaved calls, each contender in a process of its own; "
-        f"first calls {around['jobs']} at a time.\n"
+        f"first calls {around['jobs']} at a time. Compare within a table only{_sources(results)}.\n"
+        f"{_load(results)}\n"
     )
+
+
+def _sources(results: dict[str, Any]) -> str:
+    runs = results.get("runs", 1)
+    return "" if runs == 1 else f": these come from {runs} runs, each table from one"
+
+
+def _load(results: dict[str, Any]) -> str:
+    """Return how busy the machine was: a contender alone, on one thread, is a load of one."""
+    loads = [entry.get("load") for entry in results["tables"]]
+    known = [load for load in loads if load is not None]
+    if not known or len(known) < len(loads):
+        return "How busy the machine was beside them was not recorded."
+    return f"Load of the machine, one of which is ours: {min(known):.1f} to {max(known):.1f}."
 
 
 def section(entry: dict[str, Any]) -> str:
@@ -161,6 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in options.json]
     results = {"environment": runs[0]["environment"], "tables": [entry for run in runs for entry in run["tables"]]}
+    results["runs"] = len(runs)
     if options.docs is None:
         print(markdown(results))
         return 0

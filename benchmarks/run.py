@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 "accuracy": problem.accuracy,
                 "rows": table(name, settings, problem, rows, **measured),
             }
+            entry["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
             entry["seconds"] = round(time.perf_counter() - start, 1)
             results["tables"].append(entry)
             options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ ROWS = (
     Row("rootdiff_jax", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
     Row("SciPy", "hybr, one by one, Jacobian given", {"method": "hybr", "tol": 1e-10}),
     Row("Optimistix", "Newton, vmap", {"solver": "Newton"}),
-    Row("JAXopt", "Broyden, lu, vmap", {"solver": "Broyden", "tol": 1e-9, "linear": "solve_lu"}),
+    Row("JAXopt", "Broyden, lu, vmap", {"solver": "Broyden", "tol": 1e-9, "linear": "solve_lu"}, full=True),
     Row("lax.custom_root by hand", "Newton, LU, vmap"),
     Row("PyTorch by hand", "Newton, LU, vmap"),
     Row("TorchDEQ", "fixed_point_iter", {"f_solver": "fixed_point_iter", "b_solver": "fixed_point_iter", **_tanh.DEQ}),

@@ -131,6 +131,7 @@ def jax_floor(problem: Problem) -> Calls:
 
 
 _SCALAR = {"call": "root_scalar"}
+_TORCHOPT = {"method": "elementwise", "rtol": 1e-9, "atol": 0.0}
 _BISECTION = {"solver": "Bisection", "bracket": True, "rtol": 1e-10, "atol": 1e-10}
 
 
@@ -159,7 +160,7 @@ def _rows(bracket: tuple[float, float], deq: Row) -> tuple[Row, ...]:
         Row("lax.custom_root by hand", "Newton, elementwise", {"method": "elementwise"}),
         Row("PyTorch by hand", "Newton, elementwise", {"method": "elementwise"}),
         deq,
-        Row("TorchOpt", "Newton by hand, its implicit gradient", {"method": "elementwise", "rtol": 1e-9, "atol": 0.0}),
+        Row("TorchOpt", "Newton by hand, its implicit gradient", _TORCHOPT, full=True),
         Row("xitorch", "broyden1", cannot="has no batch: one system with all elements as unknowns"),
         Row("back-propagation, torch", "Newton, unrolled", {"method": "elementwise"}),
         Row("back-propagation, JAX", "Newton, unrolled", {"method": "elementwise"}),
