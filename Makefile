@@ -7,14 +7,15 @@ EXTRAS := torch,jax,optimistix,examples,test,dev
 # The problems here are small: threads inside one product cost more than they bring, and two test workers share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all check bench docs clean
+.PHONY: help demo test test-all check bench bench-docs docs clean
 
 help:
 	@echo "make demo      power flow of the IEEE cases on three backends, and a short digits run"
 	@echo "make test      the test-suite, as CI runs it"
 	@echo "make test-all  also the exhaustive tests, with ten times the random examples"
 	@echo "make check     format, lint, types"
-	@echo "make bench     the benchmarks, as tables"
+	@echo "make bench     the benchmarks beside other libraries, reduced, as tables and JSON in output/"
+	@echo "make bench-docs  all of them, an hour or so; writes docs/benchmarks.md and its figures"
 	@echo "make docs      the documentation, in site/; warnings are errors"
 	@echo "make clean     remove .venv, caches and output/"
 
@@ -39,7 +40,13 @@ check: $(READY)
 	$(PYTHON) -m mypy
 
 bench: $(READY)
-	$(PYTHON) benchmarks/memory.py
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),bench]'
+	$(PYTHON) -m benchmarks.run --jobs 2 --limit 20 --output output/benchmarks.json
+
+bench-docs: $(READY)
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),bench]'
+	$(PYTHON) -m benchmarks.run --full --output output/benchmarks-full.json
+	$(PYTHON) -m benchmarks.report output/benchmarks-full.json --docs docs
 
 docs: $(READY)
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),docs]'

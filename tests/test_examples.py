@@ -1,4 +1,4 @@
-"""The examples and the memory benchmark, as their users run them, at reduced size."""
+"""The examples, as their users run them, at reduced size."""
 
 import os
 import re
@@ -92,15 +92,6 @@ def test_digits_learn_in_one_epoch(tmp_path, backend, solver, adjoint):
     assert residual < 1e-4  # eps^(3/4) of float32 in the state, of order one, times the slope of the residual
     assert adjoint_residual < 1e-5  # ten eps of float32 asked for, times the condition of the system, at most 20
     assert is_figure(tmp_path / f"deq_digits_{backend}.png")
-
-
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.exhaustive)])
-def test_memory_of_the_gradient_does_not_grow_with_steps(backend):
-    printed = run("benchmarks/memory.py", "--backend", backend, "--steps", 50, 250)
-    rows = re.findall(rf"^\| {backend} \| (\d+) \| (\S+) \| (\S+) \|$", printed, re.MULTILINE)
-    few, many = ([float(cell) for cell in row[1:]] for row in rows)
-    assert many[0] < 1.2 * few[0]  # resident memory is not exact
-    assert many[1] > 3 * few[1]  # unrolled: five times the steps
 
 
 def test_applications_are_solved():
