@@ -1,7 +1,8 @@
 """Starts from which a native solver does not find its root on NumPy, in data/expected_failures.json.
 
 An iteration far from a root doubles rounding errors in each step, so that some starts succeed with one of OpenBLAS'
-kernels and fail with another: these stand apart, under "edge". ``python -m tests.expected_failures`` writes the table anew.
+kernels and fail with another: these stand apart, under "edge". NumPy's own vector instructions make no difference.
+``python -m tests.expected_failures`` writes the table anew.
 """
 
 from __future__ import annotations
