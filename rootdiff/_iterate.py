@@ -101,6 +101,10 @@ class IterativeSolver(Solver):
     def step(self, residual: Residual, state: Any) -> Any:
         """Return the state after one step, for all systems; the loop discards it for those that finished."""
 
+    def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
+        """Return what the loop ended with, `raw`, bettered where the method has a way to; before it is judged."""
+        return raw
+
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         return iterate(self.resolved(y0.dtype, residual.xp), residual, y0)
 
@@ -171,7 +175,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     y = xp.where(success[..., None], loop.state.y, loop.best_y)
     norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
     known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
-    raw = RawSolution(y, loop.status, loop.steps, norm, known)
+    raw = solver.finish(residual, loop.first_norm, RawSolution(y, loop.status, loop.steps, norm, known))
     return at_precision(solver, residual, y0, loop.first_norm, raw)
 
 

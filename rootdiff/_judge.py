@@ -42,23 +42,32 @@ def explained(residual: Residual, y0: Array, y: Array, allowed: Array) -> Array:
     rounding = 2 * eps * xp.abs(y)
     wide = xp.maximum(allowed, rounding)
 
-    def sample(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        count, reached, noise = carry
+    # a start at zero does not tell the size of an unknown
+    first_rounding = 2 * eps * xp.abs(xp.where(y0 == 0, y, y0))
+
+    def sample(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, reached, noise, first_noise = carry
         last = (count >= _SAMPLES)[..., None]
-        nudge = xp.where(last, rounding, wide) * pattern(xp, y, count)
+        weights = pattern(xp, y, count)
+        nudge = xp.where(last, rounding, wide) * weights
         above, below = xp.abs(residual(y + nudge) - f), xp.abs(residual(y - nudge) - f)
         change = xp.minimum(xp.where(xp.isfinite(above), above, xp.inf), xp.where(xp.isfinite(below), below, xp.inf))
         change = xp.where(xp.isfinite(change), change, 0.0)
         largest = xp.max(change, axis=-1)
-        return count + 1, xp.where(last, reached, xp.maximum(reached, change)), xp.where(last[..., 0], largest, noise)
+        # at each sample, for in some directions the changes of a row cancel
+        first = xp.max(xp.abs(residual(y0 + first_rounding * weights) - start), axis=-1)
+        return (
+            count + 1,
+            xp.where(last, reached, xp.maximum(reached, change)),
+            xp.where(last[..., 0], largest, noise),
+            xp.maximum(first_noise, xp.where(xp.isfinite(first), first, 0.0)),
+        )
 
     zero = xp.zeros_like(y[..., 0])
     count = xp.zeros_like(zero, dtype=xp.int32)
-    _, reached, noise = residual.backend.while_loop(
-        lambda carry: xp.all(carry[0] <= _SAMPLES), sample, (count, xp.zeros_like(f), zero)
+    _, reached, noise, first_noise = residual.backend.while_loop(
+        lambda carry: xp.all(carry[0] <= _SAMPLES), sample, (count, xp.zeros_like(f), zero, zero)
     )
-    nudged = residual(y0 + 2 * eps * xp.abs(y0) * pattern(xp, y0, count))
-    first_noise = xp.max(xp.abs(nudged - start), axis=-1)
     telling = (noise <= eps**0.5 * xp.max(xp.abs(start), axis=-1)) | (noise <= _NOISIER * first_noise)
     return xp.all(xp.abs(f) <= _MARGIN * reached, axis=-1) & telling
 

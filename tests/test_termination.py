@@ -64,6 +64,52 @@ def test_near_a_pole_is_no_root(backend: Harness) -> None:
     assert not _status(out).success
 
 
+@pytest.mark.parametrize("solver", ["anderson", "fixed_point", "df_sane"])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_the_far_side_of_a_pole_is_no_root(backend: Harness, solver: str, offset: float) -> None:
+    # the first step ends at |f| = 1e-6, small beside rtol |y|, and its secant is not the slope there
+    out = backend.solve(
+        lambda y, a: 1 / (y - a),
+        np.array([offset + 1e-6]),
+        np.array([offset]),
+        solver=solver,
+        on_failure="ignore",
+    )
+    assert not _status(out).success
+
+
+def test_a_stall_next_to_a_multiple_root_is_taken_to_it(backend: Harness) -> None:
+    """SciPy's Anderson mixing ends with |y| = 1e-5, where the residual of this triple root is 1e-15."""
+
+    def f(y: Any, a: Any) -> Any:
+        return a * y**3
+
+    out = backend.solve(f, np.array([0.3, -0.2]), np.array([1.0, 2.0]), solver="scipy:anderson")
+    assert _status(out) is Status.CONVERGED
+    assert np.max(np.abs(out.y)) < 1e-11
+
+
+@pytest.mark.parametrize("solver", ["scipy:broyden1", "scipy:krylov"])
+def test_corrections_claim_no_root_at_infinity(solver: str) -> None:
+    # each Newton step leaves 1/e of the residual
+    sol = rootdiff.root(lambda y: np.exp(-y), np.array([0.0]), solver=solver, on_failure="ignore")
+    assert not sol.converged
+
+
+@pytest.mark.parametrize("solver", ["auto", "trust_region", "levenberg_marquardt", "pseudo_transient"])
+def test_equations_in_units_far_apart(solver: str) -> None:
+    """The start satisfies the large equation, so that its rounding at the root is as large as the residual was."""
+
+    def f(y: Any, a: Any) -> Any:
+        return np.stack([1e8 * (y[0] ** 3 + y[1] - a[0]), 2 * y[1] - 0.3 * y[0] - a[1]])
+
+    (root,) = (z.real for z in np.roots([1, 0, 0.15, -1.75]) if z.imag == 0)
+    for start in np.random.default_rng(0).uniform(-2, 2, 40):
+        sol = rootdiff.root(f, np.array([start, 2 - start**3]), np.array([2.0, 0.5]), solver=solver)
+        # y0^3 + 0.15 y0 = 1.75
+        np.testing.assert_allclose(sol.y, [root, 2 - root**3], rtol=1e-11)
+
+
 def test_best_iterate_is_returned(backend: Harness) -> None:
     def f(y: Any, a: Any) -> Any:
         return array_namespace(y).exp(-y) + 0 * a  # falls forever, without a root

@@ -9,7 +9,9 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, dot, running
 from rootdiff._residual import Residual
-from rootdiff.solvers._fixed_point import accept_finite, check_damping, finite_status, secant_scale
+from rootdiff._solution import RawSolution, Status
+from rootdiff.solvers._correct import corrected
+from rootdiff.solvers._fixed_point import accept_finite, check_damping, finite_status, secant_error
 from rootdiff.solvers._line_search import backtrack
 
 
@@ -32,6 +34,8 @@ class AndersonState(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Anderson(IterativeSolver):
     """Anderson acceleration of ``y + damping * f(y)``: mixes the last steps so that the residual is least.
+
+    Where it stalls next to a multiple root, and a Jacobian is small enough to be formed, Newton corrections go on.
 
     Parameters
     ----------
@@ -92,12 +96,15 @@ class Anderson(IterativeSolver):
         return AndersonState(
             trial.y,
             trial.f,
-            trial.f * secant_scale(xp, y_change, f_change),
+            secant_error(xp, trial.f, y_change, f_change),
             finite_status(xp, trial.accepted),
             (y_change + self.damping * f_change, *state.changes[:-1]),
             f_changes,
             xp.concat([row[..., None, :], below], axis=-2),
         )
+
+    def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
+        return corrected(self, residual, first_norm, raw, raw.status == int(Status.STALLED))
 
     def _weights(self, residual: Residual, state: AndersonState) -> Array:
         """Return gamma, (*batch, depth), the minimiser of |f - sum gamma_i df_i| (Walker & Ni 2011, eq. 2.2)."""

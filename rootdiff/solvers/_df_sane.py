@@ -11,7 +11,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, dot, max_norm, norm2, running
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff.solvers._fixed_point import secant_scale
+from rootdiff.solvers._fixed_point import secant_error
 from rootdiff.solvers._line_search import Trial, frozen
 
 #: La Cruz, Martínez & Raydan (2006), section 4: the constant of the line search and the limits of the spectral step.
@@ -102,7 +102,7 @@ class DFSane(IterativeSolver):
         return SpectralState(
             y,
             f,
-            xp.where(keep, f * secant_scale(xp, y_change, f_change), xp.inf),
+            xp.where(keep, secant_error(xp, f, y_change, f_change), xp.inf),
             xp.astype(status, xp.int32),
             spectral,
             xp.concat([norm2(xp, f)[..., None], state.norms[..., :-1]], axis=-1),

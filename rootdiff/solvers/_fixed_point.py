@@ -12,6 +12,9 @@ from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.solvers._line_search import backtrack
 
+#: Part of f that a step must leave for its secant to tell the slope at its end.
+_LOCAL = 1e-3
+
 
 class PicardState(NamedTuple):
     """Iterate, residual, error estimate and status."""
@@ -60,7 +63,7 @@ class FixedPoint(IterativeSolver):
     def step(self, residual: Residual, state: PicardState) -> PicardState:
         xp = residual.xp
         trial = backtrack(residual, state.y, self.damping * state.f, accept_finite(xp))
-        error = trial.f * secant_scale(xp, trial.y - state.y, trial.f - state.f)
+        error = secant_error(xp, trial.f, trial.y - state.y, trial.f - state.f)
         return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted))
 
 
@@ -72,6 +75,16 @@ def accept_finite(xp: Any) -> Any:
 def finite_status(xp: Any, accepted: Array) -> Array:
     """Return RUNNING where a trial was accepted, else NONFINITE."""
     return xp.astype(xp.where(accepted, int(Status.RUNNING), int(Status.NONFINITE)), xp.int32)
+
+
+def secant_error(xp: Any, f: Array, y_change: Array, f_change: Array) -> Array:
+    """Return the residual over the slope that the last step saw, (*batch, n): an estimate of the error in y.
+
+    Infinite after a step that reduced f to less than a thousandth: the slope over so many times the error that is left
+    need not be that at its end, as on the far side of a pole.
+    """
+    local = norm2(xp, f) >= _LOCAL * norm2(xp, f - f_change)
+    return xp.where(local[..., None], f * secant_scale(xp, y_change, f_change), xp.inf)
 
 
 def secant_scale(xp: Any, y_change: Array, f_change: Array) -> Array:

@@ -17,6 +17,7 @@ from rootdiff._iterate import Solver, at_precision, max_norm
 from rootdiff._judge import tolerance
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
+from rootdiff.solvers._correct import corrected
 
 Method = Literal["hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"]
 _METHODS: tuple[str, ...] = get_args(Method)
@@ -29,7 +30,8 @@ class SciPy(Solver):
     """A method of `scipy.optimize.root`, run on the host for one system after the other.
 
     Whether a point is a root is judged by rootdiff: each row of its residual must be one that a change of `y`
-    within tolerance explains. SciPy's own flag is not read.
+    within tolerance explains. SciPy's own flag is not read. Where it stops near a root but not at one, as methods
+    without a Jacobian do next to a multiple root, full Newton corrections follow; their steps count too.
 
     Parameters
     ----------
@@ -86,7 +88,9 @@ class SciPy(Solver):
         status = xp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
         status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))
         raw = RawSolution(y, xp.where(norm == 0, int(Status.CONVERGED), status), steps, norm)
-        return at_precision(solver, residual, y0, first_norm, raw, Status.CONVERGED)
+        raw = at_precision(solver, residual, y0, first_norm, raw, Status.CONVERGED)
+        raw = corrected(solver, residual, first_norm, raw, raw.status > int(Status.RUNNING))
+        return at_precision(solver, residual, y0, first_norm, raw)
 
     def _solve_batch(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any) -> tuple[Any, Any]:
         """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""

@@ -15,16 +15,11 @@ PROBLEMS = [get_problem(name) for name in ("rosenbrock-2", "powell-badly-scaled-
 
 #: Where y + f(y) is no contraction, a plain iteration diverges.
 _NOT_CONTRACTIVE = {"solves linear", "solves quadratic", "solves stiff", "solves sparse"}
-#: |f| = 1e-6 at y = 1e6, where 1 / (y - 1) has no root: small against rtol |y|, for an iteration that knows no slope.
-_FAR_OUT = {"honest at a pole"}
 SOLVER_XFAIL: dict[str, set[str]] = {
-    "anderson": _FAR_OUT,
     "df_sane": {"solves linear"},
-    "fixed_point": _NOT_CONTRACTIVE | _FAR_OUT,
+    "fixed_point": _NOT_CONTRACTIVE,
     "pseudo_transient": {"solves linear", "solves quadratic"},  # their flow spirals outwards
-    "scipy:anderson": {"solves quadratic", "solves stiff"},
-    "scipy:broyden1": {"solves stiff"},
-    "scipy:df-sane": {"solves linear", "solves stiff"},
+    "scipy:df-sane": {"solves linear"},
 }
 #: The families are of the kind cell(z) - z, whose flow towards the root is dy/dt = f.
 SETTINGS: dict[str, Any] = {"pseudo_transient": rootdiff.PseudoTransient(mass=-1.0)}

@@ -1,0 +1,64 @@
+"""Newton corrections, for solvers that take no Jacobian and so cannot tell a stall from a multiple root."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rootdiff._backend import Array
+from rootdiff._iterate import max_norm, norm2
+from rootdiff._judge import tolerance
+from rootdiff._residual import Residual
+from rootdiff._solution import RawSolution, Status
+from rootdiff.linear._auto import is_dense
+
+#: Next to a root of multiplicity m a full Newton step reduces f to ((m-1)/m)^m of its size: up to m = 10 less than
+#: this. Where there is no root, it leaves 1/e of f = exp(-y), and more of f = 1/y.
+_CONTRACTION = 0.35
+#: Each shrinks the error to (m-1)/m of its size: enough for ten digits next to a root of multiplicity 5.
+_CORRECTIONS = 100
+
+
+def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSolution, stopped: Array) -> RawSolution:
+    """Return the solution after full Newton corrections of the `stopped` systems, (*batch), that are next to a root.
+
+    The secants of a solver do not tell the error next to a multiple root, a Newton correction does. Corrections are
+    made from where f has fallen to the square root of `rtol` of its value at the start, as long as each reduces f as
+    it does next to a root, until one is within tolerance. Above the sizes at which a Jacobian is formed by default,
+    nothing is done.
+
+    Parameters
+    ----------
+    solver : with the settings `rtol` and `atol`, filled in.
+    first_norm : array, (*batch). Largest absolute residual at the start.
+
+    References
+    ----------
+    Decker, Keller & Kelley (1983), "Convergence rates for Newton's method at singular points". Deuflhard (2011),
+    "Newton Methods for Nonlinear Problems", chapter 2.
+    """
+    if not is_dense(tuple(raw.y.shape)):
+        return raw
+    xp, backend = residual.xp, residual.backend
+
+    def correct(carry: tuple[Array, RawSolution]) -> tuple[Array, RawSolution]:
+        going, raw = carry
+        f = residual(raw.y)
+        direction = -backend.lu_solve(backend.lu_factor(residual.jacobian(raw.y)), f)
+        y = residual.moved(raw.y, xp.where(xp.isfinite(direction), direction, 0.0))
+        f_new = residual(y)
+        norm = max_norm(xp, f_new)
+        contracts = going & (norm2(xp, f_new) <= _CONTRACTION * norm2(xp, f))
+        allowed = tolerance(xp, solver.rtol, solver.atol, y, norm, first_norm)
+        within = contracts & ((norm == 0) | xp.all(xp.abs(direction) <= allowed, axis=-1))
+        steps = xp.astype(raw.steps + xp.astype(contracts, xp.int32), xp.int32)
+        return contracts & ~within & (steps < last), raw._replace(
+            y=xp.where(contracts[..., None], y, raw.y),
+            status=xp.astype(xp.where(within, int(Status.CONVERGED), raw.status), xp.int32),
+            steps=steps,
+            residual_norm=xp.where(contracts, norm, raw.residual_norm),
+        )
+
+    last = raw.steps + _CORRECTIONS
+    near = stopped & (raw.residual_norm <= solver.rtol**0.5 * first_norm)
+    raw = raw._replace(status=xp.astype(raw.status, xp.int32))
+    return backend.while_loop(lambda carry: xp.any(carry[0]), correct, (near, raw))[1]  # type: ignore[no-any-return]
