@@ -83,7 +83,7 @@ def secant_error(xp: Any, f: Array, y_change: Array, f_change: Array) -> Array:
     Infinite after a step that reduced f to less than a thousandth: the slope over so many times the error that is left
     need not be that at its end, as on the far side of a pole.
     """
-    local = norm2(xp, f) >= _LOCAL * norm2(xp, f - f_change)
+    local = max_norm(xp, f) >= _LOCAL * max_norm(xp, f - f_change)
     return xp.where(local[..., None], f * secant_scale(xp, y_change, f_change), xp.inf)
 
 
