@@ -136,6 +136,8 @@ class NumpyBackend:
         return eps if self.derivatives == "complex-step" else eps ** (2 / 3)
 
     def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
+        if matrix.shape[-1] == 1:
+            return matrix, np.zeros(matrix.shape[:-1], dtype=np.int32)
         (getrf,) = get_lapack_funcs(("getrf",), (matrix,))
         if matrix.ndim == 2:
             factors, pivots, _ = getrf(matrix)
@@ -149,6 +151,9 @@ class NumpyBackend:
 
     def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
         matrix, pivots = factors
+        if rhs.shape[-1] == 1:
+            with np.errstate(all="ignore"):
+                return rhs / matrix[..., 0]
         (getrs,) = get_lapack_funcs(("getrs",), (matrix, rhs))
         if matrix.ndim == 2:
             return getrs(matrix, pivots, rhs, trans=int(transpose))[0]

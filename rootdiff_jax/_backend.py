@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from rootdiff._backend import Array, Function, HostFunction
+from rootdiff_jax import _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._trace import vary, varying_axes
 
@@ -71,6 +72,8 @@ class JaxBackend:
         units = jnp.eye(y.shape[-1], dtype=y.dtype)
 
         def along(product: Function, axis: int) -> Array:
+            if len(units) == 1:
+                return product(jnp.ones_like(y))[..., None]
             return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit), out_axes=axis)(units)
 
         def transpose(product: Function) -> Function:
@@ -90,10 +93,16 @@ class JaxBackend:
         return float(self.xp.finfo(dtype).eps)
 
     def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
+        if matrix.shape[-1] == 1:
+            return matrix, jnp.zeros_like(matrix[..., 0], dtype=jnp.int32)
         factors, pivots = jax.scipy.linalg.lu_factor(matrix)
         return factors, pivots
 
     def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
+        if rhs.shape[-1] == 1:
+            return rhs / factors[0][..., 0]
+        if _substitution.pays(rhs.shape) and factors[0].ndim == rhs.ndim + 1:
+            return _substitution.solve(factors, rhs, transpose)
         return jax.scipy.linalg.lu_solve(factors, rhs[..., None], trans=int(transpose))[..., 0]
 
     def on_host(self, function: HostFunction, residual: Any, y: Array) -> tuple[Array, Array]:

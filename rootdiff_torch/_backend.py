@@ -80,6 +80,8 @@ class TorchBackend:
 
     def lu_factor(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         wide = matrix.float() if matrix.dtype in _HALF else matrix  # LAPACK has no half precision
+        if matrix.shape[-1] == 1:
+            return wide, torch.ones_like(wide[..., 0], dtype=torch.int32)
         copies = _copies(wide)
         factors, pivots, _ = torch.linalg.lu_factor_ex(wide[(0,) * copies])
         return factors.expand(wide.shape), pivots.expand(wide.shape[:-1])
@@ -87,6 +89,8 @@ class TorchBackend:
     def lu_solve(self, factors: tuple[Tensor, Tensor], rhs: Tensor, transpose: bool = False) -> Tensor:
         matrix, pivots = factors
         wide = rhs.to(matrix.dtype)
+        if rhs.shape[-1] == 1:
+            return (wide / matrix[..., 0]).to(rhs.dtype)
         copies = min(_copies(matrix), _copies(pivots[..., None]))  # of one matrix: right-hand sides side by side
         matrix, pivots = matrix[(0,) * copies], pivots[(0,) * copies]
         columns = wide.reshape(-1, *rhs.shape[copies:]).movedim(0, -1)
@@ -143,6 +147,8 @@ class Linearization:
     def dense(self) -> Tensor:
         """Return the Jacobian matrices, (*batch, n, n)."""
         n = self.y.shape[-1]
+        if n == 1:
+            return self.rmatvec(torch.ones_like(self.f))[..., None]
         units = torch.eye(n, dtype=self.f.dtype, device=self.f.device)
         units = units.reshape(n, *(1,) * (self.f.ndim - 1), n).expand(n, *self.f.shape)
         return pullbacks(self.f, self.y, units).movedim(0, -2)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, norm2, running
 from rootdiff._judge import pattern
-from rootdiff._residual import LinearOperator, Residual
+from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.linear._gmres import GMRES
+from rootdiff.linear._krylov import Krylov
 from rootdiff.solvers._newton import armijo, trusted
 from rootdiff.solvers._radius import CONTRACTION
 
@@ -34,23 +35,23 @@ class KrylovState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class NewtonKrylov(IterativeSolver):
-    """Matrix-free Newton: GMRES solves for each correction only as exactly as the convergence so far deserves.
+    """Matrix-free Newton: a Krylov method solves for each correction only as exactly as the convergence deserves.
 
     Parameters
     ----------
     rtol, atol, max_steps
         As for `IterativeSolver`; the error estimate is the correction, once it was solved for to a part in a
         thousand and taken in full.
-    restart, max_restarts : int
-        Krylov vectors per cycle, and cycles, of the inner `GMRES`.
+    linear : Krylov
+        Solves for the corrections: `GMRES`, `BiCGStab`, or `CG` for a Jacobian that is symmetric and definite. Its rtol
+        and its preconditioner are set by this solver.
     preconditioner : callable, optional
-        ``preconditioner(y, v)`` returns an approximation of (df/dy)^-1 v; all are flat vectors, (*batch, n). It is
-        applied from the right, so that inner tolerances still speak of the residual.
+        ``preconditioner(y, v)`` returns an approximation of (df/dy)^-1 v; all are flat vectors, (*batch, n).
 
     References
     ----------
     Eisenstat & Walker (1996), "Choosing the forcing terms in an inexact Newton method", choice 2. Knoll & Keyes
-    (2004), "Jacobian-free Newton-Krylov methods".
+    (2004), "Jacobian-free Newton-Krylov methods". Kelley (1995), eq. 6.20, for not solving the last one too exactly.
 
     Examples
     --------
@@ -60,15 +61,17 @@ class NewtonKrylov(IterativeSolver):
     array([2., 1.])
     """
 
-    restart: int = 30
-    max_restarts: int = 10
+    linear: Krylov = field(default_factory=lambda: GMRES(restart=30, max_restarts=10))
     preconditioner: Callable[[Array, Array], Array] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.preconditioner is not None and not callable(self.preconditioner):
             raise ArgumentError(f"NewtonKrylov: preconditioner is {self.preconditioner!r}; it must be callable.")
-        GMRES(restart=self.restart, max_restarts=self.max_restarts)  # refuses what does not fit
+        if not isinstance(self.linear, Krylov):
+            raise ArgumentError(
+                f"NewtonKrylov: linear is {self.linear!r}; it must be a Krylov method: GMRES(), BiCGStab() or CG()."
+            )
 
     def init(self, residual: Residual, y: Array) -> KrylovState:
         xp = residual.xp
@@ -78,13 +81,9 @@ class NewtonKrylov(IterativeSolver):
     def step(self, residual: Residual, state: KrylovState) -> KrylovState:
         xp = residual.xp
         y, f = state.y, state.f
-        inner = GMRES(rtol=state.forcing, restart=self.restart, max_restarts=self.max_restarts)
-        operator = self._operator(residual, y)
-        direction, info = inner.solve(operator, -f)
+        direction, info = self._inner(state).solve(residual.operator(y), -f)
         relative = info.relative_residual
         assert relative is not None
-        if self.preconditioner is not None:
-            direction = self.preconditioner(y, direction)
         solvable = xp.all(xp.isfinite(direction), axis=-1) & (relative < 1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
@@ -95,13 +94,18 @@ class NewtonKrylov(IterativeSolver):
         new_f = xp.where(keep, trial.f, f)
         # row by row: an equation with large coefficients must not hide that another one has not been solved
         atol = float(xp.finfo(y.dtype).eps) ** 0.75 if self.atol is None else self.atol
-        within = (self.rtol * xp.abs(y) + atol) * pattern(xp, y, xp.ones_like(size))
+        allowed = self.rtol * xp.abs(y) + atol
+        within = allowed * pattern(xp, y, xp.ones_like(size))
         fallen = xp.abs(new_f) <= xp.maximum(CONTRACTION * xp.abs(f), xp.abs(residual.operator(y).matvec(within)))
         believed = trusted(xp, trial, size) & (relative <= EXACT_ENOUGH) & xp.all(fallen, axis=-1)
         ratio = norm2(xp, new_f) / xp.where(size > 0, size, 1.0)
         floor = _GAMMA * state.forcing**2
         forcing = _GAMMA * ratio**2
         forcing = xp.where(floor > _SAFEGUARD, xp.maximum(forcing, floor), forcing)
+        # the next correction is about so large; to a tenth of the tolerance it need be known, and to EXACT_ENOUGH
+        following = ratio * norm2(xp, direction)
+        enough = 0.1 * norm2(xp, allowed) / xp.where(following > 0, following, 1.0)
+        forcing = xp.maximum(forcing, xp.minimum(enough, EXACT_ENOUGH))
         forcing = xp.clip(forcing, 10 * residual.backend.precision(y.dtype), _LARGEST)
         return KrylovState(
             xp.where(keep, trial.y, y),
@@ -111,9 +115,9 @@ class NewtonKrylov(IterativeSolver):
             forcing,
         )
 
-    def _operator(self, residual: Residual, y: Array) -> LinearOperator:
-        """Return J M, where M is the preconditioner."""
-        operator, precondition = residual.operator(y), self.preconditioner
+    def _inner(self, state: KrylovState) -> Krylov:
+        """Return the solver for the correction from this state."""
+        precondition = self.preconditioner
         if precondition is None:
-            return operator
-        return replace(operator, matvec=lambda v: operator.matvec(precondition(y, v)))
+            return replace(self.linear, rtol=state.forcing)
+        return replace(self.linear, rtol=state.forcing, preconditioner=lambda operator, v: precondition(state.y, v))
