@@ -5,6 +5,7 @@ not tell; ``-`` where it failed and said so; ``FALSE`` where it claimed success 
 where it reported failure at a root; ``cannot`` where it cannot state the problem, with the reason below the table.
 
     python benchmarks/solvers.py --solvers newton,scipy:hybr --problems wood-4 --markdown table.md
+    python benchmarks/solvers.py --markdown table.md --page docs/solvers.md
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import numpy as np
 
 import rootdiff
 from rootdiff.testing import Attempt, judge, summary
+from rootdiff.testing._check_residual import system_solvers
 from rootdiff.testing._measure import Calls, attempt
 from rootdiff.testing.problems import LIBRARY, MINPACK, Problem, all_problems
 
@@ -30,6 +33,27 @@ _LIMIT = 1000
 #: Tighter than the 1e-9 that counts, so that no peer fails for having stopped too early.
 _TOLERANCE = 1e-12
 Solve = Callable[[Problem, int, Any], Attempt]
+_PACKAGES = ("numpy", "scipy", "jax", "optimistix", "jaxopt", "casadi")
+_PAGE = """# How the solvers compare
+
+<!-- written by: python benchmarks/solvers.py --page docs/solvers.md -->
+
+All solvers from the same {starts} starts, {rooted} of which have a root: the square systems of Moré, Garbow & Hillstrom
+(1981) at the sizes of MINPACK's driver, from the standard start and from ten and a hundred times as far, and the 23
+systems of SciML's NonlinearProblemLibrary. A root counts as solved where max |f| < 1e-9, whatever the solver says.
+*Success at no root* is the failure that nobody notices.
+
+{table}
+
+`auto` is what `root` does by default. Of the {rooted}, {together}.
+
+rootdiff runs on {backend} here, with its default tolerances; the other libraries are asked for 1e-12, and allowed 1000
+steps where they take a limit. *Failure at a root* may also mean that a library found the root, but not to these digits.
+*of* counts the starts that a library can state: a symbol of CasADi takes no residual that branches on the value of y.
+
+`rootdiff.testing.measure` runs the same measure on any solver, your own too.
+Versions: {versions}.
+"""
 
 
 class CannotSolveError(Exception):
@@ -65,14 +89,21 @@ def optimistix_solve(name: str, problem: Problem, start: int, y0: Any) -> Attemp
     return judge(problem, start, result.value, claimed, str(result.result), steps=int(result.stats["num_steps"]))
 
 
-def jaxopt_solve(problem: Problem, start: int, y0: Any) -> Attempt:
-    """JAXopt's Broyden, whose success is an error below its tolerance."""
+@cache
+def jaxopt_program(problem: Problem) -> Callable[..., Any]:
+    """Return JAXopt's Broyden for one problem, compiled once for all starts."""
     import jax
     import jaxopt
 
+    return jax.jit(jaxopt.Broyden(problem.residual, maxiter=_LIMIT, tol=_TOLERANCE).run)
+
+
+def jaxopt_solve(problem: Problem, start: int, y0: Any) -> Attempt:
+    """JAXopt's Broyden, whose success is an error below its tolerance."""
+    import jax
+
     jax.config.update("jax_enable_x64", True)
-    solver = jaxopt.Broyden(problem.residual, maxiter=_LIMIT, tol=_TOLERANCE)
-    y, state = solver.run(jax.numpy.asarray(y0), jax.numpy.asarray(problem.theta))
+    y, state = jaxopt_program(problem)(jax.numpy.asarray(y0), jax.numpy.asarray(problem.theta))
     return judge(problem, start, y, bool(state.error <= _TOLERANCE), str(state.error), steps=int(state.iter_num))
 
 
@@ -125,8 +156,8 @@ def ours(name: str, backend: str, problem: Problem, start: int, y0: Any) -> Atte
 
 def contenders(names: list[str] | None, backend: str) -> dict[str, Solve]:
     """Return rootdiff's native solvers and the peers, or those named."""
-    natives = [name for name in rootdiff.available_solvers(backend) if ":" not in name and name != "fixed_point"]
-    every = {name: partial(ours, name, backend) for name in rootdiff.available_solvers(backend)}
+    every = {name: partial(ours, name, backend) for name in system_solvers(backend)}
+    natives = [name for name in every if ":" not in name and name != "fixed_point"]
     chosen = [*natives, *PEERS] if names is None else names
     table = {**every, **PEERS}
     unknown = [name for name in chosen if name not in table]
@@ -144,7 +175,7 @@ def starts(names: list[str] | None, tries: int | None) -> Iterator[tuple[Problem
 
 
 def cell(result: Attempt | CannotSolveError) -> str:
-    """Return the cell of an result."""
+    """Return the cell of a result."""
     if isinstance(result, CannotSolveError):
         return "cannot"
     if result.false_success:
@@ -174,13 +205,42 @@ def markdown(results: dict[str, list[Attempt | CannotSolveError]], rows: list[tu
     for key in ("solved", "false_success", "missed"):
         lines.append([f"**{key}**", "", *(f"**{summary(column)[key]}/{len(column)}**" for column in done.values())])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    union = sum(any(isinstance(a, Attempt) and a.solved for a in row) for row in zip(*results.values(), strict=True))
-    text += f"\n\nSolved by at least one of these: {union} of {len(rows)}.\n"
+    text += f"\n\nSolved by at least one of these: {_together(results.values())} of {len(rows)}.\n"
     for name, column in results.items():
         for place, result in enumerate(column):
             if isinstance(result, CannotSolveError):
                 text += f"\n- {name}, {rows[place][0].name}: {result}."
     return text
+
+
+def page(
+    results: dict[str, list[Attempt | CannotSolveError]], rows: list[tuple[Problem, int, Any]], backend: str
+) -> str:
+    """Return the page of the documentation: what each contender solved, and whether it told the truth."""
+    rooted = sum(problem.has_root for problem, _, _ in rows)
+    lines = [["contender", "solved", "of", "success at no root", "failure at a root"], ["---", *["---:"] * 4]]
+    for name, column in results.items():
+        done = [attempt for attempt in column if isinstance(attempt, Attempt)]
+        stated = sum(
+            problem.has_root for (problem, _, _), a in zip(rows, column, strict=True) if isinstance(a, Attempt)
+        )
+        counts = summary(done)
+        label = name if name in PEERS else f"`{name}`"
+        lines.append([label, *map(str, (counts["solved"], stated, counts["false_success"], counts["missed"]))])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    others = [name for name in results if name in PEERS]
+    scipy = _together(results[name] for name in others if name.startswith("SciPy"))
+    every = _together(results[name] for name in others)
+    together = f"the methods of SciPy solve {scipy} together, all other libraries {every}"
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    return _PAGE.format(
+        starts=len(rows), rooted=rooted, table=table, together=together, versions=versions, backend=backend
+    )
+
+
+def _together(columns: Iterable[list[Attempt | CannotSolveError]]) -> int:
+    """Return how many starts at least one of the columns solved."""
+    return sum(any(isinstance(a, Attempt) and a.solved for a in row) for row in zip(*columns, strict=True))
 
 
 def gradients(backend: str) -> str:
@@ -206,6 +266,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=("numpy", "torch", "jax"), default="numpy")
     parser.add_argument("--gradients", action="store_true", help="errors of dy/dtheta instead of the table")
     parser.add_argument("--markdown", type=Path, help="file to write the table to")
+    parser.add_argument("--page", type=Path, help="file to write the page of the documentation to")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
@@ -218,6 +279,8 @@ def main() -> None:
             print(name, file=sys.stderr, flush=True)
             results[name] = [attempted(solve, *row) for row in rows]
         text = markdown(results, rows)
+        if options.page:
+            options.page.write_text(page(results, rows, options.backend), encoding="utf-8")
     print(text)
     if options.markdown:
         options.markdown.write_text(text + "\n", encoding="utf-8")

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace as xp
 
 import rootdiff
 from rootdiff import ArgumentError, ArgumentTypeError, Chain, Newton, PseudoTransient, TrustRegion
 from rootdiff.testing.problems import get_problem
-from tests.solvers.cases import rosenbrock
+from tests.solvers.cases import on_backends, rosenbrock
+
+CHAIN = Chain([Newton(max_steps=2), TrustRegion()])
 
 
-def test_the_method_is_told_per_system():
+@pytest.mark.parametrize(("backend", "solver"), on_backends([CHAIN], [CHAIN]))
+def test_the_method_is_told_per_system(backend, solver):
     # one Newton step solves the linear system only; the other one needs the second solver
     def f(y):
-        return np.stack([y[..., 0] - 2, np.arctan(y[..., 1] - 8) * y[..., 0]], -1)
+        return xp(y).stack([y[..., 0] - 2, xp(y).atan(y[..., 1] - 8) * y[..., 0]], axis=-1)
 
     y0 = np.array([[0.5, 8.0], [0.5, 30.0]])
-    chain = Chain([Newton(max_steps=2), TrustRegion()])
-    sol = rootdiff.root(f, y0, solver=chain, batch_ndim=1)
-    assert [chain.methods[k] for k in sol.method] == ["Newton", "TrustRegion"]
-    np.testing.assert_allclose(sol.y, [[2.0, 8.0]] * 2, rtol=1e-11)
-    alone = rootdiff.root(f, y0[0], solver=Newton(max_steps=2))
-    np.testing.assert_array_equal(sol.y[0], alone.y)  # frozen bit for bit while the other one goes on
+    out = backend.solve(f, y0, solver=solver, batch_ndim=1)
+    assert [solver.methods[int(k)] for k in out.solution.method] == ["Newton", "TrustRegion"]
+    np.testing.assert_allclose(out.y, [[2.0, 8.0]] * 2, rtol=1e-11)
+    alone = backend.solve(f, y0[:1], solver=solver.solvers[0], batch_ndim=1)
+    np.testing.assert_array_equal(out.y[0], alone.y[0])  # frozen bit for bit while the other one goes on
 
 
 def test_a_later_solver_does_not_run_when_none_failed():
