@@ -52,6 +52,9 @@ class Backend(Protocol):
         take work that depends on nothing else out of a branch.
         """
 
+    def surely_all(self, mask: Array) -> bool:
+        """Return whether all of a boolean array holds; False where to know it one would wait for a device."""
+
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         """Return ``function(*primals)`` and its derivative along `tangents`."""
 

@@ -187,10 +187,12 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
 
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
-        new = keep(backend, active, _advance(solver, residual, loop), loop)
+        new = _advance(solver, residual, loop)
+        if batch:  # a single system is stepped only while it runs
+            new = keep(backend, active, new, loop)
         if residual.observe is not None:
             residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
-        return new  # type: ignore[no-any-return]
+        return new
 
     def left(loop: _Loop) -> Array:
         return xp.sum(xp.astype(loop.status == int(Status.RUNNING), xp.int32))
@@ -216,7 +218,7 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     improved = norm < 0.99 * loop.mark
     # steps within tolerance that do not help are those of rounding: a few of them tell
     idle = xp.zeros_like(loop.idle)
-    if residual.backend.traced or not bool(xp.all(improved)):
+    if not residual.backend.surely_all(improved):
         within = _is_within(xp, state.y - loop.state.y, allowed)
         idle = xp.where(improved, 0, loop.idle + xp.where(within, 1 + solver.patience // _FUTILE, 1))
     status = xp.where(idle >= solver.patience, int(Status.STALLED), state.status)
@@ -267,14 +269,14 @@ def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:
     if isinstance(new, tuple):
         parts = [select(xp, mask, a, b) for a, b in zip(new, old, strict=True)]
         return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
-    if new is None or mask.ndim == 0:  # a single system is stepped only while it runs
-        return new
+    if new is None:
+        return None
     return xp.where(xp.reshape(mask, mask.shape + (1,) * (new.ndim - mask.ndim)), new, old)
 
 
 def keep(backend: Backend, active: Array, new: Any, old: Any) -> Any:
-    """Return what `select` does for the `active` systems; copies nothing where all are, if that can be known."""
-    if not backend.traced and bool(backend.xp.all(active)):
+    """Return what `select` does for the `active` systems; copies nothing where all are, if that is known."""
+    if backend.surely_all(active):
         return new
     return select(backend.xp, active, new, old)
 

@@ -69,6 +69,9 @@ class NumpyBackend:
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise
 
+    def surely_all(self, mask: Array) -> bool:
+        return bool(np.all(mask))
+
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
         ratios = [np.abs(p) / np.abs(t) for p, t in _moving(primals, tangents)]

@@ -55,6 +55,9 @@ class JaxBackend:
 
         return self.while_loop(lambda carry: carry[0], once, (needed, otherwise))[1]
 
+    def surely_all(self, mask: Array) -> bool:
+        return False
+
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         if not self.reverse_only:
             return jax.jvp(function, tuple(primals), tuple(tangents))

@@ -53,6 +53,9 @@ class TorchBackend:
     def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise
 
+    def surely_all(self, mask: Tensor) -> bool:
+        return mask.device.type == "cpu" and bool(mask.all())
+
     def jvp(self, function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         value = function(*primals)
         return value, pushforward(function, primals, tangents, value)
