@@ -200,12 +200,12 @@ def _rows() -> tuple[Row, ...]:
     }
     conjugate = {"solver": rd.Newton(linear=rd.CG()), "adjoint": "cg"}
     ours = tuple(
-        Row(library, name, {**settings, **given}, full=name == "newton_krylov, cg")
+        Row(library, name, {**settings, **given}, full=name == "newton with cg, cg")
         for library, given in (("rootdiff", {"given": True}), ("rootdiff_torch", {}), ("rootdiff_jax", {}))
         for name, settings in (
             ("auto", {}),
             ("newton with cg, cg", conjugate),
-            ("newton_krylov, cg", {"solver": "newton_krylov", "adjoint": "cg"}),
+            ("newton_krylov with cg, cg", {"solver": rd.NewtonKrylov(linear=rd.CG()), "adjoint": "cg"}),
             ("newton_krylov, gmres, sine transforms", preconditioned),
         )
     )

@@ -78,11 +78,13 @@ def floor(problem: Problem) -> Calls:
 
 ROWS = (
     Row("floor", "NumPy's solve, the slow one alone", prepare=floor),
-    Row("rootdiff", "newton, lu, derivatives given", {"given": True, "solver": "newton", "adjoint": "lu"}),
+    *(
+        Row(library, f"newton, lu, {name}", {**given, "solver": "newton", "adjoint": "lu", **options})
+        for library, given in (("rootdiff", {"given": True}), ("rootdiff_torch", {}), ("rootdiff_jax", {}))
+        for name, options in (("whole", {}), ("batched_args", {"batched_args": (None, 0)}))
+    ),
     Row("rootdiff_torch", "auto"),
-    Row("rootdiff_torch", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
     Row("rootdiff_jax", "auto"),
-    Row("rootdiff_jax", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
     Row("SciPy", "hybr, one by one, Jacobian given", {"method": "hybr", "tol": 1e-10}),
     Row("Optimistix", "Newton, vmap"),
     Row("JAXopt", "Broyden, lu, vmap", {"solver": "Broyden", "tol": 1e-9, "linear": "solve_lu"}),
