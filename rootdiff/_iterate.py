@@ -189,7 +189,7 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
         new = _advance(solver, residual, loop)
         if batch:  # a single system is stepped only while it runs
-            new = keep(backend, active, new, loop)
+            new = _frozen(backend, active, new, loop)
         if residual.observe is not None:
             residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
         return new
@@ -205,6 +205,19 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     some = taken(xp, loop, order[:count], len(batch))
     some = _run(solver, residual.take(order[:count]), some)
     return put(xp, loop, some, xp.argsort(order), count, len(batch))  # type: ignore[no-any-return]
+
+
+def _frozen(backend: Backend, active: Array, new: _Loop, old: _Loop) -> _Loop:
+    """Return the `new` state of the `active` systems, and the old one of the others, but for the factors.
+
+    Those of a finished system are new ones of its last iterate, which are as good: n^2 numbers need not be copied.
+    """
+    factors = getattr(new.state, "factors", None)
+    if factors is None or backend.surely_all(active):
+        return keep(backend, active, new, old)  # type: ignore[no-any-return]
+    bare = [loop._replace(state=loop.state._replace(factors=None)) for loop in (new, old)]
+    kept = select(backend.xp, active, *bare)
+    return kept._replace(state=kept.state._replace(factors=factors))  # type: ignore[no-any-return]
 
 
 def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:

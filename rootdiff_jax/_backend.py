@@ -98,15 +98,13 @@ class JaxBackend:
     def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
         if matrix.shape[-1] == 1:
             return matrix, jnp.zeros_like(matrix[..., 0], dtype=jnp.int32)
-        factors, pivots = jax.scipy.linalg.lu_factor(matrix)
-        return factors, pivots
+        factors, _, order = lax.linalg.lu(matrix)  # the order of the rows, which each solve would make of the pivots
+        return factors, order
 
     def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
         if rhs.shape[-1] == 1:
             return rhs / factors[0][..., 0]
-        if _substitution.pays(rhs.shape) and factors[0].ndim == rhs.ndim + 1:
-            return _substitution.solve(factors, rhs, transpose)
-        return jax.scipy.linalg.lu_solve(factors, rhs[..., None], trans=int(transpose))[..., 0]
+        return _substitution.solve(factors, rhs, transpose)
 
     def on_host(self, function: HostFunction, residual: Any, y: Array) -> tuple[Array, Array]:
         return on_host(function, residual, y)

@@ -1,8 +1,9 @@
-"""Triangular solves of many small systems at once: XLA calls LAPACK once per system."""
+"""Triangular solves: of many small systems all at once, since XLA calls LAPACK once per system."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax.numpy as jnp
 from jax import lax
@@ -14,23 +15,31 @@ _MAX_UNKNOWNS = 8
 _MIN_SYSTEMS = 64
 
 
-def pays(shape: tuple[int, ...]) -> bool:
-    """Return whether systems with right-hand sides of this shape, (*batch, n), are better solved together."""
-    return shape[-1] <= _MAX_UNKNOWNS and math.prod(shape[:-1]) >= _MIN_SYSTEMS
-
-
 def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
-    """Return the solutions, (*batch, n), of A x = b, or of A^T x = b, from LAPACK's factors of A and pivots.
+    """Return the solutions, (*batch, n), of A x = b, or of A^T x = b, by the LU factors and the row order of A."""
+    matrix, order = factors
+    if rhs.shape[-1] <= _MAX_UNKNOWNS and math.prod(rhs.shape[:-1]) >= _MIN_SYSTEMS and order.shape == rhs.shape:
+        return _together(matrix, order, rhs, transpose)
+    across = partial(lax.linalg.triangular_solve, jnp.broadcast_to(matrix, (*rhs.shape, rhs.shape[-1])), left_side=True)
+    order = jnp.broadcast_to(order, rhs.shape)
+    if transpose:
+        x = across(rhs[..., None], transpose_a=True)
+        x = across(x, lower=True, transpose_a=True, unit_diagonal=True)[..., 0]
+        return jnp.take_along_axis(x, jnp.argsort(order, axis=-1), axis=-1)
+    x = across(jnp.take_along_axis(rhs, order, axis=-1)[..., None], lower=True, unit_diagonal=True)
+    return across(x)[..., 0]
 
-    The batch is the last, contiguous axis here, so that each operation is one over all systems.
+
+def _together(matrix: Array, order: Array, rhs: Array, transpose: bool) -> Array:
+    """Substitute with the batch as the last, contiguous axis, so that each operation is one over all systems.
 
     References
     ----------
     Golub & Van Loan (2013), "Matrix Computations", algorithms 3.1.3 and 3.1.4.
     """
     n = rhs.shape[-1]
-    matrix = jnp.moveaxis(jnp.reshape(factors[0], (-1, n, n)), 0, -1)
-    order = jnp.reshape(lax.linalg.lu_pivots_to_permutation(factors[1], n), (-1, n)).T
+    matrix = jnp.moveaxis(jnp.reshape(matrix, (-1, n, n)), 0, -1)
+    order = jnp.reshape(order, (-1, n)).T
     x = jnp.reshape(rhs, (-1, n)).T
     rows = jnp.arange(n)[:, None]
     if transpose:

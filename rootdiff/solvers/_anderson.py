@@ -11,7 +11,7 @@ from rootdiff._iterate import IterativeSolver, dot, running
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected
-from rootdiff.solvers._fixed_point import accept_finite, check_damping, finite_status, secant_error
+from rootdiff.solvers._fixed_point import check_damping, finite_status, secant_error
 from rootdiff.solvers._line_search import backtrack
 
 
@@ -88,7 +88,7 @@ class Anderson(IterativeSolver):
         step = self.damping * state.f
         for place, change in enumerate(state.changes):
             step = step - weights[..., place, None] * change
-        trial = backtrack(residual, state.y, step, accept_finite(xp))
+        trial = backtrack(residual, state.y, step)
         y_change, f_change = trial.y - state.y, trial.f - state.f
         f_changes = (f_change, *state.f_changes[:-1])
         row = _inner_products(xp, f_changes, f_change)

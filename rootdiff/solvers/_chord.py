@@ -74,8 +74,8 @@ class Chord(IterativeSolver):
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, state.f)
 
-        def accept(f: Array, length: Array) -> Array:
-            return norm2(xp, f) <= (1 - 1e-4 * length) * size  # Kelley (1995), eq. 8.1
+        def accept(trial: Array, length: Array) -> Array:
+            return trial <= (1 - 1e-4 * length) * size  # Kelley (1995), eq. 8.1
 
         trial = backtrack(residual, state.y, direction, accept)
         keep = trial.accepted[..., None]

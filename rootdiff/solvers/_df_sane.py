@@ -86,8 +86,8 @@ class DFSane(IterativeSolver):
         allowance = (state.first / unit / (1 + xp.astype(state.count, size.dtype))) ** 2
         bound = xp.max(state.norms / unit[..., None], axis=-1) ** 2 + allowance
 
-        def accept(f: Array, length: Array) -> Array:
-            return (norm2(xp, f) / unit) ** 2 <= bound - _ARMIJO * length**2
+        def accept(trial: Array, length: Array) -> Array:
+            return (trial / unit) ** 2 <= bound - _ARMIJO * length**2
 
         trial = _both_ways(residual, state.y, -state.spectral[..., None] * state.f, accept)
         keep = trial.accepted[..., None]
@@ -119,14 +119,15 @@ def _both_ways(residual: Residual, y: Array, step: Array, accept: Callable[[Arra
     def trial(length: Array) -> tuple[Array, ...]:
         point = residual.moved(y, length[..., None] * step)
         f = residual(point)
-        accepted = xp.all(xp.isfinite(f), axis=-1) & accept(f, length)
+        size = norm2(xp, f)
+        accepted = xp.isfinite(size) & accept(size, length)
         vanished = (max_norm(xp, length[..., None] * step) <= eps * max_norm(xp, y)) | (xp.abs(length) < 1e-12)
-        return point, f, length, accepted, accepted | vanished
+        return point, f, size, length, accepted, accepted | vanished
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        length, done = carry[2], carry[4]
+        length, done = carry[3], carry[5]
         return frozen(xp, done, carry, trial(xp.where(length > 0, -length, -0.5 * length)))
 
     start = trial(xp.ones_like(y[..., 0]))
-    point, f, length, accepted, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[4]), body, start)
-    return Trial(point, f, length, accepted)
+    point, f, size, length, accepted, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[5]), body, start)
+    return Trial(point, f, size, length, accepted)

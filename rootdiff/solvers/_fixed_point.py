@@ -62,14 +62,9 @@ class FixedPoint(IterativeSolver):
 
     def step(self, residual: Residual, state: PicardState) -> PicardState:
         xp = residual.xp
-        trial = backtrack(residual, state.y, self.damping * state.f, accept_finite(xp))
+        trial = backtrack(residual, state.y, self.damping * state.f)
         error = secant_error(xp, trial.f, trial.y - state.y, trial.f - state.f)
         return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted))
-
-
-def accept_finite(xp: Any) -> Any:
-    """Return an acceptance test for `backtrack` under which every finite residual will do."""
-    return lambda f, length: length > 0
 
 
 def finite_status(xp: Any, accepted: Array) -> Array:

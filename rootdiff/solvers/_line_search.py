@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._iterate import max_norm
+from rootdiff._iterate import max_norm, norm2
 from rootdiff._residual import Residual
 
 #: Halvings (at least) before a direction is given up: 2^-40 of a step is below the rounding of its end point.
@@ -19,12 +19,14 @@ class Trial(NamedTuple):
     Attributes
     ----------
     y, f : array, (*batch, n). The last trial point and its residual.
+    size : array, (*batch). Euclidean norm of `f`; where nothing had to be undercut, its largest absolute entry.
     length : array, (*batch). Fraction of the full step.
     accepted : boolean array, (*batch).
     """
 
     y: Array
     f: Array
+    size: Array
     length: Array
     accepted: Array
 
@@ -33,16 +35,16 @@ def backtrack(
     residual: Residual,
     y: Array,
     step: Array,
-    accept: Callable[[Array, Array], Array],
+    accept: Callable[[Array, Array], Array] | None = None,
     shorten: Callable[[Array, Array], Array] | None = None,
 ) -> Trial:
-    """Shorten `step` per system until ``accept(f, length)`` holds or the step vanishes in rounding.
+    """Shorten `step` per system until ``accept(size, length)`` holds or the step vanishes in rounding.
 
     Parameters
     ----------
-    accept : callable
-        From the residual, (*batch, n), and the length, (*batch), of a trial to a boolean array; a trial with a
-        residual that is not finite is rejected without asking.
+    accept : callable, optional
+        From the Euclidean norm of the residual and the length of a trial, both (*batch), to a boolean array; a trial
+        with a residual that is not finite is rejected without asking. Default: every other one will do.
     shorten : callable, optional
         From the same to the next length; default: half the length.
     """
@@ -52,24 +54,27 @@ def backtrack(
     def trial(step: Array, length: Array, count: Array) -> tuple[Any, ...]:
         point = residual.moved(y, step)
         f = residual(point)
-        accepted = xp.isfinite(max_norm(xp, f)) & accept(f, length)
-        return point, f, length, accepted, accepted | (count >= _MAX_TRIALS), count
+        size = max_norm(xp, f) if accept is None else norm2(xp, f)
+        accepted = xp.isfinite(size)
+        if accept is not None:
+            accepted = accepted & accept(size, length)
+        return point, f, size, length, accepted, accepted | (count >= _MAX_TRIALS), count
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, f, length, _, done, count = carry
+        _, _, size, length, _, done, count = carry
         done = done | (length * max_norm(xp, step) <= eps * max_norm(xp, y))  # the step has vanished
-        carry = (*carry[:4], done, count)
+        carry = (*carry[:5], done, count)
         halved = 0.5 * length
         if shorten is not None:
-            finite = xp.all(xp.isfinite(f), axis=-1)
             # Dennis & Schnabel (1996), section 6.3.2: stay within a tenth and a half of the last length
-            halved = xp.where(finite, xp.clip(shorten(f, length), 0.1 * length, 0.5 * length), 0.1 * length)
+            halved = xp.clip(shorten(size, length), 0.1 * length, 0.5 * length)
+            halved = xp.where(xp.isfinite(size), halved, 0.1 * length)
         return frozen(xp, done, carry, trial(halved[..., None] * step, halved, count + 1))
 
     ones = xp.ones_like(y[..., 0])
     start = trial(step, ones, xp.zeros_like(ones, dtype=xp.int32))
-    point, f, length, accepted, _, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[4]), body, start)
-    return Trial(point, f, length, accepted)
+    point, f, size, length, accepted, _, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[5]), body, start)
+    return Trial(point, f, size, length, accepted)
 
 
 def frozen(xp: Any, done: Array, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, dot, norm2, running
+from rootdiff._iterate import IterativeSolver, norm2, running
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearSolver
@@ -86,25 +86,24 @@ class Newton(IterativeSolver):
         direction, info = self.linear.solve(residual.operator(y), -f)
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, 0.0)
-        size = norm2(xp, f)
+        size = state.norms[..., 0]
         trial = armijo(residual, y, direction, size, xp.max(state.norms, axis=-1))
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
-        new_f = xp.where(keep, trial.f, f)
         return NewtonState(
             xp.where(keep, trial.y, y),
-            new_f,
+            xp.where(keep, trial.f, f),
             self._error(residual, direction, trial, size, info.factors),
             xp.astype(status, xp.int32),
             info.factors,
-            xp.concat([norm2(xp, new_f)[..., None], state.norms[..., :-1]], axis=-1),
+            xp.concat([xp.where(trial.accepted, trial.size, size)[..., None], state.norms[..., :-1]], axis=-1),
         )
 
     def _error(self, residual: Residual, direction: Array, trial: Trial, size: Array, factors: Any) -> Array:
         """Return an estimate of the error at the trial point; infinite where the step does not tell it."""
         xp = residual.xp
-        error = xp.where(trusted(xp, trial, size)[..., None], xp.abs(direction), xp.inf)
+        error = xp.where(trusted(trial, size)[..., None], xp.abs(direction), xp.inf)
         if factors is None:
             return error
         following = residual.backend.lu_solve(factors, trial.f)
@@ -123,20 +122,19 @@ def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: A
     slack = (bound / xp.where(size > 0, size, 1.0)) ** 2
 
     def accept(trial: Array, length: Array) -> Array:
-        return norm2(xp, trial) <= xp.sqrt(xp.maximum(slack - 2 * _ARMIJO * length, 0.0)) * size
+        return trial <= xp.sqrt(xp.maximum(slack - 2 * _ARMIJO * length, 0.0)) * size
 
     def shorten(trial: Array, length: Array) -> Array:
         # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
-        ratio = dot(xp, trial / size[..., None], trial / size[..., None])
-        return length**2 / (ratio - 1 + 2 * length)
+        return length**2 / ((trial / size) ** 2 - 1 + 2 * length)
 
     return backtrack(residual, y, direction, accept, shorten)
 
 
-def trusted(xp: Any, trial: Trial, size: Array) -> Array:
+def trusted(trial: Trial, size: Array) -> Array:
     """Return whether the correction just taken estimates the error: taken in full, and f fell as it does near a root.
 
     Next to a root of any multiplicity m a Newton step reduces f to less than 1/e of its size, ((m-1)/m)^m, next to a
     pole of any order to more, (m/(m+1))^m: this ratio tells them apart.
     """
-    return trial.accepted & (trial.length == 1) & (norm2(xp, trial.f) <= CONTRACTION * size)
+    return trial.accepted & (trial.length == 1) & (trial.size <= CONTRACTION * size)

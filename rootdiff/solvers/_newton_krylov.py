@@ -97,8 +97,8 @@ class NewtonKrylov(IterativeSolver):
         allowed = self.rtol * xp.abs(y) + atol
         within = allowed * pattern(xp, y, xp.ones_like(size))
         fallen = xp.abs(new_f) <= xp.maximum(CONTRACTION * xp.abs(f), xp.abs(residual.operator(y).matvec(within)))
-        believed = trusted(xp, trial, size) & (relative <= EXACT_ENOUGH) & xp.all(fallen, axis=-1)
-        ratio = norm2(xp, new_f) / xp.where(size > 0, size, 1.0)
+        believed = trusted(trial, size) & (relative <= EXACT_ENOUGH) & xp.all(fallen, axis=-1)
+        ratio = xp.where(trial.accepted, trial.size, size) / xp.where(size > 0, size, 1.0)
         floor = _GAMMA * state.forcing**2
         forcing = _GAMMA * ratio**2
         forcing = xp.where(floor > _SAFEGUARD, xp.maximum(forcing, floor), forcing)

@@ -96,12 +96,12 @@ class PseudoTransient(IterativeSolver):
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
-        trial = backtrack(residual, y, direction, lambda f, length: xp.isfinite(norm2(xp, f)))
+        trial = backtrack(residual, y, direction, lambda trial, length: trial >= 0)
         taken = solvable & trial.accepted
         newton_like = norm2(xp, inertia * direction) <= EXACT_ENOUGH * size
-        believed = taken & trusted(xp, trial, size) & newton_like
+        believed = taken & trusted(trial, size) & newton_like
         # switched evolution relaxation: Mulder & van Leer (1985)
-        new = norm2(xp, trial.f)
+        new = trial.size
         ratio = xp.clip(size / xp.where(new > 0, new, 1.0), 1 / self.growth, self.growth)
         time_step = state.time_step * xp.where(taken, ratio, 1 / self.growth)
         longest = xp.finfo(y.dtype).eps ** -2
