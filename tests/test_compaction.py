@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 
 import rootdiff
 from rootdiff import ArgumentError
-from tests.harness import Harness
+from tests.harness import HARNESSES, Harness
 
 NATIVE = ("newton", "auto", "trust_region", "levenberg_marquardt", "chord", "broyden", "newton_krylov", "df_sane")
 RNG = np.random.default_rng(0)
@@ -27,8 +27,17 @@ def residual(y: Any, scale: Any, weight: Any) -> Any:
     return y**3 + y + xp.tanh(y @ weight.mT if hasattr(weight, "mT") else y @ weight.T) - scale[..., None]
 
 
-@pytest.mark.parametrize("solver", NATIVE)
-def test_roots_steps_and_statuses_are_those_of_the_whole_batch(backend: Harness, solver: str) -> None:
+#: JAX compiles several programs for each: by jit, and the eager ones only where everything is run.
+CASES = [
+    pytest.param(name, solver, marks=[pytest.mark.exhaustive] if name == "jax" and solver != "newton" else [])
+    for name in HARNESSES
+    for solver in NATIVE
+]
+
+
+@pytest.mark.parametrize(("name", "solver"), CASES)
+def test_roots_steps_and_statuses_are_those_of_the_whole_batch(name: str, solver: str) -> None:
+    backend = HARNESSES[name]()
     options = {"solver": solver, "batch_ndim": 2, "on_failure": "ignore"}
     whole = backend.solve(residual, START, SCALE, WEIGHT, **options)
     some = backend.solve(residual, START, SCALE, WEIGHT, **options, batched_args=(0, None))
