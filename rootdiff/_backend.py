@@ -48,8 +48,7 @@ class Backend(Protocol):
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         """Return ``function(*operands)`` where `needed`, a boolean scalar, holds, else `otherwise`, a pytree like it.
 
-        The function is run only then: what it spends work on must come in as an operand, since a compiler may
-        take work that depends on nothing else out of a branch.
+        The function is run only then. Its arrays come in as operands where they are computed for it alone.
         """
 
     def surely_all(self, mask: Array) -> bool:

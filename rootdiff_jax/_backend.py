@@ -47,11 +47,11 @@ class JaxBackend:
         return lax.while_loop(cond, body, _varying_alike(state))
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
-        # not lax.cond, of which vmap runs both branches
+        # a loop, since vmap runs both branches of lax.cond; and that inside, since XLA moves work that a loop does not
+        # change out of it, but not out of a branch
         def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            # XLA moves what a loop does not change out of it, so that it would be done always
-            held, inputs = lax.optimization_barrier((carry[0], operands))  # type: ignore[no-untyped-call]
-            return jnp.zeros_like(held), function(*inputs)
+            held, value = carry
+            return jnp.zeros_like(held), lax.cond(held, lambda: function(*operands), lambda: value)
 
         return self.while_loop(lambda carry: carry[0], once, (needed, otherwise))[1]
 
@@ -72,11 +72,10 @@ class JaxBackend:
         return self.linearize(function, y)[2]()
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
-        units = jnp.eye(y.shape[-1], dtype=y.dtype)
-
         def along(product: Function, axis: int) -> Array:
-            if len(units) == 1:
+            if y.shape[-1] == 1:
                 return product(jnp.ones_like(y))[..., None]
+            units = jnp.eye(y.shape[-1], dtype=y.dtype)  # not before: it is large where it is not wanted
             return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit), out_axes=axis)(units)
 
         def transpose(product: Function) -> Function:

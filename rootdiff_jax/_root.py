@@ -73,7 +73,7 @@ def root(
         else (None, int, bool, str, ...) is passed on as it is.
     solver, adjoint : str or object
         A registered name (see `available_solvers`, `available_adjoints`) or a value such as ``Newton(rtol=1e-8)``.
-        "auto" takes `Newton` (`Chord` for one system of more than 64) and `LU` for at most 1024 unknowns, else a
+        "auto" takes `Newton` (`NewtonKrylov` for one system of more than 64) and `LU` for at most 1024 unknowns, else a
         matrix-free Newton and `GMRES`.
     batch_ndim : int
         Number of leading axes of every leaf of `y0` that index independent systems.

@@ -6,9 +6,24 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._iterate import dot
+from rootdiff._iterate import dot, norm2, signs
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
+
+#: Roundings of a product by which a symmetric matrix may seem not to be.
+_ROUNDINGS = 100.0
+
+
+def is_symmetric(operator: LinearOperator, like: Array) -> Array:
+    """Return whether ``u . A v = v . A u`` for two vectors of random-like signs, to rounding, (*batch).
+
+    A matrix that is not symmetric passes only by a coincidence of rounding size.
+    """
+    xp = operator.backend.xp
+    u, v = signs(xp, like, 1), signs(xp, like, 2)
+    of_u, of_v = operator.matvec(u), operator.matvec(v)
+    noise = _ROUNDINGS * operator.precision * (norm2(xp, of_u) + norm2(xp, of_v)) * like.shape[-1] ** 0.5
+    return xp.abs(dot(xp, u, of_v) - dot(xp, v, of_u)) <= noise
 
 
 class _State(NamedTuple):

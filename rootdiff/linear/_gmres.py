@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._iterate import keep, norm2
+from rootdiff._iterate import keep, norm2, select
 from rootdiff._residual import LinearOperator
-from rootdiff.linear._contraction import Product
+from rootdiff.linear._cg import CG, is_symmetric
+from rootdiff.linear._contraction import Product, Start
 from rootdiff.linear._krylov import Krylov
 
 #: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
@@ -30,6 +31,9 @@ class _Cycle(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class GMRES(Krylov):
     """Restarted GMRES with right preconditioning: products with the Jacobian only, never its entries.
+
+    Where it would be restarted, and has no preconditioner, a symmetric matrix is found out by two products and solved
+    by conjugate gradients, which no restart slows down; GMRES goes on where these fail.
 
     Parameters
     ----------
@@ -53,6 +57,22 @@ class GMRES(Krylov):
     """
 
     restart: int | None = None
+
+    def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
+        first = super()._first(operator, rhs, size, goal)
+        if operator.fixed_point or self._preconditions(operator) or rhs.shape[-1] <= (self.restart or _UNRESTARTED):
+            return first
+        backend, xp = operator.backend, operator.backend.xp
+
+        def conjugate(start: Start) -> Start:
+            # a goal that is reached leaves out the systems that are not symmetric
+            within = xp.where(is_symmetric(operator, rhs), goal, xp.full_like(goal, xp.inf))
+            x = start.x + CG(preconditioner=None).correction(operator, start.residual, start.norm, within)
+            residual = rhs - operator.matvec(x)
+            norm = norm2(xp, residual)
+            return select(xp, norm < start.norm, Start(x, residual, norm), start)  # type: ignore[no-any-return]
+
+        return backend.when(xp.any(first.norm > goal), conjugate, (first,), first)  # type: ignore[no-any-return]
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         backend, xp = operator.backend, operator.backend.xp

@@ -13,6 +13,7 @@ from rootdiff._iterate import norm2, select
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
+from rootdiff.linear._contract import backward_stable
 from rootdiff.linear._contraction import Product, Start, contract
 
 #: From an operator and vectors, (*batch, n), to its approximate inverse times them.
@@ -76,7 +77,15 @@ class Krylov(LinearSolver):
         goal = self.tolerance(operator) * size
         counts = xp.zeros_like(size, dtype=xp.int32)
         first = self._first(operator, rhs, size, goal)
-        start = _State(*first, counts, self._judge(xp, first.norm, goal, counts))
+        status = self._judge(xp, first.norm, goal, counts)
+        open_ = (status == int(Status.RUNNING)) & (first.norm < size)
+
+        def attained(start: Start) -> Array:
+            """Return the status where a head start has come as far as rounding lets it: further cycles are vain."""
+            stable = open_ & backward_stable(operator, start.x, rhs, start.norm)
+            return xp.astype(xp.where(stable, int(Status.AT_PRECISION), status), xp.int32)
+
+        start = _State(*first, counts, backend.when(xp.any(open_), attained, (first,), status))
 
         def body(state: _State) -> _State:
             active = state.status == int(Status.RUNNING)
@@ -110,8 +119,12 @@ class Krylov(LinearSolver):
             first = select(xp, norm < size, Start(operator.guess, residual, norm), first)
         if not operator.fixed_point:
             return first
-        known = callable(self.preconditioner) or (self.preconditioner is not None and operator.factors is not None)
-        return contract(operator, rhs, first, goal, self._precondition(operator, rhs) if known else lambda v: -v)
+        known = self._precondition(operator, rhs) if self._preconditions(operator) else lambda v: -v
+        return contract(operator, rhs, first, goal, known)
+
+    def _preconditions(self, operator: LinearOperator) -> bool:
+        """Return whether there is a preconditioner."""
+        return callable(self.preconditioner) or (self.preconditioner is not None and operator.factors is not None)
 
     def _judge(self, xp: Any, norm: Array, goal: Array, cycles: Array) -> Array:
         status = xp.where(cycles >= self.max_restarts, int(Status.MAX_STEPS), int(Status.RUNNING))

@@ -10,6 +10,7 @@ from rootdiff._iterate import Solver
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution
 from rootdiff.linear._auto import is_dense
+from rootdiff.linear._gmres import GMRES
 from rootdiff.solvers._anderson import Anderson
 from rootdiff.solvers._chain import Chain
 from rootdiff.solvers._chord import Chord
@@ -22,8 +23,11 @@ from rootdiff.solvers._trust_region import TrustRegion
 
 #: Unknowns up to which a fixed point is found by Newton's method; above, a Jacobian costs more than a few dozen cells.
 _NEWTON_CELL = 64
-#: Unknowns above which a Jacobian and its factors cost more than the few more steps that reusing them takes.
-_CHORD = 64
+#: Unknowns of one system above which a Jacobian and its factors cost more than a few dozen products, or than the few
+#: more steps that reusing them takes.
+_FEW = 64
+#: Steps and Krylov vectors after which a matrix-free solve is no longer the cheaper one.
+_STEPS, _CYCLE = 20, GMRES(restart=30, max_restarts=1)
 #: Norms of f that Newton's line search remembers: enough to follow a curved valley.
 _MEMORY = 8
 
@@ -34,7 +38,8 @@ class Auto(Solver):
 
     Up to 1024 unknowns and 2^24 Jacobian entries in the batch: `Newton`, then `TrustRegion`, `LevenbergMarquardt` and
     `PseudoTransient`, each for the systems in which those before it failed; one system of more than 64 unknowns is
-    tried by `Chord` before, which forms few Jacobians. Above: `NewtonKrylov`, then `DFSane`.
+    tried before by a `NewtonKrylov` that takes few products, or, where products come from differences, by `Chord`,
+    which forms few Jacobians. Above: `NewtonKrylov`, then `DFSane`.
 
     Parameters
     ----------
@@ -44,16 +49,16 @@ class Auto(Solver):
 
     fixed_point: bool = False
 
-    def choose(self, shape: tuple[int, ...]) -> Chain:
-        """Return the solver for unknowns of this shape, (*batch, n)."""
+    def choose(self, shape: tuple[int, ...], differences: bool = False) -> Chain:
+        """Return the solver for unknowns of this shape, (*batch, n); `differences` stand in for derivatives."""
         dense: list[Solver] = [
             Newton(memory=_MEMORY),
             TrustRegion(radius=1.0),
             LevenbergMarquardt(scale="none"),
             PseudoTransient(),
         ]
-        if shape[-1] > _CHORD and math.prod(shape) == shape[-1]:
-            dense = [Chord(), *dense]
+        if shape[-1] > _FEW and math.prod(shape) == shape[-1]:
+            dense = [Chord() if differences else NewtonKrylov(max_steps=_STEPS, linear=_CYCLE), *dense]
         free: list[Solver] = [NewtonKrylov(), DFSane()]
         robust = dense if is_dense(shape) else free
         if self.fixed_point and not is_dense(shape, _NEWTON_CELL):
@@ -61,7 +66,11 @@ class Auto(Solver):
         return Chain(robust)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
-        return self.choose(tuple(y0.shape)).solve(residual, y0)
+        return self._chosen(residual, y0).solve(residual, y0)
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
-        return self.choose(tuple(y0.shape)).solve_where(residual, y0, active)
+        return self._chosen(residual, y0).solve_where(residual, y0, active)
+
+    def _chosen(self, residual: Residual, y0: Array) -> Chain:
+        differences = residual.backend.precision(y0.dtype) > residual.xp.finfo(y0.dtype).eps
+        return self.choose(tuple(y0.shape), bool(differences))
