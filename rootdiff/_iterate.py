@@ -301,6 +301,8 @@ def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:
 
 def max_norm(xp: Any, vector: Array) -> Array:
     """Return the largest absolute entry of each system, (*batch)."""
+    if vector.shape[-1] == 1:
+        return xp.abs(vector[..., 0])
     # without abs(), which would need memory for as many numbers again
     return xp.maximum(xp.max(vector, axis=-1), -xp.min(vector, axis=-1))
 
@@ -313,6 +315,8 @@ def dot(xp: Any, a: Array, b: Array) -> Array:
 def norm2(xp: Any, vector: Array) -> Array:
     """Return the Euclidean norm of each system, (*batch), without overflow of the squares."""
     largest = max_norm(xp, vector)
+    if vector.shape[-1] == 1:
+        return largest
     scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
     return scale * xp.sqrt(xp.sum((vector / scale[..., None]) ** 2, axis=-1))
 
