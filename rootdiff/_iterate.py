@@ -187,7 +187,7 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
 
     def body(loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
-        new = _advance(solver, residual, loop)
+        new = _advance(solver, replace(residual, active=active) if batch or backend.traced else residual, loop)
         if batch:  # a single system is stepped only while it runs
             new = _frozen(backend, active, new, loop)
         if residual.observe is not None:

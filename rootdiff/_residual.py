@@ -115,6 +115,8 @@ class Residual:
         Called by the loop after each step with the step's record; of traced arrays where the backend traces.
     take : callable, optional
         ``take(order)`` returns the residual of some systems of the batch; see `rootdiff._compaction`.
+    active : boolean array, (*batch), or None
+        The systems whose next step is wanted, None for all: a line search does not wait for the others.
     fixed_point : bool
         Whether the residual is ``cell(y) - y``.
     """
@@ -125,6 +127,7 @@ class Residual:
     correct: Callable[[Array, Array], Array] | None = field(default=None, kw_only=True)
     observe: Callable[[Any], None] | None = field(default=None, kw_only=True)
     take: Callable[[Array], Residual] | None = field(default=None, kw_only=True)
+    active: Array | None = field(default=None, kw_only=True)
     fixed_point: bool = field(default=False, kw_only=True)
 
     @property
@@ -140,6 +143,10 @@ class Residual:
         """Return the trial point ``y + step``, corrected as the user asked."""
         trial = y + step
         return trial if self.correct is None else self.correct(trial, y)
+
+    def unwanted(self, like: Array) -> Array:
+        """Return where a system's next step is not wanted, a boolean array shaped as `like`, (*batch)."""
+        return self.xp.zeros_like(like, dtype=self.xp.bool) if self.active is None else ~self.active
 
     def with_parameters(self, *parameters: Array) -> Residual:
         """Return the same residual with other parameters."""

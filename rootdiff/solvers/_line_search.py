@@ -50,6 +50,7 @@ def backtrack(
     """
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
+    unwanted = residual.unwanted(y[..., 0])
 
     def trial(step: Array, length: Array, count: Array) -> tuple[Any, ...]:
         point = residual.moved(y, step)
@@ -58,7 +59,7 @@ def backtrack(
         accepted = xp.isfinite(size)
         if accept is not None:
             accepted = accepted & accept(size, length)
-        return point, f, size, length, accepted, accepted | (count >= _MAX_TRIALS), count
+        return point, f, size, length, accepted, accepted | (count >= _MAX_TRIALS) | unwanted, count
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         _, _, size, length, _, done, count = carry

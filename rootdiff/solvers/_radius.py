@@ -82,6 +82,7 @@ def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[A
     f, matrix, scale = at.f, at.matrix, at.metric
     size = norm2(xp, f)
     unit = xp.where(size > 0, size, 1.0)[..., None]  # squares of f / |f| neither overflow nor underflow
+    unwanted = residual.unwanted(size)
 
     def trial(radius: Array, count: Array) -> tuple[Array, ...]:
         step, full = propose(radius)
@@ -103,7 +104,7 @@ def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[A
         grown = xp.where(ratio >= 0.75, xp.maximum(radius, 2 * length), radius)
         following = xp.where(ratio < 0.25, shrunk, grown)
         vanished = max_norm(xp, step) <= eps * max_norm(xp, y)
-        done = accepted | vanished | (count >= _MAX_TRIALS)
+        done = accepted | vanished | (count >= _MAX_TRIALS) | unwanted
         return point, value, accepted, full, following, done, count
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
