@@ -115,7 +115,6 @@ def _both_ways(residual: Residual, y: Array, step: Array, accept: Callable[[Arra
     """Search along `step` and against it in turn, at halved lengths, since nothing tells which way is downhill."""
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
-    unwanted = residual.unwanted(y[..., 0])
 
     def trial(length: Array) -> tuple[Array, ...]:
         point = residual.moved(y, length[..., None] * step)
@@ -123,7 +122,7 @@ def _both_ways(residual: Residual, y: Array, step: Array, accept: Callable[[Arra
         size = norm2(xp, f)
         accepted = xp.isfinite(size) & accept(size, length)
         vanished = (max_norm(xp, length[..., None] * step) <= eps * max_norm(xp, y)) | (xp.abs(length) < 1e-12)
-        return point, f, size, length, accepted, accepted | vanished | unwanted
+        return point, f, size, length, accepted, accepted | vanished
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         length, done = carry[3], carry[5]
