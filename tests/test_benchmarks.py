@@ -87,9 +87,12 @@ def test_memory_of_the_gradient_does_not_grow_with_steps():
     for library in ("rootdiff_torch", "back-propagation, torch"):
         for steps in (50, 250):
             settings = {"steps": steps, "batch": 256, "width": 128}
-            worker = measure.Worker("memory", settings, rows[library], "cpu")
-            peak[library, steps] = worker.answer(60)["memory_bytes"]
-            worker.stop()
+            peaks = []
+            for _ in range(3):  # the least counts: what the allocator keeps besides only adds
+                worker = measure.Worker("memory", settings, rows[library], "cpu")
+                peaks.append(worker.answer(60)["memory_bytes"])
+                worker.stop()
+            peak[library, steps] = min(peaks)
     assert peak["rootdiff_torch", 250] < 1.2 * peak["rootdiff_torch", 50]  # resident memory is not exact
     assert peak["back-propagation, torch", 250] > 3 * peak["back-propagation, torch", 50]  # five times the steps
 
