@@ -83,18 +83,19 @@ def test_an_absent_library_says_so(monkeypatch):
 
 def test_memory_of_the_gradient_does_not_grow_with_steps():
     rows = {row.library: place for place, row in enumerate(WORKLOADS["memory"].rows)}
-    peak = {}
+    batch, width, steps = 256, 128, (50, 1050)
+    growth = {}
     for library in ("rootdiff_torch", "back-propagation, torch"):
-        for steps in (50, 250):
-            settings = {"steps": steps, "batch": 256, "width": 128}
-            peaks = []
-            for _ in range(3):  # the least counts: what the allocator keeps besides only adds
-                worker = measure.Worker("memory", settings, rows[library], "cpu")
-                peaks.append(worker.answer(60)["memory_bytes"])
-                worker.stop()
-            peak[library, steps] = min(peaks)
-    assert peak["rootdiff_torch", 250] < 1.2 * peak["rootdiff_torch", 50]  # resident memory is not exact
-    assert peak["back-propagation, torch", 250] > 3 * peak["back-propagation, torch", 50]  # five times the steps
+        peaks = []
+        for count in steps:
+            worker = measure.Worker("memory", {"steps": count, "batch": batch, "width": width}, rows[library], "cpu")
+            peaks.append(worker.answer(60)["memory_bytes"])
+            worker.stop()
+        growth[library] = peaks[1] - peaks[0]
+    iterates = (steps[1] - steps[0]) * batch * width * 4  # bytes of those that a tape would keep: 125 MiB
+    # resident memory is not exact: the adjoint's vectors alone were seen to take 34 to 44 MiB
+    assert growth["rootdiff_torch"] < iterates / 4
+    assert growth["back-propagation, torch"] > iterates
 
 
 @pytest.mark.parametrize("name", TINY)
