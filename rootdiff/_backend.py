@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeAlias
 
 Array: TypeAlias = Any
 Function: TypeAlias = Callable[..., Array]
-#: What `Backend.on_host` runs: ``(evaluate, jacobian, y) -> (y, steps)``, everything a NumPy array.
-HostFunction: TypeAlias = Callable[[Function, Function, Any], tuple[Any, Any]]
+#: What `Backend.on_host` runs: ``(evaluate, jacobian, y, *values) -> (y, steps)``, everything a NumPy array.
+HostFunction: TypeAlias = Callable[..., tuple[Any, Any]]
 
 
 class Backend(Protocol):
@@ -79,11 +79,12 @@ class Backend(Protocol):
     def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
         """Return the solution, (*batch, n), of one system per right-hand side; not finite where singular."""
 
-    def on_host(self, function: HostFunction, residual: Any, y: Array) -> tuple[Array, Array]:
-        """Return ``function(evaluate, jacobian, y)``, computed by NumPy on the host.
+    def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
+        """Return ``function(evaluate, jacobian, y, *values)``, computed by NumPy on the host.
 
-        `evaluate` and `jacobian` are those of the `Residual`, from NumPy arrays to NumPy arrays; the function
-        returns a vector like `y`, (*batch, n), and int32 step counts, (*batch).
+        `evaluate` and `jacobian` are those of the `Residual`, from NumPy arrays to NumPy arrays; the `values` are
+        numbers, which may be traced here, but not there. The function returns a vector like `y`, (*batch, n), and
+        int32 step counts, (*batch).
         """
 
     def to_numpy(self, array: Array) -> Any:

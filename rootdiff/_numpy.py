@@ -166,8 +166,8 @@ class NumpyBackend:
         systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
         return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
 
-    def on_host(self, function: HostFunction, residual: Any, y: Array) -> tuple[Array, Array]:
-        return function(residual, residual.jacobian, y)
+    def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
+        return function(residual, residual.jacobian, y, *values)
 
     def to_numpy(self, array: Array) -> Any:
         return np.asarray(array)

@@ -105,8 +105,8 @@ class JaxBackend:
             return rhs / factors[0][..., 0]
         return _substitution.solve(factors, rhs, transpose)
 
-    def on_host(self, function: HostFunction, residual: Any, y: Array) -> tuple[Array, Array]:
-        return on_host(function, residual, y)
+    def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
+        return on_host(function, residual, y, *values)
 
     def to_numpy(self, array: Array) -> Any:
         return np.asarray(array)

@@ -37,8 +37,14 @@ def _key(solver: Any, values: list[Any]) -> Any:
             values.append(value)
             entries.append((name, type(value)))
         else:
-            entries.append((name, _key(value, values) if _is_nested(value) else value))
+            entries.append((name, _key_of_setting(value, values)))
     return (type(solver), *entries) if is_dataclass(solver) else solver
+
+
+def _key_of_setting(value: Any, values: list[Any]) -> Any:
+    if isinstance(value, tuple):  # the solvers of a chain
+        return tuple(_key_of_setting(entry, values) for entry in value)
+    return _key(value, values) if _is_nested(value) else value
 
 
 def _rebuild(solver: Any, values: list[Any]) -> Any:
@@ -46,9 +52,15 @@ def _rebuild(solver: Any, values: list[Any]) -> Any:
     for name, value in _settings(solver):
         if _is_runtime(solver, name, value):
             changes[name] = values.pop(0)
-        elif _is_nested(value):
-            changes[name] = _rebuild(value, values)
+        elif _is_nested(value) or isinstance(value, tuple):
+            changes[name] = _rebuild_setting(value, values)
     return replace(solver, **changes) if changes else solver
+
+
+def _rebuild_setting(value: Any, values: list[Any]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_rebuild_setting(entry, values) for entry in value)
+    return _rebuild(value, values) if _is_nested(value) else value
 
 
 def _settings(solver: Any) -> list[tuple[str, Any]]:

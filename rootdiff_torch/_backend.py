@@ -101,11 +101,11 @@ class TorchBackend:
         x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
         return x.movedim(-1, 0).reshape(rhs.shape).to(rhs.dtype)
 
-    def on_host(self, function: HostFunction, residual: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    def on_host(self, function: HostFunction, residual: Any, y: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
         def wrap(tensors: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
             return lambda array: self.to_numpy(tensors(torch.as_tensor(array, dtype=y.dtype, device=y.device)))
 
-        root, steps = function(wrap(residual), wrap(residual.jacobian), self.to_numpy(y))
+        root, steps = function(wrap(residual), wrap(residual.jacobian), self.to_numpy(y), *values)
         return (
             torch.as_tensor(root, dtype=y.dtype, device=y.device),
             torch.as_tensor(steps, dtype=torch.int32, device=y.device),

@@ -63,12 +63,12 @@ class SciPy(Solver):
     atol: float | None = None
     max_steps: int = 1000
 
-    runtime: ClassVar[tuple[str, ...]] = ()
+    runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS:
             raise ArgumentError(f"SciPy: method is {self.method!r}; allowed are {', '.join(_METHODS)}.")
-        if self.max_steps < 1:
+        if isinstance(self.max_steps, int) and self.max_steps < 1:
             raise ArgumentError(f"SciPy: max_steps is {self.max_steps!r}; it must be at least 1.")
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
@@ -83,7 +83,14 @@ class SciPy(Solver):
             )
         solver = self.resolved(y0.dtype, xp)
         first_norm = max_norm(xp, residual(y0))
-        y, steps = residual.backend.on_host(solver._solve_batch, residual, y0)
+        settings = {name: getattr(solver, name) for name in self.runtime if getattr(solver, name) is not None}
+
+        def solve_batch(evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any, *values: Any) -> Any:
+            # in a compiled program the settings are known on the host only
+            known = replace(self, **dict(zip(settings, values, strict=True)))
+            return known._solve_batch(evaluate, jacobian, y0)
+
+        y, steps = residual.backend.on_host(solve_batch, residual, y0, *settings.values())
         norm = max_norm(xp, residual(y))
         status = xp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
         status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))

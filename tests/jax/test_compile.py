@@ -57,6 +57,45 @@ def test_settings_are_runtime_values() -> None:
     assert compiles(call(inner[0]), call(inner[1])) == 0
 
 
+@pytest.mark.transform("no new compile: other settings of the solvers in a chain, of one in a chain in a chain")
+def test_settings_of_a_chain_are_runtime_values() -> None:
+    def chain(steps: int, rtol: float) -> Any:
+        return call(rd.Chain([rd.Chord(max_steps=steps), rd.Chain([rd.TrustRegion(), rd.Newton(rtol=rtol)])]))
+
+    assert compiles(chain(1, 1e-8), chain(2, 1e-9), chain(50, 1e-6)) == 0
+    assert compiles(chain(1, 1e-8), call(rd.Chain([rd.Chord(max_steps=1), rd.Newton(rtol=1e-8)]))) > 0
+
+
+def test_settings_of_a_chain_reach_their_solver() -> None:
+    def steps(first: int, second: int) -> int:
+        chain = rd.Chain([rd.Newton(max_steps=first), rd.Newton(max_steps=second)])
+        return int(rd.root(f, 50 * jnp.asarray(START), jnp.asarray(THETA), solver=chain, on_failure="ignore").steps)
+
+    assert [steps(1, 1), steps(2, 1), steps(1, 3)] == [2, 3, 4]
+
+
+@pytest.mark.transform("no new compile: other tolerances and limits of a SciPy method, in a chain too")
+@pytest.mark.parametrize("method", ["hybr", "lm", "krylov", "df-sane"])
+def test_settings_of_scipy_are_runtime_values(method: Any) -> None:
+    def solver(rtol: float, steps: int) -> Any:
+        return rd.SciPy(method=method, rtol=rtol, max_steps=steps)
+
+    assert compiles(call(solver(1e-8, 500)), call(solver(1e-6, 500)), call(solver(1e-8, 400))) == 0
+    assert compiles(call(rd.SciPy(method=method)), call(rd.SciPy(method=method, max_steps=77))) == 0
+    chains = [rd.Chain([solver(rtol, 500), rd.Newton(rtol=rtol)]) for rtol in (1e-8, 1e-9)]
+    assert compiles(call(chains[0]), call(chains[1])) == 0
+
+
+def test_settings_of_scipy_reach_the_host() -> None:
+    def error(rtol: float) -> float:
+        solver = rd.SciPy(method="df-sane", rtol=rtol)
+        return float(jnp.max(jnp.abs(call(solver)() - c(THETA))))
+
+    assert error(1e-12) < 1e-10 < error(1e-3) < 1e-1
+    short = rd.SciPy(max_steps=2)
+    assert int(rd.root(f, 50 * jnp.asarray(START), THETA, solver=short, on_failure="ignore").status) != 0
+
+
 @pytest.mark.transform("no new compile: another initial guess, other arguments")
 def test_values_are_runtime_values() -> None:
     assert compiles(call(), call(y0=START + 0.1), call(theta=THETA + 0.1)) == 0
