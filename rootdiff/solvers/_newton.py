@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, norm2, running
+from rootdiff._iterate import IterativeSolver, norm2, running, signs
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearSolver
@@ -19,6 +19,9 @@ from rootdiff.solvers._radius import CONTRACTION
 _ARMIJO = 1e-4
 #: A simplified correction this much shorter than the last one estimates the error: a multiple root contracts less.
 _FAST = 0.1
+#: A residual up to this many times the change that roundings of y bring about may be nothing but rounding: whether it
+#: is, is asked where a step did not reduce it so far.
+_NOISY, _FALLING = 10.0, 0.5
 
 
 class NewtonState(NamedTuple):
@@ -87,7 +90,7 @@ class Newton(IterativeSolver):
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = state.norms[..., 0]
-        trial = armijo(residual, y, direction, size, xp.max(state.norms, axis=-1))
+        trial = armijo(residual, y, direction, size, _bound(residual, state))
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
@@ -111,6 +114,27 @@ class Newton(IterativeSolver):
         theta = norm2(xp, following) / xp.where(length > 0, length, 1.0)
         # Deuflhard (2011), eq. 2.27: the simplified corrections form a geometric series of ratio theta
         return xp.where((theta <= _FAST)[..., None], xp.minimum(error, xp.abs(following) / (1 - _FAST)), error)
+
+
+def _bound(residual: Residual, state: NewtonState) -> Array:
+    """Return the norm that the next one must undercut, (*batch): the largest of those remembered.
+
+    But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever.
+    """
+    backend, xp, y, size = residual.backend, residual.xp, state.y, state.norms[..., 0]
+    bound = xp.max(state.norms, axis=-1)
+    if state.norms.shape[-1] == 1:
+        return bound
+    falling = size < _FALLING * state.norms[..., 1]
+    if backend.surely_all(falling):
+        return bound
+    clear = falling | (size >= bound) | residual.unwanted(size)
+
+    def lowered(y: Array, f: Array) -> Array:
+        noise = norm2(xp, residual(y + 2 * xp.finfo(y.dtype).eps * xp.abs(y) * signs(xp, y, 3)) - f)
+        return xp.where(clear | (size > _NOISY * noise), bound, size)
+
+    return backend.when(xp.any(~clear), lowered, (y, state.f), bound)
 
 
 def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: Array) -> Trial:

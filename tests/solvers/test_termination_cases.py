@@ -74,3 +74,24 @@ def test_each_row_is_judged_by_itself():
     for solver in ("scipy:broyden1", "newton_krylov"):
         sol = rootdiff.root(problem.residual, problem.starts()[2], problem.theta, solver=solver, on_failure="ignore")
         assert not sol.converged or np.max(np.abs(problem.residual(sol.y, problem.theta))) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("digits", [2, 4, 5])  # of float32 lost to the condition; in float64 twice as many
+@pytest.mark.parametrize("near", [False, True])
+def test_a_memory_of_norms_does_not_follow_roundings(backend, dtype, digits, near):
+    rng = np.random.default_rng(digits)
+    left, right = (np.linalg.qr(rng.standard_normal((20, 20)))[0] for _ in range(2))
+    condition = 10.0 ** (digits if dtype is np.float32 else 2 * digits)
+    a = ((left * np.logspace(0, -np.log10(condition), 20)) @ right.T).astype(dtype)
+    root = rng.standard_normal(20)
+    b = (a @ root).astype(dtype)
+
+    def f(y, a, b):
+        return a @ y - b
+
+    y0 = (root if near else np.zeros(20)).astype(dtype)
+    out = backend.solve(f, y0, a, b, solver="auto")
+    assert Status(int(out.status)).success
+    assert out.steps <= 20  # up to 90 where f may rise to any of the last eight norms
+    assert np.linalg.norm(out.y - root) <= 100 * np.finfo(dtype).eps * condition * np.linalg.norm(root)
