@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import max_norm, norm2, signs
+from rootdiff._judge import pattern
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._base import FEW
 
@@ -78,7 +79,7 @@ def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: fl
     solve, solve_transposed = operator.approximate_inverse, operator.T.approximate_inverse
     size = max_norm(xp, x)
     safe = xp.where(size > 0, size, xp.ones_like(size))
-    probe = max_norm(xp, solve(signs(xp, x, 5) * sizes)) / safe
+    probe = max_norm(xp, solve(pattern(xp, x, xp.full_like(size, 5)) * sizes)) / safe
     suspicious = ~(probe <= screen)
 
     def estimate(x: Array, sizes: Array) -> Array:

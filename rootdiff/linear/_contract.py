@@ -20,7 +20,7 @@ from rootdiff.linear._condition import row_sizes, skeel_condition
 #: Relative error of the solution that changes of A within its accuracy bring about, from which A counts as singular.
 SINGULAR_AT = 0.1
 #: One solve with a random-like right-hand side underestimates that error a hundredfold only when very unlucky.
-_SCREEN_AT = SINGULAR_AT / 100
+SCREEN_AT = SINGULAR_AT / 100
 
 
 def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, info: LinearInfo) -> LinearInfo:
@@ -45,16 +45,17 @@ def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, 
         sizes = row_sizes(operator, xp.where(finite[..., None], x, xp.ones_like(x)), rhs)
         inverse = replace(operator, factors=info.factors)
         known = xp.all(xp.isfinite(sizes), axis=-1)
-        condition = skeel_condition(inverse, x, sizes, _SCREEN_AT / operator.precision)
+        condition = skeel_condition(inverse, x, sizes, SCREEN_AT / operator.precision)
         singular = ~finite | ~(operator.precision * condition < SINGULAR_AT)
         # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
         stable = _small(operator, norm, x.shape[-1] ** 0.5 * sizes, rhs)
         failure = xp.where(known, xp.where(singular, int(Status.SINGULAR), failure), int(Status.NONFINITE))
         solved, stable = (norm <= solver.tolerance(operator) * size) & ~singular, stable & ~singular
     else:
-        # a solver made of others may know that one of them found a singular matrix
-        solved = (norm <= solver.tolerance(operator) * size) & (info.status != int(Status.SINGULAR))
-        stable = backward_stable(operator, x, rhs, norm, ~solved)
+        # a solver made of others may know that one of them found a singular matrix, even if some x solves the system
+        regular = info.status != int(Status.SINGULAR)
+        solved = (norm <= solver.tolerance(operator) * size) & regular
+        stable = backward_stable(operator, x, rhs, norm, ~solved) & regular
     if info.rank is not None:
         failure = xp.where(finite & (info.rank < x.shape[-1]), int(Status.SINGULAR), failure)
     status = xp.where(stable, int(Status.AT_PRECISION), failure)

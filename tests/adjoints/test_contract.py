@@ -41,6 +41,33 @@ def test_consistent_singular_system_is_a_status_for_lu(arrays: Any, name: str) -
     assert int(info.status) == Status.SINGULAR
 
 
+@pytest.mark.parametrize("name", ["auto", "lu"])
+@pytest.mark.parametrize("n", [20, 80, 300])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_repeated_equation_is_found_out(arrays: Any, name: str, n: int, transposed: bool) -> None:
+    for seed in range(6):  # a probe of signs is consistent with every second repetition
+        rng = np.random.default_rng(seed)
+        matrix = np.eye(n) + 0.3 * rng.standard_normal((n, n)) / np.sqrt(n)
+        row, copy = rng.choice(n, 2, replace=False)
+        matrix[copy] = (1.0, 3.0, 0.7)[seed % 3] * matrix[row]
+        rhs = (matrix.T if transposed else matrix) @ rng.standard_normal(n)
+        operator = arrays.operator(matrix)
+        operator = operator.T if transposed else operator
+        with np.errstate(all="ignore"):
+            _, info = _implicit.solve(operator, rootdiff.get_adjoint(name), arrays.array(rhs), "ignore")
+        assert int(info.status) == Status.SINGULAR
+
+
+def test_a_matrix_known_to_be_singular_stays_so(arrays: Any) -> None:
+    class Knowing(rootdiff.LinearSolver):
+        def solve(self, operator: Any, rhs: Any) -> Any:
+            x, info = rootdiff.LU().solve(operator, rhs)
+            return x, rootdiff.LinearInfo(0 * info.status + int(Status.SINGULAR))
+
+    _, info = _solve(arrays, 2 * np.eye(3), np.ones(3), Knowing())
+    assert int(info.status) == Status.SINGULAR
+
+
 def test_lstsq_gives_the_minimum_norm_and_says_so(arrays: Any) -> None:
     x, info = _solve(arrays, [[1.0, 1.0], [2.0, 2.0]], [2.0, 4.0], "lstsq")
     np.testing.assert_allclose(x, [1.0, 1.0], rtol=1e-14)
