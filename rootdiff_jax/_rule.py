@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from rootdiff import _implicit
@@ -187,23 +188,40 @@ def _linear_solve(
     """
     residual = problem.residual(operands)
     # inside shard_map everything that the linear solve takes varies over the mesh alike
-    adjoint = problem.adjoint.fill([vary(value, varying_axes(y)) for value in settings])
+    settings = tuple(vary(value, varying_axes(y)) for value in settings)
     failed = None if problem.on_failure == "ignore" else _failed(outputs.status)
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
-        def solve(_: Any, b: Array) -> Array:
-            operator = residual.operator(y, outputs.factors)
+        def solve(many: bool, b: Array, values: Any) -> Array:
+            settings, y, factors, operands, failed = values
+            adjoint = problem.adjoint.fill(settings)
+            operator = problem.residual(operands).operator(y, factors)
             operator = operator.T if of_transpose else operator
-            x, _ = _implicit.solve(operator, adjoint, b, problem.on_failure, failed)
+            x, _ = _implicit.solve(operator, adjoint.for_many() if many else adjoint, b, problem.on_failure, failed)
             return jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
 
-        return solve
+        values = (settings, y, outputs.factors, operands, failed)
+        template = problem.adjoint.solver
+        by_number = partial(solve, False) if template.for_many() is template else _by_number(solve)
+        return lambda _, b: by_number(b, values)
 
     product = residual.vjp if transposed else residual.jvp
     try:
         return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed), solver(not transposed))
     except ValueError:  # a while_loop in the residual has no transpose: forward mode only
         return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed))
+
+
+def _by_number(solve: Callable[[bool, Array, Any], Array]) -> Callable[[Array, Any], Array]:
+    """Return ``solve(False, b, values)``, which under vmap is ``solve(True, b, values)`` for each of many."""
+    one = custom_vmap(partial(solve, False))
+
+    @one.def_vmap
+    def rule(_: int, batched: list[Any], b: Array, values: Any) -> tuple[Array, bool]:
+        axes = jax.tree.map(lambda flag: 0 if flag else None, batched)
+        return jax.vmap(partial(solve, True), in_axes=tuple(axes))(b, values), True
+
+    return one
 
 
 def _linearisation_point(outputs: Outputs) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rootdiff._backend import Array
 from rootdiff._residual import LinearOperator
@@ -13,10 +13,14 @@ from rootdiff.linear._contract import judge
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._lsmr import LSMR
 from rootdiff.linear._lu import LU
+from rootdiff.linear._trial import attempt
 
 #: Unknowns up to which O(n^3) work costs less than a Krylov space; and entries that fit in memory, 128 MiB of float64.
 DENSE_UNKNOWNS = 1024
 DENSE_ENTRIES = 2**24
+#: Unknowns of one system up to which a factorisation takes no longer than the products that would avoid it: measured
+#: 170 in JAX; in NumPy and PyTorch, where each operation of a Krylov step takes Python's time too, more than 500.
+_FACTORED = 256
 #: Unknowns of a fixed point up to which a factorisation costs no more than a few products.
 _FEW_UNKNOWNS = 64
 
@@ -32,20 +36,39 @@ class AutoLinear(LinearSolver):
 
     Else, and for fixed points of more than 64 unknowns, `GMRES`, with what the solver knows of the inverse as
     preconditioner; the systems in which it does not reach its tolerance are solved again, by `LU` if their matrices
-    have at most 2^24 entries, else by `LSMR`.
+    have at most 2^24 entries, else by `LSMR`. One system of more than 256 unknowns that `LU` would have to factor is
+    tried in JAX by a short GMRES before, which is believed only if a second one shows that the matrix is not singular.
+
+    Parameters
+    ----------
+    few : bool
+        Whether there are few right-hand sides, so that this trial may pay.
     """
 
+    few: bool = True
+
     direct = True
+    judged = True
+
+    def for_many(self) -> AutoLinear:
+        return replace(self, few=False)
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         shape = tuple(rhs.shape)
-        dense = is_dense(shape)
-        if operator.is_factored or (dense and not (operator.fixed_point and shape[-1] > _FEW_UNKNOWNS)):
+        dense, many = is_dense(shape), shape[-1] > _FEW_UNKNOWNS
+        if operator.is_factored or (dense and not (operator.fixed_point and many)):
+            if self._tries(operator, rhs):
+                return _again(operator, rhs, *attempt(operator, rhs), LU())
             return LU().solve(operator, rhs)
         first = GMRES(max_restarts=1) if dense else GMRES()
         x, info = first.solve(operator, rhs)
         info = judge(operator, first, x, rhs, info)
         return _again(operator, rhs, x, info, LU() if is_dense(shape, shape[-1]) else LSMR())
+
+    def _tries(self, operator: LinearOperator, rhs: Array) -> bool:
+        """Return whether a short GMRES may save a factorisation."""
+        compiled = operator.backend.traced
+        return self.few and compiled and operator.factors is None and math.prod(rhs.shape) == rhs.shape[-1] > _FACTORED
 
 
 def _again(

@@ -48,10 +48,13 @@ class LinearSolver(ABC):
         bias no residual test bounds.
     direct : bool
         Whether small systems are solved by their entries.
+    judged : bool
+        Whether `solve` judges its solutions by the contract itself, but for those that it returns with factors.
     """
 
     exact: ClassVar[bool] = True
     direct: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
     runtime: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -61,6 +64,10 @@ class LinearSolver(ABC):
     def start(self, backend: Backend, y: Array) -> tuple[Array, Array] | None:
         """Return arrays shaped like the factors that `solve` reports for systems shaped like `y`, or None."""
         return None
+
+    def for_many(self) -> LinearSolver:
+        """Return the solver to take where one matrix, or many, meet many right-hand sides."""
+        return self
 
     def tolerance(self, operator: LinearOperator) -> Any:
         """Return the relative residual that counts as solved: the setting `rtol`, else 10 times the accuracy of A."""

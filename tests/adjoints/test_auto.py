@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace
 
 import rootdiff
 from rootdiff import Status, _implicit
@@ -74,3 +75,103 @@ def test_least_squares_where_the_matrix_is_too_large(arrays: Any, monkeypatch: p
     monkeypatch.setattr(_auto, "DENSE_ENTRIES", 1000)
     _solve(arrays, _cycle(LARGE))
     assert called == ["GMRES", "LSMR"]
+
+
+ONE = 300  # one system that a short GMRES is tried on
+
+
+def _clustered(n: int = ONE) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return np.eye(n) + 0.1 * rng.standard_normal((n, n)) / np.sqrt(n)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_one_system_is_solved_without_factors(arrays: Any, transposed: bool) -> None:
+    matrix = _clustered()
+    x = np.random.default_rng(0).standard_normal(ONE)
+    operator = arrays.operator(matrix.T if transposed else matrix)
+    operator = operator.T if transposed else operator
+    found, info = _auto.attempt(operator, arrays.array(matrix @ x))
+    assert int(info.status) == Status.CONVERGED
+    np.testing.assert_allclose(arrays.numpy(found), x, rtol=0, atol=1e-13)
+    _, info = _auto.attempt(arrays.operator(_cycle(ONE)), arrays.array(x))
+    assert int(info.status) > Status.AT_PRECISION
+    _solve(arrays, _cycle(ONE))
+
+
+@pytest.mark.parametrize("kind", ["units", "decay"])
+def test_the_trial_resolves_each_row(arrays: Any, kind: str) -> None:
+    # a solution that is zero in the rows of small units has a small residual too
+    units = np.where(np.arange(ONE) % 3 == 0, 1e-20, 1.0) if kind == "units" else np.ones(ONE)
+    matrix = _clustered()
+    x = np.random.default_rng(0).standard_normal(ONE) * (1.0 if kind == "units" else 0.9 ** np.arange(ONE))
+    found, info = _implicit.solve(
+        arrays.operator(units[:, None] * matrix), AutoLinear(), arrays.array(units * (matrix @ x)), "raise"
+    )
+    assert int(info.status) <= Status.AT_PRECISION
+    np.testing.assert_allclose(arrays.numpy(found), x, rtol=0, atol=1e-11)  # LU's error, with rows of small pivots
+
+
+@pytest.mark.parametrize("small", [0.0, 1e-18, 1e-16])
+def test_the_trial_does_not_hide_a_singular_matrix(arrays: Any, small: float) -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        u = rng.standard_normal(ONE)
+        u = u / np.linalg.norm(u)
+        matrix = _clustered()
+        matrix = matrix - (1 - small) * np.outer(u, u @ matrix)
+        rhs = matrix @ rng.standard_normal(ONE)
+        with np.errstate(all="ignore"):
+            _, info = _implicit.solve(arrays.operator(matrix), AutoLinear(), arrays.array(rhs), "ignore")
+            _, trial = _auto.attempt(arrays.operator(matrix), arrays.array(rhs))
+        assert int(info.status) == Status.SINGULAR
+        assert int(trial.status) > Status.AT_PRECISION
+
+
+@pytest.mark.parametrize("n", [80, ONE])
+@pytest.mark.parametrize("solver", ["newton_krylov", "auto"])
+def test_a_root_with_a_repeated_equation_has_no_derivative(backend: Any, n: int, solver: str) -> None:
+    def residual(y: Any, a: Any) -> Any:
+        xp = array_namespace(y)
+        rows = y + 0.3 * xp.roll(y, 1) - a[0] - a[1] ** 2
+        return xp.concat([rows[:-1], rows[:1]])
+
+    jacobian = np.eye(n) + 0.3 * np.roll(np.eye(n), 1, axis=0)
+    jacobian[-1] = jacobian[0]
+    w = jacobian.T @ np.random.default_rng(0).standard_normal(n)  # so that the linear system has solutions
+    y0, a = np.full(n, 1.0), np.array([0.3, 1.0])
+    outcome = backend.vjp(residual, y0, a, w=w, solver=solver, on_failure="nan")
+    assert int(outcome.status) <= Status.AT_PRECISION
+    assert np.isnan(outcome.derivative[0]).all()
+
+
+def test_many_right_hand_sides_share_factors_in_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    import rootdiff_jax
+
+    jax.config.update("jax_enable_x64", True)
+    original, tried = _auto.attempt, []
+
+    def attempt(operator: Any, rhs: Any) -> Any:
+        shape = jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
+        rhs = jax.pure_callback(lambda v: tried.append(1) or v, shape, rhs, vmap_method="sequential")
+        return original(operator, rhs)
+
+    monkeypatch.setattr(_auto, "attempt", attempt)
+    matrix = _clustered(ONE + 1)  # a size of its own, since programs are cached
+
+    def root(b: Any) -> Any:
+        start = jnp.ones_like(b)
+        return rootdiff_jax.root(lambda y, b: jnp.asarray(matrix) @ y - b, start, b, solver="newton_krylov").y
+
+    b = jnp.ones(ONE + 1)
+    np.testing.assert_allclose(jax.grad(lambda b: root(b)[0])(b), np.linalg.inv(matrix)[0], rtol=0, atol=1e-13)
+    assert tried
+    tried.clear()
+    for transform in (jax.jacrev, jax.jacfwd):
+        np.testing.assert_allclose(transform(root)(b), np.linalg.inv(matrix), rtol=0, atol=1e-13)
+    assert not tried
+    stacked = jax.vmap(jax.grad(lambda b: root(b)[0]))(jnp.stack([b, 2 * b]))
+    np.testing.assert_allclose(stacked, [np.linalg.inv(matrix)[0]] * 2, rtol=0, atol=1e-13)
