@@ -44,7 +44,7 @@ class State(Protocol):
     status : integer array, (*batch). `Status.RUNNING`, or why the solver cannot go on.
 
     A state with `factors`, of its last Jacobian, or with `inverse`, an estimate of its inverse, hands these on to the
-    adjoint solve.
+    adjoint solve. One with `f_norm`, the largest absolute entry of `f`, (*batch), saves the loop computing it.
     """
 
     @property
@@ -81,6 +81,8 @@ class IterativeSolver(Solver):
     runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
     #: A residual that has not fallen by a hundredth in this many steps counts as stalled.
     patience: ClassVar[int] = 50
+    #: Fields of the state that the loop need not keep for a finished system, where they are of no use or as good.
+    loose: ClassVar[tuple[str, ...]] = ("error", "factors")
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -189,7 +191,7 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         active = loop.status == int(Status.RUNNING)
         new = _advance(solver, replace(residual, active=active) if batch or backend.traced else residual, loop)
         if batch:  # a single system is stepped only while it runs
-            new = _frozen(backend, active, new, loop)
+            new = _frozen(solver, backend, active, new, loop)
         if residual.observe is not None:
             residual.observe(StepInfo.between(xp, type(solver).__name__, loop, new))
         return new
@@ -207,33 +209,44 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     return put(xp, loop, some, xp.argsort(order), count, len(batch))  # type: ignore[no-any-return]
 
 
-def _frozen(backend: Backend, active: Array, new: _Loop, old: _Loop) -> _Loop:
-    """Return the `new` state of the `active` systems, and the old one of the others, but for the factors.
+def _frozen(solver: IterativeSolver, backend: Backend, active: Array, new: _Loop, old: _Loop) -> _Loop:
+    """Return the `new` state of the `active` systems, and the old one of the others, but for what is loose.
 
-    Those of a finished system are new ones of its last iterate, which are as good: n^2 numbers need not be copied.
+    That of a finished system is of its last iterate or of a step that it did not take: it need not be copied.
     """
-    factors = getattr(new.state, "factors", None)
-    if factors is None or backend.surely_all(active):
-        return keep(backend, active, new, old)  # type: ignore[no-any-return]
-    bare = [loop._replace(state=loop.state._replace(factors=None)) for loop in (new, old)]
+    if backend.surely_all(active):
+        return new
+    loose = {name: getattr(new.state, name) for name in solver.loose if hasattr(new.state, name)}
+    bare = [
+        loop._replace(state=loop.state._replace(**dict.fromkeys(loose)), idle=None, mark=None) for loop in (new, old)
+    ]
     kept = select(backend.xp, active, *bare)
-    return kept._replace(state=kept.state._replace(factors=factors))  # type: ignore[no-any-return]
+    return kept._replace(state=kept.state._replace(**loose), idle=new.idle, mark=new.mark)  # type: ignore[no-any-return]
 
 
 def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
-    xp = residual.xp
+    xp, surely_all = residual.xp, residual.backend.surely_all
     state = solver.step(residual, loop.state)
-    norm = max_norm(xp, state.f)
+    norm = state.f_norm if hasattr(state, "f_norm") else max_norm(xp, state.f)
     steps = loop.steps + 1
-    allowed = tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm)
-    converged = _is_within(xp, state.error, allowed) & xp.isfinite(norm)
+
+    def within(error: Array) -> Array:
+        allowed = tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm)
+        return _is_within(xp, error, allowed)
+
+    unknown = ~xp.isfinite(state.error[..., 0])
+    converged = ~unknown if surely_all(unknown) else within(state.error) & xp.isfinite(norm)
     better = norm < loop.best_norm
     improved = norm < 0.99 * loop.mark
+    going_on = improved & ~converged & (norm > 0) & (steps < solver.max_steps) & (state.status == int(Status.RUNNING))
+    if surely_all(going_on):  # then it is better too: the best is never 1 % below the mark
+        status = xp.astype(state.status, xp.int32)
+        return _Loop(state, status, steps, loop.first_norm, state.y, norm, xp.zeros_like(loop.idle), norm)
     # steps within tolerance that do not help are those of rounding: a few of them tell
     idle = xp.zeros_like(loop.idle)
-    if not residual.backend.surely_all(improved):
-        within = _is_within(xp, state.y - loop.state.y, allowed)
-        idle = xp.where(improved, 0, loop.idle + xp.where(within, 1 + solver.patience // _FUTILE, 1))
+    if not surely_all(improved):
+        vain = xp.where(within(state.y - loop.state.y), 1 + solver.patience // _FUTILE, 1)
+        idle = xp.where(improved, 0, loop.idle + vain)
     status = xp.where(idle >= solver.patience, int(Status.STALLED), state.status)
     status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
@@ -279,11 +292,11 @@ def at_precision(
 
 def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:
     """Return, per system, `new` where `mask` holds and else `old`; both nested tuples of arrays."""
+    if new is old:
+        return new
     if isinstance(new, tuple):
         parts = [select(xp, mask, a, b) for a, b in zip(new, old, strict=True)]
         return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
-    if new is None:
-        return None
     return xp.where(xp.reshape(mask, mask.shape + (1,) * (new.ndim - mask.ndim)), new, old)
 
 
@@ -314,11 +327,16 @@ def dot(xp: Any, a: Array, b: Array) -> Array:
 
 def norm2(xp: Any, vector: Array) -> Array:
     """Return the Euclidean norm of each system, (*batch), without overflow of the squares."""
-    largest = max_norm(xp, vector)
     if vector.shape[-1] == 1:
-        return largest
-    scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
-    return scale * xp.sqrt(xp.sum((vector / scale[..., None]) ** 2, axis=-1))
+        return max_norm(xp, vector)
+
+    def scaled(vector: Array) -> Array:
+        largest = max_norm(xp, vector)
+        scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
+        return scale * xp.sqrt(xp.sum((vector / scale[..., None]) ** 2, axis=-1))
+
+    # a namespace of ours knows a way that mostly takes fewer passes
+    return xp.norm2(vector, scaled) if hasattr(xp, "norm2") else scaled(vector)
 
 
 def signs(xp: Any, y: Array, phase: int) -> Array:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any
 
-import array_api_compat.torch
 import optree
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from rootdiff._backend import Function, HostFunction
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
+from rootdiff_torch._namespace import Namespace
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -23,7 +23,7 @@ class TorchBackend:
 
     name = "torch"
     traced = False
-    xp = array_api_compat.torch
+    xp = Namespace()
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Tensor)

@@ -23,12 +23,12 @@ class Start(NamedTuple):
     norm: Array
 
 
-def contract(operator: LinearOperator, rhs: Array, start: Start, goal: Array, inverse: Product) -> Start:
+def contract(operator: LinearOperator, rhs: Array, start: Start, goal: Array, inverse: Product | None) -> Start:
     """Return where ``x + M (b - A x)`` leads, in the systems in which that is on its way to a residual norm of `goal`.
 
-    For a fixed point z = cell(z) the Jacobian is A = G - I, and with M = -1 this sums the Neumann series of the cell:
-    one product a step, and no other work, as long as the cell contracts. A system that will not be done within a few
-    products stops where it is.
+    M is the `inverse`, or -1 where there is none. For a fixed point z = cell(z) the Jacobian is A = G - I, and
+    with M = -1 this sums the Neumann series of the cell: one product a step, and no other work, as long as the cell
+    contracts. A system that will not be done within a few products stops where it is.
 
     References
     ----------
@@ -38,7 +38,7 @@ def contract(operator: LinearOperator, rhs: Array, start: Start, goal: Array, in
 
     def body(carry: tuple[Start, Array, Array]) -> tuple[Start, Array, Array]:
         old, active, count = carry
-        x = old.x + inverse(old.residual)
+        x = old.x - old.residual if inverse is None else old.x + inverse(old.residual)
         residual = rhs - operator.matvec(x)
         norm = norm2(xp, residual)
         # where the norm would be after all the products, at the rate of this step

@@ -119,7 +119,7 @@ class Krylov(LinearSolver):
             first = select(xp, norm < size, Start(operator.guess, residual, norm), first)
         if not operator.fixed_point:
             return first
-        known = self._precondition(operator, rhs) if self._preconditions(operator) else lambda v: -v
+        known = self._precondition(operator, rhs) if self._preconditions(operator) else None
         return contract(operator, rhs, first, goal, known)
 
     def _preconditions(self, operator: LinearOperator) -> bool:

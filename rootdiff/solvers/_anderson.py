@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, dot, running
+from rootdiff._iterate import IterativeSolver, dot, max_norm, running
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected
-from rootdiff.solvers._fixed_point import check_damping, finite_status, secant_error
+from rootdiff.solvers._fixed_point import check_damping, damped, finite_status, hopeless, no_estimate, secant_error
 from rootdiff.solvers._line_search import backtrack
 
 
@@ -26,6 +26,7 @@ class AndersonState(NamedTuple):
     f: Array
     error: Array
     status: Array
+    f_norm: Array
     changes: tuple[Array, ...]
     f_changes: tuple[Array, ...]
     gram: Array
@@ -66,6 +67,7 @@ class Anderson(IterativeSolver):
     regularisation: float | None = None
 
     runtime = (*IterativeSolver.runtime, "damping", "regularisation")
+    loose = (*IterativeSolver.loose, "changes", "f_changes", "gram")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,25 +82,32 @@ class Anderson(IterativeSolver):
         empty = (xp.zeros_like(y),) * self.depth
         row = xp.concat([xp.zeros_like(y[..., :1])] * self.depth, axis=-1)
         gram = row[..., None] * row[..., None, :]
-        return AndersonState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), empty, empty, gram)
+        f = residual(y)
+        return AndersonState(y, f, no_estimate(xp, y), running(xp, y), max_norm(xp, f), empty, empty, gram)
 
     def step(self, residual: Residual, state: AndersonState) -> AndersonState:
         xp = residual.xp
-        weights = self._weights(residual, state)
-        step = self.damping * state.f
-        for place, change in enumerate(state.changes):
-            step = step - weights[..., place, None] * change
+        count = _filled(residual, state.gram)
+        weights = self._weights(residual, state, count)
+        step = damped(self.damping, state.f)
+        for place, change in enumerate(state.changes[:count]):
+            step = _less(xp, step, weights[..., place, None], change)
         trial = backtrack(residual, state.y, step)
         y_change, f_change = trial.y - state.y, trial.f - state.f
+        if hopeless(self, residual, trial):
+            error = no_estimate(xp, trial.y)
+        else:
+            error = secant_error(xp, trial.f, y_change, f_change)
         f_changes = (f_change, *state.f_changes[:-1])
-        row = _inner_products(xp, f_changes, f_change)
+        row = _inner_products(xp, f_changes, f_change, count + 1)
         below = xp.concat([row[..., 1:, None], state.gram[..., :-1, :-1]], axis=-1)
         return AndersonState(
             trial.y,
             trial.f,
-            secant_error(xp, trial.f, y_change, f_change),
+            error,
             finite_status(xp, trial.accepted),
-            (y_change + self.damping * f_change, *state.changes[:-1]),
+            trial.size,
+            (y_change + damped(self.damping, f_change), *state.changes[:-1]),
             f_changes,
             xp.concat([row[..., None, :], below], axis=-2),
         )
@@ -106,13 +115,13 @@ class Anderson(IterativeSolver):
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         return corrected(self, residual, first_norm, raw, raw.status == int(Status.STALLED))
 
-    def _weights(self, residual: Residual, state: AndersonState) -> Array:
+    def _weights(self, residual: Residual, state: AndersonState, count: int) -> Array:
         """Return gamma, (*batch, depth), the minimiser of |f - sum gamma_i df_i| (Walker & Ni 2011, eq. 2.2)."""
         xp, backend = residual.xp, residual.backend
         regularisation = self.regularisation
         if regularisation is None:
             regularisation = float(xp.finfo(state.f.dtype).eps) ** (2 / 3)
-        projection = _inner_products(xp, state.f_changes, state.f)
+        projection = _inner_products(xp, state.f_changes, state.f, count)
         squares = xp.linalg.diagonal(state.gram)
         filled = squares > 0
         lengths = xp.where(filled, xp.sqrt(squares), xp.ones_like(squares))
@@ -124,6 +133,21 @@ class Anderson(IterativeSolver):
         return xp.where(xp.isfinite(weights), weights, xp.zeros_like(weights))
 
 
-def _inner_products(xp: Any, vectors: tuple[Array, ...], vector: Array) -> Array:
-    """Return the inner product of `vector` with each of the vectors, (*batch, len(vectors))."""
-    return xp.stack([dot(xp, other, vector) for other in vectors], axis=-1)
+def _filled(residual: Residual, gram: Array) -> int:
+    """Return how many changes there are to mix: all but the last ones that are known to be zero in every system."""
+    count = gram.shape[-1]
+    while count > 0 and residual.backend.surely_all(gram[..., count - 1, count - 1] == 0):
+        count -= 1
+    return count  # type: ignore[no-any-return]
+
+
+def _less(xp: Any, vector: Array, weight: Array, other: Array) -> Array:
+    """Return ``vector - weight * other``; in PyTorch by one pass."""
+    return xp.addcmul(vector, weight, other, value=-1) if hasattr(xp, "addcmul") else vector - weight * other
+
+
+def _inner_products(xp: Any, vectors: tuple[Array, ...], vector: Array, count: int) -> Array:
+    """Return the inner product of `vector` with each of the vectors, (*batch, len(vectors)); zero after `count`."""
+    products = [dot(xp, other, vector) for other in vectors[:count]]
+    zeros = [xp.zeros_like(vector[..., 0])] * (len(vectors) - len(products))
+    return xp.stack([*products, *zeros], axis=-1)

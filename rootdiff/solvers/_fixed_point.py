@@ -10,19 +10,20 @@ from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, max_norm, running
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff.solvers._line_search import backtrack
+from rootdiff.solvers._line_search import Trial, backtrack
 
 #: Part of f that a step must leave for its secant to tell the slope at its end.
 _LOCAL = 1e-3
 
 
 class PicardState(NamedTuple):
-    """Iterate, residual, error estimate and status."""
+    """Iterate, residual, error estimate, status, and the largest absolute residual."""
 
     y: Array
     f: Array
     error: Array
     status: Array
+    f_norm: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +59,37 @@ class FixedPoint(IterativeSolver):
 
     def init(self, residual: Residual, y: Array) -> PicardState:
         xp = residual.xp
-        return PicardState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y))
+        f = residual(y)
+        return PicardState(y, f, no_estimate(xp, y), running(xp, y), max_norm(xp, f))
 
     def step(self, residual: Residual, state: PicardState) -> PicardState:
         xp = residual.xp
-        trial = backtrack(residual, state.y, self.damping * state.f)
-        error = secant_error(xp, trial.f, trial.y - state.y, trial.f - state.f)
-        return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted))
+        trial = backtrack(residual, state.y, damped(self.damping, state.f))
+        if hopeless(self, residual, trial):
+            error = no_estimate(xp, trial.y)
+        else:
+            error = secant_error(xp, trial.f, trial.y - state.y, trial.f - state.f)
+        return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size)
+
+
+def damped(damping: Any, f: Array) -> Array:
+    """Return ``damping * f``, by no pass over it where that is `f`."""
+    return f if isinstance(damping, int | float) and damping == 1 else damping * f
+
+
+def no_estimate(xp: Any, y: Array) -> Array:
+    """Return an infinite error estimate, (*batch, n), which takes no memory of that size where views do not."""
+    return xp.broadcast_to(xp.full_like(y[..., :1], xp.inf), tuple(y.shape))
+
+
+def hopeless(solver: IterativeSolver, residual: Residual, trial: Trial) -> bool:
+    """Return whether it is known that no system can be within tolerance at a trial point whose size is max |f|.
+
+    That is the least that `secant_error` makes of the error, which then need not be known.
+    """
+    xp = residual.xp
+    atol = float(xp.finfo(trial.y.dtype).eps) ** 0.75 if solver.atol is None else solver.atol
+    return residual.backend.surely_all(~(trial.size <= solver.rtol * max_norm(xp, trial.y) + atol))
 
 
 def finite_status(xp: Any, accepted: Array) -> Array:

@@ -1,0 +1,118 @@
+"""The array namespace of PyTorch as solvers see it: that of `array_api_compat`, with fewer passes over memory.
+
+Arrays may be aliases of each other: nothing in a solver changes one in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import array_api_compat.torch
+import torch
+from torch import Tensor
+
+from rootdiff_torch._derivatives import is_wrapped
+
+#: Numbers from which a look at a mask, or at a sum, costs less than a pass that selects or tests one by one.
+_MANY = 4096
+
+
+class Namespace:
+    """The functions that differ from those of `array_api_compat.torch`; the others are found there."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(array_api_compat.torch, name)
+        setattr(self, name, value)  # found at once the next time
+        return value
+
+    @staticmethod
+    def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
+        """Return `x1` where `condition` holds and else `x2`; that array itself, if it is the only one selected."""
+        least, most = _extremes(condition, x1 if isinstance(x1, Tensor) else x2)
+        if least or not most:
+            chosen, other = (x1, x2) if least else (x2, x1)
+            if _stands_for(chosen, condition, other):
+                return chosen  # type: ignore[no-any-return]
+            if isinstance(chosen, int | float) and _stands_for(other, condition, chosen):
+                return torch.full_like(other, chosen)
+        return torch.where(condition, x1, x2)
+
+    @staticmethod
+    def isfinite(x: Tensor, /) -> Tensor:
+        """Return where `x` is neither infinite nor NaN."""
+        # a sum of finite numbers may overflow, but one of others is never finite
+        if x.numel() >= _MANY and x.is_floating_point() and _is_readable(x) and torch.isfinite(x.sum()):
+            return torch.ones_like(x, dtype=torch.bool)
+        return x * 0 == 0  # half the passes of torch.isfinite
+
+    @staticmethod
+    def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
+        """Return the arrays joined along an axis."""
+        if len(arrays) == 1 and axis is not None:
+            return arrays[0]
+        return array_api_compat.torch.concat(list(arrays), axis=axis)
+
+    @staticmethod
+    def stack(arrays: Sequence[Tensor], /, *, axis: int = 0) -> Tensor:
+        """Return the arrays joined along a new axis."""
+        return arrays[0].unsqueeze(axis) if len(arrays) == 1 else torch.stack(tuple(arrays), dim=axis)
+
+    @staticmethod
+    def astype(x: Tensor, dtype: torch.dtype, /) -> Tensor:
+        """Return `x` in another dtype; `x` itself, if it has that already."""
+        return x.to(dtype)
+
+    @staticmethod
+    def vecdot(x1: Tensor, x2: Tensor, /) -> Tensor:
+        """Return the inner products over the last axis, of real arrays."""
+        return (x1 * x2).sum(-1)  # torch.linalg.vecdot is a product of matrices, five times as slow
+
+    @staticmethod
+    def norm2(x: Tensor, careful: Callable[[Tensor], Tensor], /) -> Tensor:
+        """Return the Euclidean norms over the last axis; by `careful` where squares may have left their range."""
+        if not _is_readable(x):
+            return careful(x)
+        norm = (x * x).sum(-1).sqrt()  # vector_norm rounds otherwise in another batch: steps would depend on it
+        limits = torch.finfo(x.dtype)
+        low = limits.tiny**0.5 / limits.eps  # a square that has become zero is then less than eps^2 of the sum
+        least, most = norm.aminmax()
+        if least > low and most < torch.inf:
+            return norm
+        return torch.where((norm > low) & (norm < torch.inf), norm, careful(x))
+
+
+def _is_readable(x: Tensor) -> bool:
+    """Return whether values can be looked at without waiting for a device, or losing sight of a transform."""
+    return x.device.type == "cpu" and type(x) is Tensor and not is_wrapped(x)
+
+
+def _extremes(condition: Tensor, value: Any) -> tuple[Any, Any]:
+    """Return whether all, and whether any, of a mask holds, for a selection like `value`; False, True: not known."""
+    if condition.numel() == 1 and _is_readable(condition):
+        known = bool(condition)
+        return known, known
+    if isinstance(value, Tensor) and value.numel() >= _MANY and _is_readable(condition):
+        return condition.view(torch.uint8).aminmax()
+    return False, True
+
+
+def _stands_for(chosen: Any, *others: Any) -> bool:
+    """Return whether `chosen` has the shape and dtype of a selection among it and the `others`."""
+    if not isinstance(chosen, Tensor):
+        return False
+    for other in others:
+        if not isinstance(other, Tensor):
+            if not chosen.is_floating_point() and type(other) is not (bool if chosen.dtype is torch.bool else int):
+                return False
+        elif other.dtype not in (chosen.dtype, torch.bool) or not _reaches(other.shape, chosen.shape):
+            return False
+    return True
+
+
+def _reaches(shape: torch.Size, wide: torch.Size) -> bool:
+    """Return whether arrays of the first shape broadcast to the second."""
+    if shape == wide:
+        return True
+    ends = zip(reversed(shape), reversed(wide), strict=False)
+    return len(shape) <= len(wide) and all(size in (1, full) for size, full in ends)

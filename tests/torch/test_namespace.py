@@ -1,0 +1,92 @@
+"""The namespace that solvers see in PyTorch: the values of array_api_compat's, with fewer passes over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat.torch as xp
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import rootdiff_torch
+from rootdiff._iterate import norm2
+from rootdiff_torch._backend import BACKEND
+
+OURS = BACKEND.xp
+SHAPES = [((), ()), ((1,), (1,)), ((3, 1), (3, 4)), ((100, 1), (100, 64)), ((1, 64), (100, 64)), ((8192,), (8192,))]
+MASKS = {"all": torch.ones_like, "none": torch.zeros_like, "some": torch.clone}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize(("small", "large"), SHAPES)
+def test_where_selects_as_the_standard_does(kind: str, small: tuple[int, ...], large: tuple[int, ...]) -> None:
+    mask = MASKS[kind](torch.randn(small) > 0)
+    values = [torch.randn(large), torch.randn(small), torch.randn(large).double(), torch.randint(9, large), mask]
+    values += [torch.randint(9, large, dtype=torch.int32), 1, 2.0, True, float("nan")]
+    for a in values:
+        for b in values:
+            found, expected = OURS.where(mask, a, b), xp.where(mask, a, b)
+            assert found.dtype == expected.dtype
+            assert found.shape == expected.shape
+            assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+
+def test_where_returns_the_only_array_that_is_selected() -> None:
+    a, b = torch.ones(8192), torch.zeros(8192)
+    assert OURS.where(a > 0, a, b) is a
+    assert OURS.where(a < 0, a, b) is b
+
+
+@pytest.mark.parametrize("size", [3, 8192])
+@pytest.mark.parametrize("value", [0.0, float("inf"), -float("inf"), float("nan"), 3e38])
+def test_isfinite_is_that_of_torch(value: float, size: int) -> None:
+    x = torch.ones(size)
+    x[1:3] = value  # two of 3e38 sum to infinity
+    assert torch.equal(OURS.isfinite(x), torch.isfinite(x))
+    assert torch.equal(OURS.isfinite(x.to(torch.int32)), torch.ones(size, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_norms_neither_overflow_nor_underflow(dtype: torch.dtype) -> None:
+    limits = torch.finfo(dtype)
+    sizes = torch.tensor([1.0, limits.max / 8, limits.tiny * 8, 0.0], dtype=dtype)
+    x = sizes[:, None] * torch.tensor([0.5, -0.5, 0.5, 0.5], dtype=dtype)  # of Euclidean length one
+    assert torch.allclose(norm2(OURS, x), sizes, rtol=4 * limits.eps, atol=0.0)
+
+
+def test_a_norm_does_not_depend_on_the_other_systems() -> None:
+    x = torch.randn(64, 3)
+    extreme = torch.cat([x, torch.zeros(1, 3), torch.full((1, 3), 1e30)])
+    assert torch.equal(norm2(OURS, extreme)[:64], norm2(OURS, x))
+    assert torch.equal(norm2(OURS, x[5:6]), norm2(OURS, x)[5:6])
+
+
+class Passes(TorchDispatchMode):
+    """Counts the operations that read or write as many numbers as an unknown has."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        sizes = [a.numel() for a in (*args, output) if isinstance(a, Tensor)]
+        views = func.is_view or "detach" in func.__name__
+        self.count += not views and max(sizes, default=0) >= self.size
+        return output
+
+
+def passes(solver: Any, steps: int) -> int:
+    z0, weights = torch.zeros(64, 128), torch.linspace(0.1, 0.5, 128)
+    with Passes(z0.numel()) as found:
+        options = {"solver": solver(max_steps=steps), "batch_ndim": 1, "on_failure": "ignore"}
+        rootdiff_torch.fixed_point(lambda z: weights * z + 1, z0, **options)
+    return found.count
+
+
+@pytest.mark.parametrize(("solver", "most"), [(rootdiff_torch.FixedPoint, 5), (rootdiff_torch.Anderson, 33)])
+def test_a_step_far_from_the_root_makes_few_passes_beside_the_cell(solver: Any, most: int) -> None:
+    cell = 3  # weights * z, + 1, and - z
+    assert passes(solver, 6) - passes(solver, 5) <= most + cell
