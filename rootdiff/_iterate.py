@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array, Backend
@@ -82,7 +83,7 @@ class IterativeSolver(Solver):
     #: A residual that has not fallen by a hundredth in this many steps counts as stalled.
     patience: ClassVar[int] = 50
     #: Fields of the state that the loop need not keep for a finished system, where they are of no use or as good.
-    loose: ClassVar[tuple[str, ...]] = ("error", "factors")
+    loose: ClassVar[tuple[str, ...]] = ("error", "status", "factors")
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -216,44 +217,45 @@ def _frozen(solver: IterativeSolver, backend: Backend, active: Array, new: _Loop
     """
     if backend.surely_all(active):
         return new
+    xp = backend.xp
     loose = {name: getattr(new.state, name) for name in solver.loose if hasattr(new.state, name)}
-    bare = [
-        loop._replace(state=loop.state._replace(**dict.fromkeys(loose)), idle=None, mark=None) for loop in (new, old)
-    ]
-    kept = select(backend.xp, active, *bare)
-    return kept._replace(state=kept.state._replace(**loose), idle=new.idle, mark=new.mark)  # type: ignore[no-any-return]
+    kept = select(xp, active, *(loop.state._replace(**dict.fromkeys(loose)) for loop in (new, old)))
+    return new._replace(
+        state=kept._replace(**loose),
+        status=xp.where(active, new.status, old.status),
+        steps=old.steps + xp.astype(active, xp.int32),
+    )
 
 
 def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
+    """Return the loop after one step of all systems; the best of those that have finished is kept."""
     xp, surely_all = residual.xp, residual.backend.surely_all
     state = solver.step(residual, loop.state)
     norm = state.f_norm if hasattr(state, "f_norm") else max_norm(xp, state.f)
     steps = loop.steps + 1
-
-    def within(error: Array) -> Array:
-        allowed = tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm)
-        return _is_within(xp, error, allowed)
-
+    allowed = cache(lambda: tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm))
     unknown = ~xp.isfinite(state.error[..., 0])
-    converged = ~unknown if surely_all(unknown) else within(state.error) & xp.isfinite(norm)
+    converged = ~unknown if surely_all(unknown) else _is_within(xp, state.error, allowed()) & xp.isfinite(norm)
     better = norm < loop.best_norm
+    if residual.active is not None:
+        better = better & residual.active
     improved = norm < 0.99 * loop.mark
     going_on = improved & ~converged & (norm > 0) & (steps < solver.max_steps) & (state.status == int(Status.RUNNING))
-    if surely_all(going_on):  # then it is better too: the best is never 1 % below the mark
+    if surely_all(better & going_on):
         status = xp.astype(state.status, xp.int32)
         return _Loop(state, status, steps, loop.first_norm, state.y, norm, xp.zeros_like(loop.idle), norm)
     # steps within tolerance that do not help are those of rounding: a few of them tell
     idle = xp.zeros_like(loop.idle)
     if not surely_all(improved):
-        vain = xp.where(within(state.y - loop.state.y), 1 + solver.patience // _FUTILE, 1)
-        idle = xp.where(improved, 0, loop.idle + vain)
+        vain = xp.astype(_is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
+        idle = (loop.idle + 1 + vain * (solver.patience // _FUTILE)) * xp.astype(~improved, xp.int32)
     status = xp.where(idle >= solver.patience, int(Status.STALLED), state.status)
     status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
     # of a y that ran away any residual is within tolerance: unless f has fallen too, `at_precision` is to judge
     fallen = norm <= solver.rtol**0.5 * loop.first_norm  # type: ignore[operator]
-    status = xp.where(converged, xp.where(fallen, int(Status.CONVERGED), int(Status.STALLED)), status)
-    status = xp.where(norm == 0, int(Status.CONVERGED), status)
+    status = xp.where(converged & ~fallen, int(Status.STALLED), status)
+    status = xp.where((converged & fallen) | (norm == 0), int(Status.CONVERGED), status)
     return _Loop(
         state,
         xp.astype(status, xp.int32),

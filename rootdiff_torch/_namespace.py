@@ -47,11 +47,24 @@ class Namespace:
         return x * 0 == 0  # half the passes of torch.isfinite
 
     @staticmethod
-    def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
+    def concat(arrays: Sequence[Tensor], /, *, axis: int = 0) -> Tensor:
         """Return the arrays joined along an axis."""
-        if len(arrays) == 1 and axis is not None:
-            return arrays[0]
-        return array_api_compat.torch.concat(list(arrays), axis=axis)
+        full = [array for array in arrays if array.shape[axis] > 0] or arrays[:1]
+        return full[0] if len(full) == 1 else torch.concat(tuple(full), dim=axis)
+
+    @staticmethod
+    def max(x: Tensor, /, *, axis: int | None = None) -> Tensor:
+        """Return the largest entries along an axis, or of all."""
+        if axis is None:
+            return x.amax()
+        return x.squeeze(axis) if x.shape[axis] == 1 else x.amax(axis)
+
+    @staticmethod
+    def min(x: Tensor, /, *, axis: int | None = None) -> Tensor:
+        """Return the smallest entries along an axis, or of all."""
+        if axis is None:
+            return x.amin()
+        return x.squeeze(axis) if x.shape[axis] == 1 else x.amin(axis)
 
     @staticmethod
     def stack(arrays: Sequence[Tensor], /, *, axis: int = 0) -> Tensor:

@@ -90,3 +90,16 @@ def passes(solver: Any, steps: int) -> int:
 def test_a_step_far_from_the_root_makes_few_passes_beside_the_cell(solver: Any, most: int) -> None:
     cell = 3  # weights * z, + 1, and - z
     assert passes(solver, 6) - passes(solver, 5) <= most + cell
+
+
+def test_joining_and_extremes_are_those_of_the_standard() -> None:
+    x, one = torch.randn(5, 3), torch.randn(5, 1)
+    for axis in (0, 1, -1):
+        assert torch.equal(OURS.max(x, axis=axis), xp.max(x, axis=axis))
+        assert torch.equal(OURS.min(one, axis=axis), xp.min(one, axis=axis))
+        assert torch.equal(OURS.stack([x], axis=axis), xp.stack([x], axis=axis))
+        assert torch.equal(OURS.concat([x], axis=axis), x)
+    assert torch.equal(OURS.concat([x, x[:, :0], one], axis=-1), xp.concat([x, one], axis=-1))
+    assert OURS.concat([x[:, :0], x[:, :0]], axis=-1).shape == (5, 0)
+    assert OURS.max(x) == xp.max(x)
+    assert torch.allclose(OURS.vecdot(x, x), xp.vecdot(x, x))
