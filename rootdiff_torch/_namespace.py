@@ -79,12 +79,15 @@ class Namespace:
     @staticmethod
     def vecdot(x1: Tensor, x2: Tensor, /) -> Tensor:
         """Return the inner products over the last axis, of real arrays."""
-        return (x1 * x2).sum(-1)  # torch.linalg.vecdot is a product of matrices, five times as slow
+        if x1.ndim > 1 and x2.ndim == x1.ndim and x2.shape[-2] == 1:
+            # of many vectors with one: a tenth of the time of products of vectors
+            return x1 @ x2[0] if x1.ndim == 2 else (x2 @ x1.mT)[..., 0, :]
+        return array_api_compat.torch.vecdot(x1, x2)
 
     @staticmethod
     def norm2(x: Tensor, careful: Callable[[Tensor], Tensor], /) -> Tensor:
         """Return the Euclidean norms over the last axis; by `careful` where squares may have left their range."""
-        if not _is_readable(x):
+        if x.ndim == 1 or not _is_readable(x):  # passes count for many systems; one keeps its iterates
             return careful(x)
         norm = (x * x).sum(-1).sqrt()  # vector_norm rounds otherwise in another batch: steps would depend on it
         limits = torch.finfo(x.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -134,3 +134,23 @@ def test_compiled_cell() -> None:
     expected = rd.fixed_point(cell, z0, theta, batch_ndim=1).y
     inputs = [theta, *cell.parameters()]
     close(torch.autograd.grad(loss(z), inputs), torch.autograd.grad(loss(expected), inputs))
+
+
+def test_a_compiled_residual_is_not_compiled_again() -> None:
+    def residual(y: Tensor, theta: Tensor) -> Tensor:
+        return y**3 + y - theta
+
+    compiled = torch.compile(residual, backend="aot_eager", dynamic=False)
+
+    def gradient(function: Callable[..., Tensor], theta: Tensor) -> Tensor:
+        y = rd.root(function, torch.ones_like(theta), theta, solver="newton", batch_ndim=1).y
+        return torch.autograd.grad(loss(y), theta)[0]
+
+    theta = torch.linspace(1.0, 2.0, 12, dtype=torch.float64).reshape(4, 3).requires_grad_()
+    gradient(compiled, theta)
+    graphs = counters["stats"]["unique_graphs"]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for scale in (0.5, 2.0):
+            other = (scale * theta.detach()).requires_grad_()
+            close(gradient(compiled, other), gradient(residual, other))
+    assert counters["stats"]["unique_graphs"] == graphs

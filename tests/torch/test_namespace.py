@@ -102,4 +102,9 @@ def test_joining_and_extremes_are_those_of_the_standard() -> None:
     assert torch.equal(OURS.concat([x, x[:, :0], one], axis=-1), xp.concat([x, one], axis=-1))
     assert OURS.concat([x[:, :0], x[:, :0]], axis=-1).shape == (5, 0)
     assert OURS.max(x) == xp.max(x)
-    assert torch.allclose(OURS.vecdot(x, x), xp.vecdot(x, x))
+
+
+@pytest.mark.parametrize("shapes", [((5, 3), (5, 3)), ((4, 3), (1, 3)), ((5, 4, 3), (5, 1, 3)), ((3,), (3,))])
+def test_inner_products_are_those_of_the_standard(shapes: tuple[tuple[int, ...], ...]) -> None:
+    a, b = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    torch.testing.assert_close(OURS.vecdot(a, b), xp.vecdot(a, b))
