@@ -206,6 +206,10 @@ def _rows() -> tuple[Row, ...]:
             ("auto", {}),
             ("newton with cg, cg", conjugate),
             ("newton_krylov with cg, cg", {"solver": rd.NewtonKrylov(linear=rd.CG()), "adjoint": "cg"}),
+            (  # the tolerance of the peers
+                "newton_krylov with cg, cg to 1e-10",
+                {"solver": rd.NewtonKrylov(linear=rd.CG()), "adjoint": rd.CG(rtol=1e-10)},
+            ),
             ("newton_krylov, gmres, sine transforms", preconditioned),
         )
     )

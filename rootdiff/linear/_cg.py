@@ -77,4 +77,5 @@ class CG(Krylov):
 
         direction = precondition(residual)
         start = _State(xp.zeros_like(residual), residual, direction, dot(xp, residual, direction))
-        return run_cycle(operator.backend, start, step, goal, self.max_steps)
+        plain = None if self._preconditions(operator) else (lambda state: xp.sqrt(state.slope))
+        return run_cycle(operator.backend, start, step, goal, self.max_steps, plain)

@@ -67,7 +67,7 @@ class GMRES(Krylov):
         def conjugate(start: Start) -> Start:
             # a goal that is reached leaves out the systems that are not symmetric
             within = xp.where(is_symmetric(operator, rhs), goal, xp.full_like(goal, xp.inf))
-            x = start.x + CG(preconditioner=None).correction(operator, start.residual, start.norm, within)
+            x = start.x + CG(preconditioner=None).cycle(operator, start.residual, start.norm, within)
             residual = rhs - operator.matvec(x)
             norm = norm2(xp, residual)
             return select(xp, norm < start.norm, Start(x, residual, norm), start)  # type: ignore[no-any-return]

@@ -69,7 +69,16 @@ class Krylov(LinearSolver):
 
     @abstractmethod
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
-        """Return the x of one cycle for ``A x = residual``, to a residual norm of `goal`, (*batch), if it can."""
+        """Return the x of one cycle for ``A x = residual``, to a residual norm of `goal`, (*batch), if it can.
+
+        `norm` is that of the residual: one, or zero, so that no inner product leaves the range of the dtype.
+        """
+
+    def cycle(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
+        """Return what `correction` does for a residual of any norm, (*batch)."""
+        safe = operator.backend.xp.where(norm > 0, norm, 1.0)
+        unit = residual / safe[..., None]
+        return safe[..., None] * self.correction(operator, unit, norm / safe, goal / safe)
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         backend, xp = operator.backend, operator.backend.xp
@@ -90,23 +99,32 @@ class Krylov(LinearSolver):
         def body(state: _State) -> _State:
             active = state.status == int(Status.RUNNING)
             within = xp.where(active, goal, xp.full_like(goal, xp.inf))
-            x = state.x + self.correction(operator, state.residual, state.norm, within)
+            x = state.x + self.cycle(operator, state.residual, state.norm, within)
             residual = rhs - operator.matvec(x)
             norm = norm2(xp, residual)
-            cycles = state.cycles + 1
-            status = self._judge(xp, norm, goal, cycles)
-            stalled = ~(norm < 0.9 * state.norm) & (status != int(Status.CONVERGED))
-            status = xp.astype(xp.where(stalled, int(Status.STALLED), status), xp.int32)
+            count = state.cycles + 1
+            status = self._judge(xp, norm, goal, count)
+            short = active & (status != int(Status.CONVERGED))
+            status = xp.where(short & ~(norm < 0.9 * state.norm), int(Status.STALLED), status)
+            # where rounding allows no more, further cycles are vain
+            stable = short & backward_stable(operator, x, rhs, norm, short)
+            status = xp.astype(xp.where(stable, int(Status.AT_PRECISION), status), xp.int32)
             better = norm < state.norm
             return _State(
                 xp.where((active & better)[..., None], x, state.x),
                 xp.where((active & better)[..., None], residual, state.residual),
                 xp.where(active & better, norm, state.norm),
-                cycles,
+                count,
                 xp.where(active, status, state.status),
             )
 
-        state = backend.while_loop(lambda state: xp.any(state.status == int(Status.RUNNING)), body, start)
+        def running(state: _State) -> Array:
+            return xp.any(state.status == int(Status.RUNNING))
+
+        def cycles(*start: Any) -> _State:
+            return backend.while_loop(running, body, _State(*start))  # type: ignore[no-any-return]
+
+        state = backend.when(running(start), cycles, start, start)
         return state.x, LinearInfo(state.status, relative_size(xp, state.norm, rhs))
 
     def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
@@ -151,13 +169,24 @@ class _Inner(NamedTuple):
     count: Array
 
 
-def run_cycle(backend: Backend, start: Any, step: Callable[[Any], Any], goal: Array, max_steps: Any) -> Array:
-    """Apply `step` until ``norm(state.residual) <= goal`` or not finite; return the best ``state.x``."""
+def run_cycle(
+    backend: Backend,
+    start: Any,
+    step: Callable[[Any], Any],
+    goal: Array,
+    max_steps: Any,
+    size: Callable[[Any], Array] | None = None,
+) -> Array:
+    """Apply `step` until the residual is within `goal` or not finite; return the best ``state.x``.
+
+    `size` returns the norm of the residual of a state, (*batch), where it need not be computed.
+    """
     xp = backend.xp
+    size_of = size or (lambda state: norm2(xp, state.residual))
 
     def body(inner: _Inner) -> _Inner:
         state = step(inner.state)
-        norm = norm2(xp, state.residual)
+        norm = size_of(state)
         better = inner.active & (norm < inner.best_norm)
         count = inner.count + 1
         new = _Inner(
@@ -167,9 +196,10 @@ def run_cycle(backend: Backend, start: Any, step: Callable[[Any], Any], goal: Ar
             inner.active & xp.isfinite(norm) & (norm > goal) & (count < max_steps),
             count,
         )
-        return select(xp, inner.active, new, inner)  # type: ignore[no-any-return]
+        # a single system takes steps only while it is active
+        return select(xp, inner.active, new, inner) if norm.ndim else new
 
-    norm = norm2(xp, start.residual)
+    norm = size_of(start)
     first = _Inner(start, start.x, norm, norm > goal, xp.zeros_like(norm, dtype=xp.int32))
     return backend.while_loop(lambda inner: xp.any(inner.active), body, first).best
 

@@ -51,7 +51,7 @@ def _solve(operator: LinearOperator, rhs: Array, rtol: float) -> tuple[Array, Ar
 
     def cycle(state: tuple[Array, ...]) -> tuple[Array, ...]:
         x, residual, norm, _ = state
-        x = x + _CYCLE.correction(operator, residual, norm, goal)
+        x = x + _CYCLE.cycle(operator, residual, norm, goal)
         residual = rhs - operator.matvec(x)
         return x, residual, norm2(xp, residual), norm
 
