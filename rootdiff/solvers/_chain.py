@@ -59,22 +59,28 @@ class Chain(Solver):
         return self.solve_where(residual, y0, residual.xp.isfinite(y0[..., 0]) | True)
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
-        xp = residual.xp
-        best = self.solvers[0].solve_where(residual, y0, active)
-        best = best._replace(method=xp.zeros_like(best.status))
-        for index, solver in enumerate(self.solvers[1:], start=1):
+        first = self.solvers[0].solve_where(residual, y0, active)
+        return self._after(0, residual, y0, active, first._replace(method=residual.xp.zeros_like(first.status)))
 
-            def attempt(
-                carry: tuple[Array, RawSolution], index: int = index, solver: Solver = solver
-            ) -> tuple[Array, RawSolution]:
-                need, best = carry
-                # a system that needs nothing starts at its root, for solvers that cannot leave it out
-                raw = solver.solve_where(residual, xp.where(need[..., None], y0, best.y), need)
-                return xp.zeros_like(need), _better(xp, best, raw, need, index)
+    def _after(self, index: int, residual: Residual, y0: Array, active: Array, best: RawSolution) -> RawSolution:
+        """Return what the solvers after the one at `index` make of the `best` of those up to it."""
+        if index + 1 == len(self.solvers):
+            return best
+        xp, solver = residual.xp, self.solvers[index + 1]
 
-            failed = (best.status > int(Status.RUNNING)) & (best.status != int(Status.NONFINITE_START)) & active
-            _, best = residual.backend.while_loop(lambda carry: xp.any(carry[0]), attempt, (failed, best))
-        return best
+        def attempt(*parts: Any) -> RawSolution:
+            best = RawSolution(*parts)
+            need = _failed(best, active)
+            # a system that needs nothing starts at its root, for solvers that cannot leave it out
+            raw = solver.solve_where(residual, xp.where(need[..., None], y0, best.y), need)
+            return self._after(index + 1, residual, y0, active, _better(xp, best, raw, need, index + 1))
+
+        # all further solvers in one branch: where none is needed, that is asked once
+        return residual.backend.when(xp.any(_failed(best, active)), attempt, best, best)  # type: ignore[no-any-return]
+
+
+def _failed(best: RawSolution, active: Array) -> Array:
+    return (best.status > int(Status.RUNNING)) & (best.status != int(Status.NONFINITE_START)) & active
 
 
 def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: int) -> RawSolution:
