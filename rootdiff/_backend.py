@@ -54,6 +54,12 @@ class Backend(Protocol):
     def surely_all(self, mask: Array) -> bool:
         """Return whether all of a boolean array holds; False where to know it one would wait for a device."""
 
+    def once(self, function: Function, y: Array) -> Any:
+        """Return ``function(y)``, a tuple of arrays or one, computed once however many results are made of it."""
+
+    def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
+        """Return the value and the derivative, both (*batch, 1), of a function of one unknown per system."""
+
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         """Return ``function(*primals)`` and its derivative along `tangents`."""
 
@@ -78,6 +84,15 @@ class Backend(Protocol):
 
     def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
         """Return the solution, (*batch, n), of one system per right-hand side; not finite where singular."""
+
+    def eliminates(self, shape: tuple[int, ...]) -> bool:
+        """Return whether to solve for vectors of this shape, (*batch, n), is cheaper without factors that are kept."""
+
+    def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
+        """Return the solution, (*batch, n), of one system per right-hand side, and what `eliminate_again` needs."""
+
+    def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
+        """Return the solution for other right-hand sides, with the matrices that `eliminate` was given."""
 
     def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
         """Return ``function(evaluate, jacobian, y, *values)``, computed by NumPy on the host.

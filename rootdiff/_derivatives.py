@@ -33,6 +33,10 @@ class GivenResidual(Residual):
 
     rules: DerivativeRules
 
+    @property
+    def gives_jacobian(self) -> bool:
+        return self.rules.jac is not None
+
     def jacobian(self, y: Array) -> Array:
         rules, n = self.rules, y.shape[-1]
         if rules.jac is not None:
@@ -43,6 +47,9 @@ class GivenResidual(Residual):
         if rules.vjp is not None:
             return np.stack([self.vjp(y, np.broadcast_to(eye[k], y.shape)) for k in range(n)], axis=-2)
         return super().jacobian(y)
+
+    def with_slope(self, y: Array) -> tuple[Array, Array]:
+        return self(y), self.jacobian(y)[..., 0]
 
     def jvp(self, y: Array, tangent: Array) -> Array:
         if self.rules.jvp is not None:

@@ -96,6 +96,11 @@ class IterativeSolver(Solver):
     def resolved(self, dtype: Any, xp: Any) -> Self:
         return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
+    @property
+    def descends(self) -> bool:
+        """Whether each step reduces the Euclidean norm of f, so that the last iterate is the best one."""
+        return False
+
     @abstractmethod
     def init(self, residual: Residual, y: Array) -> Any:
         """Return the state at the start."""
@@ -175,8 +180,10 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros, norm)
     loop = _run(solver, residual, loop)
     success = loop.status <= int(Status.AT_PRECISION)
-    y = xp.where(success[..., None], loop.state.y, loop.best_y)
-    norm = xp.where(success, max_norm(xp, loop.state.f), loop.best_norm)
+    y, norm = loop.state.y, max_norm(xp, loop.state.f)
+    if not solver.descends:
+        y = xp.where(success[..., None], y, loop.best_y)
+        norm = xp.where(success, norm, loop.best_norm)
     known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
     raw = solver.finish(residual, loop.first_norm, RawSolution(y, loop.status, loop.steps, norm, known))
     return at_precision(solver, residual, y0, loop.first_norm, raw)
@@ -261,8 +268,8 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         xp.astype(status, xp.int32),
         steps,
         loop.first_norm,
-        keep(residual.backend, better, state.y, loop.best_y),
-        xp.where(better, norm, loop.best_norm),
+        loop.best_y if solver.descends else keep(residual.backend, better, state.y, loop.best_y),
+        loop.best_norm if solver.descends else xp.where(better, norm, loop.best_norm),
         xp.astype(idle, xp.int32),
         xp.where(improved, norm, loop.mark),
     )

@@ -72,6 +72,12 @@ class NumpyBackend:
     def surely_all(self, mask: Array) -> bool:
         return bool(np.all(mask))
 
+    def once(self, function: Function, y: Array) -> Any:
+        return function(y)
+
+    def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
+        return function(y), self.jacobian(function, y)[..., 0]
+
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
         ratios = [np.abs(p) / np.abs(t) for p, t in _moving(primals, tangents)]
@@ -165,6 +171,16 @@ class NumpyBackend:
         n = matrix.shape[-1]
         systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
         return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
+
+    def eliminates(self, shape: tuple[int, ...]) -> bool:
+        return False
+
+    def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
+        factors = self.lu_factor(matrix)
+        return self.lu_solve(factors, rhs, transpose), (matrix, factors)
+
+    def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
+        return self.lu_solve(known[1], rhs, transpose)
 
     def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
         return function(residual, residual.jacobian, y, *values)

@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 
 from rootdiff._backend import Array, Backend, Function
 
-#: What a solver knows of the inverse Jacobian, told apart by length: LU factors, (*batch, n, n), and pivots,
-#: (*batch, n); or those, or a diagonal (*batch, n), followed by left and right, (*batch, memory, n), of a low-rank sum
-#: that is added to that inverse. They may be of another point, and are zeros where a solver stopped before making any.
+#: What a solver knows of the inverse Jacobian, told apart by length: what `Backend.eliminate` left, a tuple of the
+#: matrices, (*batch, n, n), and more; or LU factors, (*batch, n, n), and pivots, (*batch, n); or those, or a diagonal
+#: (*batch, n), followed by left and right, (*batch, memory, n), of a low-rank sum that is added to that inverse. They
+#: may be of another point, and are zeros where a solver stopped before making any.
 Byproduct: TypeAlias = tuple[Array, ...]
 
 
@@ -62,10 +63,18 @@ class LinearOperator:
             matrix=matrix,
         )
 
+    def factored(self) -> LinearOperator:
+        """Return the same operator with LU factors, where it has none because the backend eliminates."""
+        if self.factors is None or len(self.factors) != 1:
+            return self
+        return replace(self, factors=self.backend.lu_factor(self.factors[0][0]))
+
     def approximate_inverse(self, vector: Array) -> Array:
         """Return what `factors` make of a vector, (*batch, n); not finite where they hold nothing."""
         if self.factors is None:
             raise ValueError("approximate_inverse: this operator has no factors.")
+        if len(self.factors) == 1:
+            return self.backend.eliminate_again(self.factors[0], vector, transpose=self.transposed)
         if self.is_factored:
             return self.backend.lu_solve(self.factors, vector, transpose=self.transposed)
         *first, left, right = self.factors
@@ -135,9 +144,21 @@ class Residual:
         """The array namespace."""
         return self.backend.xp
 
+    @property
+    def gives_jacobian(self) -> bool:
+        """Whether the user has written out the Jacobian."""
+        return False
+
     def __call__(self, y: Array) -> Array:
         """Return the residual, (*batch, n), at `y`, (*batch, n)."""
+        return self.backend.once(self._of_y, y)
+
+    def _of_y(self, y: Array) -> Array:
         return self.function(y, *self.parameters)
+
+    def with_slope(self, y: Array) -> tuple[Array, Array]:
+        """Return the residual and its derivative, both (*batch, 1), of systems of one unknown."""
+        return self.backend.with_slope(self._of_y, y)
 
     def moved(self, y: Array, step: Array) -> Array:
         """Return the trial point ``y + step``, corrected as the user asked."""
@@ -154,15 +175,15 @@ class Residual:
 
     def jvp(self, y: Array, tangent: Array) -> Array:
         """Return (df/dy) v, (*batch, n)."""
-        return self.backend.jvp(self, (y,), (tangent,))[1]
+        return self.backend.jvp(self._of_y, (y,), (tangent,))[1]
 
     def vjp(self, y: Array, cotangent: Array) -> Array:
         """Return (df/dy)^T u, (*batch, n)."""
-        return self.backend.vjp(self, (y,))[1](cotangent)[0]
+        return self.backend.vjp(self._of_y, (y,))[1](cotangent)[0]
 
     def jacobian(self, y: Array) -> Array:
         """Return df/dy, (*batch, n, n)."""
-        return self.backend.jacobian(self, y)
+        return self.backend.jacobian(self._of_y, y)
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         """Return (df/dargs) v, (*batch, n), with one tangent per parameter."""
@@ -182,6 +203,6 @@ class Residual:
 
     def operator(self, y: Array, factors: Byproduct | None = None) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
-        matvec, rmatvec, dense = self.backend.linearize(self, y)
+        matvec, rmatvec, dense = self.backend.linearize(self._of_y, y)
         precision = self.backend.precision(y.dtype)
         return LinearOperator(self.backend, matvec, rmatvec, dense, precision, factors, fixed_point=self.fixed_point)

@@ -13,9 +13,12 @@ import numpy as np
 from jax import lax
 
 from rootdiff._backend import Array, Function, HostFunction
-from rootdiff_jax import _substitution
+from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._trace import vary, varying_axes
+
+#: Numbers from which an evaluation costs more than the branch that keeps it apart.
+_MANY = 4096
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,34 @@ class JaxBackend:
         # change out of it, but not out of a branch
         def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             held, value = carry
-            return jnp.zeros_like(held), lax.cond(held, lambda: function(*operands), lambda: value)
+            inputs = value if operands is otherwise else operands  # the same arrays: a copy less
+            return jnp.zeros_like(held), lax.cond(held, lambda: function(*inputs), lambda: value)
 
         return self.while_loop(lambda carry: carry[0], once, (needed, otherwise))[1]
 
     def surely_all(self, mask: Array) -> bool:
         return False
+
+    def once(self, function: Function, y: Array) -> Any:
+        if y.shape[-1] > 1 or y.size < _MANY:
+            return function(y)
+
+        def nowhere(y: Array) -> Any:
+            return jax.tree.map(lambda part: jnp.full(part.shape, jnp.nan, part.dtype), jax.eval_shape(function, y))
+
+        # a branch, since the compiler repeats elementwise work for each result that it merges it into; one that a
+        # constant y does not decide beforehand
+        opaque: Array = lax.optimization_barrier(y)  # type: ignore[no-untyped-call]
+        return lax.cond(jnp.any(jnp.isfinite(opaque)), function, nowhere, y)
+
+    def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
+        def both(y: Array) -> tuple[Array, Array]:
+            if self.reverse_only:
+                value, pullback = jax.vjp(function, y)
+                return value, pullback(jnp.ones_like(y))[0]
+            return jax.jvp(function, (y,), (jnp.ones_like(y),))
+
+        return self.once(both, y)  # type: ignore[no-any-return]
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         if not self.reverse_only:
@@ -72,9 +97,15 @@ class JaxBackend:
         return self.linearize(function, y)[2]()
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
+        if y.shape[-1] == 1:  # the slopes are the matrices
+            slope = self.with_slope(function, y)[1]
+
+            def scaled(vector: Array) -> Array:
+                return slope * vector
+
+            return scaled, scaled, lambda: slope[..., None]
+
         def along(product: Function, axis: int) -> Array:
-            if y.shape[-1] == 1:
-                return product(jnp.ones_like(y))[..., None]
             units = jnp.eye(y.shape[-1], dtype=y.dtype)  # not before: it is large where it is not wanted
             return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit), out_axes=axis)(units)
 
@@ -105,6 +136,16 @@ class JaxBackend:
             return rhs / factors[0][..., 0]
         return _substitution.solve(factors, rhs, transpose)
 
+    def eliminates(self, shape: tuple[int, ...]) -> bool:
+        return _elimination.pays(shape)
+
+    def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
+        return _elimination.solve(matrix, rhs, transpose)
+
+    def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
+        matrix, stable = known
+        return _elimination.solve_again(matrix, stable, rhs, transpose)
+
     def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
         return on_host(function, residual, y, *values)
 
@@ -125,6 +166,12 @@ class SteppingBackend(JaxBackend):
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise
+
+    def once(self, function: Function, y: Array) -> Any:
+        return function(y)  # each operation by itself: there is nothing to merge
+
+    def eliminates(self, shape: tuple[int, ...]) -> bool:
+        return False  # so many operations pay only in one program
 
 
 def _varying_alike(state: Any) -> Any:

@@ -20,6 +20,12 @@ def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     matrix, order = factors
     if rhs.shape[-1] <= _MAX_UNKNOWNS and math.prod(rhs.shape[:-1]) >= _MIN_SYSTEMS and order.shape == rhs.shape:
         return _together(matrix, order, rhs, transpose)
+    return one_by_one(factors, rhs, transpose)
+
+
+def one_by_one(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
+    """Do what `solve` does by LAPACK, for one system after the other."""
+    matrix, order = factors
     across = partial(lax.linalg.triangular_solve, jnp.broadcast_to(matrix, (*rhs.shape, rhs.shape[-1])), left_side=True)
     order = jnp.broadcast_to(order, rhs.shape)
     if transpose:

@@ -57,6 +57,13 @@ class TorchBackend:
         # a minimum of bytes takes a tenth of the time of all()
         return mask.device.type == "cpu" and bool(mask.view(torch.uint8).amin())
 
+    def once(self, function: Function, y: Tensor) -> Any:
+        return function(y)
+
+    def with_slope(self, function: Function, y: Tensor) -> tuple[Tensor, Tensor]:
+        graph = Linearization(function, y)
+        return graph.f.detach(), graph.rmatvec(torch.ones_like(graph.f))
+
     def jvp(self, function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         value = function(*primals)
         return value, pushforward(function, primals, tangents, value)
@@ -101,6 +108,16 @@ class TorchBackend:
         # factors that a solver has not made yet are zeros, which are no pivots
         x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
         return x.movedim(-1, 0).reshape(rhs.shape).to(rhs.dtype)
+
+    def eliminates(self, shape: tuple[int, ...]) -> bool:
+        return False
+
+    def eliminate(self, matrix: Tensor, rhs: Tensor, transpose: bool = False) -> tuple[Tensor, Any]:
+        factors = self.lu_factor(matrix)
+        return self.lu_solve(factors, rhs, transpose), (matrix, factors)
+
+    def eliminate_again(self, known: Any, rhs: Tensor, transpose: bool = False) -> Tensor:
+        return self.lu_solve(known[1], rhs, transpose)
 
     def on_host(self, function: HostFunction, residual: Any, y: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
         def wrap(tensors: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:

@@ -30,3 +30,42 @@ def test_finished_systems_do_not_prolong_searches(solver: str) -> None:
     slow = np.array([14.0]), np.array([2.0])  # a step of Newton's method is -1 until it is near
     both = (np.concat([a, b]) for a, b in zip(easy, slow, strict=True))
     assert evaluations(*both) <= evaluations(*easy) + evaluations(*slow)
+
+
+def test_newton_evaluates_a_residual_of_one_unknown_once_a_step() -> None:
+    """Its derivative comes with it; in PyTorch that is one graph."""
+    torch = pytest.importorskip("torch")
+    import rootdiff_torch
+
+    calls = 0
+
+    def cubic(y: Any, a: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return y**3 + y - a
+
+    y0, a = torch.ones(1000, 1, dtype=torch.float64), torch.linspace(1, 9, 1000, dtype=torch.float64)[:, None]
+    sol = rootdiff_torch.root(cubic, y0, a, batch_ndim=1, solver="newton")
+    torch.testing.assert_close(cubic(sol.y, a), torch.zeros_like(a), rtol=0, atol=1e-10)
+    assert calls - 1 <= int(sol.steps.max()) + 4  # at the start and at the root, and to see what it closes over
+
+
+def test_a_krylov_solve_ends_where_rounding_allows_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tolerance, ten roundings of b, may be out of reach: that is known after one cycle, not after twenty."""
+    cycles = 0
+    correction = rootdiff.CG.correction
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal cycles
+        cycles += 1
+        return correction(*arguments)
+
+    monkeypatch.setattr(rootdiff.CG, "correction", counted)
+    n = 200
+    axes = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
+    matrix = (axes * np.logspace(0, 4, n)) @ axes.T
+    matrix = (matrix + matrix.T) / 2
+    w = np.random.default_rng(1).standard_normal(n)
+    sol = rootdiff.root(lambda y, b: matrix @ y - b, np.zeros(n), np.ones(n), jac=lambda y, b: matrix, adjoint="cg")
+    np.testing.assert_allclose(sol.vjp(w)[0], np.linalg.solve(matrix, w), rtol=0, atol=1e-9 * np.max(np.abs(w)))
+    assert cycles == 1

@@ -76,15 +76,17 @@ def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: fl
     Skeel (1979). Arioli, Demmel & Duff (1989), section 2, for the reduction to a 1-norm. Higham (2002), section 7.2.
     """
     backend, xp = operator.backend, operator.backend.xp
-    solve, solve_transposed = operator.approximate_inverse, operator.T.approximate_inverse
     size = max_norm(xp, x)
     safe = xp.where(size > 0, size, xp.ones_like(size))
-    probe = max_norm(xp, solve(pattern(xp, x, xp.full_like(size, 5)) * sizes)) / safe
-    suspicious = ~(probe <= screen)
+    probe = pattern(xp, x, xp.full_like(size, 5)) * sizes
+    bound = max_norm(xp, operator.approximate_inverse(probe)) / safe
+    suspicious = ~(bound <= screen)
 
     def estimate(x: Array, sizes: Array) -> Array:
+        factored = operator.factored()
+        solve, solve_transposed = factored.approximate_inverse, factored.T.approximate_inverse
         # max(|A^-1| g) is the 1-norm of diag(g) A^-T
         norm = one_norm(backend, lambda v: sizes * solve_transposed(v), lambda v: solve(sizes * v), x)
-        return xp.where(suspicious, norm / safe, probe)
+        return xp.where(suspicious, norm / safe, bound)
 
-    return backend.when(xp.any(suspicious), estimate, (x, sizes), probe)
+    return backend.when(xp.any(suspicious), estimate, (x, sizes), bound)

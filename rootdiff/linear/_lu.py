@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import norm2, select
@@ -54,13 +54,17 @@ class LU(LinearSolver):
         if operator.factors is not None and len(operator.factors) != 3 and not at_hand:  # a diagonal is no match
             return self._reuse(operator, rhs)
         backend, xp = operator.backend, operator.backend.xp
-        factors = _factor(operator)
-        x = backend.lu_solve(factors, rhs, transpose=operator.transposed)
+        factors: Byproduct
+        if backend.eliminates(rhs.shape):
+            x, known = backend.eliminate(_matrix(operator), rhs, transpose=operator.transposed)
+            factors = (known,)
+        else:
+            factors = _factor(operator)
+            x = backend.lu_solve(factors, rhs, transpose=operator.transposed)
         return x, LinearInfo(finite_status(xp, x, Status.SINGULAR), None, factors)
 
-    def start(self, backend: Backend, y: Array) -> tuple[Array, Array]:
-        xp = backend.xp
-        return xp.zeros_like(y[..., None] * y[..., None, :]), xp.zeros_like(y, dtype=xp.int32)
+    def start(self, backend: Backend, y: Array) -> tuple[Array, Array] | None:
+        return None if backend.eliminates(y.shape) else no_factors(backend.xp, y)
 
     def _reuse(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         backend, xp = operator.backend, operator.backend.xp
@@ -81,10 +85,18 @@ class LU(LinearSolver):
         return refined.x, LinearInfo(status, relative_size(xp, refined.norm, rhs), factors)
 
 
+def no_factors(xp: Any, y: Array) -> tuple[Array, Array]:
+    """Return zeros shaped like the LU factors and pivots of systems with unknowns `y`, (*batch, n)."""
+    return xp.zeros_like(y[..., None] * y[..., None, :]), xp.zeros_like(y, dtype=xp.int32)
+
+
+def _matrix(operator: LinearOperator) -> Array:
+    """Return the matrix that is not transposed, which serves both directions."""
+    return operator.T.dense() if operator.transposed else operator.dense()
+
+
 def _factor(operator: LinearOperator) -> tuple[Array, Array]:
-    """Return the factors of the matrix that is not transposed, which serve both directions."""
-    matrix = operator.T.dense() if operator.transposed else operator.dense()
-    return operator.backend.lu_factor(matrix)
+    return operator.backend.lu_factor(_matrix(operator))
 
 
 def _refine(operator: LinearOperator, rhs: Array) -> _Refined:

@@ -91,13 +91,14 @@ class Anderson(IterativeSolver):
         weights = self._weights(residual, state, count)
         step = damped(self.damping, state.f)
         for place, change in enumerate(state.changes[:count]):
-            step = _less(xp, step, weights[..., place, None], change)
+            step = step - weights[..., place, None] * change
         trial = backtrack(residual, state.y, step)
         y_change, f_change = trial.y - state.y, trial.f - state.f
         if hopeless(self, residual, trial):
             error = no_estimate(xp, trial.y)
         else:
-            error = secant_error(xp, trial.f, y_change, f_change)
+            moved, changed = max_norm(xp, y_change), max_norm(xp, f_change)
+            error = secant_error(xp, trial.f, trial.size, state.f_norm, moved, changed)
         f_changes = (f_change, *state.f_changes[:-1])
         row = _inner_products(xp, f_changes, f_change, count + 1)
         below = xp.concat([row[..., 1:, None], state.gram[..., :-1, :-1]], axis=-1)
@@ -139,11 +140,6 @@ def _filled(residual: Residual, gram: Array) -> int:
     while count > 0 and residual.backend.surely_all(gram[..., count - 1, count - 1] == 0):
         count -= 1
     return count  # type: ignore[no-any-return]
-
-
-def _less(xp: Any, vector: Array, weight: Array, other: Array) -> Array:
-    """Return ``vector - weight * other``; in PyTorch by one pass."""
-    return xp.addcmul(vector, weight, other, value=-1) if hasattr(xp, "addcmul") else vector - weight * other
 
 
 def _inner_products(xp: Any, vectors: tuple[Array, ...], vector: Array, count: int) -> Array:

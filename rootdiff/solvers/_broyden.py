@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, dot, keep, norm2, running, select
+from rootdiff._iterate import IterativeSolver, dot, keep, max_norm, norm2, running, select
 from rootdiff._residual import Byproduct, Residual
 from rootdiff._solution import Status
-from rootdiff.linear._lu import LU
+from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._fixed_point import secant_scale
 from rootdiff.solvers._line_search import backtrack
 
@@ -86,7 +86,7 @@ class Broyden(IterativeSolver):
         xp = residual.xp
         status = running(xp, y)
         empty = xp.concat([xp.zeros_like(y)[..., None, :]] * self.memory, axis=-2)
-        factors = LU().start(residual.backend, y) if self.initial == "jacobian" else None
+        factors = no_factors(xp, y) if self.initial == "jacobian" else None
         yes = status == int(Status.RUNNING)
         return BroydenState(
             y, residual(y), xp.full_like(y, xp.inf), status, factors, empty, empty, yes, yes, xp.zeros_like(status)
@@ -110,7 +110,9 @@ class Broyden(IterativeSolver):
         y, f = xp.where(keep, trial.y, state.y), xp.where(keep, trial.f, state.f)
         y_change, f_change = y - state.y, f - state.f
         left, right, updated = self._update(residual, state, y_change, f_change)
-        error = xp.maximum(xp.abs(direction), xp.abs(f * secant_scale(xp, y_change, f_change)))
+        error = xp.maximum(
+            xp.abs(direction), xp.abs(f * secant_scale(xp, max_norm(xp, y_change), max_norm(xp, f_change))[..., None])
+        )
         trusted = trial.accepted & (trial.length == 1)
         hopeless = ~trial.accepted & (state.fresh | (self.initial == "identity"))
         status = xp.where(hopeless, int(Status.STALLED), int(Status.RUNNING))

@@ -10,7 +10,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, norm2, running, select
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff.linear._lu import LU
+from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._line_search import backtrack
 
 
@@ -62,7 +62,7 @@ class Chord(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> ChordState:
         xp = residual.xp
         status = running(xp, y)
-        factors = LU().start(residual.backend, y)
+        factors = no_factors(xp, y)
         yes = status == int(Status.RUNNING)
         return ChordState(y, residual(y), xp.full_like(y, xp.inf), status, factors, yes)
 

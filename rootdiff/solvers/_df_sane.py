@@ -99,10 +99,11 @@ class DFSane(IterativeSolver):
         outside = ~(xp.abs(spectral) >= _SHORTEST) | ~(xp.abs(spectral) <= _LONGEST) | (curvature == 0)
         spectral = xp.where(outside, xp.clip(1 / xp.where(size > 0, norm2(xp, f), 1.0), 1.0, 1e5), spectral)
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
+        sizes = [max_norm(xp, part) for part in (f, state.f, y_change, f_change)]
         return SpectralState(
             y,
             f,
-            xp.where(keep, secant_error(xp, f, y_change, f_change), xp.inf),
+            xp.where(keep, secant_error(xp, f, *sizes), xp.inf),
             xp.astype(status, xp.int32),
             spectral,
             xp.concat([norm2(xp, f)[..., None], state.norms[..., :-1]], axis=-1),

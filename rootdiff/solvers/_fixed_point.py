@@ -68,7 +68,10 @@ class FixedPoint(IterativeSolver):
         if hopeless(self, residual, trial):
             error = no_estimate(xp, trial.y)
         else:
-            error = secant_error(xp, trial.f, trial.y - state.y, trial.f - state.f)
+            # without a correction of the trial point the length of the step needs no pass over y
+            plain = residual.correct is None
+            moved = trial.length * self.damping * state.f_norm if plain else max_norm(xp, trial.y - state.y)
+            error = secant_error(xp, trial.f, trial.size, state.f_norm, moved, max_norm(xp, trial.f - state.f))
         return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size)
 
 
@@ -97,27 +100,31 @@ def finite_status(xp: Any, accepted: Array) -> Array:
     return xp.astype(xp.where(accepted, int(Status.RUNNING), int(Status.NONFINITE)), xp.int32)
 
 
-def secant_error(xp: Any, f: Array, y_change: Array, f_change: Array) -> Array:
+def secant_error(xp: Any, f: Array, size: Array, last: Array, moved: Array, changed: Array) -> Array:
     """Return the residual over the slope that the last step saw, (*batch, n): an estimate of the error in y.
 
     Infinite after a step that reduced f to less than a thousandth: the slope over so many times the error that is left
     need not be that at its end, as on the far side of a pole.
+
+    Parameters
+    ----------
+    size, last : array, (*batch). Largest absolute entries of f after and before the step.
+    moved, changed : array, (*batch). Those of the changes of y and of f.
     """
-    local = max_norm(xp, f) >= _LOCAL * max_norm(xp, f - f_change)
-    return xp.where(local[..., None], f * secant_scale(xp, y_change, f_change), xp.inf)
+    local = size >= _LOCAL * last
+    return xp.where(local[..., None], f * secant_scale(xp, moved, changed)[..., None], xp.inf)
 
 
-def secant_scale(xp: Any, y_change: Array, f_change: Array) -> Array:
-    """Return the factor, (*batch, 1), from the residual to an estimate of the error in y.
+def secant_scale(xp: Any, moved: Array, changed: Array) -> Array:
+    """Return the factor, (*batch), from the residual to an estimate of the error in y.
 
     It is max |dy| / max |df| of the last step, but at least 1. For a contraction with rate r whose slowest mode has
     come to dominate it is 1 / (1 - r), the a-posteriori bound of Banach's theorem.
     """
-    slope, moved = max_norm(xp, f_change), max_norm(xp, y_change)
-    ratio = moved / xp.where(slope > 0, slope, 1.0)
+    ratio = moved / xp.where(changed > 0, changed, 1.0)
     # without a change of f there is no slope to judge by: unless nothing moved, the error is unknown
     unknown = xp.where(moved > 0, xp.full_like(moved, xp.inf), xp.ones_like(moved))
-    return xp.where(slope > 0, xp.maximum(ratio, xp.ones_like(ratio)), unknown)[..., None]
+    return xp.where(changed > 0, xp.maximum(ratio, xp.ones_like(ratio)), unknown)
 
 
 def check_damping(damping: Any, owner: str) -> None:

@@ -22,6 +22,7 @@ class Trial(NamedTuple):
     size : array, (*batch). Euclidean norm of `f`; where nothing had to be undercut, its largest absolute entry.
     length : array, (*batch). Fraction of the full step.
     accepted : boolean array, (*batch).
+    slope : array, (*batch, 1), or None. The derivative at `y`, where it was asked for.
     """
 
     y: Array
@@ -29,6 +30,7 @@ class Trial(NamedTuple):
     size: Array
     length: Array
     accepted: Array
+    slope: Array | None = None
 
 
 def backtrack(
@@ -37,6 +39,7 @@ def backtrack(
     step: Array,
     accept: Callable[[Array, Array], Array] | None = None,
     shorten: Callable[[Array, Array], Array] | None = None,
+    slope: bool = False,
 ) -> Trial:
     """Shorten `step` per system until ``accept(size, length)`` holds or the step vanishes in rounding.
 
@@ -47,6 +50,8 @@ def backtrack(
         with a residual that is not finite is rejected without asking. Default: every other one will do.
     shorten : callable, optional
         From the same to the next length; default: half the length.
+    slope : bool
+        Whether to compute the derivative of systems of one unknown too, with each residual.
     """
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
@@ -54,28 +59,35 @@ def backtrack(
 
     def trial(step: Array, length: Array, count: Array) -> tuple[Any, ...]:
         point = residual.moved(y, step)
-        f = residual(point)
+        f, *slopes = residual.with_slope(point) if slope else (residual(point),)
         size = max_norm(xp, f) if accept is None else norm2(xp, f)
         accepted = xp.isfinite(size)
         if accept is not None:
             accepted = accepted & accept(size, length)
-        return point, f, size, length, accepted, accepted | (count >= _MAX_TRIALS) | unwanted, count
+        return point, f, size, length, accepted, accepted | (count >= _MAX_TRIALS) | unwanted, count, *slopes
+
+    def open_(carry: tuple[Any, ...]) -> Array:
+        return ~(carry[5] | (carry[3] * max_norm(xp, step) <= eps * max_norm(xp, y)))  # the step has vanished
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, _, size, length, _, done, count = carry
-        done = done | (length * max_norm(xp, step) <= eps * max_norm(xp, y))  # the step has vanished
-        carry = (*carry[:5], done, count)
+        size, length, count = carry[2], carry[3], carry[6]
         halved = 0.5 * length
         if shorten is not None:
             # Dennis & Schnabel (1996), section 6.3.2: stay within a tenth and a half of the last length
             halved = xp.clip(shorten(size, length), 0.1 * length, 0.5 * length)
             halved = xp.where(xp.isfinite(size), halved, 0.1 * length)
-        return frozen(xp, done, carry, trial(halved[..., None] * step, halved, count + 1))
+        new = trial(halved[..., None] * step, halved, count + 1)
+        # a single system is not asked when it is done
+        return frozen(xp, ~open_(carry), carry, new) if length.ndim else new
 
     ones = xp.ones_like(y[..., 0])
     start = trial(step, ones, xp.zeros_like(ones, dtype=xp.int32))
-    point, f, size, length, accepted, _, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[5]), body, start)
-    return Trial(point, f, size, length, accepted)
+
+    def search(*start: Any) -> tuple[Any, ...]:
+        return residual.backend.while_loop(lambda carry: xp.any(open_(carry)), body, start)  # type: ignore[no-any-return]
+
+    end = residual.backend.when(xp.any(~start[5]), search, start, start)
+    return Trial(*end[:5], *end[7:])
 
 
 def frozen(xp: Any, done: Array, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, norm2, running, signs
-from rootdiff._residual import Residual
-from rootdiff._solution import Status
+from rootdiff._residual import Byproduct, Residual
+from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._lu import LU
 from rootdiff.solvers._line_search import Trial, backtrack
@@ -23,16 +24,27 @@ _FAST = 0.1
 #: is, is asked where a step did not reduce it so far.
 _NOISY, _FALLING = 10.0, 0.5
 
+Solve: TypeAlias = Callable[[Array], Array]
+
 
 class NewtonState(NamedTuple):
-    """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first."""
+    """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first.
+
+    Of systems of one unknown the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
+    """
 
     y: Array
     f: Array
     error: Array
     status: Array
     factors: tuple[Array, Array] | None
-    norms: Array
+    norms: Array | None
+    slope: Array | None = None
+
+    @property
+    def inverse(self) -> Byproduct | None:
+        """The slope as LU factors of a 1 x 1 matrix, whose pivots nobody reads."""
+        return None if self.slope is None else (self.slope[..., None], self.status[..., None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,56 +88,81 @@ class Newton(IterativeSolver):
         if self.memory < 1:
             raise ArgumentError(f"Newton: memory is {self.memory!r}; it must be at least 1.")
 
+    @property
+    def descends(self) -> bool:
+        return self.memory == 1
+
     def init(self, residual: Residual, y: Array) -> NewtonState:
         xp = residual.xp
-        f = residual(y)
-        factors = self.linear.start(residual.backend, y)
-        norms = xp.stack([norm2(xp, f)] * self.memory, axis=-1)
-        return NewtonState(y, f, xp.full_like(y, xp.inf), running(xp, y), factors, norms)
+        scalar = y.shape[-1] == 1 and isinstance(self.linear, LU)
+        f, slope = residual.with_slope(y) if scalar else (residual(y), None)
+        factors = None if scalar else self.linear.start(residual.backend, y)
+        # of one unknown the norm is no work
+        norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
+        return NewtonState(y, f, xp.full_like(y, xp.inf), running(xp, y), factors, norms, slope)
 
     def step(self, residual: Residual, state: NewtonState) -> NewtonState:
         xp = residual.xp
         y, f = state.y, state.f
-        direction, info = self.linear.solve(residual.operator(y), -f)
+        direction, again, factors = self._direction(residual, state)
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, 0.0)
-        size = state.norms[..., 0]
-        trial = armijo(residual, y, direction, size, _bound(residual, state))
+        scalar, norms = state.slope is not None, state.norms
+        size = norm2(xp, f) if norms is None else norms[..., 0]
+        bound = size if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
+        trial = armijo(residual, y, direction, size, bound, scalar)
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
         return NewtonState(
             xp.where(keep, trial.y, y),
             xp.where(keep, trial.f, f),
-            self._error(residual, direction, trial, size, info.factors),
+            _error(xp, again, direction, trial, size),
             xp.astype(status, xp.int32),
-            info.factors,
-            xp.concat([xp.where(trial.accepted, trial.size, size)[..., None], state.norms[..., :-1]], axis=-1),
+            None if state.factors is None else factors,
+            norms
+            if norms is None
+            else xp.concat([xp.where(trial.accepted, trial.size, size)[..., None], norms[..., :-1]], axis=-1),
+            xp.where(keep, trial.slope, state.slope) if scalar else None,
         )
 
-    def _error(self, residual: Residual, direction: Array, trial: Trial, size: Array, factors: Any) -> Array:
-        """Return an estimate of the error at the trial point; infinite where the step does not tell it."""
-        xp = residual.xp
-        error = xp.where(trusted(trial, size)[..., None], xp.abs(direction), xp.inf)
-        if factors is None:
-            return error
-        following = residual.backend.lu_solve(factors, trial.f)
-        length = norm2(xp, direction)
-        theta = norm2(xp, following) / xp.where(length > 0, length, 1.0)
-        # Deuflhard (2011), eq. 2.27: the simplified corrections form a geometric series of ratio theta
-        return xp.where((theta <= _FAST)[..., None], xp.minimum(error, xp.abs(following) / (1 - _FAST)), error)
+    def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
+        backend, y = residual.backend, raw.y
+        if isinstance(self.linear, LU) and backend.eliminates(y.shape):  # traced, it is made only where it is used
+            return raw._replace(factors=backend.lu_factor(residual.jacobian(y)))
+        return raw
+
+    def _direction(self, residual: Residual, state: NewtonState) -> tuple[Array, Solve | None, Byproduct | None]:
+        """Return the Newton direction, what solves with the same matrix again, if anything does, and its factors."""
+        slope = state.slope
+        if slope is not None:
+            return -state.f / slope, lambda vector: vector / slope, None
+        operator = residual.operator(state.y)
+        direction, info = self.linear.solve(operator, -state.f)
+        if info.factors is None:
+            return direction, None, None
+        return direction, replace(operator, factors=info.factors).approximate_inverse, info.factors
 
 
-def _bound(residual: Residual, state: NewtonState) -> Array:
+def _error(xp: Any, again: Solve | None, direction: Array, trial: Trial, size: Array) -> Array:
+    """Return an estimate of the error at the trial point; infinite where the step does not tell it."""
+    error = xp.where(trusted(trial, size)[..., None], xp.abs(direction), xp.inf)
+    if again is None:
+        return error
+    following = again(trial.f)
+    fast = norm2(xp, following) <= _FAST * norm2(xp, direction)
+    # Deuflhard (2011), eq. 2.27: the simplified corrections form a geometric series, of a ratio of at most _FAST here
+    return xp.where(fast[..., None], xp.minimum(error, xp.abs(following) * (1 / (1 - _FAST))), error)
+
+
+def _bound(residual: Residual, y: Array, f: Array, norms: Array) -> Array:
     """Return the norm that the next one must undercut, (*batch): the largest of those remembered.
 
     But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever.
     """
-    backend, xp, y, size = residual.backend, residual.xp, state.y, state.norms[..., 0]
-    bound = xp.max(state.norms, axis=-1)
-    if state.norms.shape[-1] == 1:
-        return bound
-    falling = size < _FALLING * state.norms[..., 1]
+    backend, xp, size = residual.backend, residual.xp, norms[..., 0]
+    bound = xp.max(norms, axis=-1)
+    falling = size < _FALLING * norms[..., 1]
     if backend.surely_all(falling):
         return bound
     clear = falling | (size >= bound) | residual.unwanted(size)
@@ -134,25 +171,25 @@ def _bound(residual: Residual, state: NewtonState) -> Array:
         noise = norm2(xp, residual(y + 2 * xp.finfo(y.dtype).eps * xp.abs(y) * signs(xp, y, 3)) - f)
         return xp.where(clear | (size > _NOISY * noise), bound, size)
 
-    return backend.when(xp.any(~clear), lowered, (y, state.f), bound)
+    return backend.when(xp.any(~clear), lowered, (y, f), bound)
 
 
-def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: Array) -> Trial:
+def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: Array, slope: bool = False) -> Trial:
     """Backtrack along a direction on which |f|^2 / 2 has the slope -|f|^2, until it falls below `bound`^2 / 2.
 
-    `size` is |f| at `y`, `bound` the same or that of an earlier iterate, (*batch).
+    `size` is |f| at `y`, `bound` the same or that of an earlier iterate, (*batch); `slope` as for `backtrack`.
     """
     xp = residual.xp
-    slack = (bound / xp.where(size > 0, size, 1.0)) ** 2
+    slack = 1.0 if bound is size else (bound / xp.where(size > 0, size, 1.0)) ** 2
 
     def accept(trial: Array, length: Array) -> Array:
-        return trial <= xp.sqrt(xp.maximum(slack - 2 * _ARMIJO * length, 0.0)) * size
+        return trial <= xp.sqrt(xp.maximum(slack - 2 * _ARMIJO * length, xp.zeros_like(length))) * size
 
     def shorten(trial: Array, length: Array) -> Array:
         # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
         return length**2 / ((trial / size) ** 2 - 1 + 2 * length)
 
-    return backtrack(residual, y, direction, accept, shorten)
+    return backtrack(residual, y, direction, accept, shorten, slope)
 
 
 def trusted(trial: Trial, size: Array) -> Array:

@@ -10,7 +10,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, norm2, running
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff.linear._lu import LU
+from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._line_search import backtrack
 from rootdiff.solvers._newton import trusted
 from rootdiff.solvers._newton_krylov import EXACT_ENOUGH
@@ -82,7 +82,7 @@ class PseudoTransient(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> TransientState:
         xp = residual.xp
         time_step = xp.ones_like(y[..., 0]) * self.time_step
-        factors = LU().start(residual.backend, y)
+        factors = no_factors(xp, y)
         return TransientState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), factors, time_step)
 
     def step(self, residual: Residual, state: TransientState) -> TransientState:

@@ -60,8 +60,8 @@ def test_bias_vanishes_with_the_number_of_terms(make: Any) -> None:
 
 def test_reuse_after_newton_is_off_by_the_last_step_only() -> None:
     solver = rootdiff.Newton(rtol=1e-3, atol=0)  # ends with a Jacobian that is clearly not of the root
-    sol = rootdiff.root(lambda y, a: y**2 - a, np.ones(1), np.array([2.0]), solver=solver, adjoint="reuse")
-    error = abs(sol.vjp(np.ones(1))[0][0] - 0.5**1.5)
+    sol = rootdiff.root(lambda y, a: y**2 - a, np.ones(2), np.array([2.0]), solver=solver, adjoint="reuse")
+    error = abs(sol.vjp(np.array([1.0, 0.0]))[0][0] - 0.5**1.5)
     assert 1e-12 < error < 1e-3
 
 
@@ -72,9 +72,19 @@ def test_reuse_without_an_inverse_is_an_error() -> None:
 
 
 def test_reuse_of_a_placeholder_fails_by_status() -> None:
-    sol = rootdiff.root(lambda y, a: y - a, np.ones(1), np.ones(1), solver="newton", adjoint="reuse")
+    sol = rootdiff.root(lambda y, a: y - a, np.ones(2), np.ones(2), solver="newton", adjoint="reuse")
     with pytest.raises(rootdiff.AdjointError, match="NONFINITE"):
-        sol.vjp(np.ones(1))
+        sol.vjp(np.ones(2))
+
+
+@pytest.mark.parametrize("shape", [(1,), (70, 1), (70, 3)])
+def test_reuse_after_newton_where_there_are_no_factors_on_the_way(backend: Any, shape: tuple[int, ...]) -> None:
+    """One unknown per system, or many systems that are eliminated together: what is handed over is of the root."""
+    a = np.linspace(1.0, 2.0, int(np.prod(shape))).reshape(shape)
+    w = np.cos(np.arange(a.size)).reshape(shape)
+    options = {"solver": "newton", "adjoint": "reuse", "batch_ndim": len(shape) - 1}
+    out = backend.vjp(lambda y, a: y**2 + y - a, np.ones(shape), a, w=w, **options)
+    np.testing.assert_allclose(out.derivative[0], w / np.sqrt(1 + 4 * a), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

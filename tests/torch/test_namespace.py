@@ -86,7 +86,7 @@ def passes(solver: Any, steps: int) -> int:
     return found.count
 
 
-@pytest.mark.parametrize(("solver", "most"), [(rootdiff_torch.FixedPoint, 5), (rootdiff_torch.Anderson, 33)])
+@pytest.mark.parametrize(("solver", "most"), [(rootdiff_torch.FixedPoint, 5), (rootdiff_torch.Anderson, 38)])
 def test_a_step_far_from_the_root_makes_few_passes_beside_the_cell(solver: Any, most: int) -> None:
     cell = 3  # weights * z, + 1, and - z
     assert passes(solver, 6) - passes(solver, 5) <= most + cell
