@@ -193,3 +193,13 @@ def test_parameters_of_different_orders_of_magnitude(small: float, derivatives: 
     np.testing.assert_allclose(sol.vjp(np.ones(1))[0], expected, rtol=1e-7)
     for tangent in (np.array([small, 1.0, -2.0]), np.array([1.0, 1.0, -2.0])):
         np.testing.assert_allclose(sol.jvp(tangent)[0], expected @ tangent, rtol=1e-7)
+
+
+@pytest.mark.parametrize(("given", "first"), [(True, "Newton"), (False, "Chord")])
+def test_auto_is_sparing_with_jacobians_that_are_differences_only(given: bool, first: str) -> None:
+    n = 80
+    matrix = np.eye(n) + 0.1 * np.random.default_rng(0).standard_normal((n, n)) / n**0.5
+    rules = {"jac": lambda y, b: matrix + np.diag(3 * y**2)} if given else {}
+    sol = rootdiff.root(lambda y, b: matrix @ y + y**3 - b, np.zeros(n), np.ones(n), history=True, **rules)
+    assert sol.history.method[0] == first
+    np.testing.assert_allclose(matrix @ sol.y + sol.y**3, np.ones(n), rtol=0, atol=1e-9)

@@ -39,7 +39,7 @@ class Auto(Solver):
     Up to 1024 unknowns and 2^24 Jacobian entries in the batch: `Newton`, then `TrustRegion`, `LevenbergMarquardt` and
     `PseudoTransient`, each for the systems in which those before it failed; one system of more than 64 unknowns is
     tried before by a `NewtonKrylov` that takes few products, or, where products come from differences, by `Chord`,
-    which forms few Jacobians. Above: `NewtonKrylov`, then `DFSane`.
+    which forms few Jacobians; not where the user gives the Jacobian. Above: `NewtonKrylov`, then `DFSane`.
 
     Parameters
     ----------
@@ -49,16 +49,19 @@ class Auto(Solver):
 
     fixed_point: bool = False
 
-    def choose(self, shape: tuple[int, ...], differences: bool = False) -> Chain:
-        """Return the solver for unknowns of this shape, (*batch, n); `differences` stand in for derivatives."""
+    def choose(self, shape: tuple[int, ...], sparing: Solver | None = None) -> Chain:
+        """Return the solver for unknowns of this shape, (*batch, n).
+
+        `sparing` goes first where there is one system so large that Jacobians cost more than all else.
+        """
         dense: list[Solver] = [
             Newton(memory=_MEMORY),
             TrustRegion(radius=1.0),
             LevenbergMarquardt(scale="none"),
             PseudoTransient(),
         ]
-        if shape[-1] > _FEW and math.prod(shape) == shape[-1]:
-            dense = [Chord() if differences else NewtonKrylov(max_steps=_STEPS, linear=_CYCLE), *dense]
+        if sparing is not None and shape[-1] > _FEW and math.prod(shape) == shape[-1]:
+            dense = [sparing, *dense]
         free: list[Solver] = [NewtonKrylov(), DFSane()]
         robust = dense if is_dense(shape) else free
         if self.fixed_point and not is_dense(shape, _NEWTON_CELL):
@@ -72,5 +75,7 @@ class Auto(Solver):
         return self._chosen(residual, y0).solve_where(residual, y0, active)
 
     def _chosen(self, residual: Residual, y0: Array) -> Chain:
-        differences = residual.backend.precision(y0.dtype) > residual.xp.finfo(y0.dtype).eps
-        return self.choose(tuple(y0.shape), bool(differences))
+        sparing: Solver | None = NewtonKrylov(max_steps=_STEPS, linear=_CYCLE)
+        if residual.backend.precision(y0.dtype) > residual.xp.finfo(y0.dtype).eps:  # derivatives are differences
+            sparing = None if residual.gives_jacobian else Chord()
+        return self.choose(tuple(y0.shape), sparing)
