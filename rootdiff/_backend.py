@@ -30,6 +30,10 @@ class Backend(Protocol):
     def traced(self) -> bool:
         """Whether array values may be unknown while Python runs, so that nothing can branch on them."""
 
+    @property
+    def pulls(self) -> bool | None:
+        """Whether a product with a transposed Jacobian costs less than one with the Jacobian; None: it depends."""
+
     def is_array(self, value: Any) -> bool:
         """Return whether `value` is an array of this framework."""
 

@@ -39,6 +39,7 @@ class NumpyBackend:
 
     name = "numpy"
     traced = False
+    pulls = None
     xp = array_api_compat.numpy
 
     def is_array(self, value: Any) -> bool:

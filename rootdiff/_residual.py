@@ -63,6 +63,12 @@ class LinearOperator:
             matrix=matrix,
         )
 
+    @property
+    def symmetric_product(self) -> Callable[[Array], Array]:
+        """The cheaper one of two products that are the same where the matrix is symmetric."""
+        pulls = self.backend.pulls
+        return self.matvec if pulls is None or pulls == self.transposed else self.rmatvec
+
     def factored(self) -> LinearOperator:
         """Return the same operator with LU factors, where it has none because the backend eliminates."""
         if self.factors is None or len(self.factors) != 1:

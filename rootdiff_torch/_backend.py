@@ -23,6 +23,7 @@ class TorchBackend:
 
     name = "torch"
     traced = False
+    pulls = True
     xp = Namespace()
 
     def is_array(self, value: Any) -> bool:

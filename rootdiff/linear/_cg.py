@@ -64,10 +64,10 @@ class CG(Krylov):
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         xp = operator.backend.xp
-        precondition = self._precondition(operator, residual)
+        precondition, product = self._precondition(operator, residual), operator.symmetric_product
 
         def step(state: _State) -> _State:
-            image = operator.matvec(state.direction)
+            image = product(state.direction)
             length = ratio(xp, state.slope, dot(xp, state.direction, image))[..., None]
             residual = state.residual - length * image
             preconditioned = precondition(residual)
@@ -78,4 +78,5 @@ class CG(Krylov):
         direction = precondition(residual)
         start = _State(xp.zeros_like(residual), residual, direction, dot(xp, residual, direction))
         plain = None if self._preconditions(operator) else (lambda state: xp.sqrt(state.slope))
-        return run_cycle(operator.backend, start, step, goal, self.max_steps, plain)
+        # the error descends in the norm of A
+        return run_cycle(operator.backend, start, step, goal, self.max_steps, plain, descends=True)

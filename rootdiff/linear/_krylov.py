@@ -176,10 +176,12 @@ def run_cycle(
     goal: Array,
     max_steps: Any,
     size: Callable[[Any], Array] | None = None,
+    descends: bool = False,
 ) -> Array:
     """Apply `step` until the residual is within `goal` or not finite; return the best ``state.x``.
 
-    `size` returns the norm of the residual of a state, (*batch), where it need not be computed.
+    `size` returns the norm of the residual of a state, (*batch), where it need not be computed. Where the method
+    `descends` in some norm of the error, the best x is the last one.
     """
     xp = backend.xp
     size_of = size or (lambda state: norm2(xp, state.residual))
@@ -191,8 +193,8 @@ def run_cycle(
         count = inner.count + 1
         new = _Inner(
             state,
-            xp.where(better[..., None], state.x, inner.best),
-            xp.where(better, norm, inner.best_norm),
+            inner.best if descends else xp.where(better[..., None], state.x, inner.best),
+            inner.best_norm if descends else xp.where(better, norm, inner.best_norm),
             inner.active & xp.isfinite(norm) & (norm > goal) & (count < max_steps),
             count,
         )
@@ -201,7 +203,8 @@ def run_cycle(
 
     norm = size_of(start)
     first = _Inner(start, start.x, norm, norm > goal, xp.zeros_like(norm, dtype=xp.int32))
-    return backend.while_loop(lambda inner: xp.any(inner.active), body, first).best
+    last = backend.while_loop(lambda inner: xp.any(inner.active), body, first)
+    return last.state.x if descends else last.best
 
 
 def ratio(xp: Any, above: Array, below: Array) -> Array:

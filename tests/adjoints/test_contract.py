@@ -265,3 +265,19 @@ def test_per_sample_gradients_under_vmap(framework: str) -> None:
     np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, True, False])
     # d(sqrt(a) + a)/da; the second parameter scales an equation and has no effect
     np.testing.assert_allclose(found[[0, 3]], [[1.5, 0.0], [1.25, 0.0]], rtol=1e-8, atol=1e-8)
+
+
+def test_cg_takes_no_other_matrix_for_a_symmetric_one(arrays: Any) -> None:
+    """Its products may be those of the transpose, which is the same only where the matrix is symmetric."""
+    rng = np.random.default_rng(0)
+    skew = rng.standard_normal((30, 30))
+    matrix = np.eye(30) + 0.05 * (skew - skew.T)
+    x = rng.standard_normal(30)
+    for operator, across in ((arrays.operator(matrix), matrix), (arrays.operator(matrix).T, matrix.T)):
+        found, info = _implicit.solve(operator, rootdiff.CG(), arrays.array(across @ x), "nan")
+        assert int(info.status) > Status.AT_PRECISION
+        assert np.all(np.isnan(arrays.numpy(found)))
+    symmetric = matrix @ matrix.T
+    for operator in (arrays.operator(symmetric), arrays.operator(symmetric).T):
+        found, info = _implicit.solve(operator, rootdiff.CG(), arrays.array(symmetric @ x), "raise")
+        np.testing.assert_allclose(arrays.numpy(found), x, rtol=0, atol=1e-12)
