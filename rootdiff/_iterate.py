@@ -14,9 +14,6 @@ from rootdiff._judge import explained, tolerance
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
-#: Steps within tolerance, in place of `patience` steps of any length, after which a solve has stalled.
-_FUTILE = 3
-
 
 class Solver(ABC):
     """A way to find a root; a value, made of plain settings."""
@@ -69,7 +66,7 @@ class IterativeSolver(Solver):
         Default: eps^(3/4) of the dtype of y0, 1.8e-12 in float64 and 6.4e-6 in float32.
     atol : float, optional
         In the units of the unknown. Default: eps^(3/4) too, which counts only once the residual has fallen by a factor
-        `rtol` from its value at y0, so that unknowns far smaller than one are resolved. A given one always counts.
+        10 `rtol` from its value at y0, so that unknowns far smaller than one are resolved. A given one always counts.
     max_steps : int
         Steps after which a system that has not converged has failed.
     """
@@ -82,6 +79,8 @@ class IterativeSolver(Solver):
     runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
     #: A residual that has not fallen by a hundredth in this many steps counts as stalled.
     patience: ClassVar[int] = 50
+    #: So many such steps if they are within tolerance: one, where a step is as long as the error.
+    futile: ClassVar[int] = 3
     #: Fields of the state that the loop need not keep for a finished system, where they are of no use or as good.
     loose: ClassVar[tuple[str, ...]] = ("error", "status", "factors")
 
@@ -255,8 +254,9 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     idle = xp.zeros_like(loop.idle)
     if not surely_all(improved):
         vain = xp.astype(_is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
-        idle = (loop.idle + 1 + vain * (solver.patience // _FUTILE)) * xp.astype(~improved, xp.int32)
-    status = xp.where(idle >= solver.patience, int(Status.STALLED), state.status)
+        idle = (loop.idle + 1 + vain * (solver.patience // solver.futile)) * xp.astype(~improved, xp.int32)
+    stalled = (idle >= solver.patience) & (state.status == int(Status.RUNNING))
+    status = xp.where(stalled, int(Status.STALLED), state.status)
     status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
     # of a y that ran away any residual is within tolerance: unless f has fallen too, `at_precision` is to judge

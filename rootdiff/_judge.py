@@ -10,6 +10,9 @@ from rootdiff._residual import Residual
 #: The changes of the residual are sampled at a few points only, so the largest may be this many times larger.
 _MARGIN = 4.0
 _SAMPLES = 3
+#: The default atol counts once the residual has fallen by this many times rtol: by rtol itself it may not, where its
+#: rounding is 1e-12 of its value at the start, as that of a difference quotient on a fine grid.
+_DEEP = 10.0
 #: A rounding of y may change the residual by this many times what it does at the start.
 _NOISIER = 16.0
 
@@ -17,11 +20,11 @@ _NOISIER = 16.0
 def tolerance(xp: Any, rtol: Any, atol: Any, y: Array, norm: Array, first_norm: Array) -> Array:
     """Return the allowed error of `y`, (*batch, n): ``atol + rtol * abs(y)``.
 
-    Where `atol` is None it is eps^(3/4), and counts only once the residual has fallen by a factor `rtol`.
+    Where `atol` is None it is eps^(3/4), and counts only once the residual has fallen by a factor of ten times `rtol`.
     """
     if atol is not None:
         return rtol * xp.abs(y) + atol
-    deep = xp.astype(norm <= rtol * first_norm, y.dtype)
+    deep = xp.astype(norm <= _DEEP * rtol * first_norm, y.dtype)
     return rtol * xp.abs(y) + (float(xp.finfo(y.dtype).eps) ** 0.75 * deep)[..., None]
 
 

@@ -83,6 +83,8 @@ class Newton(IterativeSolver):
     linear: LinearSolver = field(default_factory=LU)
     memory: int = 1
 
+    futile = 1
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory < 1:

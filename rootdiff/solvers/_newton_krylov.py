@@ -64,6 +64,8 @@ class NewtonKrylov(IterativeSolver):
     linear: Krylov = field(default_factory=lambda: GMRES(restart=30, max_restarts=10))
     preconditioner: Callable[[Array, Array], Array] | None = None
 
+    futile = 1
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.preconditioner is not None and not callable(self.preconditioner):
@@ -95,9 +97,8 @@ class NewtonKrylov(IterativeSolver):
         # row by row: an equation with large coefficients must not hide that another one has not been solved
         atol = float(xp.finfo(y.dtype).eps) ** 0.75 if self.atol is None else self.atol
         allowed = self.rtol * xp.abs(y) + atol
-        within = allowed * pattern(xp, y, xp.ones_like(size))
-        fallen = xp.abs(new_f) <= xp.maximum(CONTRACTION * xp.abs(f), xp.abs(residual.operator(y).matvec(within)))
-        believed = trusted(trial, size) & (relative <= EXACT_ENOUGH) & xp.all(fallen, axis=-1)
+        exact = trusted(trial, size) & (relative <= EXACT_ENOUGH)
+        believed = exact & _has_fallen(residual, y, f, new_f, allowed, exact)
         ratio = xp.where(trial.accepted, trial.size, size) / xp.where(size > 0, size, 1.0)
         floor = _GAMMA * state.forcing**2
         forcing = _GAMMA * ratio**2
@@ -121,3 +122,23 @@ class NewtonKrylov(IterativeSolver):
         if precondition is None:
             return replace(self.linear, rtol=state.forcing)
         return replace(self.linear, rtol=state.forcing, preconditioner=lambda operator, v: precondition(state.y, v))
+
+
+def _has_fallen(residual: Residual, y: Array, f: Array, new: Array, allowed: Array, asked: Array) -> Array:
+    """Return whether each row of f has fallen as it does near a root, or is what changes of `y` by `allowed` explain.
+
+    The terms of such a change may cancel in a row: among many rows in some of them. So three changes are tried, the
+    second and the third where, in a system that is `asked` for, the first does not explain each row.
+    """
+    xp, operator = residual.xp, residual.operator(y)
+
+    def explained(phase: int) -> Array:
+        return xp.abs(operator.matvec(allowed * pattern(xp, y, xp.full_like(y[..., 0], phase))))
+
+    bound = xp.maximum(CONTRACTION * xp.abs(f), explained(1))
+    fallen = xp.all(xp.abs(new) <= bound, axis=-1)
+
+    def further(bound: Array) -> Array:
+        return xp.all(xp.abs(new) <= xp.maximum(bound, xp.maximum(explained(2), explained(3))), axis=-1)
+
+    return residual.backend.when(xp.any(asked & ~fallen), further, (bound,), fallen)
