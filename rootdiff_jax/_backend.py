@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -17,7 +18,7 @@ from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._trace import vary, varying_axes
 
-#: Numbers from which an evaluation costs more than the branch that keeps it apart.
+#: Numbers from which work done twice costs more than the branch that keeps it apart.
 _MANY = 4096
 
 
@@ -32,6 +33,7 @@ class JaxBackend:
 
     name = "jax"
     traced = True
+    pulls = False
     xp: ClassVar[Any] = jnp
 
     def is_array(self, value: Any) -> bool:
@@ -63,16 +65,7 @@ class JaxBackend:
         return False
 
     def once(self, function: Function, y: Array) -> Any:
-        if y.shape[-1] > 1 or y.size < _MANY:
-            return function(y)
-
-        def nowhere(y: Array) -> Any:
-            return jax.tree.map(lambda part: jnp.full(part.shape, jnp.nan, part.dtype), jax.eval_shape(function, y))
-
-        # a branch, since the compiler repeats elementwise work for each result that it merges it into; one that a
-        # constant y does not decide beforehand
-        opaque: Array = lax.optimization_barrier(y)  # type: ignore[no-untyped-call]
-        return lax.cond(jnp.any(jnp.isfinite(opaque)), function, nowhere, y)
+        return _apart(function, y) if y.shape[-1] == 1 else function(y)
 
     def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
         def both(y: Array) -> tuple[Array, Array]:
@@ -120,7 +113,7 @@ class JaxBackend:
 
             return transpose(rmatvec), rmatvec, lambda: along(rmatvec, -2)
         _, matvec = jax.linearize(function, y)
-        return matvec, transpose(matvec), lambda: along(matvec, -1)
+        return partial(_apart, matvec), partial(_apart, transpose(matvec)), lambda: along(matvec, -1)
 
     def precision(self, dtype: Any) -> float:
         return float(self.xp.finfo(dtype).eps)
@@ -172,6 +165,22 @@ class SteppingBackend(JaxBackend):
 
     def eliminates(self, shape: tuple[int, ...]) -> bool:
         return False  # so many operations pay only in one program
+
+
+def _apart(function: Function, vector: Array) -> Any:
+    """Return ``function(vector)``, one array or a tuple of them, kept apart from what is made of it.
+
+    In a branch that is always taken, but not to the knowledge of the compiler: it repeats elementwise work, such as
+    a sine or a stencil, for each of the results that it merges it into.
+    """
+    if vector.size < _MANY:
+        return function(vector)
+
+    def nowhere(vector: Array) -> Any:
+        return jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), jax.eval_shape(function, vector))
+
+    yes: Array = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
+    return lax.cond(yes, function, nowhere, vector)
 
 
 def _varying_alike(state: Any) -> Any:
