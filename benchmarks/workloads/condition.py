@@ -54,6 +54,7 @@ ROWS = (
     Row("rootdiff_torch", "auto"),
     Row("rootdiff_torch", "newton, lstsq", {"solver": "newton", "adjoint": "lstsq"}, full=True),
     Row("rootdiff_jax", "auto"),
+    Row("rootdiff_jax", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
     Row("rootdiff_jax", "newton, lstsq", {"solver": "newton", "adjoint": "lstsq"}, full=True),
     Row("SciPy", "hybr, Jacobian given", {"method": "hybr", "tol": 1e-12}),
     Row("Optimistix", "Newton", {"rtol": 1e-10, "atol": 1e-10}),
