@@ -108,3 +108,16 @@ class Backend(Protocol):
 
     def to_numpy(self, array: Array) -> Any:
         """Return a concrete array as a NumPy array."""
+
+
+class Factoring:
+    """The elimination of a backend that has none: LU factors are always the better way."""
+
+    def eliminates(self, shape: tuple[int, ...]) -> bool:
+        return False
+
+    def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
+        raise NotImplementedError("eliminate: this backend factors; ask `eliminates` first.")
+
+    def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
+        raise NotImplementedError("eliminate_again: this backend factors; ask `eliminates` first.")

@@ -13,7 +13,7 @@ import optree
 from scipy.linalg import get_lapack_funcs
 
 from rootdiff import _elimination
-from rootdiff._backend import Array, Function, HostFunction
+from rootdiff._backend import Array, Factoring, Function, HostFunction
 from rootdiff._errors import ArgumentError
 
 #: A second difference below this part of the first leaves the central difference an error of about its square.
@@ -25,7 +25,7 @@ _MAX_STEP_CHANGES = 7
 
 
 @dataclass(frozen=True)
-class NumpyBackend:
+class NumpyBackend(Factoring):
     """NumPy, with derivatives by central differences or, on request, by complex steps.
 
     References
@@ -172,16 +172,6 @@ class NumpyBackend:
         n = matrix.shape[-1]
         systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
         return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
-
-    def eliminates(self, shape: tuple[int, ...]) -> bool:
-        return False
-
-    def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
-        factors = self.lu_factor(matrix)
-        return self.lu_solve(factors, rhs, transpose), (matrix, factors)
-
-    def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
-        return self.lu_solve(known[1], rhs, transpose)
 
     def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
         return function(residual, residual.jacobian, y, *values)

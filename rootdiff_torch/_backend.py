@@ -10,7 +10,7 @@ import optree
 import torch
 from torch import Tensor
 
-from rootdiff._backend import Function, HostFunction
+from rootdiff._backend import Factoring, Function, HostFunction
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._namespace import Namespace
@@ -18,7 +18,7 @@ from rootdiff_torch._namespace import Namespace
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class TorchBackend:
+class TorchBackend(Factoring):
     """PyTorch on plain tensors, under no transform: `rootdiff_torch._rule` sees to that."""
 
     name = "torch"
@@ -109,16 +109,6 @@ class TorchBackend:
         # factors that a solver has not made yet are zeros, which are no pivots
         x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
         return x.movedim(-1, 0).reshape(rhs.shape).to(rhs.dtype)
-
-    def eliminates(self, shape: tuple[int, ...]) -> bool:
-        return False
-
-    def eliminate(self, matrix: Tensor, rhs: Tensor, transpose: bool = False) -> tuple[Tensor, Any]:
-        factors = self.lu_factor(matrix)
-        return self.lu_solve(factors, rhs, transpose), (matrix, factors)
-
-    def eliminate_again(self, known: Any, rhs: Tensor, transpose: bool = False) -> Tensor:
-        return self.lu_solve(known[1], rhs, transpose)
 
     def on_host(self, function: HostFunction, residual: Any, y: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
         def wrap(tensors: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
