@@ -37,8 +37,7 @@ class Traced:
         self._hash = hash(self._key)
 
     def __call__(self, *operands: Array) -> Array:
-        count = len(self._jaxpr.invars)
-        (value,) = jax.core.eval_jaxpr(self._jaxpr, operands[count:], *operands[:count])
+        (value,) = jax.core.eval_jaxpr(self._jaxpr, (), *operands)
         return value
 
     def __hash__(self) -> int:
@@ -50,10 +49,10 @@ class Traced:
 
 def trace(function: Callable[..., Array], y: Array, parameters: Sequence[Any]) -> tuple[Traced, tuple[Any, ...]]:
     """Return `function` as ``traced(y, *operands)``, and the operands: the parameters, then what it closes over."""
-    closed = jax.make_jaxpr(function)(y, *parameters)
-    jaxpr, hoisted = _hoist(closed.jaxpr, (*parameters, *closed.consts))
-    operands = (*parameters, *closed.consts, *hoisted)
-    return Traced(jaxpr, (y, *operands)), operands
+    jaxpr, inputs = _opened(jax.make_jaxpr(function)(y, *parameters), (y, *parameters))
+    jaxpr, hoisted = _hoist(jaxpr, inputs)
+    inputs = (*inputs, *hoisted)
+    return Traced(jaxpr, inputs), inputs[1:]
 
 
 def varying_axes(value: Any) -> frozenset[Any]:
@@ -69,14 +68,20 @@ def vary(value: Any, axes: Iterable[Any]) -> Any:
     return lax.pcast(value, missing, to="varying") if missing else value
 
 
-def _hoist(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """Return the jaxpr with what it makes of constants alone as further constants, and the values of these.
+def _opened(closed: Any, inputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """Return the jaxpr of a traced function with its constants as further inputs, and all inputs."""
+    jaxpr = closed.jaxpr
+    return jaxpr.replace(constvars=[], invars=[*jaxpr.invars, *jaxpr.constvars]), (*inputs, *closed.consts)
+
+
+def _hoist(jaxpr: Any, inputs: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """Return the jaxpr with what it makes of constants alone as further inputs, and the values of these.
 
     Floating literals always, since a closure over a Python float has it as one, and must not compile anew for each
     value. Inside ``shard_map`` all else too: there constants are typed as varying over the mesh, but only once.
     """
     sharded = any(equation.primitive.name == "pvary" for equation in jaxpr.eqns)
-    known = dict(zip((*jaxpr.invars[1:], *jaxpr.constvars), operands, strict=True))
+    known = dict(zip(jaxpr.invars[1:], inputs[1:], strict=True))
     count = len(known)
 
     def hoist(atom: Any) -> Any:
@@ -95,7 +100,7 @@ def _hoist(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, list[Any]]:
         else:
             equations.append(equation.replace(invars=list(map(hoist, equation.invars))))
     further = list(known)[count:]
-    return jaxpr.replace(constvars=[*jaxpr.constvars, *further], eqns=equations), [known[v] for v in further]
+    return jaxpr.replace(invars=[*jaxpr.invars, *further], eqns=equations), [known[v] for v in further]
 
 
 def _apply(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
@@ -148,7 +153,6 @@ def _custom_functions(jaxpr: Any) -> set[Any]:
 
 def _derivative(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
     """Return the jaxpr of the derivative of a jaxpr, without constants, and inputs for it."""
-    count = len(jaxpr.invars)
     closed_over = {
         variable
         for equation in jaxpr.eqns
@@ -157,7 +161,7 @@ def _derivative(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]
     }  # by custom functions, which have no derivative in them
     places = [
         place
-        for place, (variable, value) in enumerate(zip((*jaxpr.invars, *jaxpr.constvars), operands, strict=True))
+        for place, (variable, value) in enumerate(zip(jaxpr.invars, operands, strict=True))
         if variable not in closed_over and jnp.issubdtype(jnp.result_type(value), jnp.inexact)
     ]
 
@@ -165,7 +169,7 @@ def _derivative(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]
         merged = list(operands)
         for place, value in zip(places, values, strict=True):
             merged[place] = value
-        return jax.core.eval_jaxpr(jaxpr, merged[count:], *merged[:count])
+        return jax.core.eval_jaxpr(jaxpr, (), *merged)
 
     primals = [operands[place] for place in places]
     if _has_custom_vjp(jaxpr):
@@ -176,7 +180,7 @@ def _derivative(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]
         tangents = [jnp.zeros_like(value) for value in primals]
         closed = jax.make_jaxpr(lambda p, t: jax.jvp(floating, p, t))(primals, tangents)
         inputs = (*primals, *tangents)
-    return closed.jaxpr, (*inputs, *closed.consts)
+    return _opened(closed, inputs)
 
 
 def _jaxpr_key(jaxpr: Any, ignored: frozenset[str]) -> Any:
