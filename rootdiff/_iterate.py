@@ -206,7 +206,7 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     def left(loop: _Loop) -> Array:
         return xp.sum(xp.astype(loop.status == int(Status.RUNNING), xp.int32))
 
-    loop = backend.while_loop(lambda loop: left(loop) > few, body, loop)  # in PyTorch the one synchronisation a step
+    loop = backend.while_loop(lambda loop: left(loop) > few, body, loop)
     count = few if backend.traced or few == 0 else int(left(loop))
     if residual.take is None or count == 0:
         return loop

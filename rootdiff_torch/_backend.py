@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import optree
 import torch
@@ -13,18 +14,27 @@ from torch import Tensor
 from rootdiff._backend import Factoring, Function, HostFunction
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
+from rootdiff_torch._loops import holds, is_here, while_loop
 from rootdiff_torch._namespace import Namespace
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
+@dataclass(frozen=True)
 class TorchBackend(Factoring):
-    """PyTorch on plain tensors, under no transform: `rootdiff_torch._rule` sees to that."""
+    """PyTorch on plain tensors, under no transform: `rootdiff_torch._rule` sees to that.
+
+    Attributes
+    ----------
+    foresees : bool. Whether a step on another device may be taken twice; not where someone watches the steps.
+    """
+
+    foresees: bool = True
 
     name = "torch"
     traced = False
     pulls = True
-    xp = Namespace()
+    xp: ClassVar[Any] = Namespace()
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Tensor)
@@ -47,16 +57,14 @@ class TorchBackend(Factoring):
         return output
 
     def while_loop(self, cond: Callable[[Any], Tensor], body: Callable[[Any], Any], state: Any) -> Any:
-        while cond(state):  # the one synchronisation with the device
-            state = body(state)
-        return state
+        return while_loop(cond, body, state, self.foresees)
 
     def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
-        return function(*operands) if needed else otherwise
+        return function(*operands) if holds(needed) else otherwise
 
     def surely_all(self, mask: Tensor) -> bool:
         # a minimum of bytes takes a tenth of the time of all()
-        return mask.device.type == "cpu" and bool(mask.view(torch.uint8).amin())
+        return is_here(mask) and bool(mask.view(torch.uint8).amin())
 
     def once(self, function: Function, y: Tensor) -> Any:
         return function(y)

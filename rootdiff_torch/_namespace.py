@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rootdiff_torch._derivatives import is_wrapped
+from rootdiff_torch._loops import is_here
 
 #: Numbers from which a look at a mask, or at a sum, costs less than a pass that selects or tests one by one.
 _MANY = 4096
@@ -100,7 +101,7 @@ class Namespace:
 
 def _is_readable(x: Tensor) -> bool:
     """Return whether values can be looked at without waiting for a device, or losing sight of a transform."""
-    return x.device.type == "cpu" and type(x) is Tensor and not is_wrapped(x)
+    return is_here(x) and type(x) is Tensor and not is_wrapped(x)
 
 
 def _extremes(condition: Tensor, value: Any) -> tuple[Any, Any]:

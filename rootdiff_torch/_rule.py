@@ -24,7 +24,7 @@ from rootdiff._solution import Solution, Status
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Continuation, InBracket
-from rootdiff_torch._backend import BACKEND, Linearization
+from rootdiff_torch._backend import BACKEND, Linearization, TorchBackend
 from rootdiff_torch._capture import State, check_followed, check_graph
 from rootdiff_torch._derivatives import (
     hidden,
@@ -113,7 +113,8 @@ class Problem:
         def known(y: Tensor, *parameters: Tensor) -> Tensor:
             return first if first is not None and y is start else function(y, *parameters)
 
-        residual = Residual(known, parameters, BACKEND, observe=self.observe, fixed_point=self.fixed_point)
+        backend = BACKEND if self.observe is None else TorchBackend(foresees=False)
+        residual = Residual(known, parameters, backend, observe=self.observe, fixed_point=self.fixed_point)
         if self.take is not None and self.direct is not None:
             residual = replace(residual, take=self.take(*self.arguments(*parameters)))
         correct, solver = self.correct, self.solver
