@@ -7,12 +7,13 @@ EXTRAS := torch,jax,optimistix,examples,test,dev
 # The problems here are small: threads inside one product cost more than they bring, and two test workers share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all check bench bench-docs docs clean
+.PHONY: help demo test test-all test-gpu check bench bench-docs docs clean
 
 help:
 	@echo "make demo      power flow of the IEEE cases on three backends, and a short digits run"
 	@echo "make test      the test-suite, as CI runs it"
 	@echo "make test-all  also the exhaustive tests, with ten times the random examples"
+	@echo "make test-gpu  the tests that compare a GPU with the CPU; needs torch and jax built for it"
 	@echo "make check     format, lint, types"
 	@echo "make bench     the benchmarks beside other libraries, reduced, as tables and JSON in output/"
 	@echo "make bench-docs  all of them, an hour or so; writes docs/benchmarks.md and its figures"
@@ -32,7 +33,10 @@ test: $(READY)
 	HYPOTHESIS_PROFILE=ci $(PYTHON) -m pytest -n 2
 
 test-all: $(READY)
-	HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n 2 -m ""
+	HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n 2 -m "not gpu"
+
+test-gpu: $(READY)
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PYTHON) -m pytest -m gpu
 
 check: $(READY)
 	$(PYTHON) -m ruff format --check .
