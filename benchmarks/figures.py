@@ -24,22 +24,23 @@ _COLOURS = {
 }
 
 
-def draw(results: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """Write the figures for which there are data; return captions and file names."""
+def draw(results: dict[str, Any], folder: Path, name: str = "benchmarks") -> list[tuple[str, str]]:
+    """Write the figures for which there are data, their files named after `name`; return captions and file names."""
     import matplotlib
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for caption, name, function in (
-        ("Value and gradient: the floor, rootdiff, and the best of the others", "benchmarks.png", _comparison),
-        ("Value and gradient against the batch (n = 8) and against the unknowns", "benchmarks_scaling.png", _scaling),
-        ("Peak memory of value and gradient against the solver's steps", "benchmarks_memory.png", _memory),
+    for caption, ending, function in (
+        ("Value and gradient: the floor, rootdiff, and the best of the others", "", _comparison),
+        ("Value and gradient against the batch (n = 8) and against the unknowns", "_scaling", _scaling),
+        ("Peak memory of value and gradient against the solver's steps", "_memory", _memory),
     ):
         figure = function(results)
         if figure is not None:
-            figure.savefig(folder / name, dpi=120, bbox_inches="tight", metadata={"Software": None})
-            drawn.append((caption, name))
+            file = f"{name}{ending}.png"
+            figure.savefig(folder / file, dpi=120, bbox_inches="tight", metadata={"Software": None})
+            drawn.append((caption, file))
     return drawn
 
 

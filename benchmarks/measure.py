@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import missing, on_host, prepare
+from benchmarks.contenders import on_host, prepare, reason_against
 from benchmarks.problem import Problem, Row, relative_error
 
 #: Imported once by the server that the processes are forked from: a first call is then a call, and no import.
@@ -87,8 +87,9 @@ def table(
     for index, row in rows:
         record: dict[str, Any] = {"library": row.library, "configuration": row.configuration}
         records.append(record)
-        if row.cannot or missing(row):
-            record["reason"] = row.cannot or "not installed"
+        reason = reason_against(row, device)
+        if reason:
+            record["reason"] = reason
             continue
         started.append((record, Worker(workload, settings, index, device)))
         if len(started) == jobs:

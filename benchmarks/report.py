@@ -1,6 +1,8 @@
 """From the JSON of a run to Markdown: the tables, and the page of the documentation with its figures.
 
 python -m benchmarks.report output/benchmarks.json --docs docs
+
+That of a run with ``--device cuda`` becomes a page of its own, benchmarks-gpu.md.
 """
 
 from __future__ import annotations
@@ -19,9 +21,19 @@ _HEAD = (
 )
 
 
-_PAGE = """# Benchmarks
+_TITLES = {
+    "cpu": """# Benchmarks
 
 Made by `benchmarks/report.py`, not edited by hand; `make bench-docs` makes it anew. `make bench` runs a part of it.
+The same on a GPU: [Benchmarks on a GPU](benchmarks-gpu.md).
+""",
+    "cuda": """# Benchmarks on a GPU
+
+Made by `benchmarks/report.py` from a run of `python -m benchmarks.run --device cuda`, not edited by hand. The problems
+are those of [the benchmarks on a CPU](benchmarks.md), most of them too small to fill a GPU.
+""",
+}
+_PAGE = """
 
 - Every contender solves the same residual to the same end: a relative error of its gradients below the one stated,
   against a float64 reference by another route (a closed form, 60 digits, or dense solves with derivatives written out).
@@ -45,7 +57,8 @@ def page(results: dict[str, Any], figures: list[tuple[str, str]]) -> str:
     """Return the page of the documentation; `figures` are captions and file names."""
     images = "\n".join(f"![{caption}](figures/{name})\n\n{caption}.\n" for caption, name in figures)
     tables = "\n".join(section(entry) for entry in results["tables"])
-    return f"{_PAGE}\n{preamble(results)}\n## Summary\n\n{summary(results)}\n\n{images}\n## Tables\n{tables}\n"
+    title = _TITLES[results["environment"]["device"]]
+    return f"{title}{_PAGE}\n{preamble(results)}\n## Summary\n\n{summary(results)}\n\n{images}\n## Tables\n{tables}\n"
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -182,8 +195,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from benchmarks.figures import draw
 
-    figures = draw(results, options.docs / "figures")
-    (options.docs / "benchmarks.md").write_text(page(results, figures), encoding="utf-8")
+    name = "benchmarks" if results["environment"]["device"] == "cpu" else "benchmarks-gpu"
+    figures = draw(results, options.docs / "figures", name)
+    (options.docs / f"{name}.md").write_text(page(results, figures), encoding="utf-8")
     return 0
 
 

@@ -40,7 +40,7 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": _processor(options.device),
         "device": options.device,
         "threads": 1,
         "repeats": options.repeats,
@@ -111,12 +111,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
+    else:
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the contenders share the device's memory
     results = run(options)
     print(markdown(results))
     return 0
 
 
-def _processor() -> str:
+def _processor(device: str) -> str:
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -27,6 +27,8 @@ LIBRARIES: dict[str, tuple[tuple[str, ...], str]] = {
     "back-propagation, JAX": (("jax",), "with_jax:unrolled"),
     "CasADi": (("casadi",), "with_casadi:casadi"),
 }
+#: Those that compute on the CPU alone.
+_ON_HOST = ("rootdiff", "SciPy", "CasADi")
 OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 FLOOR = "floor"
 
@@ -39,11 +41,21 @@ def missing(row: Row) -> list[str]:
     return [name for name in needed if find_spec(name) is None]
 
 
+def reason_against(row: Row, device: str) -> str:
+    """Return why a row has no numbers, or nothing."""
+    needs_framework = row.library != FLOOR or "needs" in dict(row.settings if not callable(row.settings) else {})
+    if device != "cpu" and (row.library in _ON_HOST or not needs_framework):
+        return "computes on the CPU"
+    return row.cannot or ("not installed" if missing(row) else "")
+
+
 def prepare(row: Row, problem: Problem, device: str) -> Calls:
-    """Return the calls of a row; on a GPU, of a library that runs there."""
+    """Return the calls of a row."""
     given = row.settings(problem) if callable(row.settings) else row.settings
     settings = {name: value for name, value in given.items() if name != "needs"}
     if row.prepare is not None:
+        if "torch" in given.get("needs", ()):
+            settings["device"] = device
         return row.prepare(problem, **settings)
     module, name = LIBRARIES[row.library][1].split(":")
     function: Callable[..., Calls] = getattr(import_module(f"benchmarks.contenders.{module}"), name)

@@ -10,6 +10,13 @@ import torch
 from benchmarks.problem import Calls, Problem
 
 
+def waited(y: Any) -> Any:
+    """Return a tensor when its device has done its work."""
+    if y.device.type != "cpu":
+        torch.cuda.synchronize()
+    return y
+
+
 def build(problem: Problem, solve: Callable[..., Any], *, cell: bool = False, mode: str = "same", device: str) -> Calls:
     """Return the calls of ``solve(f, y0, args) -> (y, steps)``; `mode` "fresh" makes a new closure for every call."""
     function = problem.cell if cell else problem.residual
@@ -27,20 +34,14 @@ def build(problem: Problem, solve: Callable[..., Any], *, cell: bool = False, mo
     def run(args: tuple[Any, ...]) -> tuple[Any, Any]:
         return solve(bound() if mode == "fresh" else same, y0, args)
 
-    def wait() -> None:
-        if device != "cpu":
-            torch.cuda.synchronize()
-
     def forward() -> tuple[Any, Any]:
         y, steps = run(plain)
-        wait()
-        return y, steps
+        return waited(y), steps
 
     def gradient() -> tuple[Any, tuple[Any, ...]]:
         y, _ = run(leaves)
         gradients = torch.autograd.grad(torch.sum(y * weights), leaves)
-        wait()
-        return y.detach(), gradients
+        return waited(y.detach()), gradients
 
     return Calls(forward, gradient)
 

@@ -77,12 +77,15 @@ def numpy_floor(problem: Problem) -> Calls:
     return Calls(forward, gradient)
 
 
-def torch_floor(problem: Problem) -> Calls:
+def torch_floor(problem: Problem, *, device: str) -> Calls:
     """torch.linalg.lu_factor, its factors kept."""
     import torch
 
-    W, b, w, y0 = map(torch.tensor, (*problem.args, problem.weights, problem.y0))
-    steps, eye = problem.solved.steps, torch.eye(y0.shape[-1], dtype=y0.dtype)
+    from benchmarks.contenders.with_torch import waited
+
+    arrays = (*problem.args, problem.weights, problem.y0)
+    W, b, w, y0 = (torch.tensor(array, device=device) for array in arrays)
+    steps, eye = problem.solved.steps, torch.eye(y0.shape[-1], dtype=y0.dtype, device=device)
 
     def solve() -> tuple[Any, Any, Any]:
         y = y0
@@ -99,9 +102,10 @@ def torch_floor(problem: Problem) -> Calls:
         u = torch.linalg.lu_solve(*factors, w[..., None], adjoint=True)[..., 0]
         rest = w - u - (W.mT @ (slope * u)[..., None])[..., 0]
         u = u + torch.linalg.lu_solve(*factors, rest[..., None], adjoint=True)[..., 0]
-        return y, (-(u * slope)[..., None] * y[..., None, :], u)
+        gradients = (-(u * slope)[..., None] * y[..., None, :], u)
+        return waited(y), gradients
 
-    return Calls(lambda: (solve()[0], steps), gradient)
+    return Calls(lambda: (waited(solve()[0]), steps), gradient)
 
 
 def elimination_floor(problem: Problem) -> Calls:
