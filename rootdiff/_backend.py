@@ -11,6 +11,11 @@ Function: TypeAlias = Callable[..., Array]
 HostFunction: TypeAlias = Callable[..., tuple[Any, Any]]
 
 
+def last(new: Any, old: Any) -> Any:
+    """Return `new`: the account of a loop that keeps none."""
+    return new
+
+
 class Backend(Protocol):
     """A framework, seen by the solvers: its array namespace and the few things the standard has no name for.
 
@@ -46,8 +51,17 @@ class Backend(Protocol):
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         """Return ``function(y, *args)``; a function that changes its inputs in place is an `ArgumentError`."""
 
-    def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
-        """Apply `body` to `state`, a tuple of arrays, while ``cond(state)``, a boolean scalar, holds."""
+    def while_loop(
+        self,
+        cond: Callable[[Any], Array],
+        body: Callable[[Any], Any],
+        state: Any,
+        account: Callable[[Any, Any], Any] = last,
+    ) -> Any:
+        """Set `state`, a tuple of arrays, to ``account(body(state), state)`` while ``cond(state)`` holds.
+
+        `cond` returns a boolean scalar. `account` evaluates no function of the user's: it may be run twice for a step.
+        """
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         """Return ``function(*operands)`` where `needed`, a boolean scalar, holds, else `otherwise`, a pytree like it.
@@ -55,8 +69,11 @@ class Backend(Protocol):
         The function is run only then. Its arrays come in as operands where they are computed for it alone.
         """
 
-    def surely_all(self, mask: Array) -> bool:
-        """Return whether all of a boolean array holds; False where to know it one would wait for a device."""
+    def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
+        """Return whether all of a boolean array holds; False where to know it one would wait for a device.
+
+        A function that returns the array is not called where that is so.
+        """
 
     def once(self, function: Function, y: Array) -> Any:
         """Return ``function(y)``, a tuple of arrays or one, computed once however many results are made of it."""

@@ -11,6 +11,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError
 from rootdiff._judge import explained, tolerance
+from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
@@ -194,9 +195,13 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     alone = residual.take is None or residual.correct is not None or residual.observe is not None
     few = 0 if alone else limit(backend, batch)
 
-    def body(loop: _Loop) -> _Loop:
+    def step(loop: _Loop) -> Any:
         active = loop.status == int(Status.RUNNING)
-        new = _advance(solver, replace(residual, active=active) if batch or backend.traced else residual, loop)
+        return solver.step(replace(residual, active=active) if batch or backend.traced else residual, loop.state)
+
+    def account(state: Any, loop: _Loop) -> _Loop:
+        active = loop.status == int(Status.RUNNING)
+        new = _advance(solver, backend, active if batch or backend.traced else None, state, loop)
         if batch:  # a single system is stepped only while it runs
             new = _frozen(solver, backend, active, new, loop)
         if residual.observe is not None:
@@ -206,7 +211,10 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     def left(loop: _Loop) -> Array:
         return xp.sum(xp.astype(loop.status == int(Status.RUNNING), xp.int32))
 
-    loop = backend.while_loop(lambda loop: left(loop) > few, body, loop)
+    def unfinished(loop: _Loop) -> Array:
+        return left(loop) > few if few else xp.any(loop.status == int(Status.RUNNING))
+
+    loop = backend.while_loop(unfinished, step, loop, account)
     count = few if backend.traced or few == 0 else int(left(loop))
     if residual.take is None or count == 0:
         return loop
@@ -233,21 +241,25 @@ def _frozen(solver: IterativeSolver, backend: Backend, active: Array, new: _Loop
     )
 
 
-def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
-    """Return the loop after one step of all systems; the best of those that have finished is kept."""
-    xp, surely_all = residual.xp, residual.backend.surely_all
-    state = solver.step(residual, loop.state)
+def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, state: Any, loop: _Loop) -> _Loop:
+    """Return the loop after the step of all systems to `state`; the best of those not `active` is kept."""
+    xp, surely_all = backend.xp, backend.surely_all
     norm = state.f_norm if hasattr(state, "f_norm") else max_norm(xp, state.f)
     steps = loop.steps + 1
     allowed = cache(lambda: tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm))
-    unknown = ~xp.isfinite(state.error[..., 0])
-    converged = ~unknown if surely_all(unknown) else _is_within(xp, state.error, allowed()) & xp.isfinite(norm)
     better = norm < loop.best_norm
-    if residual.active is not None:
-        better = better & residual.active
+    if active is not None:
+        better = better & active
     improved = norm < 0.99 * loop.mark
-    going_on = improved & ~converged & (norm > 0) & (steps < solver.max_steps) & (state.status == int(Status.RUNNING))
-    if surely_all(better & going_on):
+    running = state.status == int(Status.RUNNING)
+    going_on = better & improved & (norm > 0) & (steps < solver.max_steps) & running
+    unknown = ~xp.isfinite(state.error[..., 0])
+    if surely_all(unknown):
+        converged = ~unknown
+    else:
+        converged = _is_within(xp, state.error, allowed()) & (norm < xp.inf)
+        going_on = going_on & ~converged
+    if surely_all(going_on):
         status = xp.astype(state.status, xp.int32)
         return _Loop(state, status, steps, loop.first_norm, state.y, norm, xp.zeros_like(loop.idle), norm)
     # steps within tolerance that do not help are those of rounding: a few of them tell
@@ -255,9 +267,8 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     if not surely_all(improved):
         vain = xp.astype(_is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
         idle = (loop.idle + 1 + vain * (solver.patience // solver.futile)) * xp.astype(~improved, xp.int32)
-    stalled = (idle >= solver.patience) & (state.status == int(Status.RUNNING))
-    status = xp.where(stalled, int(Status.STALLED), state.status)
-    status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
+    status = xp.where((idle >= solver.patience) & running, int(Status.STALLED), state.status)
+    status = xp.where(norm < xp.inf, status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
     # of a y that ran away any residual is within tolerance: unless f has fallen too, `at_precision` is to judge
     fallen = norm <= solver.rtol**0.5 * loop.first_norm  # type: ignore[operator]
@@ -268,7 +279,7 @@ def _advance(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         xp.astype(status, xp.int32),
         steps,
         loop.first_norm,
-        loop.best_y if solver.descends else keep(residual.backend, better, state.y, loop.best_y),
+        loop.best_y if solver.descends else keep(backend, better, state.y, loop.best_y),
         loop.best_norm if solver.descends else xp.where(better, norm, loop.best_norm),
         xp.astype(idle, xp.int32),
         xp.where(improved, norm, loop.mark),
@@ -319,33 +330,6 @@ def keep(backend: Backend, active: Array, new: Any, old: Any) -> Any:
 def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:
     """Return whether every absolute entry is at most the `allowed` one, (*batch); by one reduction of floats."""
     return xp.max(xp.abs(vector) - allowed, axis=-1) <= 0
-
-
-def max_norm(xp: Any, vector: Array) -> Array:
-    """Return the largest absolute entry of each system, (*batch)."""
-    if vector.shape[-1] == 1:
-        return xp.abs(vector[..., 0])
-    # without abs(), which would need memory for as many numbers again
-    return xp.maximum(xp.max(vector, axis=-1), -xp.min(vector, axis=-1))
-
-
-def dot(xp: Any, a: Array, b: Array) -> Array:
-    """Return the inner product of each system, (*batch)."""
-    return xp.sum(a * b, axis=-1)
-
-
-def norm2(xp: Any, vector: Array) -> Array:
-    """Return the Euclidean norm of each system, (*batch), without overflow of the squares."""
-    if vector.shape[-1] == 1:
-        return max_norm(xp, vector)
-
-    def scaled(vector: Array) -> Array:
-        largest = max_norm(xp, vector)
-        scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
-        return scale * xp.sqrt(xp.sum((vector / scale[..., None]) ** 2, axis=-1))
-
-    # a namespace of ours knows a way that mostly takes fewer passes
-    return xp.norm2(vector, scaled) if hasattr(xp, "norm2") else scaled(vector)
 
 
 def signs(xp: Any, y: Array, phase: int) -> Array:

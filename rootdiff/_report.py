@@ -9,7 +9,8 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._failure import adjoint_words
-from rootdiff._iterate import max_norm, norm2, signs
+from rootdiff._iterate import signs
+from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Status
 from rootdiff.linear import AutoLinear, LinearSolver

@@ -13,7 +13,7 @@ import jax.scipy.linalg
 import numpy as np
 from jax import lax
 
-from rootdiff._backend import Array, Function, HostFunction
+from rootdiff._backend import Array, Function, HostFunction, last
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._trace import vary, varying_axes
@@ -48,8 +48,14 @@ class JaxBackend:
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         return function(y, *args)
 
-    def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
-        return lax.while_loop(cond, body, _varying_alike(state))
+    def while_loop(
+        self,
+        cond: Callable[[Any], Array],
+        body: Callable[[Any], Any],
+        state: Any,
+        account: Callable[[Any, Any], Any] = last,
+    ) -> Any:
+        return lax.while_loop(cond, lambda state: account(body(state), state), _varying_alike(state))
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         # a loop, since vmap runs both branches of lax.cond; and that inside, since XLA moves work that a loop does not
@@ -61,7 +67,7 @@ class JaxBackend:
 
         return self.while_loop(lambda carry: carry[0], once, (needed, otherwise))[1]
 
-    def surely_all(self, mask: Array) -> bool:
+    def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
         return False
 
     def once(self, function: Function, y: Array) -> Any:
@@ -152,9 +158,15 @@ class SteppingBackend(JaxBackend):
 
     traced = False
 
-    def while_loop(self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
+    def while_loop(
+        self,
+        cond: Callable[[Any], Array],
+        body: Callable[[Any], Any],
+        state: Any,
+        account: Callable[[Any, Any], Any] = last,
+    ) -> Any:
         while cond(state):
-            state = body(state)
+            state = account(body(state), state)
         return state
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:

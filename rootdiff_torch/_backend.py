@@ -11,10 +11,10 @@ import optree
 import torch
 from torch import Tensor
 
-from rootdiff._backend import Factoring, Function, HostFunction
+from rootdiff._backend import Factoring, Function, HostFunction, last
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
-from rootdiff_torch._loops import holds, is_here, while_loop
+from rootdiff_torch._loops import holds, surely_all, while_loop
 from rootdiff_torch._namespace import Namespace
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -56,15 +56,20 @@ class TorchBackend(Factoring):
             )
         return output
 
-    def while_loop(self, cond: Callable[[Any], Tensor], body: Callable[[Any], Any], state: Any) -> Any:
-        return while_loop(cond, body, state, self.foresees)
+    def while_loop(
+        self,
+        cond: Callable[[Any], Tensor],
+        body: Callable[[Any], Any],
+        state: Any,
+        account: Callable[[Any, Any], Any] = last,
+    ) -> Any:
+        return while_loop(cond, body, state, account, self.foresees)
 
     def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if holds(needed) else otherwise
 
-    def surely_all(self, mask: Tensor) -> bool:
-        # a minimum of bytes takes a tenth of the time of all()
-        return is_here(mask) and bool(mask.view(torch.uint8).amin())
+    def surely_all(self, mask: Tensor | Callable[[], Tensor]) -> bool:
+        return surely_all(mask)
 
     def once(self, function: Function, y: Tensor) -> Any:
         return function(y)

@@ -1,39 +1,55 @@
-"""Loops that wait for a device once a step: what a step mostly does not need is asked for afterwards."""
+"""Loops that wait for a device once a step: what a step depends on is foreseen, and read when it has been taken."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class _Step(threading.local):
-    """The conditions that the innermost step of this thread depends on.
+class _Foresight(threading.local):
+    """What the innermost step of this thread takes for granted, and what it has asked for.
 
     Attributes
     ----------
-    assumes : bool. Whether none is taken to hold, without a look.
-    asked : list of boolean tensors, (). Those not looked at.
+    assumes : bool. Whether no condition holds, to the mind of `holds`.
+    asked : list of boolean tensors, (). The conditions not looked at.
     met : bool. Whether one that was looked at holds.
+    away : bool. Whether the step is one on another device.
+    script : sequence of bool or None. What `surely_all` is to answer, as far as it goes; None: it is not asked.
+    masks : list of boolean tensors. What it was asked about.
     """
 
     def __init__(self) -> None:
-        self.assumes, self.asked, self.met = False, list[Tensor](), False
+        self.assumes, self.asked, self.met, self.away = False, list[Tensor](), False, False
+        self.script: Sequence[bool] | None = None
+        self.masks = list[Tensor]()
 
     def taken(self, body: Callable[[Any], Any], state: Any, assumes: bool) -> tuple[Any, list[Tensor], bool]:
-        """Return ``body(state)``, and what it has asked for and met."""
-        enclosing = self.assumes, self.asked, self.met
-        self.assumes, self.asked, self.met = assumes, [], False
+        """Return ``body(state)``, and the conditions it has asked for and met."""
+        enclosing = self.assumes, self.asked, self.met, self.away, self.script
+        self.assumes, self.asked, self.met, self.away, self.script = assumes, [], False, True, None
         try:
             return body(state), self.asked, self.met
         finally:
-            self.assumes, self.asked, self.met = enclosing
+            self.assumes, self.asked, self.met, self.away, self.script = enclosing
+
+    def accounted(
+        self, account: Callable[[Any, Any], Any], new: Any, old: Any, script: Sequence[bool]
+    ) -> tuple[Any, list[Tensor]]:
+        """Return ``account(new, old)`` with `surely_all` answering by the script, and what that was asked about."""
+        enclosing = self.script, self.masks
+        self.script, self.masks = script, []
+        try:
+            return account(new, old), self.masks
+        finally:
+            self.script, self.masks = enclosing
 
 
-_step = _Step()
+_foresight = _Foresight()
 
 
 def is_here(tensor: Tensor) -> bool:
@@ -43,31 +59,76 @@ def is_here(tensor: Tensor) -> bool:
 
 def holds(condition: Tensor) -> bool:
     """Return whether a condition, (), holds; inside a step that assumes so, that it does not."""
-    if _step.assumes:
-        _step.asked.append(condition)
+    if _foresight.assumes:
+        _foresight.asked.append(condition)
         return False
     met = bool(condition)
-    _step.met |= met
+    _foresight.met |= met
     return met
 
 
-def while_loop(cond: Callable[[Any], Tensor], body: Callable[[Any], Any], state: Any, foresees: bool) -> Any:
-    """Apply `body` while `cond` holds.
+def surely_all(mask: Tensor | Callable[[], Tensor]) -> bool:
+    """Return whether all of a mask is known to hold, or foreseen to; one that is not to be asked about is not made."""
+    script = _foresight.script
+    if callable(mask):
+        if _foresight.away and script is None:
+            return False
+        mask = mask()
+    if is_here(mask):
+        return bool(mask.view(torch.uint8).amin())  # a minimum of bytes takes a tenth of the time of all()
+    if script is None:
+        return False
+    place = len(_foresight.masks)
+    _foresight.masks.append(mask)
+    return place < len(script) and script[place]
 
-    With `foresees`, a step after one that met no condition (a line search that need not begin) assumes that it will
-    meet none either. Whether that was right is read together with `cond`; if not, the step is taken again.
+
+def while_loop(
+    cond: Callable[[Any], Tensor],
+    body: Callable[[Any], Any],
+    state: Any,
+    account: Callable[[Any, Any], Any],
+    foresees: bool,
+) -> Any:
+    """Apply `body`, then `account` to what it gives and the last state, while `cond` holds.
+
+    With `foresees`, `body` is taken to meet no condition (a line search that need not begin) where it met none in the
+    last step, and what all systems had in common then, `account` takes for granted. Whether that was right is read
+    together with `cond`; what was done wrongly is done again.
     """
     going = cond(state)
-    foresees = foresees and not is_here(going)
+    if is_here(going) or not foresees:
+        while going:
+            state = account(body(state), state)
+            going = cond(state)
+        return state
     if not holds(going):
         return state
-    assumes = False
+    assumes, script = False, list[bool]()
     while True:
-        new, asked, met = _step.taken(body, state, assumes)
-        more, *missed = torch.stack([cond(new), *asked]).tolist() if asked else [bool(cond(new))]
-        if any(missed):
-            new, _, met = _step.taken(body, state, False)
-            more = bool(cond(new))
+        new, asked, met = _foresight.taken(body, state, assumes)
+        result, masks = _foresight.accounted(account, new, state, script)
+        more, conditions, common = _read(cond(result), asked, masks)
+        if any(conditions):
+            new, _, met = _foresight.taken(body, state, False)
+            result, masks = _foresight.accounted(account, new, state, [])
+            more, _, common = _read(cond(result), [], masks)
+        elif (wrong := _first_wrong(script, common)) is not None:
+            result, masks = _foresight.accounted(account, new, state, common[: wrong + 1])
+            more, _, common = _read(cond(result), [], masks)
         if not more:
-            return new
-        assumes, state = foresees and not met, new
+            return result
+        assumes, script, state = not met, common, result
+
+
+def _first_wrong(script: Sequence[bool], found: Sequence[bool]) -> int | None:
+    """Return the first place where something was taken for granted that is not so; what follows it means nothing."""
+    pairs = zip(script, found, strict=False)
+    return next((place for place, (said, true) in enumerate(pairs) if said and not true), None)
+
+
+def _read(going: Tensor, conditions: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[bool, list[bool], list[bool]]:
+    """Return whether a loop goes on, which conditions hold, and which masks hold everywhere; waiting once."""
+    values = torch.stack([going, *conditions, *(mask.all() for mask in masks)]).tolist()
+    count = 1 + len(conditions)
+    return values[0], values[1:count], values[count:]

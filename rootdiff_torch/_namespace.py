@@ -6,6 +6,7 @@ Arrays may be aliases of each other: nothing in a solver changes one in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import array_api_compat.torch
@@ -30,6 +31,8 @@ class Namespace:
     @staticmethod
     def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
         """Return `x1` where `condition` holds and else `x2`; that array itself, if it is the only one selected."""
+        if not is_here(condition):
+            return torch.where(condition, _filled(x1, x2, condition), _filled(x2, x1, condition))
         least, most = _extremes(condition, x1 if isinstance(x1, Tensor) else x2)
         if least or not most:
             chosen, other = (x1, x2) if least else (x2, x1)
@@ -86,8 +89,24 @@ class Namespace:
         return array_api_compat.torch.vecdot(x1, x2)
 
     @staticmethod
+    def max_norm(x: Tensor, /) -> Tensor:
+        """Return the largest absolute entries over the last axis."""
+        if is_here(x):
+            return torch.maximum(x.amax(-1), -x.amin(-1))  # without memory for as many numbers again
+        return _vector_norm(x, torch.inf)
+
+    @staticmethod
+    def dot(x1: Tensor, x2: Tensor, /) -> Tensor:
+        """Return the inner products over the last axis, on a CPU summed in an order that no batch changes."""
+        return (x1 * x2).sum(-1) if is_here(x1) else torch.linalg.vecdot(x1, x2)
+
+    @staticmethod
     def norm2(x: Tensor, careful: Callable[[Tensor], Tensor], /) -> Tensor:
         """Return the Euclidean norms over the last axis; by `careful` where squares may have left their range."""
+        if not is_here(x):  # fewer kernels than there are to select by
+            limits = torch.finfo(x.dtype)
+            scale = _vector_norm(x, torch.inf).clamp(limits.tiny, limits.max)
+            return _vector_norm(x / scale[..., None], 2) * scale
         if x.ndim == 1 or not _is_readable(x):  # passes count for many systems; one keeps its iterates
             return careful(x)
         norm = (x * x).sum(-1).sqrt()  # vector_norm rounds otherwise in another batch: steps would depend on it
@@ -97,6 +116,27 @@ class Namespace:
         if least > low and most < torch.inf:
             return norm
         return torch.where((norm > low) & (norm < torch.inf), norm, careful(x))
+
+
+def _filled(value: Any, other: Any, condition: Tensor) -> Any:
+    """Return a number as a tensor to select from beside `other`; one that was made before, not to make it each time."""
+    if isinstance(value, Tensor | bool) or isinstance(other, bool):
+        return value
+    dtype = other.dtype if isinstance(other, Tensor) else torch.int64
+    if dtype is torch.bool or (isinstance(value, float) and not dtype.is_floating_point):
+        return value  # the selection is of another dtype
+    return _constant(value, dtype, condition.device)
+
+
+@cache
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.full((), value, dtype=dtype, device=device)
+
+
+def _vector_norm(x: Tensor, order: float) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x, order, dim=-1)
+    return norm
 
 
 def _is_readable(x: Tensor) -> bool:

@@ -16,6 +16,7 @@ FLOORS = {
     "_backend": 0,
     "_elimination": 0,
     "_errors": 0,
+    "_norms": 0,
     "_numpy": 0,
     "_solution": 0,
     "_structure": 1,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._iterate import norm2
+from rootdiff._norms import norm2
 from rootdiff._residual import Byproduct, LinearOperator
 from rootdiff._solution import Status
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._iterate import dot, norm2, signs
+from rootdiff._iterate import signs
+from rootdiff._norms import dot, norm2
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 

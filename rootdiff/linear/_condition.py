@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rootdiff._backend import Array, Backend
-from rootdiff._iterate import max_norm, norm2, signs
+from rootdiff._iterate import signs
 from rootdiff._judge import pattern
+from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._base import FEW
 

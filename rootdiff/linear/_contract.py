@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rootdiff._backend import Array
-from rootdiff._iterate import norm2
+from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size

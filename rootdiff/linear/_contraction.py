@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
-from rootdiff._iterate import keep, norm2
+from rootdiff._iterate import keep
+from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
 
 Product: TypeAlias = Callable[[Array], Array]

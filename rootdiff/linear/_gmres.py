@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._iterate import keep, norm2, select
+from rootdiff._iterate import keep, select
+from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._cg import CG, is_symmetric
 from rootdiff.linear._contraction import Product, Start

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._iterate import norm2
+from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._iterate import norm2, select
+from rootdiff._iterate import select
+from rootdiff._norms import norm2
 from rootdiff._residual import Byproduct, LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status, relative_size

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, dot, max_norm, running
+from rootdiff._iterate import IterativeSolver, running
+from rootdiff._norms import dot, max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, StepInfo, max_norm, select
+from rootdiff._iterate import IterativeSolver, StepInfo, select
 from rootdiff._judge import tolerance
+from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 

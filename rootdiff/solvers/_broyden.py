@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, dot, keep, max_norm, norm2, running, select
+from rootdiff._iterate import IterativeSolver, keep, running, select
+from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Byproduct, Residual
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, norm2, running, select
+from rootdiff._iterate import IterativeSolver, running, select
+from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors

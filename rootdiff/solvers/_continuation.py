@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver, dot, max_norm, norm2
+from rootdiff._iterate import Solver
+from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._newton import Newton

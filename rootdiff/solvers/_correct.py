@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rootdiff._backend import Array
-from rootdiff._iterate import max_norm, norm2
 from rootdiff._judge import tolerance
+from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._auto import is_dense

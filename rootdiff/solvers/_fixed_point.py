@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, max_norm, running
+from rootdiff._iterate import IterativeSolver, running
+from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.solvers._line_search import Trial, backtrack
@@ -92,7 +93,7 @@ def hopeless(solver: IterativeSolver, residual: Residual, trial: Trial) -> bool:
     """
     xp = residual.xp
     atol = float(xp.finfo(trial.y.dtype).eps) ** 0.75 if solver.atol is None else solver.atol
-    return residual.backend.surely_all(~(trial.size <= solver.rtol * max_norm(xp, trial.y) + atol))
+    return residual.backend.surely_all(lambda: ~(trial.size <= solver.rtol * max_norm(xp, trial.y) + atol))
 
 
 def finite_status(xp: Any, accepted: Array) -> Array:
@@ -121,10 +122,10 @@ def secant_scale(xp: Any, moved: Array, changed: Array) -> Array:
     It is max |dy| / max |df| of the last step, but at least 1. For a contraction with rate r whose slowest mode has
     come to dominate it is 1 / (1 - r), the a-posteriori bound of Banach's theorem.
     """
-    ratio = moved / xp.where(changed > 0, changed, 1.0)
+    known = changed > 0
+    ratio = moved / xp.where(known, changed, 1.0)
     # without a change of f there is no slope to judge by: unless nothing moved, the error is unknown
-    unknown = xp.where(moved > 0, xp.full_like(moved, xp.inf), xp.ones_like(moved))
-    return xp.where(changed > 0, xp.maximum(ratio, xp.ones_like(ratio)), unknown)
+    return xp.where((moved > 0) & ~known, xp.inf, xp.clip(ratio, 1.0))
 
 
 def check_damping(damping: Any, owner: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._iterate import norm2
+from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff.solvers._radius import Linearisation, search
 from rootdiff.solvers._trust_region import TrustRegionSolver, TrustState

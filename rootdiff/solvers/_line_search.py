@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._iterate import max_norm, norm2
+from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
 
 #: Halvings (at least) before a direction is given up: 2^-40 of a step is below the rounding of its end point.
@@ -57,37 +57,39 @@ def backtrack(
     eps = xp.finfo(y.dtype).eps
     unwanted = residual.unwanted(y[..., 0])
 
-    def trial(step: Array, length: Array, count: Array) -> tuple[Any, ...]:
+    def trial(step: Array, length: Array) -> tuple[Any, ...]:
         point = residual.moved(y, step)
         f, *slopes = residual.with_slope(point) if slope else (residual(point),)
         size = max_norm(xp, f) if accept is None else norm2(xp, f)
-        accepted = xp.isfinite(size)
+        accepted = size < xp.inf
         if accept is not None:
             accepted = accepted & accept(size, length)
-        return point, f, size, length, accepted, accepted | (count >= _MAX_TRIALS) | unwanted, count, *slopes
+        return point, f, size, length, accepted, accepted | unwanted, *slopes
 
     def open_(carry: tuple[Any, ...]) -> Array:
-        return ~(carry[5] | (carry[3] * max_norm(xp, step) <= eps * max_norm(xp, y)))  # the step has vanished
+        (_, _, _, length, _, done, *_), count = carry
+        vanished = length * max_norm(xp, step) <= eps * max_norm(xp, y)
+        return ~(done | vanished | (count >= _MAX_TRIALS))
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        size, length, count = carry[2], carry[3], carry[6]
+        (_, _, size, length, *_), count = carry
         halved = 0.5 * length
         if shorten is not None:
             # Dennis & Schnabel (1996), section 6.3.2: stay within a tenth and a half of the last length
             halved = xp.clip(shorten(size, length), 0.1 * length, 0.5 * length)
             halved = xp.where(xp.isfinite(size), halved, 0.1 * length)
-        new = trial(halved[..., None] * step, halved, count + 1)
+        new = trial(halved[..., None] * step, halved)
         # a single system is not asked when it is done
-        return frozen(xp, ~open_(carry), carry, new) if length.ndim else new
-
-    ones = xp.ones_like(y[..., 0])
-    start = trial(step, ones, xp.zeros_like(ones, dtype=xp.int32))
+        return frozen(xp, ~open_(carry), carry[0], new) if length.ndim else new, count + 1
 
     def search(*start: Any) -> tuple[Any, ...]:
-        return residual.backend.while_loop(lambda carry: xp.any(open_(carry)), body, start)  # type: ignore[no-any-return]
+        count = xp.zeros_like(start[5], dtype=xp.int32)
+        carry = residual.backend.while_loop(lambda carry: xp.any(open_(carry)), body, (start, count))
+        return carry[0]  # type: ignore[no-any-return]
 
+    start = trial(step, xp.ones_like(y[..., 0]))
     end = residual.backend.when(xp.any(~start[5]), search, start, start)
-    return Trial(*end[:5], *end[7:])
+    return Trial(*end[:5], *end[6:])
 
 
 def frozen(xp: Any, done: Array, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, norm2, running, signs
+from rootdiff._iterate import IterativeSolver, running, signs
+from rootdiff._norms import norm2
 from rootdiff._residual import Byproduct, Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._base import LinearSolver
@@ -107,7 +108,8 @@ class Newton(IterativeSolver):
         xp = residual.xp
         y, f = state.y, state.f
         direction, again, factors = self._direction(residual, state)
-        solvable = xp.all(xp.isfinite(direction), axis=-1)
+        length = norm2(xp, direction)
+        solvable = length < xp.inf
         direction = xp.where(solvable[..., None], direction, 0.0)
         scalar, norms = state.slope is not None, state.norms
         size = norm2(xp, f) if norms is None else norms[..., 0]
@@ -119,7 +121,7 @@ class Newton(IterativeSolver):
         return NewtonState(
             xp.where(keep, trial.y, y),
             xp.where(keep, trial.f, f),
-            _error(xp, again, direction, trial, size),
+            _error(xp, again, direction, length, trial, size),
             xp.astype(status, xp.int32),
             None if state.factors is None else factors,
             norms
@@ -146,13 +148,13 @@ class Newton(IterativeSolver):
         return direction, replace(operator, factors=info.factors).approximate_inverse, info.factors
 
 
-def _error(xp: Any, again: Solve | None, direction: Array, trial: Trial, size: Array) -> Array:
-    """Return an estimate of the error at the trial point; infinite where the step does not tell it."""
+def _error(xp: Any, again: Solve | None, direction: Array, length: Array, trial: Trial, size: Array) -> Array:
+    """Return an estimate of the error at the trial point; infinite where the step, of this length, does not tell it."""
     error = xp.where(trusted(trial, size)[..., None], xp.abs(direction), xp.inf)
     if again is None:
         return error
     following = again(trial.f)
-    fast = norm2(xp, following) <= _FAST * norm2(xp, direction)
+    fast = norm2(xp, following) <= _FAST * length
     # Deuflhard (2011), eq. 2.27: the simplified corrections form a geometric series, of a ratio of at most _FAST here
     return xp.where(fast[..., None], xp.minimum(error, xp.abs(following) * (1 / (1 - _FAST))), error)
 
@@ -185,7 +187,7 @@ def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: A
     slack = 1.0 if bound is size else (bound / xp.where(size > 0, size, 1.0)) ** 2
 
     def accept(trial: Array, length: Array) -> Array:
-        return trial <= xp.sqrt(xp.maximum(slack - 2 * _ARMIJO * length, xp.zeros_like(length))) * size
+        return trial <= xp.sqrt(xp.clip(slack - 2 * _ARMIJO * length, 0.0)) * size
 
     def shorten(trial: Array, length: Array) -> Array:
         # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, norm2, running
+from rootdiff._iterate import IterativeSolver, running
 from rootdiff._judge import pattern
+from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.linear._gmres import GMRES

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._iterate import max_norm, norm2
+from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff.solvers._line_search import frozen
 

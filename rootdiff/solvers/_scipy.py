@@ -13,8 +13,9 @@ from scipy.linalg import LinAlgWarning
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver, at_precision, max_norm
+from rootdiff._iterate import Solver, at_precision
 from rootdiff._judge import tolerance
+from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected

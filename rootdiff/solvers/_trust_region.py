@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, dot, norm2, running
+from rootdiff._iterate import IterativeSolver, running
+from rootdiff._norms import dot, norm2
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.solvers._radius import Attempt, Linearisation, first_radius, scaling, search

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rootdiff_torch
-from rootdiff._iterate import norm2
+from rootdiff._norms import norm2
 from rootdiff_torch._backend import BACKEND
 
 OURS = BACKEND.xp
