@@ -25,7 +25,6 @@ _TITLES = {
     "cpu": """# Benchmarks
 
 Made by `benchmarks/report.py`, not edited by hand; `make bench-docs` makes it anew. `make bench` runs a part of it.
-The same on a GPU: [Benchmarks on a GPU](benchmarks-gpu.md).
 """,
     "cuda": """# Benchmarks on a GPU
 

@@ -15,8 +15,10 @@ from rootdiff._residual import Residual
 from rootdiff._structure import check_args, describe, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff_jax._backend import JaxBackend
+from rootdiff_jax._precision import in_full_precision
 
 
+@in_full_precision
 def gradient_report(
     residual: Callable[..., Any],
     y: Any,

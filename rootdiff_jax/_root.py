@@ -25,6 +25,7 @@ from rootdiff._structure import Structure, check_args, describe, fixed_point_res
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
+from rootdiff_jax._precision import in_full_precision
 from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
 from rootdiff_jax._settings import split
 from rootdiff_jax._trace import Traced, trace
@@ -122,6 +123,10 @@ def root(
     By the implicit function theorem ``dy/dargs = -(df/dy)^-1 (df/dargs)`` at the root, whatever solver found it: one
     linear solve per derivative. A program is compiled once for all residuals with the same jaxpr, all values of
     their constants and all tolerances and step limits.
+
+    On a GPU or TPU JAX rounds the factors of float32 matrix products to ten or eight bits; inside a solve and its
+    derivatives they are computed in full, unless ``jax_default_matmul_precision`` says otherwise: then ask for no more
+    than it gives, ``rtol=1e-3`` for ``"tensorfloat32"``.
 
     An eager call traces the residual once, so that it sees what has changed in the objects it reads; wrap it in
     ``jax.jit`` to save that, or the whole call. In reverse mode, a parameter that several systems share gets NaN if
@@ -311,6 +316,7 @@ def _is_floating(leaf: Any) -> bool:
     return isinstance(leaf, float) or (isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
+@in_full_precision
 def _solve(
     function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: _Options, fixed_point: bool
 ) -> Solution:

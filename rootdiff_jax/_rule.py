@@ -20,6 +20,7 @@ from rootdiff._iterate import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
+from rootdiff_jax._precision import in_full_precision
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced, vary, varying_axes
 
@@ -122,6 +123,7 @@ _rule = jax.custom_jvp(_forward, nondiff_argnums=(0,))
 _reverse_rule = jax.custom_vjp(_forward, nondiff_argnums=(0,))
 
 
+@in_full_precision
 def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Outputs, Outputs]:
     outputs = _rule(problem, *primals)
     _, _, adjoint, _, operands = primals
@@ -142,6 +144,7 @@ def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Outputs, Any]:
     return outputs, (values, outputs, dict.fromkeys(moving))  # keys are part of the structure, so known in a trace
 
 
+@in_full_precision
 def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tuple[Any, ...]:
     inputs, outputs, moving = saved
     _, _, adjoint, _, operands = inputs
@@ -192,6 +195,7 @@ def _linear_solve(
     failed = None if problem.on_failure == "ignore" else _failed(outputs.status)
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
+        @in_full_precision
         def solve(many: bool, b: Array, values: Any) -> Array:
             settings, y, factors, operands, failed = values
             adjoint = problem.adjoint.fill(settings)

@@ -133,6 +133,28 @@ def without_tangents(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [forward_ad.unpack_dual(tensor).primal for tensor in tensors]  # type: ignore[no-untyped-call]
 
 
+@contextmanager
+def in_full_precision(y: Tensor) -> Iterator[None]:
+    """Keep autocast away, and the TF32 that PyTorch computes convolutions in on a GPU by default.
+
+    To the ten bits of either no solve converges. TF32 for matrix products is left to those who have asked for it.
+    """
+    with torch.autocast(y.device.type, enabled=False):
+        if y.device.type != "cuda":
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        try:
+            before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+        except RuntimeError:  # the precision has been set by the newer of PyTorch's two ways: that choice stands
+            yield
+            return
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32 = before
+
+
 def hidden(values: Sequence[Any]) -> bool:
     """Return whether a transform of torch.func is active, or tracks one of the tensors."""
     return _functorch.peek_interpreter_stack() is not None or any(map(is_wrapped, values))

@@ -25,7 +25,7 @@ from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import State, capture, forward_active, modules_of, needs_capture, used, with_captured
-from rootdiff_torch._derivatives import is_wrapped, levels, refuse_vectorized, tensors, uncompiled
+from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
 from rootdiff_torch._rule import Problem, Root, apply
 
 
@@ -107,7 +107,9 @@ def root(
     -----
     By the implicit function theorem ``dy/dargs = -(df/dy)^-1 (df/dargs)`` at the root, whatever solver found it: one
     linear solve per derivative, of any order, in reverse and forward mode. The initial guess is not differentiated.
-    Under autocast the solve runs in the dtype of `y0`, and `args` of lower precision are converted to it.
+    Under autocast the solve runs in the dtype of `y0`, and `args` of lower precision are converted to it; TF32 is off
+    for convolutions. It is not for matrix products if you have asked for it, ``set_float32_matmul_precision("high")``:
+    then no more than ``rtol=1e-3`` can be reached.
 
     Examples
     --------
@@ -309,7 +311,7 @@ def _solve(
     start = structure.ravel(y0)
     leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
     autocast = torch.is_autocast_enabled(start.device.type)
-    with torch.autocast(start.device.type, enabled=False):
+    with in_full_precision(start):
         parameters = [_explicit(leaf, start.dtype if autocast else None) for leaf in leaves]
         bind = fixed_point_residual if fixed_point else flat_residual
         flat = bind(function, structure, rebuild)

@@ -28,6 +28,7 @@ from rootdiff_torch._backend import BACKEND, Linearization, TorchBackend
 from rootdiff_torch._capture import State, check_followed, check_graph
 from rootdiff_torch._derivatives import (
     hidden,
+    in_full_precision,
     is_differentiable,
     outer_forward_mode,
     pullback,
@@ -476,8 +477,8 @@ def _normal(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _settled(problem: Problem, y: Tensor) -> Iterator[None]:
-    """Bring back the state of the modules and keep autocast away: in half precision no solve converges."""
-    with problem.state.restored(), torch.autocast(y.device.type, enabled=False):
+    """Bring back the state of the modules, and compute in the precision of `y`."""
+    with problem.state.restored(), in_full_precision(y):
         yield
 
 
@@ -485,7 +486,7 @@ def _settled(problem: Problem, y: Tensor) -> Iterator[None]:
 def _plain(y: Tensor) -> Iterator[None]:
     """Work on plain tensors, without a graph and apart from the user's contexts."""
     with ExitStack() as stack:
-        stack.enter_context(torch.autocast(y.device.type, enabled=False))
+        stack.enter_context(in_full_precision(y))
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         # hooks on saved tensors, such as those of a checkpoint, are not for the solver's own graphs
