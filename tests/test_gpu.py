@@ -199,7 +199,7 @@ def test_torch_raises_and_names_the_failure() -> None:
         rootdiff_torch.root(lambda y, a: y - a, y0, torch.ones(2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("solver", ["newton", "fixed_point", "anderson", "trust_region", "broyden", "chord", "df_sane"])
+@pytest.mark.parametrize("solver", ["newton", "fixed_point", "anderson", "broyden", "chord", "df_sane"])
 def test_torch_waits_once_a_step(solver: str) -> None:
     method, weights = rootdiff_torch.get_solver(solver, "torch"), torch.linspace(0.1, 0.5, 8, device=GPU).double()
 
