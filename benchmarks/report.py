@@ -33,7 +33,6 @@ are those of [the benchmarks on a CPU](benchmarks.md), most of them too small to
 """,
 }
 _PAGE = """
-
 - Every contender solves the same residual to the same end: a relative error of its gradients below the one stated,
   against a float64 reference by another route (a closed form, 60 digits, or dense solves with derivatives written out).
   What misses it is marked **wrong** and does not count.

@@ -16,6 +16,13 @@ def last(new: Any, old: Any) -> Any:
     return new
 
 
+def in_python(cond: Function, body: Function, state: Any, account: Function) -> Any:
+    """Return what `Backend.while_loop` does, by a loop of Python's that looks at the condition each time."""
+    while cond(state):
+        state = account(body(state), state)
+    return state
+
+
 class Backend(Protocol):
     """A framework, seen by the solvers: its array namespace and the few things the standard has no name for.
 
@@ -51,13 +58,7 @@ class Backend(Protocol):
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         """Return ``function(y, *args)``; a function that changes its inputs in place is an `ArgumentError`."""
 
-    def while_loop(
-        self,
-        cond: Callable[[Any], Array],
-        body: Callable[[Any], Any],
-        state: Any,
-        account: Callable[[Any, Any], Any] = last,
-    ) -> Any:
+    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
         """Set `state`, a tuple of arrays, to ``account(body(state), state)`` while ``cond(state)`` holds.
 
         `cond` returns a boolean scalar. `account` evaluates no function of the user's: it may be run twice for a step.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError
-from rootdiff._judge import explained, tolerance
+from rootdiff._judge import at_precision, tolerance
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
@@ -284,30 +284,6 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
         xp.astype(idle, xp.int32),
         xp.where(improved, norm, loop.mark),
     )
-
-
-def at_precision(
-    solver: Any,
-    residual: Residual,
-    y0: Array,
-    first_norm: Array,
-    raw: RawSolution,
-    verdict: Status = Status.AT_PRECISION,
-) -> RawSolution:
-    """Return the solution, in which a failed system whose residual its tolerance or rounding explains has succeeded.
-
-    `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch).
-    """
-    xp = residual.xp
-    failed = (raw.status > int(Status.RUNNING)) & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
-
-    def judge(start: Array, y: Array) -> Array:
-        allowed = tolerance(xp, solver.rtol, solver.atol, y, raw.residual_norm, first_norm)
-        success = failed & explained(residual, start, y, allowed)
-        return xp.astype(xp.where(success, int(verdict), raw.status), xp.int32)
-
-    status = residual.backend.when(xp.any(failed), judge, (y0, raw.y), xp.astype(raw.status, xp.int32))
-    return raw._replace(status=status)
 
 
 def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:

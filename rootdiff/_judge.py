@@ -6,6 +6,7 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
+from rootdiff._solution import RawSolution, Status
 
 #: The changes of the residual are sampled at a few points only, so the largest may be this many times larger.
 _MARGIN = 4.0
@@ -26,6 +27,30 @@ def tolerance(xp: Any, rtol: Any, atol: Any, y: Array, norm: Array, first_norm: 
         return rtol * xp.abs(y) + atol
     deep = xp.astype(norm <= _DEEP * rtol * first_norm, y.dtype)
     return rtol * xp.abs(y) + (float(xp.finfo(y.dtype).eps) ** 0.75 * deep)[..., None]
+
+
+def at_precision(
+    solver: Any,
+    residual: Residual,
+    y0: Array,
+    first_norm: Array,
+    raw: RawSolution,
+    verdict: Status = Status.AT_PRECISION,
+) -> RawSolution:
+    """Return the solution, in which a failed system whose residual its tolerance or rounding explains has succeeded.
+
+    `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch).
+    """
+    xp = residual.xp
+    failed = (raw.status > int(Status.RUNNING)) & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
+
+    def judge(start: Array, y: Array) -> Array:
+        allowed = tolerance(xp, solver.rtol, solver.atol, y, raw.residual_norm, first_norm)
+        success = failed & explained(residual, start, y, allowed)
+        return xp.astype(xp.where(success, int(verdict), raw.status), xp.int32)
+
+    status = residual.backend.when(xp.any(failed), judge, (y0, raw.y), xp.astype(raw.status, xp.int32))
+    return raw._replace(status=status)
 
 
 def explained(residual: Residual, y0: Array, y: Array, allowed: Array) -> Array:

@@ -11,10 +11,11 @@ def max_norm(xp: Any, vector: Array) -> Array:
     """Return the largest absolute entry of each system, (*batch)."""
     if vector.shape[-1] == 1:
         return xp.abs(vector[..., 0])
-    if hasattr(xp, "max_norm"):  # a namespace of ours knows the cheapest way
-        return xp.max_norm(vector)
-    # without abs(), which would need memory for as many numbers again
-    return xp.maximum(xp.max(vector, axis=-1), -xp.min(vector, axis=-1))
+
+    def least_memory(vector: Array) -> Array:  # abs() would need as much again
+        return xp.maximum(xp.max(vector, axis=-1), -xp.min(vector, axis=-1))
+
+    return xp.max_norm(vector, least_memory) if _is_ours(xp) else least_memory(vector)
 
 
 def norm2(xp: Any, vector: Array) -> Array:
@@ -27,9 +28,14 @@ def norm2(xp: Any, vector: Array) -> Array:
         scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
         return scale * xp.sqrt(xp.sum((vector / scale[..., None]) ** 2, axis=-1))
 
-    return xp.norm2(vector, scaled) if hasattr(xp, "norm2") else scaled(vector)
+    return xp.norm2(vector, scaled) if _is_ours(xp) else scaled(vector)
 
 
 def dot(xp: Any, a: Array, b: Array) -> Array:
     """Return the inner product of each system, (*batch)."""
-    return xp.dot(a, b) if hasattr(xp, "max_norm") else xp.sum(a * b, axis=-1)
+    return xp.inner_product(a, b) if _is_ours(xp) else xp.sum(a * b, axis=-1)
+
+
+def _is_ours(xp: Any) -> bool:
+    """Return whether a namespace knows the cheapest way to each of these."""
+    return hasattr(xp, "inner_product")

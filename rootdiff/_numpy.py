@@ -13,7 +13,7 @@ import optree
 from scipy.linalg import get_lapack_funcs
 
 from rootdiff import _elimination
-from rootdiff._backend import Array, Factoring, Function, HostFunction, last
+from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, last
 from rootdiff._errors import ArgumentError
 
 #: A second difference below this part of the first leaves the central difference an error of about its square.
@@ -62,16 +62,8 @@ class NumpyBackend(Factoring):
                 "np.where and np.concat."
             ) from error
 
-    def while_loop(
-        self,
-        cond: Callable[[Any], Array],
-        body: Callable[[Any], Any],
-        state: Any,
-        account: Callable[[Any, Any], Any] = last,
-    ) -> Any:
-        while cond(state):
-            state = account(body(state), state)
-        return state
+    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
+        return in_python(cond, body, state, account)
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise

@@ -13,7 +13,7 @@ import jax.scipy.linalg
 import numpy as np
 from jax import lax
 
-from rootdiff._backend import Array, Function, HostFunction, last
+from rootdiff._backend import Array, Function, HostFunction, in_python, last
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._trace import vary, varying_axes
@@ -48,13 +48,7 @@ class JaxBackend:
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         return function(y, *args)
 
-    def while_loop(
-        self,
-        cond: Callable[[Any], Array],
-        body: Callable[[Any], Any],
-        state: Any,
-        account: Callable[[Any, Any], Any] = last,
-    ) -> Any:
+    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
         return lax.while_loop(cond, lambda state: account(body(state), state), _varying_alike(state))
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
@@ -158,16 +152,8 @@ class SteppingBackend(JaxBackend):
 
     traced = False
 
-    def while_loop(
-        self,
-        cond: Callable[[Any], Array],
-        body: Callable[[Any], Any],
-        state: Any,
-        account: Callable[[Any, Any], Any] = last,
-    ) -> Any:
-        while cond(state):
-            state = account(body(state), state)
-        return state
+    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
+        return in_python(cond, body, state, account)
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver, at_precision
+from rootdiff._iterate import Solver
+from rootdiff._judge import at_precision
 from rootdiff._norms import max_norm
 from rootdiff._registry import register_solver
 from rootdiff._residual import Residual

@@ -11,7 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
-from rootdiff._backend import Factoring, Function, HostFunction, last
+from rootdiff._backend import Factoring, Function, HostFunction, in_python, last
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, surely_all, while_loop
@@ -56,14 +56,9 @@ class TorchBackend(Factoring):
             )
         return output
 
-    def while_loop(
-        self,
-        cond: Callable[[Any], Tensor],
-        body: Callable[[Any], Any],
-        state: Any,
-        account: Callable[[Any, Any], Any] = last,
-    ) -> Any:
-        return while_loop(cond, body, state, account, self.foresees)
+    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
+        loop = while_loop if self.foresees else in_python
+        return loop(cond, body, state, account)
 
     def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if holds(needed) else otherwise

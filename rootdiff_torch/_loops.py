@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rootdiff._backend import Function, in_python
+
 
 class _Foresight(threading.local):
     """What the innermost step of this thread takes for granted, and what it has asked for.
@@ -28,7 +30,7 @@ class _Foresight(threading.local):
         self.script: Sequence[bool] | None = None
         self.masks = list[Tensor]()
 
-    def taken(self, body: Callable[[Any], Any], state: Any, assumes: bool) -> tuple[Any, list[Tensor], bool]:
+    def taken(self, body: Function, state: Any, assumes: bool) -> tuple[Any, list[Tensor], bool]:
         """Return ``body(state)``, and the conditions it has asked for and met."""
         enclosing = self.assumes, self.asked, self.met, self.away, self.script
         self.assumes, self.asked, self.met, self.away, self.script = assumes, [], False, True, None
@@ -37,9 +39,7 @@ class _Foresight(threading.local):
         finally:
             self.assumes, self.asked, self.met, self.away, self.script = enclosing
 
-    def accounted(
-        self, account: Callable[[Any, Any], Any], new: Any, old: Any, script: Sequence[bool]
-    ) -> tuple[Any, list[Tensor]]:
+    def accounted(self, account: Function, new: Any, old: Any, script: Sequence[bool]) -> tuple[Any, list[Tensor]]:
         """Return ``account(new, old)`` with `surely_all` answering by the script, and what that was asked about."""
         enclosing = self.script, self.masks
         self.script, self.masks = script, []
@@ -83,25 +83,16 @@ def surely_all(mask: Tensor | Callable[[], Tensor]) -> bool:
     return place < len(script) and script[place]
 
 
-def while_loop(
-    cond: Callable[[Any], Tensor],
-    body: Callable[[Any], Any],
-    state: Any,
-    account: Callable[[Any, Any], Any],
-    foresees: bool,
-) -> Any:
+def while_loop(cond: Function, body: Function, state: Any, account: Function) -> Any:
     """Apply `body`, then `account` to what it gives and the last state, while `cond` holds.
 
-    With `foresees`, `body` is taken to meet no condition (a line search that need not begin) where it met none in the
+    On another device, `body` is taken to meet no condition (a line search that need not begin) where it met none in the
     last step, and what all systems had in common then, `account` takes for granted. Whether that was right is read
     together with `cond`; what was done wrongly is done again.
     """
     going = cond(state)
-    if is_here(going) or not foresees:
-        while going:
-            state = account(body(state), state)
-            going = cond(state)
-        return state
+    if is_here(going):
+        return in_python(cond, body, state, account)
     if not holds(going):
         return state
     assumes, script = False, list[bool]()

@@ -89,14 +89,12 @@ class Namespace:
         return array_api_compat.torch.vecdot(x1, x2)
 
     @staticmethod
-    def max_norm(x: Tensor, /) -> Tensor:
-        """Return the largest absolute entries over the last axis."""
-        if is_here(x):
-            return torch.maximum(x.amax(-1), -x.amin(-1))  # without memory for as many numbers again
-        return _vector_norm(x, torch.inf)
+    def max_norm(x: Tensor, least_memory: Callable[[Tensor], Tensor], /) -> Tensor:
+        """Return the largest absolute entries over the last axis; on a CPU by `least_memory`."""
+        return least_memory(x) if is_here(x) else _vector_norm(x, torch.inf)
 
     @staticmethod
-    def dot(x1: Tensor, x2: Tensor, /) -> Tensor:
+    def inner_product(x1: Tensor, x2: Tensor, /) -> Tensor:
         """Return the inner products over the last axis, on a CPU summed in an order that no batch changes."""
         return (x1 * x2).sum(-1) if is_here(x1) else torch.linalg.vecdot(x1, x2)
 

@@ -201,6 +201,7 @@ def test_torch_raises_and_names_the_failure() -> None:
 
 @pytest.mark.parametrize("solver", ["newton", "fixed_point", "anderson", "broyden", "chord", "df_sane"])
 def test_torch_waits_once_a_step(solver: str) -> None:
+    """The trust region is missing: by this count it waits three times, and where has not been found yet."""
     method, weights = rootdiff_torch.get_solver(solver, "torch"), torch.linspace(0.1, 0.5, 8, device=GPU).double()
 
     def count(steps: int) -> int:

@@ -27,24 +27,18 @@ LIBRARIES: dict[str, tuple[tuple[str, ...], str]] = {
     "back-propagation, JAX": (("jax",), "with_jax:unrolled"),
     "CasADi": (("casadi",), "with_casadi:casadi"),
 }
-#: Those that compute on the CPU alone.
-_ON_HOST = ("rootdiff", "SciPy", "CasADi")
 OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 FLOOR = "floor"
 
 
 def missing(row: Row) -> list[str]:
     """Return the packages that a row needs and that are not installed."""
-    needed = LIBRARIES[row.library][0]
-    if row.library == FLOOR and not callable(row.settings):
-        needed = row.settings.get("needs", ())
-    return [name for name in needed if find_spec(name) is None]
+    return [name for name in _needed(row) if find_spec(name) is None]
 
 
 def reason_against(row: Row, device: str) -> str:
     """Return why a row has no numbers, or nothing."""
-    needs_framework = row.library != FLOOR or "needs" in dict(row.settings if not callable(row.settings) else {})
-    if device != "cpu" and (row.library in _ON_HOST or not needs_framework):
+    if device != "cpu" and {"torch", "jax"}.isdisjoint(_needed(row)):
         return "computes on the CPU"
     return row.cannot or ("not installed" if missing(row) else "")
 
@@ -62,6 +56,12 @@ def prepare(row: Row, problem: Problem, device: str) -> Calls:
     if module == "with_torch":
         settings["device"] = device
     return function(problem, **settings)
+
+
+def _needed(row: Row) -> tuple[str, ...]:
+    if row.library == FLOOR and not callable(row.settings):
+        return tuple(row.settings.get("needs", ()))
+    return LIBRARIES[row.library][0]
 
 
 def on_host(value: Any) -> Any:

@@ -13,8 +13,8 @@ from scipy.linalg import LinAlgWarning
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver, at_precision
-from rootdiff._judge import tolerance
+from rootdiff._iterate import Solver
+from rootdiff._judge import at_precision, tolerance
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
