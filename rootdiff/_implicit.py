@@ -15,6 +15,7 @@ from typing import Any
 from rootdiff._backend import Array
 from rootdiff._failure import report_adjoint
 from rootdiff._iterate import signs
+from rootdiff._norms import numbers
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
@@ -107,7 +108,7 @@ def pullback_of_good(residual: Residual, y: Array, u: Array) -> tuple[Array, ...
     zeros = xp.zeros_like(u)
     good = residual.parameter_vjp(y, xp.where(wrong, zeros, -u))
     # which entries hang on which systems: the derivative along weights of no special value is zero, or is not
-    weights = signs(xp, u, 6) * xp.cos(xp.cumulative_sum(xp.ones_like(u), axis=-1))
+    weights = signs(xp, u, 6) * xp.cos(numbers(xp, u))
     of_good = residual.parameter_vjp(y, xp.where(wrong, zeros, weights))
     of_wrong = residual.parameter_vjp(y, xp.where(wrong, weights, zeros))
     return tuple(

@@ -11,7 +11,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError
 from rootdiff._judge import at_precision, tolerance
-from rootdiff._norms import max_norm
+from rootdiff._norms import max_norm, numbers
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
@@ -310,7 +310,7 @@ def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:
 
 def signs(xp: Any, y: Array, phase: int) -> Array:
     """Return a fixed pattern of +1 and -1, shaped like `y`: the sign of sin(k^2 + phase)."""
-    index = xp.cumulative_sum(xp.ones_like(y), axis=-1)
+    index = numbers(xp, y)
     return xp.where(xp.sin(index * index + phase) > 0, xp.ones_like(y), -xp.ones_like(y))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rootdiff._backend import Array
+from rootdiff._norms import numbers
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 
@@ -102,5 +103,5 @@ def explained(residual: Residual, y0: Array, y: Array, allowed: Array) -> Array:
 
 def pattern(xp: Any, y: Array, phase: Array) -> Array:
     """Return weights between -1 and 1, shaped like `y`, of which no row of small integers sums to zero."""
-    index = xp.cumulative_sum(xp.ones_like(y), axis=-1)
+    index = numbers(xp, y)
     return xp.sin(index * index + xp.astype(phase, y.dtype)[..., None] + 1)

@@ -1,4 +1,4 @@
-"""Norms of each system of a batch."""
+"""Norms of each system of a batch, and the numbers of its unknowns."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ def norm2(xp: Any, vector: Array) -> Array:
 def dot(xp: Any, a: Array, b: Array) -> Array:
     """Return the inner product of each system, (*batch)."""
     return xp.inner_product(a, b) if _is_ours(xp) else xp.sum(a * b, axis=-1)
+
+
+def numbers(xp: Any, like: Array) -> Array:
+    """Return the numbers 1 to n, (n,), in the dtype of vectors, (*batch, n).
+
+    Once for all systems: a compiler that evaluates constants takes seconds for the sums of a large batch.
+    """
+    zeros = xp.zeros_like(like)
+    if like.ndim > 1:  # a sum, since a batch that is spread over devices can be neither reshaped nor indexed
+        zeros = xp.sum(zeros, axis=tuple(range(like.ndim - 1)))
+    return xp.cumulative_sum(zeros + 1, axis=0)
 
 
 def _is_ours(xp: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import signs
 from rootdiff._judge import pattern
-from rootdiff._norms import max_norm, norm2
+from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._base import FEW
 
@@ -57,7 +57,7 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     xp, n = operator.backend.xp, x.shape[-1]
     if operator.matrix is not None:
         return norm2(xp, operator.matrix * x[..., None, :]) + xp.abs(rhs)
-    index = xp.cumulative_sum(xp.ones_like(x), axis=-1) - 1
+    index = numbers(xp, x) - 1
     largest = xp.abs(operator.matvec(signs(xp, x, 4) * x))
     for period in (1, 2, 4) if 1 < n <= FEW else ():
         pattern = 1 - 2 * (xp.floor(index / period) % 2)
