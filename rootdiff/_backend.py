@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeAlias
 
 Array: TypeAlias = Any
 Function: TypeAlias = Callable[..., Array]
+#: From an array, (count, ...), with one entry per system of a batch, to those of some of the systems.
+Pick: TypeAlias = Callable[[Array], Array]
 #: What `Backend.on_host` runs: ``(evaluate, jacobian, y, *values) -> (y, steps)``, everything a NumPy array.
 HostFunction: TypeAlias = Callable[..., tuple[Any, Any]]
 
@@ -69,6 +71,9 @@ class Backend(Protocol):
 
         The function is run only then. Its arrays come in as operands where they are computed for it alone.
         """
+
+    def indices(self, mask: Array, count: int) -> Array:
+        """Return the indices at which a mask, (systems,), holds, `count` or fewer; then the last index fills up."""
 
     def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
         """Return whether all of a boolean array holds; False where to know it one would wait for a device.

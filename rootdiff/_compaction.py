@@ -1,7 +1,7 @@
 """Batches whose finished systems cost nothing: the others go on as a smaller batch.
 
-The systems that still run are gathered, `order` being their places among the systems counted through; the smaller
-batch has as many axes as the large one, all but the first of length one.
+The systems that still run are picked from among the systems counted through; the smaller batch has as many axes as the
+large one, all but the first of length one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from rootdiff._backend import Array, Backend
+from rootdiff._backend import Array, Backend, Pick
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure
@@ -70,13 +70,11 @@ def compactable(
     """
     backend = structure.backend
 
-    def take(order: Array) -> Residual:
+    def take(pick: Pick, count: int) -> Residual:
         leaves, tree = backend.flatten(args)
         lead = len(structure.batch)
-        some = [
-            taken(backend.xp, leaf, order, lead) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)
-        ]
-        smaller = replace(structure, batch=(order.shape[0], *(1,) * (lead - 1)))
+        some = [taken(backend.xp, leaf, pick, lead) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)]
+        smaller = replace(structure, batch=(count, *(1,) * (lead - 1)))
         return compactable(make, smaller, backend.unflatten(tree, some), flags)
 
     return replace(make(structure, args), take=take)
@@ -87,31 +85,27 @@ def limit(backend: Backend, shape: tuple[int, ...]) -> int:
     return math.prod(shape) // (_COMPILED if backend.traced else _EAGER)
 
 
-def taken(xp: Any, tree: Any, order: Array, lead: int) -> Any:
-    """Return the systems `order` of nested tuples of arrays, each with `lead` batch axes."""
+def taken(xp: Any, tree: Any, pick: Pick, lead: int) -> Any:
+    """Return the systems that `pick` takes of nested tuples of arrays, each with `lead` batch axes."""
 
     def of(array: Array) -> Array:
         rest = tuple(array.shape[lead:])
-        some = xp.take(xp.reshape(array, (-1, *rest)), order, axis=0)
-        return xp.reshape(some, (order.shape[0], *(1,) * (lead - 1), *rest))
+        some = pick(xp.reshape(array, (-1, *rest)))
+        return xp.reshape(some, (some.shape[0], *(1,) * (lead - 1), *rest))
 
     return _mapped(of, tree)
 
 
-def put(xp: Any, tree: Any, some: Any, inverse: Array, count: int, lead: int) -> Any:
-    """Return nested tuples of arrays, in which the systems of `some` have replaced those that they were taken from.
-
-    `inverse` tells for each system its place among those taken, if that is below `count`.
-    """
-    replaced = inverse < count
-    place = xp.where(replaced, inverse, 0)
+def put(xp: Any, tree: Any, some: Any, mask: Array, lead: int) -> Any:
+    """Return nested tuples of arrays, in which the systems of a mask, (systems,), are those of `some`, in order."""
+    place = xp.where(mask, xp.cumulative_sum(xp.astype(mask, xp.int32)) - 1, 0)
 
     def of(array: Array, smaller: Array) -> Array:
         rest = tuple(array.shape[lead:])
         whole = xp.reshape(array, (-1, *rest))
         new = xp.take(xp.reshape(smaller, (-1, *rest)), place, axis=0)
-        mask = xp.reshape(replaced, (-1, *(1,) * len(rest)))
-        return xp.reshape(xp.where(mask, new, whole), array.shape)
+        wide = xp.reshape(mask, (-1, *(1,) * len(rest)))
+        return xp.reshape(xp.where(wide, new, whole), array.shape)
 
     return _mapped(of, tree, some)
 

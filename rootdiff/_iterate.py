@@ -218,10 +218,14 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     count = few if backend.traced or few == 0 else int(left(loop))
     if residual.take is None or count == 0:
         return loop
-    order = xp.argsort(xp.astype(xp.reshape(loop.status, (-1,)) != int(Status.RUNNING), xp.int32), stable=True)
-    some = taken(xp, loop, order[:count], len(batch))
-    some = _run(solver, residual.take(order[:count]), some)
-    return put(xp, loop, some, xp.argsort(order), count, len(batch))  # type: ignore[no-any-return]
+    running = xp.reshape(loop.status, (-1,)) == int(Status.RUNNING)
+    order = backend.indices(running, count)
+
+    def pick(array: Array) -> Array:
+        return xp.take(array, order, axis=0)
+
+    some = _run(solver, residual.take(pick, count), taken(xp, loop, pick, len(batch)))
+    return put(xp, loop, some, running, len(batch))  # type: ignore[no-any-return]
 
 
 def _frozen(solver: IterativeSolver, backend: Backend, active: Array, new: _Loop, old: _Loop) -> _Loop:

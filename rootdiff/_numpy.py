@@ -68,6 +68,9 @@ class NumpyBackend(Factoring):
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise
 
+    def indices(self, mask: Array, count: int) -> Array:
+        return np.nonzero(mask)[0]
+
     def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
         return bool(np.all(mask() if callable(mask) else mask))
 

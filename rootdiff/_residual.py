@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from rootdiff._backend import Array, Backend, Function
+from rootdiff._backend import Array, Backend, Function, Pick
 
 #: What a solver knows of the inverse Jacobian, told apart by length: what `Backend.eliminate` left, a tuple of the
 #: matrices, (*batch, n, n), and more; or LU factors, (*batch, n, n), and pivots, (*batch, n); or those, or a diagonal
@@ -38,6 +38,9 @@ class LinearOperator:
         Whether the matrix is G - I, with G the Jacobian of a cell, or its transpose.
     matrix : array, (*batch, n, n), or None
         The matrices, where they are at hand: products are then those with them.
+    form : callable, optional
+        Returns these matrices, not transposed, made once more: to carry them into a branch costs a compiled program a
+        copy, whether the branch is taken or not.
     """
 
     backend: Backend
@@ -50,18 +53,29 @@ class LinearOperator:
     guess: Array | None = None
     fixed_point: bool = False
     matrix: Array | None = None
+    form: Callable[[], Array] | None = None
 
     def tabulated(self) -> LinearOperator:
         """Return the same operator by its entries, for systems so small that they cost no more than a few products."""
-        matrix = self.dense()
-        across = self.backend.xp.matrix_transpose(matrix)
-        return replace(
+        form = self.T.dense if self.transposed else self.dense
+        matrix = form()
+
+        def times(v: Array) -> Array:
+            return (matrix @ v[..., None])[..., 0]
+
+        def left_times(u: Array) -> Array:  # not by a transpose, which a compiler may write out
+            return (u[..., None, :] @ matrix)[..., 0, :]
+
+        straight = replace(
             self,
-            matvec=lambda v: (matrix @ v[..., None])[..., 0],
-            rmatvec=lambda u: (across @ u[..., None])[..., 0],
+            matvec=times,
+            rmatvec=left_times,
             dense=lambda: matrix,
             matrix=matrix,
+            transposed=False,
+            form=form,
         )
+        return replace(straight.T, guess=self.guess) if self.transposed else straight
 
     @property
     def symmetric_product(self) -> Callable[[Array], Array]:
@@ -73,7 +87,8 @@ class LinearOperator:
         """Return the same operator with LU factors, where it has none because the backend eliminates."""
         if self.factors is None or len(self.factors) != 1:
             return self
-        return replace(self, factors=self.backend.lu_factor(self.factors[0][0]))
+        matrix = self.factors[0][0] if self.form is None else self.form()
+        return replace(self, factors=self.backend.lu_factor(matrix))
 
     def approximate_inverse(self, vector: Array) -> Array:
         """Return what `factors` make of a vector, (*batch, n); not finite where they hold nothing."""
@@ -129,7 +144,8 @@ class Residual:
     observe : callable, optional
         Called by the loop after each step with the step's record; of traced arrays where the backend traces.
     take : callable, optional
-        ``take(order)`` returns the residual of some systems of the batch; see `rootdiff._compaction`.
+        ``take(pick, count)`` returns the residual of the systems of the batch, so many, that `pick` picks; see
+        `rootdiff._compaction`.
     active : boolean array, (*batch), or None
         The systems whose next step is wanted, None for all: a line search does not wait for the others.
     fixed_point : bool
@@ -141,7 +157,7 @@ class Residual:
     backend: Backend
     correct: Callable[[Array, Array], Array] | None = field(default=None, kw_only=True)
     observe: Callable[[Any], None] | None = field(default=None, kw_only=True)
-    take: Callable[[Array], Residual] | None = field(default=None, kw_only=True)
+    take: Callable[[Pick, int], Residual] | None = field(default=None, kw_only=True)
     active: Array | None = field(default=None, kw_only=True)
     fixed_point: bool = field(default=False, kw_only=True)
 

@@ -16,6 +16,7 @@ from jax import lax
 from rootdiff._backend import Array, Function, HostFunction, in_python, last
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
+from rootdiff_jax._namespace import Namespace
 from rootdiff_jax._trace import vary, varying_axes
 
 #: Numbers from which work done twice costs more than the branch that keeps it apart.
@@ -34,7 +35,7 @@ class JaxBackend:
     name = "jax"
     traced = True
     pulls = False
-    xp: ClassVar[Any] = jnp
+    xp: ClassVar[Any] = Namespace()
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, jax.Array)
@@ -61,6 +62,11 @@ class JaxBackend:
 
         return self.while_loop(lambda carry: carry[0], once, (needed, otherwise))[1]
 
+    def indices(self, mask: Array, count: int) -> Array:
+        # no sort, which would cost as much as several steps
+        found = jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1))
+        return jnp.minimum(found, mask.size - 1)
+
     def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
         return False
 
@@ -74,6 +80,10 @@ class JaxBackend:
                 return value, pullback(jnp.ones_like(y))[0]
             return jax.jvp(function, (y,), (jnp.ones_like(y),))
 
+        if y.size >= _MANY and _has_sine_and_cosine(both, y):
+            # a program for a CPU has a loop for each result, each reducing the angle anew; complex numbers are one
+            packed = self.once(lambda y: lax.complex(*both(y)), y)
+            return jnp.real(packed), jnp.imag(packed)
         return self.once(both, y)  # type: ignore[no-any-return]
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
@@ -179,6 +189,14 @@ def _apart(function: Function, vector: Array) -> Any:
 
     yes: Array = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
     return lax.cond(yes, function, nowhere, vector)
+
+
+def _has_sine_and_cosine(function: Function, y: Array) -> bool:
+    """Return whether a function of reals that fit a complex number takes both, so that they belong together."""
+    if y.dtype not in (jnp.float32, jnp.float64):
+        return False
+    taken = {equation.primitive for equation in jax.make_jaxpr(function)(y).eqns}
+    return {lax.sin_p, lax.cos_p} <= taken
 
 
 def _varying_alike(state: Any) -> Any:

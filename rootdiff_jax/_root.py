@@ -81,8 +81,9 @@ def root(
     batched_args : tuple, optional
         Which of `args` carry the batch axes too: one entry each, 0 or None or a container of these, as the ``in_axes``
         of `jax.vmap`. With it the systems that still run are solved as a smaller batch, of a few fixed sizes, so that
-        finished ones cost next to nothing; the residual is then traced for one system, and everything that differs
-        between systems must come through `args`. Native solvers without `correct`, `bounds`, `callback`, `verbose`
+        finished ones cost next to nothing, and on a CPU a large batch of small systems in blocks that stay in its
+        cache; the residual is then traced for one system, and everything that differs between systems must come
+        through `args`. Native solvers without `correct`, `bounds`, `callback`, `verbose`
         and `history`; ignored otherwise.
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system fails: raise `ConvergenceError`; warn and return NaN for that system; return

@@ -14,12 +14,13 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from rootdiff import _implicit
-from rootdiff._backend import Array
+from rootdiff._backend import Array, Pick
 from rootdiff._compaction import taken
 from rootdiff._iterate import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
+from rootdiff_jax._blocks import block_size, solve_in_blocks
 from rootdiff_jax._precision import in_full_precision
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced, vary, varying_axes
@@ -60,10 +61,10 @@ class Problem:
         residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point)
         return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
 
-    def _take(self, operands: tuple[Any, ...], order: Array) -> Residual:
+    def _take(self, operands: tuple[Any, ...], pick: Pick, _: int) -> Residual:
         assert self.batched is not None
         pairs = zip(operands, self.batched, strict=True)
-        return self.residual(tuple(taken(jnp, part, order, self.batch_ndim) if flag else part for part, flag in pairs))
+        return self.residual(tuple(taken(jnp, part, pick, self.batch_ndim) if flag else part for part, flag in pairs))
 
 
 class Inputs(NamedTuple):
@@ -112,11 +113,19 @@ def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
     if problem.correct is not None:
         correct = problem.correct
         residual = replace(residual, correct=lambda trial, y: correct(trial, y, *inputs.correct))
-    raw = problem.solver.fill(inputs.solver).solve(residual, inputs.y0)
+    solver = problem.solver.fill(inputs.solver)
+    size = block_size(inputs.y0) if _is_divisible(residual, inputs.solver) else 0
+    raw = solve_in_blocks(solver, residual, inputs.y0, size) if size else solver.solve(residual, inputs.y0)
     y = raw.y
     if problem.on_failure != "ignore":
         y = jnp.where(_failed(raw.status)[..., None], jnp.nan, y)
     return Outputs(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.factors)
+
+
+def _is_divisible(residual: Residual, settings: tuple[Any, ...]) -> bool:
+    """Return whether some of the systems can be solved by themselves; the settings of a solver may belong to all."""
+    watched = residual.correct is not None or residual.observe is not None
+    return residual.take is not None and not watched and all(jnp.ndim(value) == 0 for value in settings)
 
 
 _rule = jax.custom_jvp(_forward, nondiff_argnums=(0,))

@@ -63,6 +63,9 @@ class TorchBackend(Factoring):
     def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if holds(needed) else otherwise
 
+    def indices(self, mask: Tensor, count: int) -> Tensor:
+        return torch.nonzero(mask)[:, 0]
+
     def surely_all(self, mask: Tensor | Callable[[], Tensor]) -> bool:
         return surely_all(mask)
 

@@ -83,6 +83,8 @@ ROWS = (
     Row("rootdiff_torch", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
     Row("rootdiff_jax", "auto"),
     Row("rootdiff_jax", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
+    Row("rootdiff_jax", "auto, batched_args", {"batched_args": (0, 0)}),
+    Row("rootdiff_jax", "newton, lu, batched_args", {"solver": "newton", "adjoint": "lu", "batched_args": (0, 0)}),
     Row("SciPy", "hybr, one by one, Jacobian given", {"method": "hybr", "tol": 1e-12}),
     Row("Optimistix", "Newton, vmap", {"rtol": 1e-10, "atol": 1e-12}),
     Row("JAXopt", "Broyden, lu, vmap", {"solver": "Broyden", "tol": 1e-10, "linear": "solve_lu"}, full=True),

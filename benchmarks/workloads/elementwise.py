@@ -131,6 +131,7 @@ def jax_floor(problem: Problem) -> Calls:
 
 
 _SCALAR = {"call": "root_scalar"}
+_EACH = {"batched_args": (0, 0)}
 _TORCHOPT = {"method": "elementwise", "rtol": 1e-9, "atol": 0.0}
 _BISECTION = {"solver": "Bisection", "bracket": True, "rtol": 1e-10, "atol": 1e-10}
 
@@ -143,6 +144,7 @@ def _rows(bracket: tuple[float, float], deq: Row) -> tuple[Row, ...]:
         Row("floor", "Newton, compiled by JAX", {"needs": ("jax",)}, prepare=jax_floor),
         Row("rootdiff", "root_scalar", cannot="takes no given derivatives, and differences take over 30 s"),
         Row("rootdiff", "root, newton, lu, derivatives given", {**newton, "given": True}),
+        Row("rootdiff", "root, newton, lu, batched_args, derivatives given", {**newton, **_EACH, "given": True}),
         *(
             Row(library, name, settings, full="bracketed" in name)
             for library in ("rootdiff_torch", "rootdiff_jax")
@@ -150,6 +152,8 @@ def _rows(bracket: tuple[float, float], deq: Row) -> tuple[Row, ...]:
                 ("root_scalar, chandrupatla", _SCALAR),
                 ("root_scalar, bracketed_newton", {**_SCALAR, "solver": "bracketed_newton"}),
                 ("root, newton, lu", newton),
+                ("root, newton, lu, batched_args", {**newton, **_EACH}),
+                ("root, auto, batched_args", _EACH),
             )
         ),
         Row("SciPy", "elementwise.find_root", {"method": "find_root"}),

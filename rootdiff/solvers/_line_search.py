@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from rootdiff._residual import Residual
 
 #: Halvings (at least) before a direction is given up: 2^-40 of a step is below the rounding of its end point.
 _MAX_TRIALS = 40
+#: Systems of one unknown, so few that a compiler makes one kernel of a loop if there is no branch in it.
+_FEW = 64
 
 
 class Trial(NamedTuple):
@@ -88,7 +91,10 @@ def backtrack(
         return carry[0]  # type: ignore[no-any-return]
 
     start = trial(step, xp.ones_like(y[..., 0]))
-    end = residual.backend.when(xp.any(~start[5]), search, start, start)
+    if slope and residual.backend.traced and math.prod(y.shape) <= _FEW:
+        end = search(*start)  # a branch around a loop that does not run costs more than the loop
+    else:
+        end = residual.backend.when(xp.any(~start[5]), search, start, start)
     return Trial(*end[:5], *end[6:])
 
 

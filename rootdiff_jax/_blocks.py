@@ -1,0 +1,79 @@
+"""Large batches of small systems, solved in blocks whose arrays stay in a processor's cache.
+
+A step makes dozens of passes over arrays of the whole batch; where these lie in memory, it waits for that.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from rootdiff._compaction import taken
+from rootdiff._iterate import Solver
+from rootdiff._residual import Residual
+from rootdiff._solution import RawSolution
+
+#: Entries that the Jacobians of a block have for each thread (measured: half or twice as many cost the same), and the
+#: systems that it has at least.
+_ENTRIES, _SYSTEMS = 2**14, 64
+
+
+def block_size(y0: Array) -> int:
+    """Return how many systems of `y0`, (*batch, n), make a block; 0 where all are better solved together."""
+    if jax.default_backend() != "cpu":
+        return 0
+    count = math.prod(y0.shape[:-1])
+    most = _threads() * _ENTRIES // y0.shape[-1] ** 2
+    if most < _SYSTEMS or count < 2 * most:
+        return 0
+    return -(-count // (count // most))  # all of nearly the same size
+
+
+def solve_in_blocks(solver: Solver, residual: Residual, y0: Array, size: int) -> RawSolution:
+    """Return what `solver` finds from `y0`, (*batch, n), with so many systems of the batch at a time.
+
+    `residual` is one whose systems can be taken.
+    """
+    batch = y0.shape[:-1]
+    count = math.prod(batch)
+    blocks = -(-count // size)
+    assert residual.take is not None
+    take = residual.take
+
+    def solve(start: Array) -> RawSolution:
+        def pick(array: Array) -> Array:
+            return lax.dynamic_slice_in_dim(array, start, size)
+
+        return solver.solve(_once(take(pick, size)), taken(jnp, y0, pick, len(batch)))
+
+    def join(parts: Array) -> Array:
+        rest = parts.shape[1 + len(batch) :]
+        new = count - (blocks - 1) * size  # of the last block, which overlaps the one before it
+        flat = jnp.reshape(parts, (blocks, size, *rest))
+        if new < size:
+            flat = jnp.concat([jnp.reshape(flat[:-1], (-1, *rest)), flat[-1, size - new :]])
+        return jnp.reshape(flat, (*batch, *rest))
+
+    # JAX moves the last slice back to where it fits
+    found: RawSolution = jax.tree.map(join, lax.map(solve, jnp.arange(blocks) * size))
+    return found
+
+
+def _once(residual: Residual) -> Residual:
+    """Return the residual such that systems are taken from the batch only once: each time is one more compiled loop."""
+    assert residual.take is not None
+    take = residual.take
+    return replace(residual, take=lambda pick, count: replace(take(pick, count), take=None))
+
+
+def _threads() -> int:
+    """Return how many threads XLA uses, each with a cache of its own."""
+    chosen = os.environ.get("NPROC", "")
+    if chosen.isdecimal():
+        return max(int(chosen), 1)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
