@@ -7,49 +7,51 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from rootdiff._compaction import taken
-from rootdiff._iterate import Solver
 from rootdiff._residual import Residual
-from rootdiff._solution import RawSolution
 
 #: Entries that the Jacobians of a block have for each thread (measured: half or twice as many cost the same), and the
 #: systems that it has at least.
 _ENTRIES, _SYSTEMS = 2**14, 64
 
 
-def block_size(y0: Array) -> int:
-    """Return how many systems of `y0`, (*batch, n), make a block; 0 where all are better solved together."""
+def block_size(y: Array) -> int:
+    """Return how many systems of `y`, (*batch, n), make a block; 0 where all are better solved together."""
     if jax.default_backend() != "cpu":
         return 0
-    count = math.prod(y0.shape[:-1])
-    most = _threads() * _ENTRIES // y0.shape[-1] ** 2
+    count = math.prod(y.shape[:-1])
+    most = _threads() * _ENTRIES // y.shape[-1] ** 2
     if most < _SYSTEMS or count < 2 * most:
         return 0
     return -(-count // (count // most))  # all of nearly the same size
 
 
-def solve_in_blocks(solver: Solver, residual: Residual, y0: Array, size: int) -> RawSolution:
-    """Return what `solver` finds from `y0`, (*batch, n), with so many systems of the batch at a time.
+def in_blocks(
+    function: Callable[[Residual, Any], Any], residual: Residual, arrays: Any, batch: tuple[int, ...], size: int
+) -> Any:
+    """Return ``function(residual, arrays)``, evaluated for so many systems of the batch at a time.
 
-    `residual` is one whose systems can be taken.
+    `residual` is one whose systems can be taken. `arrays`, and what the function returns, are nested tuples of arrays
+    that start with the batch axes.
     """
-    batch = y0.shape[:-1]
     count = math.prod(batch)
     blocks = -(-count // size)
     assert residual.take is not None
     take = residual.take
 
-    def solve(start: Array) -> RawSolution:
+    def of_block(start: Array) -> Any:
         def pick(array: Array) -> Array:
             return lax.dynamic_slice_in_dim(array, start, size)
 
-        return solver.solve(_once(take(pick, size)), taken(jnp, y0, pick, len(batch)))
+        return function(_once(take(pick, size)), taken(jnp, arrays, pick, len(batch)))
 
     def join(parts: Array) -> Array:
         rest = parts.shape[1 + len(batch) :]
@@ -60,8 +62,7 @@ def solve_in_blocks(solver: Solver, residual: Residual, y0: Array, size: int) ->
         return jnp.reshape(flat, (*batch, *rest))
 
     # JAX moves the last slice back to where it fits
-    found: RawSolution = jax.tree.map(join, lax.map(solve, jnp.arange(blocks) * size))
-    return found
+    return jax.tree.map(join, lax.map(of_block, jnp.arange(blocks) * size))
 
 
 def _once(residual: Residual) -> Residual:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from benchmarks.problem import Row, Workload
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.problem import Problem, Row, Workload
 from benchmarks.workloads import _tanh
 
 _NEWTON = {"solver": "newton", "adjoint": "lu"}
+
+
+def _told(problem: Problem) -> Mapping[str, Any]:
+    return {**_NEWTON, "batched_args": (0, 0) if problem.batch_ndim else None}
+
+
 ROWS = (
     *_tanh.FLOORS,
     Row("rootdiff", "newton, lu, derivatives given", {**_NEWTON, "given": True}),
     Row("rootdiff_torch", "newton, lu", _NEWTON),
-    Row("rootdiff_jax", "newton, lu", _NEWTON),
+    Row("rootdiff_jax", "newton, lu, batched_args", _told),
     Row("Optimistix", "Newton, vmap"),
     Row("PyTorch by hand", "Newton, LU, vmap"),
 )
