@@ -25,7 +25,7 @@ _ENTRIES, _SYSTEMS = 2**14, 64
 
 def block_size(y: Array) -> int:
     """Return how many systems of `y`, (*batch, n), make a block; 0 where all are better solved together."""
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:  # a batch may be spread over devices
         return 0
     count = math.prod(y.shape[:-1])
     most = _threads() * _ENTRIES // y.shape[-1] ** 2

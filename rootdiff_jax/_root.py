@@ -83,8 +83,8 @@ def root(
         of `jax.vmap`. With it the systems that still run are solved as a smaller batch, of a few fixed sizes, so that
         finished ones cost next to nothing, and on a CPU a large batch of small systems in blocks that stay in its
         cache; the residual is then traced for one system, and everything that differs between systems must come
-        through `args`. Native solvers without `correct`, `bounds`, `callback`, `verbose`
-        and `history`; ignored otherwise.
+        through `args`. Native solvers without `correct`, `bounds`, `callback`, `verbose` and `history`; ignored
+        otherwise.
     on_failure : {"raise", "warn", "nan", "ignore"}
         What to do when a system fails: raise `ConvergenceError`; warn and return NaN for that system; return
         NaN; or return the best iterate (its derivatives are then meaningless). A traced program, under ``jax.jit`` for

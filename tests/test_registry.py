@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rootdiff
-from rootdiff import ArgumentTypeError, DuplicateNameError, Newton, UnknownNameError, _registry
+from rootdiff import ArgumentTypeError, DuplicateNameError, Newton, UnknownNameError, _names, _registry
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_entry_points_are_read_on_first_use(fresh: None, monkeypatch: pytest.Mon
         read.append(group)
         return [EntryPoint("plugged", "rootdiff:Broyden", group)]
 
-    monkeypatch.setattr(_registry, "entry_points", entry_points)
+    monkeypatch.setattr(_names, "entry_points", entry_points)
     monkeypatch.setattr(_registry.SOLVERS, "_plugged", False)
     assert read == []
     assert "plugged" in rootdiff.available_solvers()

@@ -13,8 +13,8 @@ import numpy as np
 
 from rootdiff import _root as numpy_entries
 from rootdiff._errors import UnknownNameError
+from rootdiff._names import BACKENDS
 from rootdiff._numpy import NumpyBackend
-from rootdiff._registry import BACKENDS
 
 #: ``run(y0_leaves, parameter_leaves)`` returns a Solution, or the root alone.
 Run = Callable[[Sequence[Any], Sequence[Any]], Any]
