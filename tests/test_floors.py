@@ -22,6 +22,7 @@ FLOORS = {
     "_structure": 1,
     "_residual": 1,
     "_failure": 1,
+    "_names": 1,
     "_compaction": 2,
     "_judge": 2,
     "_iterate": 2,
