@@ -192,8 +192,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
 def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     """Step until no system is running; where they can be taken out of the batch, the last ones by themselves."""
     xp, backend, batch = residual.xp, residual.backend, tuple(loop.status.shape)
-    alone = residual.take is None or residual.correct is not None or residual.observe is not None
-    few = 0 if alone else limit(backend, batch)
+    few = limit(backend, batch) if residual.divisible else 0
 
     def step(loop: _Loop) -> Any:
         active = loop.status == int(Status.RUNNING)

@@ -1,4 +1,7 @@
-"""Norms of each system of a batch, and the numbers of its unknowns."""
+"""Norms of each system of a batch, and the numbers of its unknowns.
+
+A namespace of ours may know a cheaper way to one of them, under the name that is asked for here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ def max_norm(xp: Any, vector: Array) -> Array:
     def least_memory(vector: Array) -> Array:  # abs() would need as much again
         return xp.maximum(xp.max(vector, axis=-1), -xp.min(vector, axis=-1))
 
-    return xp.max_norm(vector, least_memory) if _is_ours(xp) else least_memory(vector)
+    cheaper = getattr(xp, "max_norm", None)
+    return cheaper(vector, least_memory) if cheaper else least_memory(vector)
 
 
 def norm2(xp: Any, vector: Array) -> Array:
@@ -28,12 +32,14 @@ def norm2(xp: Any, vector: Array) -> Array:
         scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
         return scale * xp.sqrt(xp.sum((vector / scale[..., None]) ** 2, axis=-1))
 
-    return xp.norm2(vector, scaled) if _is_ours(xp) else scaled(vector)
+    cheaper = getattr(xp, "norm2", None)
+    return cheaper(vector, scaled) if cheaper else scaled(vector)
 
 
 def dot(xp: Any, a: Array, b: Array) -> Array:
     """Return the inner product of each system, (*batch)."""
-    return xp.inner_product(a, b) if _is_ours(xp) else xp.sum(a * b, axis=-1)
+    cheaper = getattr(xp, "inner_product", None)
+    return cheaper(a, b) if cheaper else xp.sum(a * b, axis=-1)
 
 
 def numbers(xp: Any, like: Array) -> Array:
@@ -45,8 +51,3 @@ def numbers(xp: Any, like: Array) -> Array:
     if like.ndim > 1:  # a sum, since a batch that is spread over devices can be neither reshaped nor indexed
         zeros = xp.sum(zeros, axis=tuple(range(like.ndim - 1)))
     return xp.cumulative_sum(zeros + 1, axis=0)
-
-
-def _is_ours(xp: Any) -> bool:
-    """Return whether a namespace knows the cheapest way to each of these."""
-    return hasattr(xp, "inner_product")

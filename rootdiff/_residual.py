@@ -57,25 +57,16 @@ class LinearOperator:
 
     def tabulated(self) -> LinearOperator:
         """Return the same operator by its entries, for systems so small that they cost no more than a few products."""
-        form = self.T.dense if self.transposed else self.dense
-        matrix = form()
-
-        def times(v: Array) -> Array:
-            return (matrix @ v[..., None])[..., 0]
-
-        def left_times(u: Array) -> Array:  # not by a transpose, which a compiler may write out
-            return (u[..., None, :] @ matrix)[..., 0, :]
-
-        straight = replace(
+        matrix = self.dense()
+        across = self.backend.xp.matrix_transpose(matrix)
+        return replace(
             self,
-            matvec=times,
-            rmatvec=left_times,
+            matvec=lambda v: (matrix @ v[..., None])[..., 0],
+            rmatvec=lambda u: (across @ u[..., None])[..., 0],
             dense=lambda: matrix,
             matrix=matrix,
-            transposed=False,
-            form=form,
+            form=self.T.dense if self.transposed else self.dense,
         )
-        return replace(straight.T, guess=self.guess) if self.transposed else straight
 
     @property
     def symmetric_product(self) -> Callable[[Array], Array]:
@@ -170,6 +161,11 @@ class Residual:
     def gives_jacobian(self) -> bool:
         """Whether the user has written out the Jacobian."""
         return False
+
+    @property
+    def divisible(self) -> bool:
+        """Whether some of the systems can be solved by themselves; not if a user watches or corrects their steps."""
+        return self.take is not None and self.correct is None and self.observe is None
 
     def __call__(self, y: Array) -> Array:
         """Return the residual, (*batch, n), at `y`, (*batch, n)."""

@@ -35,17 +35,19 @@ def block_size(y: Array) -> int:
 
 
 def in_blocks(
-    function: Callable[[Residual, Any], Any], residual: Residual, arrays: Any, batch: tuple[int, ...], size: int
+    function: Callable[[Residual, Any], Any], residual: Residual, y: Array, arrays: Any, settings: tuple[Any, ...]
 ) -> Any:
-    """Return ``function(residual, arrays)``, evaluated for so many systems of the batch at a time.
+    """Return ``function(residual, arrays)``; by parts of a batch like `y`, where that is possible and pays.
 
-    `residual` is one whose systems can be taken. `arrays`, and what the function returns, are nested tuples of arrays
-    that start with the batch axes.
+    It is not possible for `settings` of the function that may belong to all systems. `arrays`, and what the function
+    returns, are nested tuples of arrays that start with the batch axes.
     """
+    batch, take = y.shape[:-1], residual.take
+    size = block_size(y) if residual.divisible and all(jnp.ndim(value) == 0 for value in settings) else 0
+    if take is None or size == 0:
+        return function(residual, arrays)
     count = math.prod(batch)
     blocks = -(-count // size)
-    assert residual.take is not None
-    take = residual.take
 
     def of_block(start: Array) -> Any:
         def pick(array: Array) -> Array:

@@ -20,7 +20,7 @@ from rootdiff._iterate import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
-from rootdiff_jax._blocks import block_size, in_blocks
+from rootdiff_jax._blocks import in_blocks
 from rootdiff_jax._precision import in_full_precision
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced, vary, varying_axes
@@ -113,24 +113,11 @@ def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
     if problem.correct is not None:
         correct = problem.correct
         residual = replace(residual, correct=lambda trial, y: correct(trial, y, *inputs.correct))
-    raw = _in_blocks(problem.solver.fill(inputs.solver).solve, residual, inputs.y0, inputs.y0, inputs.solver)
+    raw = in_blocks(problem.solver.fill(inputs.solver).solve, residual, inputs.y0, inputs.y0, inputs.solver)
     y = raw.y
     if problem.on_failure != "ignore":
         y = jnp.where(_failed(raw.status)[..., None], jnp.nan, y)
     return Outputs(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.factors)
-
-
-def _in_blocks(
-    function: Callable[[Residual, Any], Any], residual: Residual, y: Array, arrays: Any, settings: tuple[Any, ...]
-) -> Any:
-    """Return ``function(residual, arrays)``; by parts of a batch like `y`, where that is possible and pays.
-
-    It is not where steps are watched or corrected, nor for `settings` of a solver that may belong to all systems.
-    """
-    watched = residual.correct is not None or residual.observe is not None
-    possible = residual.take is not None and not watched and all(jnp.ndim(value) == 0 for value in settings)
-    size = block_size(y) if possible else 0
-    return in_blocks(function, residual, arrays, y.shape[:-1], size) if size else function(residual, arrays)
 
 
 _rule = jax.custom_jvp(_forward, nondiff_argnums=(0,))
@@ -222,7 +209,7 @@ def _linear_solve(
                 x, _ = _implicit.solve(operator, adjoint, b, problem.on_failure, failed)
                 return jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
 
-            return _in_blocks(part, problem.residual(operands), y, (b, y, factors, failed), settings)
+            return in_blocks(part, problem.residual(operands), y, (b, y, factors, failed), settings)
 
         values = (settings, y, outputs.factors, operands, failed)
         template = problem.adjoint.solver

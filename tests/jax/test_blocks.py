@@ -42,7 +42,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(_blocks, "_ENTRIES", 512)
     monkeypatch.setattr(_blocks, "_threads", lambda: 1)
-    monkeypatch.setattr("rootdiff_jax._rule.block_size", noted)
+    monkeypatch.setattr(_blocks, "block_size", noted)
     jax.clear_caches()
     yield sizes
     jax.clear_caches()  # programs do not know of the smaller blocks
@@ -66,6 +66,7 @@ def test_roots_steps_and_statuses_are_those_of_the_whole_batch(taken: list[int],
     np.testing.assert_array_equal(got.status, wanted.status)
     np.testing.assert_array_equal(got.steps, wanted.steps)
     np.testing.assert_allclose(got.y, wanted.y, rtol=ROUNDING, atol=ROUNDING)
+    # rounding of the terms of f, the largest of which are 1e6
     np.testing.assert_allclose(got.residual_norm, wanted.residual_norm, atol=1e6 * ROUNDING)
 
 
@@ -81,7 +82,7 @@ def gradients(solve: Callable[..., Any], **options: Any) -> Any:
 @pytest.mark.parametrize("adjoint", ["lu", "gmres", "reuse"])
 def test_gradients_are_those_of_the_whole_batch(taken: list[int], adjoint: str) -> None:
     for got, wanted in zip(gradients(blocks, adjoint=adjoint), gradients(whole, adjoint=adjoint), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-11)
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)  # sums over 500 systems; GMRES stops at 10 eps
     assert set(taken) == {167}
 
 
@@ -153,7 +154,8 @@ def test_sines_beside_their_derivatives_keep_their_digits() -> None:
 
     angle, e = np.linspace(0.1, 3.0, 5000), np.linspace(0.0, 0.9, 5000)
     mean = angle - e * np.sin(angle)
-    for dtype, rtol in ((np.float64, 1e-11), (np.float32, 1e-5)):
+    # the default tolerance, 1.8e-12 (1 + |y|) in float64, in terms of the smallest y, 0.1; likewise 6.4e-6 in float32
+    for dtype, rtol in ((np.float64, 2e-11), (np.float32, 7e-5)):
         args = [jnp.asarray(part, dtype) for part in (mean, e)]
         sol = rd.root(kepler, args[0] + args[1] / 2, *args, batch_ndim=1, solver="newton")
         assert sol.y.dtype == dtype
