@@ -24,28 +24,29 @@ def factor(matrix: Array) -> tuple[Array, Array]:
 
     Those of a singular matrix are not finite, or lead to solutions that are not.
 
-    The batch is the last, contiguous axis here, so that each operation is one over all systems.
+    The batch is the last, contiguous axis in memory, so that each operation is one over all systems.
 
     References
     ----------
     Golub & Van Loan (2013), "Matrix Computations", algorithm 3.4.1.
     """
     n = matrix.shape[-1]
-    work = np.array(np.moveaxis(matrix.reshape((-1, n, n)), 0, -1), order="C")
+    work = np.array(_batch_last(matrix), order="C")
     pivots = np.empty((n, work.shape[-1]), dtype=np.int32)
     for k in range(n):
         pivots[k] = k + np.argmax(np.abs(work[k:, k]), axis=0)
         _swap(work, k, pivots[k])
         work[k + 1 :, k] /= work[k, k]
         work[k + 1 :, k + 1 :] -= work[k + 1 :, k, None] * work[k, k + 1 :]
-    return np.ascontiguousarray(np.moveaxis(work, -1, 0)).reshape(matrix.shape), pivots.T.reshape(matrix.shape[:-1])
+    factors = np.moveaxis(work.reshape((n, n, *matrix.shape[:-2])), (0, 1), (-2, -1))
+    return factors, pivots.T.reshape(matrix.shape[:-1])
 
 
 @np.errstate(all="ignore")
 def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
     """Return the solutions, (*batch, n), of A x = b, or of A^T x = b, from the factors of A."""
     n = rhs.shape[-1]
-    matrix = np.moveaxis(factors[0].reshape((-1, n, n)), 0, -1)
+    matrix = _batch_last(factors[0])
     pivots = factors[1].reshape((-1, n)).T
     x = np.array(rhs.reshape((-1, n)).T, order="C")
     if transpose:
@@ -66,9 +67,14 @@ def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> 
     return np.ascontiguousarray(x.T).reshape(rhs.shape)
 
 
+def _batch_last(matrix: Array) -> Array:
+    """Return matrices, (*batch, n, n), as (n, n, systems); without a copy if they lie in memory so."""
+    n = matrix.shape[-1]
+    return np.moveaxis(matrix, (-2, -1), (0, 1)).reshape((n, n, -1))
+
+
 def _swap(rows: Array, k: int, pivot: Array) -> None:
-    """Exchange, in each system, row `k` with row `pivot`, (batch)."""
-    place = pivot[(None,) * (rows.ndim - 1)]
-    other = np.take_along_axis(rows, place, axis=0)[0]
-    np.put_along_axis(rows, place, rows[k : k + 1].copy(), axis=0)
-    rows[k] = other
+    """Exchange row `k` with row `pivot`, (batch), in the systems where that is another one."""
+    where = np.nonzero(pivot != k)[0]
+    here, there = (k, ..., where), (pivot[where], ..., where)
+    rows[here], rows[there] = rows[there], rows[here]

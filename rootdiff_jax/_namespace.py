@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
+from rootdiff import _namespace
 
-class Namespace:
+
+class Namespace(_namespace.Namespace):
     """`max_norm`; all other functions are those of `jax.numpy`."""
 
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(jnp, name)
-        setattr(self, name, value)  # found at once the next time
-        return value
+    module = jnp
 
     @staticmethod
     def max_norm(x: Array, _: Callable[[Array], Array], /) -> Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from rootdiff._backend import Array
 
@@ -65,7 +65,11 @@ def varying_axes(value: Any) -> frozenset[Any]:
 def vary(value: Any, axes: Iterable[Any]) -> Any:
     """Return `value`, typed as varying over `axes` too."""
     missing = tuple(set(axes) - varying_axes(value))
-    return lax.pcast(value, missing, to="varying") if missing else value
+    if not missing:
+        return value
+    if hasattr(lax, "pcast"):
+        return lax.pcast(value, missing, to="varying")
+    return lax.pvary(value, missing)  # type: ignore[attr-defined]  # before JAX 0.8.1
 
 
 def _opened(closed: Any, inputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
@@ -113,15 +117,27 @@ def _apply(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
     return found if equation.primitive.multiple_results else [found]
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield the equations of a jaxpr, and of those in their parameters."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner)
+        for inner in _jaxprs(tuple(equation.params.values())):
+            yield from equations(inner)
+
+
+def _jaxprs(value: Any) -> Iterator[Any]:
+    """Yield the jaxprs among the parameters of an equation."""
+    if isinstance(value, ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, Jaxpr):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _jaxprs(item)
 
 
 def _has_custom_vjp(jaxpr: Any) -> bool:
-    return any(equation.primitive.name.startswith("custom_vjp") for equation in _equations(jaxpr))
+    return any(equation.primitive.name.startswith("custom_vjp") for equation in equations(jaxpr))
 
 
 def _key(jaxpr: Any, operands: Sequence[Any], orders: int) -> Any:
@@ -146,7 +162,7 @@ def _custom_functions(jaxpr: Any) -> set[Any]:
     """Return what stands for each function with a custom derivative: its name and its own jaxpr."""
     return {
         (equation.primitive, equation.params.get("name"), _value_key(equation.params["call_jaxpr"], _RULES))
-        for equation in _equations(jaxpr)
+        for equation in equations(jaxpr)
         if equation.primitive.name.startswith(("custom_jvp", "custom_vjp"))
     }
 

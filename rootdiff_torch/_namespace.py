@@ -13,6 +13,7 @@ import array_api_compat.torch
 import torch
 from torch import Tensor
 
+from rootdiff import _namespace
 from rootdiff_torch._derivatives import is_wrapped
 from rootdiff_torch._loops import is_here
 
@@ -20,13 +21,10 @@ from rootdiff_torch._loops import is_here
 _MANY = 4096
 
 
-class Namespace:
+class Namespace(_namespace.Namespace):
     """The functions that differ from those of `array_api_compat.torch`; the others are found there."""
 
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(array_api_compat.torch, name)
-        setattr(self, name, value)  # found at once the next time
-        return value
+    module = array_api_compat.torch
 
     @staticmethod
     def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:

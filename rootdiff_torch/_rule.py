@@ -489,8 +489,17 @@ def _plain(y: Tensor) -> Iterator[None]:
         stack.enter_context(in_full_precision(y))
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-        # hooks on saved tensors, such as those of a checkpoint, are not for the solver's own graphs
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor))
+        # hooks on saved tensors, such as those of a checkpoint, are not for the solver's own graphs; and one that keeps
+        # a tensor with its graph would keep it for ever
+        if _may_have_hooks():
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda tensor: tensor))
         stack.enter_context(torch.no_grad())
         yield
+
+
+def _may_have_hooks() -> bool:
+    """Return whether a user may have hooks on saved tensors; before PyTorch 2.7: whether there may be any."""
+    autograd: Any = torch._C._autograd
+    if hasattr(autograd, "_top_saved_tensors_default_hooks"):
+        return autograd._top_saved_tensors_default_hooks(False) is not None
+    return bool(autograd._saved_tensors_hooks_is_enabled())

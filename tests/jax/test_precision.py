@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from jax.extend.core import jaxprs_in_params
 
 import rootdiff_jax as rd
+from rootdiff_jax._trace import equations
 
 W = jnp.asarray([[0.3, -0.2, 0.1], [0.1, 0.2, 0.4], [-0.3, 0.1, 0.2]], dtype=jnp.float32)
 
@@ -23,12 +22,8 @@ def loss(W: Any, x: Any, solver: str, adjoint: str) -> Any:
     return jnp.sum(z**2)
 
 
-def products(jaxpr: Any) -> Iterator[Any]:
-    for equation in jaxpr.eqns:
-        if equation.primitive is lax.dot_general_p:
-            yield equation.params["precision"]
-        for inner in jaxprs_in_params(equation.params):
-            yield from products(getattr(inner, "jaxpr", inner))
+def products(jaxpr: Any) -> list[Any]:
+    return [e.params["precision"] for e in equations(jaxpr) if e.primitive is lax.dot_general_p]
 
 
 @pytest.mark.parametrize("transform", [jax.grad, jax.hessian, jax.jacfwd])
@@ -36,7 +31,7 @@ def products(jaxpr: Any) -> Iterator[Any]:
 def test_every_product_of_a_solve_is_in_full_precision(transform: Any, solver: str, adjoint: str) -> None:
     x = jnp.ones((2, 3), dtype=jnp.float32)
     jaxpr = jax.make_jaxpr(transform(lambda x: loss(W, x, solver, adjoint)))(x).jaxpr
-    found = list(products(jaxpr))
+    found = products(jaxpr)
     assert len(found) > 4
     assert set(found) == {(lax.Precision.HIGHEST, lax.Precision.HIGHEST)}
 

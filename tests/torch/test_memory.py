@@ -50,6 +50,18 @@ def test_backward(adjoint: str) -> None:
     assert grows(call, 1000 if adjoint == "lu" else 100) == 0
 
 
+@pytest.mark.transform("calls under hooks on saved tensors leave no tensor behind")
+def test_under_hooks() -> None:
+    w = W.clone().requires_grad_()
+
+    def call() -> None:
+        with torch.autograd.graph.saved_tensors_hooks(Tensor.clone, lambda tensor: tensor):
+            y = rd.root(residual, ZERO, THETA, w, solver="newton").y
+        loss(y).backward()
+
+    assert grows(call, 30) == 0
+
+
 @pytest.mark.transform("closures, modules and double backward leave no tensor behind")
 def test_closure() -> None:
     cell = Cell()
