@@ -1,8 +1,7 @@
-"""The array namespace of NumPy as solvers see it: that of `array_api_compat`, quicker for norms of short vectors."""
+"""The array namespace of NumPy as solvers see it: that of `array_api_compat`, quicker for the extremes of short vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.numpy
@@ -31,16 +30,6 @@ class Namespace(_namespace.Namespace):
     def min(x: Array, /, *, axis: int | None = None) -> Array:
         """Return the smallest entries along an axis, or of all."""
         return _reduce(np.minimum, x, axis)
-
-    @staticmethod
-    def norm2(x: Array, careful: Callable[[Array], Array], /) -> Array:
-        """Return the Euclidean norms over the last axis; by `careful` where squares may have left their range."""
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            norm = np.sqrt(np.einsum("...i,...i->...", x, x))
-        limits = np.finfo(x.dtype)
-        low = limits.tiny**0.5 / limits.eps  # a square that has become zero is then less than eps^2 of the sum
-        known = (norm > low) & (norm < np.inf)
-        return norm if np.all(known) else np.where(known, norm, careful(x))
 
 
 def _reduce(ufunc: np.ufunc, x: Array, axis: int | None) -> Any:
