@@ -1,4 +1,4 @@
-"""The array namespace of NumPy as solvers see it: that of `array_api_compat`, quicker for the extremes of short vectors."""
+"""The array namespace of NumPy as solvers see it: quicker than `array_api_compat` for extremes of short vectors."""
 
 from __future__ import annotations
 
