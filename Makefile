@@ -7,14 +7,13 @@ EXTRAS := torch,jax,optimistix,examples,test,dev
 # The problems here are small: threads inside one product cost more than they bring, and two test workers share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all test-gpu test-lowest check bench bench-docs docs clean
+.PHONY: help demo test test-all test-gpu check bench bench-docs docs clean
 
 help:
 	@echo "make demo      power flow of the IEEE cases on three backends, and a short digits run"
 	@echo "make test      the test-suite, as CI runs it"
 	@echo "make test-all  also the exhaustive tests, with ten times the random examples"
 	@echo "make test-gpu  the tests that compare a GPU with the CPU; needs torch and jax built for it"
-	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml asks for, in .venv-lowest"
 	@echo "make check     format, lint, types"
 	@echo "make bench     the benchmarks beside other libraries, reduced, as tables and JSON in output/"
 	@echo "make bench-docs  all of them, an hour or so; writes docs/benchmarks.md and its figures"
@@ -39,12 +38,6 @@ test-all: $(READY)
 test-gpu: $(READY)
 	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PYTHON) -m pytest -m gpu
 
-test-lowest:
-	test -x .venv-lowest/bin/python || python3 -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt \
-		--editable '.[torch,jax,optimistix,examples,test]'
-	HYPOTHESIS_PROFILE=ci .venv-lowest/bin/python -m pytest -n 2
-
 check: $(READY)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
@@ -64,5 +57,5 @@ docs: $(READY)
 	$(PYTHON) -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .venv-lowest output build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) output build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -65,11 +65,7 @@ def varying_axes(value: Any) -> frozenset[Any]:
 def vary(value: Any, axes: Iterable[Any]) -> Any:
     """Return `value`, typed as varying over `axes` too."""
     missing = tuple(set(axes) - varying_axes(value))
-    if not missing:
-        return value
-    if hasattr(lax, "pcast"):
-        return lax.pcast(value, missing, to="varying")
-    return lax.pvary(value, missing)  # type: ignore[attr-defined]  # before JAX 0.8.1
+    return lax.pcast(value, missing, to="varying") if missing else value
 
 
 def _opened(closed: Any, inputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from rootdiff import ArgumentError
-from rootdiff.testing._drivers import enable_x64
 
 #: y^3 - y = a turns back twice between a = -1 and a = 1; the only root at the end is the plastic number.
 PLASTIC = np.cbrt((9 + np.sqrt(69)) / 18) + np.cbrt((9 - np.sqrt(69)) / 18)
@@ -47,7 +46,7 @@ def test_jax_follows_the_root_past_folds():
 
     import rootdiff_jax as rd
 
-    with enable_x64(True):
+    with jax.enable_x64(True):
         start = jnp.array([-PLASTIC])
 
         def solve(a):

@@ -7,7 +7,6 @@ import pytest
 
 import rootdiff
 from rootdiff import ArgumentError
-from rootdiff.testing._drivers import enable_x64
 
 #: Solvers stop at an error of eps^(3/4) = 2e-12; NumPy's derivatives are differences, good to eps^(2/3) = 4e-11.
 TOL = 1e-9
@@ -160,7 +159,7 @@ def test_jax_traces_bounds_and_what_a_correction_closes_over():
 
     import rootdiff_jax as rd
 
-    with enable_x64(True):
+    with jax.enable_x64(True):
         a, starts = jnp.asarray(A), jnp.asarray([[1.0, 1.0], [-1.0, -9.0]])
 
         @jax.jit

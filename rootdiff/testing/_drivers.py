@@ -208,7 +208,7 @@ class JaxDriver(Driver):
 
     def context(self, dtype: Any) -> AbstractContextManager[Any]:
         wide = np.dtype(str(dtype)) in (np.dtype("float64"), np.dtype("complex128"))
-        return enable_x64(True) if wide else nullcontext()
+        return self.jax.enable_x64(True) if wide else nullcontext()
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return self.jax.jit(function)  # type: ignore[no-any-return]
@@ -256,13 +256,6 @@ class JaxDriver(Driver):
             return pullback(list(cotangents))[0]  # type: ignore[no-any-return]
 
         return self.compiled(pulled)
-
-
-def enable_x64(enabled: bool) -> AbstractContextManager[Any]:
-    """Return `jax.enable_x64`, which was `jax.experimental.enable_x64` before JAX 0.8."""
-    jax: Any = importlib.import_module("jax")
-    where = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
-    return where.enable_x64(enabled)  # type: ignore[no-any-return]
 
 
 _DRIVERS: dict[str, type[Driver]] = {"numpy": NumpyDriver, "torch": TorchDriver, "jax": JaxDriver}

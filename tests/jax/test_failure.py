@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
-from rootdiff.testing._drivers import enable_x64
 from tests.jax.closed_form import EXACT
 
 ONE = np.ones(1)
@@ -72,7 +71,7 @@ def test_singular_jacobian_has_no_gradient(adjoint: str) -> None:
 
 
 def test_float32_throughout() -> None:
-    with enable_x64(False):
+    with jax.enable_x64(False):
         y0, a = jnp.array([30.0, 60.0]), jnp.array([8e4])
         for solver in ("newton", "scipy:hybr", "broyden", "optimistix:Dogleg"):
             for adjoint in ("lu", "gmres"):
