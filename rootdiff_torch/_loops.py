@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rootdiff._backend import Function, in_python
+from rootdiff_torch._recording import Recording, is_wanted, kept
 
 
 class _Foresight(threading.local):
@@ -88,38 +90,64 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
 
     On another device, `body` is taken to meet no condition (a line search that need not begin) where it met none in the
     last step, and what all systems had in common then, `account` takes for granted. Whether that was right is read
-    together with `cond`; what was done wrongly is done again.
+    together with `cond`; what was done wrongly is done again. Once two steps have gone alike, further ones are those of
+    a recording, where that is wanted.
     """
     going = cond(state)
     if is_here(going):
         return in_python(cond, body, state, account)
     if not holds(going):
         return state
-    assumes, script = False, list[bool]()
+    assumes, script, alike = False, list[bool](), False
+    recording, replayed = None, False
     while True:
-        new, asked, met = _foresight.taken(body, state, assumes)
-        result, masks = _foresight.accounted(account, new, state, script)
-        more, conditions, common = _read(cond(result), asked, masks)
+        take = partial(_foreseen, cond, body, account, assumes, script)
+        if alike and is_wanted():
+            if recording is None or not recording.fits(state):
+                recording = Recording(take, state)
+            step, state, replayed = recording(state), recording.state, True
+        else:
+            step, recording = take(state), None
+        values: list[bool] = step.flags.tolist()
+        more, conditions, common = values[0], values[1 : step.first_mask], values[step.first_mask :]
+        result, met = step.result, step.met
         if any(conditions):
             new, _, met = _foresight.taken(body, state, False)
             result, masks = _foresight.accounted(account, new, state, [])
-            more, _, common = _read(cond(result), [], masks)
+            more, *common = _flags(cond(result), masks).tolist()
         elif (wrong := _first_wrong(script, common)) is not None:
-            result, masks = _foresight.accounted(account, new, state, common[: wrong + 1])
-            more, _, common = _read(cond(result), [], masks)
+            result, masks = _foresight.accounted(account, step.new, state, common[: wrong + 1])
+            more, *common = _flags(cond(result), masks).tolist()
         if not more:
-            return result
+            return kept(result) if replayed else result
+        alike = assumes and not met and common == script
         assumes, script, state = not met, common, result
+
+
+class _Step(NamedTuple):
+    """A step and its account; `flags`: whether to go on, which conditions hold, which masks hold everywhere."""
+
+    new: Any
+    result: Any
+    flags: Tensor
+    first_mask: int
+    met: bool
+
+
+def _foreseen(
+    cond: Function, body: Function, account: Function, assumes: bool, script: Sequence[bool], state: Any
+) -> _Step:
+    new, asked, met = _foresight.taken(body, state, assumes)
+    result, masks = _foresight.accounted(account, new, state, script)
+    return _Step(new, result, _flags(cond(result), masks, asked), 1 + len(asked), met)
+
+
+def _flags(going: Tensor, masks: Sequence[Tensor], conditions: Sequence[Tensor] = ()) -> Tensor:
+    """Return whether a loop goes on, which conditions hold, and which masks hold everywhere: to be read at once."""
+    return torch.stack([going, *conditions, *(mask.all() for mask in masks)])
 
 
 def _first_wrong(script: Sequence[bool], found: Sequence[bool]) -> int | None:
     """Return the first place where something was taken for granted that is not so; what follows it means nothing."""
     pairs = zip(script, found, strict=False)
     return next((place for place, (said, true) in enumerate(pairs) if said and not true), None)
-
-
-def _read(going: Tensor, conditions: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[bool, list[bool], list[bool]]:
-    """Return whether a loop goes on, which conditions hold, and which masks hold everywhere; waiting once."""
-    values = torch.stack([going, *conditions, *(mask.all() for mask in masks)]).tolist()
-    count = 1 + len(conditions)
-    return values[0], values[1:count], values[count:]

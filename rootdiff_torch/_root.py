@@ -26,6 +26,7 @@ from rootdiff.solvers import Auto, Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import State, capture, forward_active, modules_of, needs_capture, used, with_captured
 from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
+from rootdiff_torch._recording import check_device
 from rootdiff_torch._rule import Problem, Root, apply
 
 
@@ -45,6 +46,7 @@ def root(
     verbose: bool = False,
     history: bool = False,
     check: bool = False,
+    cuda_graph: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``; y is differentiable in `args` and in what the residual closes over.
 
@@ -88,6 +90,11 @@ def root(
     check : bool
         Whether to check first that the systems of a batch are independent, at 2 log2(systems) evaluations: for
         debugging, and not under torch.func.
+    cuda_graph : bool
+        Whether to record a step of the solver, and of an iterative linear solve, as a CUDA graph, and to replay it:
+        several times faster where the kernels are short. Python runs the residual only in the first steps then, so
+        that it must be a function of tensors alone, and must not wait for the device. Not with `callback`, `verbose`
+        or `history`.
 
     Returns
     -------
@@ -121,7 +128,7 @@ def root(
     tensor([0.3536], dtype=torch.float64)
     """
     hooks = Hooks(correct, bounds, callback, verbose, history, check)
-    return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, hooks, False, batched_args)
+    return _solve(residual, y0, args, solver, adjoint, batch_ndim, on_failure, hooks, False, batched_args, cuda_graph)
 
 
 @uncompiled
@@ -135,6 +142,7 @@ def fixed_point(
     batched_args: Any = None,
     on_failure: OnFailure = "raise",
     check: bool = False,
+    cuda_graph: bool = False,
 ) -> Solution:
     """Find z with ``z = cell(z, *args)``, the root of ``cell(z, *args) - z``; differentiable as `root` is.
 
@@ -144,7 +152,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`; an `nn.Module` will do.
     z0 : tensor or pytree of tensors, (*batch, ...), floating
         Initial guess.
-    *args, adjoint, batch_ndim, batched_args, on_failure, check
+    *args, adjoint, batch_ndim, batched_args, on_failure, check, cuda_graph
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -168,7 +176,8 @@ def fixed_point(
     >>> rd.fixed_point(torch.cos, torch.ones(1, dtype=torch.float64)).y
     tensor([0.7391], dtype=torch.float64)
     """
-    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, Hooks(check=check), True, batched_args)
+    hooks = Hooks(check=check)
+    return _solve(cell, z0, args, solver, adjoint, batch_ndim, on_failure, hooks, True, batched_args, cuda_graph)
 
 
 @uncompiled
@@ -301,10 +310,13 @@ def _solve(
     hooks: Hooks,
     fixed_point: bool,
     batched_args: Any = None,
+    cuda_graph: bool = False,
 ) -> Solution:
     check_policy(on_failure)
     structure = describe(BACKEND, y0, batch_ndim)
     check_args(BACKEND, args)
+    if cuda_graph:
+        _check_recordable(BACKEND.flatten(y0)[0][0].device, hooks)
     _check_devices(BACKEND.flatten(y0)[0], args)
     chosen = get_solver(solver, "torch") if solver != "auto" else Auto(fixed_point=fixed_point)
     chosen_adjoint = get_adjoint(adjoint, "torch")
@@ -357,6 +369,7 @@ def _solve(
             correct=hooked.correct and _of_parameters(with_captured(hooked.correct, of_correct, 2), shown, known, 2),
             observe=hooked.observe,
             settings=len(settings),
+            cuda_graph=cuda_graph,
         )
         y, status, steps, norm, method, *_ = apply(Root, problem, start, *inputs)
     approximate = torch.full_like(status, not chosen_adjoint.exact, dtype=torch.bool)
@@ -410,6 +423,14 @@ def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         dtype is not None and tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < torch.finfo(dtype).bits
     )
     return tensor.to(dtype) if lower else tensor.view_as(tensor)
+
+
+def _check_recordable(device: torch.device, hooks: Hooks) -> None:
+    check_device(device)
+    if hooks.callback is not None or hooks.verbose or hooks.history:
+        raise ArgumentError(
+            "cuda_graph: recorded steps are not seen by Python. Leave out cuda_graph, or callback, verbose and history."
+        )
 
 
 def _check_devices(unknowns: Sequence[Tensor], args: tuple[Any, ...]) -> None:

@@ -37,6 +37,7 @@ from rootdiff_torch._derivatives import (
     rule,
     without_tangents,
 )
+from rootdiff_torch._recording import recorded
 
 
 @dataclass
@@ -79,6 +80,8 @@ class Problem:
         Called after each step.
     settings : int
         How many parameters are settings of the solver.
+    cuda_graph : bool
+        Whether loops are to be recorded.
     outcome : Outcome
         What `forward` finds out, for Python to branch on under every transform.
     """
@@ -98,6 +101,7 @@ class Problem:
     fixed_point: bool = False
     correct: Callable[..., Tensor] | None = None
     settings: int = 0
+    cuda_graph: bool = False
     observe: Callable[[StepInfo], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
@@ -134,26 +138,7 @@ class Root(torch.autograd.Function):
 
     @staticmethod
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        with _plain(y0):
-            start, *plain = [_normal(tensor) for tensor in (y0, *parameters)]
-            if problem.follows and problem.direct is None:
-                check_followed(problem.function, (start, *plain))
-            residual, solver = problem.bound(tuple(plain), start)
-            raw = solver.solve(residual, start)
-            problem.outcome.is_chain = raw.method is not None
-            unravel = problem.structure.unravel
-            solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
-            context = (unravel(start), *problem.arguments(*plain))
-            report(BACKEND, solution, problem.on_failure, solver, context)
-            if problem.follows and problem.checked:  # one that branches may use more at the root than at y0
-                check_followed(problem.function, (raw.y, *plain))
-            known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
-            y = raw.y
-            if problem.on_failure != "ignore" and not bool(solution.converged.all()):
-                problem.outcome.spoilt = True
-                y = torch.where(solution.converged[..., None], y, torch.nan)
-            method = torch.zeros_like(raw.status) if raw.method is None else raw.method
-            return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, *known)
+        return recorded(problem.cuda_graph, y0, lambda: _find(problem, y0, parameters))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -180,8 +165,11 @@ class Root(torch.autograd.Function):
         ]
         plain = not torch.is_grad_enabled() and not hidden((y, cotangent, *parameters))
         with _settled(ctx.problem, y):
-            pull = _pull_back_once if plain else _pull_back
-            found = pull(ctx.problem, cotangent, y, known, parameters, wanted)
+            given = (ctx.problem, cotangent, y, known, parameters, wanted)
+            if plain:
+                found = recorded(ctx.problem.cuda_graph, y, lambda: _pull_back_once(*given))
+            else:
+                found = _pull_back(*given)
         gradients = dict(zip(wanted, found, strict=True))
         return None, None, *(gradients.get(place) for place in range(1, 1 + ctx.count))
 
@@ -218,14 +206,7 @@ class LinearSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int, *others: Tensor) -> Tensor:
-        with _settled(problem, y), _plain(y):
-            b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
-            status, *known = [part.expand((*b.shape[: b.ndim - point.ndim], *part.shape)) for part in plain[:count]]
-            factors = BACKEND.unflatten(problem.outcome.byproduct, known)
-            residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
-            operator = _stacked(residual.operator(point, factors), b, point)
-            x = _solved(problem, operator.T if transpose else operator, b, status)
-            return x.clone() if x is b else x
+        return recorded(problem.cuda_graph, y, lambda: _solve_plain(problem, transpose, rhs, y, others, count))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -299,6 +280,44 @@ class LinearSolve(torch.autograd.Function):
         parameters = [_front(part, dim) for part, dim in zip(others[count:], dims, strict=True)]
         problem = problem.batched([None if dim is None else 0 for dim in dims], info.randomness)
         return apply(LinearSolve, problem, transpose, rhs, y, count, *known, *parameters), extra
+
+
+def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return what `Root` does, with its outcome noted."""
+    with _plain(y0):
+        start, *plain = [_normal(tensor) for tensor in (y0, *parameters)]
+        if problem.follows and problem.direct is None:
+            check_followed(problem.function, (start, *plain))
+        residual, solver = problem.bound(tuple(plain), start)
+        raw = solver.solve(residual, start)
+        problem.outcome.is_chain = raw.method is not None
+        unravel = problem.structure.unravel
+        solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
+        context = (unravel(start), *problem.arguments(*plain))
+        report(BACKEND, solution, problem.on_failure, solver, context)
+        if problem.follows and problem.checked:  # one that branches may use more at the root than at y0
+            check_followed(problem.function, (raw.y, *plain))
+        known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
+        y = raw.y
+        if problem.on_failure != "ignore" and not bool(solution.converged.all()):
+            problem.outcome.spoilt = True
+            y = torch.where(solution.converged[..., None], y, torch.nan)
+        method = torch.zeros_like(raw.status) if raw.method is None else raw.method
+        return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, *known)
+
+
+def _solve_plain(
+    problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, others: Sequence[Tensor], count: int
+) -> Tensor:
+    """Return what `LinearSolve` does, with its outcome noted."""
+    with _settled(problem, y), _plain(y):
+        b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
+        status, *known = [part.expand((*b.shape[: b.ndim - point.ndim], *part.shape)) for part in plain[:count]]
+        factors = BACKEND.unflatten(problem.outcome.byproduct, known)
+        residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
+        operator = _stacked(residual.operator(point, factors), b, point)
+        x = _solved(problem, operator.T if transpose else operator, b, status)
+        return x.clone() if x is b else x
 
 
 def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:

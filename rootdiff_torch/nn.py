@@ -63,6 +63,8 @@ class ImplicitLayer(nn.Module):
     warm_adjoint : bool
         Start the linear solve of a backward pass from the last solution, where it has the right shape: for adjoints
         that iterate, in training on the same batch or with slowly changing gradients. The derivatives stay exact.
+    cuda_graph : bool
+        As for `root`.
 
     Attributes
     ----------
@@ -90,12 +92,13 @@ class ImplicitLayer(nn.Module):
         on_failure: OnFailure = "raise",
         warm_start: bool = False,
         warm_adjoint: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.residual = residual
         self.shape, self.batch_ndim = shape, batch_ndim
         self.solver, self.adjoint, self.on_failure = solver, adjoint, on_failure
-        self.warm_start, self.warm_adjoint = warm_start, warm_adjoint
+        self.warm_start, self.warm_adjoint, self.cuda_graph = warm_start, warm_adjoint, cuda_graph
         if warm_adjoint:
             self.adjoint = _FromLast(get_adjoint(adjoint, "torch"))
         self.last: Solution | None = None
@@ -111,6 +114,7 @@ class ImplicitLayer(nn.Module):
             adjoint=self.adjoint,
             batch_ndim=self.batch_ndim,
             on_failure=self.on_failure,
+            cuda_graph=self.cuda_graph,
         )
         transformed = is_wrapped(solution.y) or is_wrapped(solution.status)
         self.last = None if transformed else solution._replace(y=solution.y.detach())

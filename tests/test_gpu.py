@@ -315,3 +315,82 @@ def test_jax_transforms() -> None:
         for name, value in found.items():
             array = np.asarray(value)
             np.testing.assert_allclose(array, expected.setdefault(name, array), rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+GRAPHS = ("newton", "fixed_point", "anderson", "broyden", "chord", "df_sane", "trust_region", "levenberg_marquardt")
+GRAPHS += ("newton_krylov", "auto")
+
+
+@pytest.mark.parametrize("adjoint", ["auto", "lu", "gmres", "neumann"])
+@pytest.mark.parametrize("solver", GRAPHS)
+def test_torch_recorded_steps(solver: str, adjoint: str) -> None:
+    start, args = problem((70,), 12)
+    y0, *leaves = (torch.tensor(a, device=GPU) for a in (start, *args))
+
+    def solve(**options: Any) -> list[torch.Tensor]:
+        inputs = [leaf.clone().requires_grad_() for leaf in leaves]
+        options |= {"solver": solver, "adjoint": adjoint, "batch_ndim": 1}
+        y = rootdiff_torch.fixed_point(cell, y0, *inputs, **options).y
+        return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
+
+    plain = solve()
+    for _ in range(2):
+        for found, value in zip(solve(cuda_graph=True), plain, strict=True):
+            torch.testing.assert_close(found, value, rtol=1e-8, atol=1e-10)
+
+
+def recorded_layer() -> tuple[FixedPointLayer, torch.Tensor]:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(256, 256).to(GPU)
+    with torch.no_grad():
+        linear.weight.mul_(0.8)
+    layer = FixedPointLayer(
+        lambda z, x: torch.tanh(linear(z) + x), solver="fixed_point", adjoint="gmres", cuda_graph=True
+    )
+    layer.linear = linear
+    return layer, torch.randn(128, 256, device=GPU, requires_grad=True)
+
+
+def test_torch_recordings_leave_no_memory_behind() -> None:
+    layer, x = recorded_layer()
+
+    def used() -> list[int]:
+        layer(x).square().sum().backward()
+        torch.cuda.synchronize()
+        return [torch.cuda.memory_allocated(), torch.cuda.memory_reserved()]
+
+    for _ in range(3):
+        before = used()
+    for _ in range(20):
+        after = used()
+    assert after == before
+
+
+def test_torch_recordings_of_a_graph_of_the_gradient() -> None:
+    layer, x = recorded_layer()
+    layer, x = layer.double(), x.detach().double().requires_grad_()
+
+    def hessian_product() -> torch.Tensor:
+        (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    found = hessian_product()
+    layer.cuda_graph = False
+    torch.testing.assert_close(found, hessian_product(), rtol=1e-7, atol=1e-9)
+
+
+def test_torch_says_what_cannot_be_recorded() -> None:
+    y0, a = torch.ones(5, 1, device=GPU), torch.linspace(1, 4, 5, device=GPU)[:, None]
+
+    def waits(y: Any) -> Any:
+        return y**3 + y - a if y.sum().item() < 1e9 else y
+
+    options: dict[str, Any] = {"solver": "newton", "batch_ndim": 1}
+    with pytest.raises(rootdiff_torch.ArgumentError, match="cuda_graph: a step cannot be recorded"):
+        rootdiff_torch.root(waits, 1e6 * y0, cuda_graph=True, **options)
+    expected = rootdiff_torch.root(waits, y0, **options).y
+    found = rootdiff_torch.root(lambda y: y**3 + y - a, y0, cuda_graph=True, **options).y
+    torch.testing.assert_close(found, expected)
+    for option in ({"verbose": True}, {"history": True}):
+        with pytest.raises(rootdiff_torch.ArgumentError, match="cuda_graph"):
+            rootdiff_torch.root(waits, y0, cuda_graph=True, **option, **options)

@@ -1,0 +1,159 @@
+"""A step of a loop recorded as a CUDA graph: to replay it takes one launch, not one for each of its operations."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import optree
+import torch
+from torch import Tensor
+
+from rootdiff._errors import ArgumentError
+
+_T = TypeVar("_T", Tensor, tuple[Tensor, ...])
+
+
+class _Thread(threading.local):
+    """What recording needs to know in this thread.
+
+    Attributes
+    ----------
+    wanted : bool. Whether the loops that run are to be recorded.
+    streams : dict. A stream per device: the default stream cannot be recorded.
+    graphs : dict. The last graph per device: it keeps the memory that all of them share.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.streams = dict[torch.device, Any]()
+        self.graphs = dict[torch.device, Any]()
+
+
+_thread = _Thread()
+
+
+def is_wanted() -> bool:
+    """Return whether the loops that run are to be recorded."""
+    return _thread.wanted
+
+
+def check_device(device: torch.device) -> None:
+    """Raise unless what happens on this device can be recorded."""
+    if device.type != "cuda":
+        raise ArgumentError(
+            f"cuda_graph: y0 is on {device}, and only steps on a CUDA device can be recorded. Leave it out, or move y0 "
+            "and args with .to('cuda')."
+        )
+
+
+def recorded(wanted: bool, like: Tensor, work: Callable[[], _T]) -> _T:
+    """Return ``work()``, a tensor or several, of which the loops are recorded if that is `wanted`.
+
+    It is done on a stream of its own, after what the current one has been given, and before what it will be.
+    """
+    if not wanted:
+        return work()
+    before, _thread.wanted = _thread.wanted, True
+    try:
+        return _aside(like.device, work)
+    finally:
+        _thread.wanted = before
+
+
+def _aside(device: torch.device, work: Callable[[], _T]) -> _T:
+    current = torch.cuda.current_stream(device)
+    if device not in _thread.streams:
+        _thread.streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = _thread.streams[device]
+    stream.wait_stream(current)
+    try:
+        with torch.cuda.stream(stream):
+            results = work()
+    finally:
+        current.wait_stream(stream)
+    for tensor in (results,) if isinstance(results, Tensor) else results:
+        tensor.record_stream(current)
+    return results
+
+
+class Graph:
+    """The operations of ``work()``, recorded on the current stream; `output` is what it returned.
+
+    They are not carried out until `replay`. Raises ArgumentError where they cannot be recorded.
+    """
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        device = torch.device("cuda", torch.cuda.current_device())
+        last = _thread.graphs.get(device)
+        self._graph = torch.cuda.CUDAGraph()
+        try:
+            self._graph.capture_begin(pool=last and last.pool(), capture_error_mode="thread_local")
+            try:
+                self.output = work()
+            finally:
+                self._graph.capture_end()
+        except RuntimeError as error:
+            cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            raise ArgumentError(
+                "cuda_graph: a step cannot be recorded. The residual, or a linear solve in it, waits for the device: a "
+                ".item(), a branch on a tensor's value, a copy to the CPU. Leave that out, or cuda_graph. PyTorch "
+                f"says: {str(cause).splitlines()[0]}"
+            ) from cause
+        _thread.graphs[device] = self._graph
+
+    def replay(self) -> None:
+        """Carry the operations out, on the tensors that they were recorded with."""
+        self._graph.replay()
+
+
+class Recording:
+    """A function of a nested tuple of tensors, recorded for tensors of these shapes and dtypes.
+
+    Attributes
+    ----------
+    state : the tensors that it reads: a copy of those of the last call.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], state: Any) -> None:
+        leaves, self._structure = optree.tree_flatten(state)
+        self._inputs = [leaf.contiguous().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self.state = optree.tree_unflatten(self._structure, self._inputs)
+        self._graph = Graph(lambda: self._recorded(function))
+
+    def fits(self, state: Any) -> bool:
+        """Return whether this is a state such as that which was recorded."""
+        leaves, structure = optree.tree_flatten(state)
+        pairs = zip(leaves, self._inputs, strict=False)
+        return structure == self._structure and all(
+            (new.shape, new.dtype) == (old.shape, old.dtype) if isinstance(new, Tensor) else new is old
+            for new, old in pairs
+        )
+
+    def __call__(self, state: Any) -> Any:
+        """Return the step from this state, in tensors that the next call overwrites."""
+        leaves = optree.tree_leaves(state)
+        pairs = [(old, new) for old, new in zip(self._inputs, leaves, strict=True) if old is not new]
+        torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])
+        self._graph.replay()
+        return self._graph.output
+
+    def _recorded(self, function: Callable[[Any], Any]) -> Any:
+        step = function(self.state)
+        # a part of the state that has only moved to another place would be overwritten before it is read
+        inputs = {id(leaf): place for place, leaf in enumerate(self._inputs)}
+        storages = {leaf.untyped_storage().data_ptr() for leaf in self._inputs if isinstance(leaf, Tensor)}
+
+        def apart(place: int, leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor) or inputs.get(id(leaf)) == place:
+                return leaf
+            return leaf.clone() if leaf.untyped_storage().data_ptr() in storages else leaf
+
+        leaves, structure = optree.tree_flatten(step.result)
+        return step._replace(result=optree.tree_unflatten(structure, list(map(apart, range(len(leaves)), leaves))))
+
+
+def kept(state: Any) -> Any:
+    """Return a copy of a state, which no replay overwrites."""
+    return optree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, state)

@@ -1,0 +1,143 @@
+"""Recorded steps, on a CPU: a tape of PyTorch's operations stands for a CUDA graph. On a GPU: tests/test_gpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import rootdiff_torch
+from rootdiff import ArgumentError
+from rootdiff_torch import _loops, _namespace, _recording, _root
+from rootdiff_torch.nn import FixedPointLayer
+
+SOLVERS = ("newton", "fixed_point", "anderson", "df_sane", "trust_region", "broyden", "chord", "auto")
+SOLVERS += ("levenberg_marquardt", "newton_krylov")
+
+
+class Tape(TorchDispatchMode):
+    """Runs operations once when they are recorded, and again, into the same tensors, when they are replayed."""
+
+    made = 0
+    replays = 0
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__()
+        Tape.made += 1
+        self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
+        with self:
+            self.output = work()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        assert "_local_scalar_dense" not in name, "a graph cannot wait for the device"
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        Tape.replays += 1
+        with torch.no_grad():
+            for func, args, kwargs, result in self.operations:
+                storages = {arg.untyped_storage().data_ptr() for arg in tensors((args, kwargs))}
+                again = func(*args, **kwargs)
+                for old, new in zip(tensors(result), tensors(again), strict=True):
+                    if old.untyped_storage().data_ptr() not in storages:
+                        old.copy_(new)
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors as if on another device, whose graphs are tapes."""
+    for module in (_loops, _namespace):
+        monkeypatch.setattr(module, "is_here", lambda tensor: False)
+    monkeypatch.setattr(_recording, "Graph", Tape)
+    monkeypatch.setattr(_recording, "_aside", lambda device, work: work())
+    monkeypatch.setattr(_root, "check_device", lambda device: None)
+    monkeypatch.setattr(Tape, "made", 0)
+    monkeypatch.setattr(Tape, "replays", 0)
+
+
+def weights(n: int = 8) -> Tensor:
+    torch.manual_seed(0)
+    matrix = torch.randn(n, n, dtype=torch.float64)
+    return 0.9 * matrix / torch.linalg.matrix_norm(matrix, 2)
+
+
+def solved(solver: str, adjoint: str = "auto", **options: Any) -> tuple[Any, tuple[Tensor, ...]]:
+    matrix, x = weights().requires_grad_(), torch.linspace(-2, 2, 128, dtype=torch.float64).reshape(16, 8)
+    x.requires_grad_()
+    sol = rootdiff_torch.fixed_point(
+        lambda z, matrix, x: torch.tanh(z @ matrix.T + x),
+        torch.zeros(16, 8, dtype=torch.float64),
+        *(matrix, x),
+        solver=solver,
+        adjoint=adjoint,
+        batch_ndim=1,
+        **options,
+    )
+    return sol, torch.autograd.grad(sol.y.square().sum(), (matrix, x))
+
+
+@pytest.mark.parametrize("adjoint", ["auto", "gmres", "bicgstab", "neumann", "lsmr"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_recording_does_what_the_steps_do(solver: str, adjoint: str, device: None) -> None:
+    plain, gradients = solved(solver, adjoint)
+    sol, found = solved(solver, adjoint, cuda_graph=True)
+    for new, old in zip((sol.y, sol.status, sol.steps, *found), (*plain[:3], *gradients), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=0)
+
+
+def test_a_step_is_recorded_once(device: None) -> None:
+    sol, _ = solved("fixed_point", "neumann", cuda_graph=True)
+    steps = int(sol.steps.max())
+    assert Tape.replays > steps - 8 > 0
+    assert Tape.made <= 4
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "pseudo_transient"])
+def test_steps_that_go_otherwise_are_taken_again(solver: str, device: None) -> None:
+    """Far starts, so that steps are rejected and searched for."""
+    torch.manual_seed(3)
+    start, target = 30 * torch.randn(16, 3, dtype=torch.float64), torch.randn(16, 3, dtype=torch.float64)
+
+    def solve(**options: Any) -> list[Tensor]:
+        options |= {"solver": solver, "batch_ndim": 1, "on_failure": "ignore"}
+        sol = rootdiff_torch.root(lambda y, a: a - y - y**3 - torch.sin(3 * y.flip(-1)), start, target, **options)
+        return [sol.y, sol.status, sol.steps]
+
+    for found, value in zip(solve(cuda_graph=True), solve(), strict=True):
+        torch.testing.assert_close(found, value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_what_is_returned_is_not_overwritten_by_a_later_solve(device: None) -> None:
+    first, gradients = solved("anderson", "gmres", cuda_graph=True)
+    copies = [tensor.clone() for tensor in (first.y, *gradients)]
+    solved("anderson", "gmres", cuda_graph=True)
+    for tensor, copy in zip((first.y, *gradients), copies, strict=True):
+        torch.testing.assert_close(tensor, copy, rtol=0, atol=0)
+
+
+def test_a_layer_takes_the_option(device: None) -> None:
+    layer = FixedPointLayer(lambda z, x: torch.cos(0.5 * z) + x, solver="fixed_point", cuda_graph=True)
+    layer(torch.ones(3, 4))
+    assert Tape.replays > 0
+
+
+@pytest.mark.parametrize("option", [{"verbose": True}, {"history": True}, {"callback": print}])
+def test_python_sees_no_recorded_step(option: dict[str, Any], device: None) -> None:
+    with pytest.raises(ArgumentError, match=r"cuda_graph: .*callback, verbose and history"):
+        rootdiff_torch.root(lambda y: y**2 - 2, torch.ones(1), cuda_graph=True, **option)
+
+
+def test_a_cpu_has_no_graphs() -> None:
+    with pytest.raises(ArgumentError, match=r"cuda_graph: y0 is on cpu.*\.to\('cuda'\)"):
+        rootdiff_torch.root(lambda y: y**2 - 2, torch.ones(1), cuda_graph=True)
