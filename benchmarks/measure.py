@@ -42,12 +42,17 @@ class Worker:
         self._connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, workload, dict(settings), row, device), daemon=True)
         self._process.start()
+        self._started = time.perf_counter()
         other.close()
 
     def ask(self, question: str, limit: float) -> Any:
         """Return the answer, or raise TimeoutError after `limit` seconds, or RuntimeError with what went wrong."""
         self._connection.send(question)
         return self.answer(limit)
+
+    def first_answer(self, limit: float) -> Any:
+        """Return what the first calls gave, or raise as `ask` does `limit` seconds after the start of the process."""
+        return self.answer(max(0.0, self._started + limit - time.perf_counter()))
 
     def answer(self, limit: float) -> Any:
         if not self._connection.poll(limit):
@@ -103,7 +108,7 @@ def table(
 def _answered(problem: Problem, record: dict[str, Any], worker: Worker, limit: float) -> bool:
     """Fill in what the first calls of a worker gave, or why they gave nothing."""
     try:
-        record |= _judged(problem, worker.answer(limit))
+        record |= _judged(problem, worker.first_answer(limit))
     except (TimeoutError, RuntimeError) as error:
         record["reason"] = f"over {limit:g} s" if isinstance(error, TimeoutError) else str(error)
     print(f"  {record['library']}, {record['configuration']}: {_progress(record)}", file=sys.stderr, flush=True)

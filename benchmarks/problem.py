@@ -83,7 +83,7 @@ class Row:
     """A library with its settings: a line of the table, or the reason why there is none.
 
     `settings` may depend on the problem. `prepare`, where given, takes the place of the library's own function from the
-    problem to its `Calls`. What is `full` is left out of the reduced run.
+    problem to its `Calls`. What is `full` is left out of the reduced run; `device` is the only one that the row is for.
     """
 
     library: str
@@ -92,6 +92,7 @@ class Row:
     cannot: str = ""
     prepare: Callable[..., Calls] | None = None
     full: bool = False
+    device: str = ""
 
 
 @dataclass(frozen=True)

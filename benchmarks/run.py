@@ -18,11 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-#: Set before any library starts its threads: one thread for all.
-_ONE_THREAD = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC", "PJRT_NPROC"), "1"),
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-}
+#: Set before any library starts its threads: one thread for all; on a GPU XLA needs more of them, to compile.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ONE_THREAD_OF_XLA = {"NPROC": "1", "PJRT_NPROC": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
 _PACKAGES = (
     *("rootdiff", "numpy", "scipy", "torch", "jax", "optimistix", "lineax", "jaxopt", "torchdeq", "torchopt"),
     *("xitorch", "casadi"),
@@ -59,6 +57,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name in options.workload:
         workload = WORKLOADS[name]
         rows = [(place, row) for place, row in enumerate(workload.rows) if options.full or not row.full]
+        rows = [(place, row) for place, row in rows if row.device in ("", options.device)]
         if options.library:
             rows = [(place, row) for place, row in rows if row.library in options.library]
         for case, settings in workload.cases.items():
@@ -88,6 +87,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     os.environ.update(_ONE_THREAD)
+    if "cuda" not in (sys.argv if arguments is None else arguments):
+        os.environ.update(_ONE_THREAD_OF_XLA)
     from benchmarks.contenders import LIBRARIES
     from benchmarks.report import markdown
     from benchmarks.workloads import WORKLOADS

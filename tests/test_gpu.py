@@ -199,9 +199,8 @@ def test_torch_raises_and_names_the_failure() -> None:
         rootdiff_torch.root(lambda y, a: y - a, y0, torch.ones(2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("solver", ["newton", "fixed_point", "anderson", "broyden", "chord", "df_sane"])
+@pytest.mark.parametrize("solver", ["newton", "fixed_point", "anderson", "broyden", "chord", "df_sane", "trust_region"])
 def test_torch_waits_once_a_step(solver: str) -> None:
-    """The trust region is missing: by this count it waits three times, and where has not been found yet."""
     method, weights = rootdiff_torch.get_solver(solver, "torch"), torch.linspace(0.1, 0.5, 8, device=GPU).double()
 
     def count(steps: int) -> int:

@@ -15,6 +15,12 @@ ROWS = (
     Row("rootdiff", "newton, lu, derivatives given", {"solver": "newton", "adjoint": "lu", "given": True}),
     Row("rootdiff_torch", "auto"),
     Row("rootdiff_torch", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
+    Row(
+        "rootdiff_torch",
+        "newton, lu, CUDA graph",
+        {"solver": "newton", "adjoint": "lu", "cuda_graph": True},
+        device="cuda",
+    ),
     Row("rootdiff_jax", "auto"),
     Row("rootdiff_jax", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
     Row("rootdiff_jax", "auto, batched_args", {"batched_args": (0, 0)}),

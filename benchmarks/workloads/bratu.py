@@ -218,6 +218,12 @@ def _rows() -> tuple[Row, ...]:
         Row("floor", "cg behind sine transforms, NumPy", prepare=sine_floor),
         Row("floor", "cg, compiled stencil", {"needs": ("jax",)}, prepare=stencil_floor),
         *ours,
+        Row(
+            "rootdiff_torch",
+            "newton_krylov with cg, cg to 1e-10, CUDA graph",
+            {"solver": rd.NewtonKrylov(linear=rd.CG()), "adjoint": rd.CG(rtol=1e-10), "cuda_graph": True},
+            device="cuda",
+        ),
         Row("SciPy", "Newton by hand, sparse LU", prepare=scipy_sparse),
         Row("SciPy", "krylov", {"method": "krylov", "options": {"fatol": 1e-10}}),
         Row("Optimistix", "Newton, CG", {"linear": "CG", "linear_rtol": 1e-10, "whole": True}),

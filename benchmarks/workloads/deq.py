@@ -158,6 +158,13 @@ ROWS = (
             Row(library, "fixed_point, gmres, both to 1e-5", {**_FIXED, **_LIKE_PEERS}),
         )
     ),
+    Row("rootdiff_torch", "auto, CUDA graph", {**_FIXED, "cuda_graph": True}, device="cuda"),
+    Row(
+        "rootdiff_torch",
+        "fixed_point, gmres, both to 1e-5, CUDA graph",
+        {**_FIXED, **_LIKE_PEERS, "cuda_graph": True},
+        device="cuda",
+    ),
     Row("SciPy", "root", cannot="no batch without a Jacobian: 256 solves of 512 unknowns, 1 s each"),
     Row(
         "Optimistix",

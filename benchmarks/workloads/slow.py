@@ -83,6 +83,12 @@ ROWS = (
         for library, given in (("rootdiff", {"given": True}), ("rootdiff_torch", {}), ("rootdiff_jax", {}))
         for name, options in (("whole", {}), ("batched_args", {"batched_args": (None, 0)}))
     ),
+    Row(
+        "rootdiff_torch",
+        "newton, lu, CUDA graph",
+        {"solver": "newton", "adjoint": "lu", "cuda_graph": True},
+        device="cuda",
+    ),
     Row("rootdiff_torch", "auto"),
     Row("rootdiff_jax", "auto"),
     Row("SciPy", "hybr, one by one, Jacobian given", {"method": "hybr", "tol": 1e-10}),

@@ -143,8 +143,8 @@ def _dogleg(
         full = end_length <= radius
         # |cauchy + t bend| = radius; the root that does not cancel
         a, b = dot(xp, bend, bend), dot(xp, metric * cauchy, bend)
-        room = xp.maximum((radius - reach) * (radius + reach), 0.0)
-        root = xp.sqrt(xp.maximum(b * b + a * room, 0.0))
+        room = xp.clip((radius - reach) * (radius + reach), 0.0)
+        root = xp.sqrt(xp.clip(b * b + a * room, 0.0))
         denominator = b + root
         t = xp.where(b > 0, room / xp.where(denominator > 0, denominator, 1.0), (root - b) / xp.where(a > 0, a, 1.0))
         t = xp.where(xp.isfinite(t), xp.clip(t, 0.0, 1.0), 0.0)[..., None]
