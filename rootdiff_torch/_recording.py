@@ -53,11 +53,9 @@ def recorded(wanted: bool, like: Tensor, work: Callable[[], _T]) -> _T:
 
     It is done on a stream of its own, after what the current one has been given, and before what it will be.
     """
-    if not wanted:
-        return work()
-    before, _thread.wanted = _thread.wanted, True
+    before, _thread.wanted = _thread.wanted, wanted  # of a solve inside a residual too
     try:
-        return _aside(like.device, work)
+        return _aside(like.device, work) if wanted else work()
     finally:
         _thread.wanted = before
 
@@ -109,7 +107,7 @@ class Graph:
 
 
 class Recording:
-    """A function of a nested tuple of tensors, recorded for tensors of these shapes and dtypes.
+    """A step, recorded for states of these shapes and dtypes: from one to a NamedTuple whose `result` is the next.
 
     Attributes
     ----------

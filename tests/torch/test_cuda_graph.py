@@ -126,6 +126,29 @@ def test_what_is_returned_is_not_overwritten_by_a_later_solve(device: None) -> N
         torch.testing.assert_close(tensor, copy, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("options", [{}, {"cuda_graph": True}])
+def test_a_solve_inside_the_residual(options: dict[str, Any], device: None) -> None:
+    """Its steps are recorded if it asks for that itself; the outer steps, which always enter its loop, are not."""
+
+    def solve(**outer: Any) -> tuple[Tensor, Tensor]:
+        a = torch.linspace(1, 2, 5, dtype=torch.float64)[:, None].requires_grad_()
+
+        def residual(y: Tensor, a: Tensor) -> Tensor:
+            inner = rootdiff_torch.root(lambda x, y: x**3 + x - y, y, y, solver="newton", batch_ndim=1, **options)
+            return inner.y + y - a
+
+        y = rootdiff_torch.root(
+            residual, torch.ones(5, 1, dtype=torch.float64), a, solver="chord", batch_ndim=1, **outer
+        ).y
+        return y, torch.autograd.grad(y.sum(), a)[0]
+
+    expected = solve()
+    without = Tape.made
+    for found, value in zip(solve(cuda_graph=True), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=0, atol=0)
+    assert (Tape.made > without) == bool(options)
+
+
 def test_a_layer_takes_the_option(device: None) -> None:
     layer = FixedPointLayer(lambda z, x: torch.cos(0.5 * z) + x, solver="fixed_point", cuda_graph=True)
     layer(torch.ones(3, 4))
