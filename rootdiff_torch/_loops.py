@@ -25,30 +25,35 @@ class _Foresight(threading.local):
     away : bool. Whether the step is one on another device.
     script : sequence of bool or None. What `surely_all` is to answer, as far as it goes; None: it is not asked.
     masks : list of boolean tensors. What it was asked about.
+    accounting : bool. Whether the step has been taken, and any mask is foreseen; else those that are made when asked.
     """
 
     def __init__(self) -> None:
         self.assumes, self.asked, self.met, self.away = False, list[Tensor](), False, False
         self.script: Sequence[bool] | None = None
         self.masks = list[Tensor]()
+        self.accounting = False
 
-    def taken(self, body: Function, state: Any, assumes: bool) -> tuple[Any, list[Tensor], bool]:
-        """Return ``body(state)``, and the conditions it has asked for and met."""
-        enclosing = self.assumes, self.asked, self.met, self.away, self.script
-        self.assumes, self.asked, self.met, self.away, self.script = assumes, [], False, True, None
+    def taken(
+        self, body: Function, state: Any, assumes: bool, script: Sequence[bool]
+    ) -> tuple[Any, list[Tensor], list[Tensor], bool]:
+        """Return ``body(state)``, `surely_all` answering by the script; the conditions and masks asked about; `met`."""
+        enclosing = self.assumes, self.asked, self.met, self.away, self.script, self.masks, self.accounting
+        self.assumes, self.asked, self.met, self.away = assumes, [], False, True
+        self.script, self.masks, self.accounting = script, [], False
         try:
-            return body(state), self.asked, self.met
+            return body(state), self.asked, self.masks, self.met
         finally:
-            self.assumes, self.asked, self.met, self.away, self.script = enclosing
+            self.assumes, self.asked, self.met, self.away, self.script, self.masks, self.accounting = enclosing
 
     def accounted(self, account: Function, new: Any, old: Any, script: Sequence[bool]) -> tuple[Any, list[Tensor]]:
         """Return ``account(new, old)`` with `surely_all` answering by the script, and what that was asked about."""
-        enclosing = self.script, self.masks
-        self.script, self.masks = script, []
+        enclosing = self.script, self.masks, self.accounting
+        self.script, self.masks, self.accounting = script, [], True
         try:
             return account(new, old), self.masks
         finally:
-            self.script, self.masks = enclosing
+            self.script, self.masks, self.accounting = enclosing
 
 
 _foresight = _Foresight()
@@ -71,14 +76,14 @@ def holds(condition: Tensor) -> bool:
 
 def surely_all(mask: Tensor | Callable[[], Tensor]) -> bool:
     """Return whether all of a mask is known to hold, or foreseen to; one that is not to be asked about is not made."""
-    script = _foresight.script
+    script, foreseen = _foresight.script, _foresight.accounting or callable(mask)
     if callable(mask):
         if _foresight.away and script is None:
             return False
         mask = mask()
     if is_here(mask):
         return bool(mask.view(torch.uint8).amin())  # a minimum of bytes takes a tenth of the time of all()
-    if script is None:
+    if script is None or not foreseen:
         return False
     place = len(_foresight.masks)
     _foresight.masks.append(mask)
@@ -89,8 +94,8 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
     """Apply `body`, then `account` to what it gives and the last state, while `cond` holds.
 
     On another device, `body` is taken to meet no condition (a line search that need not begin) where it met none in the
-    last step, and what all systems had in common then, `account` takes for granted. Whether that was right is read
-    together with `cond`; what was done wrongly is done again. Once two steps have gone alike, further ones are those of
+    last step, and what all systems had in common then is taken for granted. Whether that was right is read together
+    with `cond`; what was done wrongly is done again. Once two steps have gone alike, further ones are those of
     a recording, where that is wanted.
     """
     going = cond(state)
@@ -98,7 +103,7 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
         return in_python(cond, body, state, account)
     if not holds(going):
         return state
-    assumes, script, alike = False, list[bool](), False
+    assumes, script, alike = False, (list[bool](), list[bool]()), False
     recording, replayed = None, False
     while True:
         take = partial(_foreseen, cond, body, account, assumes, script)
@@ -108,46 +113,56 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
             step, state, replayed = recording(state), recording.state, True
         else:
             step, recording = take(state), None
-        values: list[bool] = step.flags.tolist()
-        more, conditions, common = values[0], values[1 : step.first_mask], values[step.first_mask :]
-        result, met = step.result, step.met
-        if any(conditions):
-            new, _, met = _foresight.taken(body, state, False)
-            result, masks = _foresight.accounted(account, new, state, [])
-            more, *common = _flags(cond(result), masks).tolist()
-        elif (wrong := _first_wrong(script, common)) is not None:
-            result, masks = _foresight.accounted(account, step.new, state, common[: wrong + 1])
-            more, *common = _flags(cond(result), masks).tolist()
+        more, conditions, of_step, of_account = step.read()
+        if any(conditions) or _is_wrong(script[0], of_step):
+            step = _foreseen(cond, body, account, False, ([], []), state)
+            more, _, of_step, of_account = step.read()
+        elif _is_wrong(script[1], of_account):
+            known = _right(script[1], of_account)
+            result, masks = _foresight.accounted(account, step.new, state, known)
+            step = step._replace(result=result, flags=_flags(cond(result), masks), counts=(0, 0))
+            more, _, _, of_account = step.read()
         if not more:
-            return kept(result) if replayed else result
-        alike = assumes and not met and common == script
-        assumes, script, state = not met, common, result
+            return kept(step.result) if replayed else step.result
+        alike = assumes and not step.met and (of_step, of_account) == script
+        assumes, script, state = not step.met, (of_step, of_account), step.result
+
+
+_Script = tuple[list[bool], list[bool]]
 
 
 class _Step(NamedTuple):
-    """A step and its account; `flags`: whether to go on, which conditions hold, which masks hold everywhere."""
+    """A step and its account, and what is to be read of them: `flags`, by `counts` of conditions and of masks."""
 
     new: Any
     result: Any
     flags: Tensor
-    first_mask: int
+    counts: tuple[int, int]
     met: bool
 
+    def read(self) -> tuple[bool, list[bool], list[bool], list[bool]]:
+        """Return whether to go on, which conditions hold, and which masks of step and account hold everywhere."""
+        values: list[bool] = self.flags.tolist()
+        first, second = 1 + self.counts[0], 1 + sum(self.counts)
+        return values[0], values[1:first], values[first:second], values[second:]
 
-def _foreseen(
-    cond: Function, body: Function, account: Function, assumes: bool, script: Sequence[bool], state: Any
-) -> _Step:
-    new, asked, met = _foresight.taken(body, state, assumes)
-    result, masks = _foresight.accounted(account, new, state, script)
-    return _Step(new, result, _flags(cond(result), masks, asked), 1 + len(asked), met)
+
+def _foreseen(cond: Function, body: Function, account: Function, assumes: bool, script: _Script, state: Any) -> _Step:
+    new, asked, common, met = _foresight.taken(body, state, assumes, script[0])
+    result, masks = _foresight.accounted(account, new, state, script[1])
+    return _Step(new, result, _flags(cond(result), [*common, *masks], asked), (len(asked), len(common)), met)
 
 
 def _flags(going: Tensor, masks: Sequence[Tensor], conditions: Sequence[Tensor] = ()) -> Tensor:
-    """Return whether a loop goes on, which conditions hold, and which masks hold everywhere: to be read at once."""
     return torch.stack([going, *conditions, *(mask.all() for mask in masks)])
 
 
-def _first_wrong(script: Sequence[bool], found: Sequence[bool]) -> int | None:
-    """Return the first place where something was taken for granted that is not so; what follows it means nothing."""
-    pairs = zip(script, found, strict=False)
-    return next((place for place, (said, true) in enumerate(pairs) if said and not true), None)
+def _is_wrong(script: Sequence[bool], found: Sequence[bool]) -> bool:
+    """Return whether something was taken for granted that is not so."""
+    return any(said and not true for said, true in zip(script, found, strict=False))
+
+
+def _right(script: Sequence[bool], found: Sequence[bool]) -> list[bool]:
+    """Return what was found up to the first thing that was wrong; what follows that means nothing."""
+    wrong = [said and not true for said, true in zip(script, found, strict=False)]
+    return list(found[: wrong.index(True) + 1])
