@@ -89,8 +89,11 @@ ROWS = (
         {"solver": "newton", "adjoint": "lu", "cuda_graph": True},
         device="cuda",
     ),
-    Row("rootdiff_torch", "auto"),
-    Row("rootdiff_jax", "auto"),
+    *(
+        Row(library, name, settings)
+        for library in ("rootdiff_torch", "rootdiff_jax")
+        for name, settings in (("auto", {}), ("auto, batched_args", {"batched_args": (None, 0)}))
+    ),
     Row("SciPy", "hybr, one by one, Jacobian given", {"method": "hybr", "tol": 1e-10}),
     Row("Optimistix", "Newton, vmap"),
     Row("JAXopt", "Broyden, lu, vmap", {"solver": "Broyden", "tol": 1e-9, "linear": "solve_lu"}),
