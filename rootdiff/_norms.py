@@ -47,6 +47,9 @@ def numbers(xp: Any, like: Array) -> Array:
 
     Once for all systems: a compiler that evaluates constants takes seconds for the sums of a large batch.
     """
+    cheaper = getattr(xp, "numbers", None)
+    if cheaper:
+        return cheaper(like)
     zeros = xp.zeros_like(like)
     if like.ndim > 1:  # a sum, since a batch that is spread over devices can be neither reshaped nor indexed
         zeros = xp.sum(zeros, axis=tuple(range(like.ndim - 1)))

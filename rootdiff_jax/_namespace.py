@@ -1,4 +1,4 @@
-"""The array namespace of JAX as solvers see it: `jax.numpy`, and a norm by one reduction."""
+"""The array namespace of JAX as solvers see it: `jax.numpy`, and what costs a compiled program less."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rootdiff import _namespace
 
 
 class Namespace(_namespace.Namespace):
-    """`max_norm`; all other functions are those of `jax.numpy`."""
+    """`max_norm` and `numbers`; all other functions are those of `jax.numpy`."""
 
     module = jnp
 
@@ -19,3 +19,8 @@ class Namespace(_namespace.Namespace):
     def max_norm(x: Array, _: Callable[[Array], Array], /) -> Array:
         """Return the largest absolute entries over the last axis: a compiler needs no memory for them."""
         return jnp.max(jnp.abs(x), axis=-1)
+
+    @staticmethod
+    def numbers(like: Array, /) -> Array:
+        """Return the numbers 1 to n, (n,): a constant to a compiler, where sums are left to each call."""
+        return jnp.arange(1, like.shape[-1] + 1, dtype=like.dtype)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._iterate import signs
-from rootdiff._norms import dot, norm2
+from rootdiff._norms import dot, norm2, numbers
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
@@ -15,15 +14,22 @@ from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 _ROUNDINGS = 100.0
 
 
-def is_symmetric(operator: LinearOperator, like: Array) -> Array:
+def probes(xp: Any, like: Array) -> tuple[Array, Array]:
+    """Return two vectors of random-like signs, shaped like `like`, (*batch, n): those of sin(k^2 + 1), and of -cos of
+    twice that angle."""
+    index = numbers(xp, like)
+    wave, one = xp.sin(index * index + 1), xp.ones_like(like)
+    return xp.where(wave > 0, one, -one), xp.where(xp.abs(wave) > 0.5**0.5, one, -one)
+
+
+def is_symmetric(operator: LinearOperator, u: Array, v: Array) -> Array:
     """Return whether ``u . A v = v . A u`` for two vectors of random-like signs, to rounding, (*batch).
 
     A matrix that is not symmetric passes only by a coincidence of rounding size.
     """
     xp = operator.backend.xp
-    u, v = signs(xp, like, 1), signs(xp, like, 2)
     of_u, of_v = operator.matvec(u), operator.matvec(v)
-    noise = _ROUNDINGS * operator.precision * (norm2(xp, of_u) + norm2(xp, of_v)) * like.shape[-1] ** 0.5
+    noise = _ROUNDINGS * operator.precision * (norm2(xp, of_u) + norm2(xp, of_v)) * u.shape[-1] ** 0.5
     return xp.abs(dot(xp, u, of_v) - dot(xp, v, of_u)) <= noise
 
 

@@ -9,7 +9,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._iterate import keep, select
 from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
-from rootdiff.linear._cg import CG, is_symmetric
+from rootdiff.linear._cg import CG, is_symmetric, probes
 from rootdiff.linear._contraction import Product, Start
 from rootdiff.linear._krylov import Krylov
 
@@ -64,10 +64,11 @@ class GMRES(Krylov):
         if operator.fixed_point or self._preconditions(operator) or rhs.shape[-1] <= (self.restart or _UNRESTARTED):
             return first
         backend, xp = operator.backend, operator.backend.xp
+        u, v = probes(xp, rhs)  # not in the branch, out of which no compiler moves what each Newton step makes anew
 
         def conjugate(start: Start) -> Start:
             # a goal that is reached leaves out the systems that are not symmetric
-            within = xp.where(is_symmetric(operator, rhs), goal, xp.full_like(goal, xp.inf))
+            within = xp.where(is_symmetric(operator, u, v), goal, xp.full_like(goal, xp.inf))
             x = start.x + CG(preconditioner=None).cycle(operator, start.residual, start.norm, within)
             residual = rhs - operator.matvec(x)
             norm = norm2(xp, residual)

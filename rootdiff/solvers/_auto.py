@@ -39,7 +39,8 @@ class Auto(Solver):
     Up to 1024 unknowns and 2^24 Jacobian entries in the batch: `Newton`, then `TrustRegion`, `LevenbergMarquardt` and
     `PseudoTransient`, each for the systems in which those before it failed; one system of more than 64 unknowns is
     tried before by a `NewtonKrylov` that takes few products, or, where products come from differences, by `Chord`,
-    which forms few Jacobians; not where the user gives the Jacobian. Above: `NewtonKrylov`, then `DFSane`.
+    which forms few Jacobians; not where the user gives the Jacobian. Above: `NewtonKrylov`, then `DFSane`. Equations
+    of one unknown, in which there is no direction to choose: `Newton`, then `PseudoTransient`.
 
     Parameters
     ----------
@@ -62,6 +63,8 @@ class Auto(Solver):
         ]
         if sparing is not None and shape[-1] > _FEW and math.prod(shape) == shape[-1]:
             dense = [sparing, *dense]
+        if shape[-1] == 1:
+            dense = [Newton(), PseudoTransient()]
         free: list[Solver] = [NewtonKrylov(), DFSane()]
         robust = dense if is_dense(shape) else free
         if self.fixed_point and not is_dense(shape, _NEWTON_CELL):

@@ -59,8 +59,14 @@ class Chain(Solver):
         return self.solve_where(residual, y0, residual.xp.isfinite(y0[..., 0]) | True)
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
+        backend = residual.backend
         first = self.solvers[0].solve_where(residual, y0, active)
-        return self._after(0, residual, y0, active, first._replace(method=residual.xp.zeros_like(first.status)))
+        first = first._replace(method=residual.xp.zeros_like(first.status))
+        if first.factors is None or not backend.eliminates(y0.shape):
+            return self._after(0, residual, y0, active, first)
+        # made where they are used only: not if a branch took them along
+        raw = self._after(0, residual, y0, active, first._replace(factors=None))
+        return raw._replace(factors=backend.lu_factor(residual.jacobian(raw.y)))
 
     def _after(self, index: int, residual: Residual, y0: Array, active: Array, best: RawSolution) -> RawSolution:
         """Return what the solvers after the one at `index` make of the `best` of those up to it."""
