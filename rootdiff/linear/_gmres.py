@@ -100,7 +100,8 @@ class GMRES(Krylov):
         triangle = xp.where(built[..., None, :], cycle.triangle, _eye(xp, steps))
         weights = backend.lu_solve(backend.lu_factor(triangle), g)
         weights = xp.where(xp.isfinite(weights), weights, 0.0)
-        return precondition(xp.sum(weights[..., None] * cycle.basis[..., :m, :], axis=-2))
+        weights = xp.concat([weights, xp.zeros_like(weights[..., :1])], axis=-1)  # a part of the basis would be a copy
+        return precondition(xp.sum(weights[..., None] * cycle.basis, axis=-2))
 
 
 def _longer(backend: Backend, product: Product, cycle: _Cycle, norm: Array, goal: Array) -> _Cycle:
