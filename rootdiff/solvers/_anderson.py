@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
@@ -20,7 +20,7 @@ class AndersonState(NamedTuple):
     """Iterate, residual, error estimate, status; changes of ``y + damping * f`` and of f in the last steps.
 
     The newest come first, each a vector, (*batch, n), so that a new one costs no copy of the others. `gram`,
-    (*batch, depth, depth), has the inner products of the changes of f.
+    (*batch, depth, depth), has the inner products of the changes of f, and `projection`, (*batch, depth), theirs with f.
     """
 
     y: Array
@@ -31,6 +31,7 @@ class AndersonState(NamedTuple):
     changes: tuple[Array, ...]
     f_changes: tuple[Array, ...]
     gram: Array
+    projection: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Anderson(IterativeSolver):
     regularisation: float | None = None
 
     runtime = (*IterativeSolver.runtime, "damping", "regularisation")
-    loose = (*IterativeSolver.loose, "changes", "f_changes", "gram")
+    loose = (*IterativeSolver.loose, "changes", "f_changes", "gram", "projection")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,12 +85,12 @@ class Anderson(IterativeSolver):
         row = xp.concat([xp.zeros_like(y[..., :1])] * self.depth, axis=-1)
         gram = row[..., None] * row[..., None, :]
         f = residual(y)
-        return AndersonState(y, f, no_estimate(xp, y), running(xp, y), max_norm(xp, f), empty, empty, gram)
+        return AndersonState(y, f, no_estimate(xp, y), running(xp, y), max_norm(xp, f), empty, empty, gram, row)
 
     def step(self, residual: Residual, state: AndersonState) -> AndersonState:
         xp = residual.xp
         count = _filled(residual, state.gram)
-        weights = self._weights(residual, state, count)
+        weights = self._weights(residual, state)
         step = damped(self.damping, state.f)
         for place, change in enumerate(state.changes[:count]):
             step = step - weights[..., place, None] * change
@@ -101,7 +102,11 @@ class Anderson(IterativeSolver):
             moved, changed = max_norm(xp, y_change), max_norm(xp, f_change)
             error = secant_error(xp, trial.f, trial.size, state.f_norm, moved, changed)
         f_changes = (f_change, *state.f_changes[:-1])
-        row = _inner_products(xp, f_changes, f_change, count + 1)
+        products = [dot(xp, change, trial.f) for change in f_changes[: count + 1]]
+        projection = xp.stack([*products, *[xp.zeros_like(trial.size)] * (self.depth - len(products))], axis=-1)
+        # those of the changes before with f have changed by those with its change
+        others = projection[..., 1:] - state.projection[..., :-1]
+        row = xp.concat([dot(xp, f_change, f_change)[..., None], others], axis=-1)
         below = xp.concat([row[..., 1:, None], state.gram[..., :-1, :-1]], axis=-1)
         return AndersonState(
             trial.y,
@@ -112,18 +117,18 @@ class Anderson(IterativeSolver):
             (y_change + damped(self.damping, f_change), *state.changes[:-1]),
             f_changes,
             xp.concat([row[..., None, :], below], axis=-2),
+            projection,
         )
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         return corrected(self, residual, first_norm, raw, raw.status == int(Status.STALLED))
 
-    def _weights(self, residual: Residual, state: AndersonState, count: int) -> Array:
+    def _weights(self, residual: Residual, state: AndersonState) -> Array:
         """Return gamma, (*batch, depth), the minimiser of |f - sum gamma_i df_i| (Walker & Ni 2011, eq. 2.2)."""
         xp, backend = residual.xp, residual.backend
         regularisation = self.regularisation
         if regularisation is None:
             regularisation = float(xp.finfo(state.f.dtype).eps) ** (2 / 3)
-        projection = _inner_products(xp, state.f_changes, state.f, count)
         squares = xp.linalg.diagonal(state.gram)
         filled = squares > 0
         lengths = xp.where(filled, xp.sqrt(squares), xp.ones_like(squares))
@@ -131,7 +136,7 @@ class Anderson(IterativeSolver):
         identity = xp.astype(index[..., :, None] == index[..., None, :], lengths.dtype)
         scaled = state.gram / (lengths[..., :, None] * lengths[..., None, :])
         matrix = scaled + identity * (regularisation + xp.astype(~filled, lengths.dtype))[..., None]
-        weights = backend.lu_solve(backend.lu_factor(matrix), projection / lengths) / lengths
+        weights = backend.lu_solve(backend.lu_factor(matrix), state.projection / lengths) / lengths
         return xp.where(xp.isfinite(weights), weights, xp.zeros_like(weights))
 
 
@@ -141,10 +146,3 @@ def _filled(residual: Residual, gram: Array) -> int:
     while count > 0 and residual.backend.surely_all(gram[..., count - 1, count - 1] == 0):
         count -= 1
     return count  # type: ignore[no-any-return]
-
-
-def _inner_products(xp: Any, vectors: tuple[Array, ...], vector: Array, count: int) -> Array:
-    """Return the inner product of `vector` with each of the vectors, (*batch, len(vectors)); zero after `count`."""
-    products = [dot(xp, other, vector) for other in vectors[:count]]
-    zeros = [xp.zeros_like(vector[..., 0])] * (len(vectors) - len(products))
-    return xp.stack([*products, *zeros], axis=-1)
