@@ -28,6 +28,8 @@ _NEWTON_CELL = 64
 _FEW = 64
 #: Steps and Krylov vectors after which a matrix-free solve is no longer the cheaper one.
 _STEPS, _CYCLE = 20, GMRES(restart=30, max_restarts=1)
+#: A compiled program reserves memory for the Krylov vectors though this hardly ever runs.
+_AFTER_ANDERSON = NewtonKrylov(linear=GMRES(restart=20, max_restarts=15))
 #: Norms of f that Newton's line search remembers: enough to follow a curved valley.
 _MEMORY = 8
 
@@ -65,7 +67,7 @@ class Auto(Solver):
             dense = [sparing, *dense]
         if shape[-1] == 1:
             dense = [Newton(), PseudoTransient()]
-        free: list[Solver] = [NewtonKrylov(), DFSane()]
+        free: list[Solver] = [_AFTER_ANDERSON if self.fixed_point else NewtonKrylov(), DFSane()]
         robust = dense if is_dense(shape) else free
         if self.fixed_point and not is_dense(shape, _NEWTON_CELL):
             return Chain([Anderson(), *robust])
