@@ -82,3 +82,25 @@ def test_roots_and_gradients_of_a_batch_that_wants_pivots() -> None:
     # y1 = 1 - a0 a1^3
     np.testing.assert_allclose(value, np.sum(1 - a[:, 0] * a[:, 1] ** 3), rtol=1e-13)
     np.testing.assert_allclose(gradient, np.stack([-(a[:, 1] ** 3), -3 * a[:, 0] * a[:, 1] ** 2], axis=-1), rtol=1e-12)
+
+
+def _powers(y: Any, a: Any) -> Any:
+    return y**3 + 0.1 * y[:, ::-1] - a
+
+
+def _chained(a: Any, **options: Any) -> Any:
+    chain = rootdiff_jax.Chain([rootdiff_jax.Newton(max_steps=5), rootdiff_jax.PseudoTransient()])
+    return rootdiff_jax.root(_powers, jnp.ones((COUNT, 2)), a, batch_ndim=1, solver=chain, **options)
+
+
+def test_the_factors_of_a_chain_are_those_at_the_root_whichever_method_found_it() -> None:
+    a = jnp.asarray(np.random.default_rng(0).uniform(0.9, 9.0, (COUNT, 2)))
+    assert 0 < jnp.sum(_chained(a).method) < COUNT
+    found, exact = (jax.grad(lambda a, name=name: _chained(a, adjoint=name).y.sum())(a) for name in ("reuse", "lu"))
+    np.testing.assert_allclose(found, exact, rtol=1e-11)
+
+
+def test_a_chain_factors_nothing_that_no_derivative_wants() -> None:
+    program = jax.jit(lambda a: _chained(a).y).lower(jnp.ones((COUNT, 2))).compile().as_text()
+    assert "getrf" in program  # in the branches of the method that may not be needed
+    assert "getrf" not in program[program.index("ENTRY") :]

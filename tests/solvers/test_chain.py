@@ -79,3 +79,9 @@ def test_auto_solves_what_newton_or_the_others_do_not(name, power):
     problem = get_problem(name)
     sol = rootdiff.root(problem.residual, problem.starts(3)[power], problem.theta)
     assert np.max(np.abs(problem.residual(sol.y, problem.theta))) < 1e-9
+
+
+@pytest.mark.parametrize("start", [-9.0, -2.0, 1.5, 5.0, 9.0])
+def test_auto_leaves_a_minimum_of_the_residual_of_one_unknown(start):
+    sol = rootdiff.root(lambda y, a: y / (1 + y**2) - a, np.array([start]), 0.3)
+    np.testing.assert_allclose(0.3 * sol.y**2 - sol.y, -0.3, rtol=1e-10)
