@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
@@ -31,7 +32,7 @@ Solve: TypeAlias = Callable[[Array], Array]
 class NewtonState(NamedTuple):
     """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first.
 
-    Of systems of one unknown the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
+    The norms are arrays of their own, (*batch), so that a new one costs no copy of the others. Of systems of one unknown the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
     """
 
     y: Array
@@ -39,7 +40,7 @@ class NewtonState(NamedTuple):
     error: Array
     status: Array
     factors: tuple[Array, Array] | None
-    norms: Array | None
+    norms: tuple[Array, ...] | None
     slope: Array | None = None
 
     @property
@@ -85,6 +86,7 @@ class Newton(IterativeSolver):
     memory: int = 1
 
     futile = 1
+    loose = (*IterativeSolver.loose, "norms")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +103,7 @@ class Newton(IterativeSolver):
         f, slope = residual.with_slope(y) if scalar else (residual(y), None)
         factors = None if scalar else self.linear.start(residual.backend, y)
         # of one unknown the norm is no work
-        norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
+        norms = None if scalar and self.memory == 1 else (norm2(xp, f),) * self.memory
         return NewtonState(y, f, xp.full_like(y, xp.inf), running(xp, y), factors, norms, slope)
 
     def step(self, residual: Residual, state: NewtonState) -> NewtonState:
@@ -112,7 +114,7 @@ class Newton(IterativeSolver):
         solvable = length < xp.inf
         direction = xp.where(solvable[..., None], direction, 0.0)
         scalar, norms = state.slope is not None, state.norms
-        size = norm2(xp, f) if norms is None else norms[..., 0]
+        size = norm2(xp, f) if norms is None else norms[0]
         bound = size if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
         trial = armijo(residual, y, direction, size, bound, scalar)
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
@@ -124,9 +126,7 @@ class Newton(IterativeSolver):
             _error(xp, again, direction, length, trial, size),
             xp.astype(status, xp.int32),
             None if state.factors is None else factors,
-            norms
-            if norms is None
-            else xp.concat([xp.where(trial.accepted, trial.size, size)[..., None], norms[..., :-1]], axis=-1),
+            None if norms is None else (xp.where(trial.accepted, trial.size, size), *norms[:-1]),
             xp.where(keep, trial.slope, state.slope) if scalar else None,
         )
 
@@ -159,14 +159,14 @@ def _error(xp: Any, again: Solve | None, direction: Array, length: Array, trial:
     return xp.where(fast[..., None], xp.minimum(error, xp.abs(following) * (1 / (1 - _FAST))), error)
 
 
-def _bound(residual: Residual, y: Array, f: Array, norms: Array) -> Array:
+def _bound(residual: Residual, y: Array, f: Array, norms: tuple[Array, ...]) -> Array:
     """Return the norm that the next one must undercut, (*batch): the largest of those remembered.
 
     But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever.
     """
-    backend, xp, size = residual.backend, residual.xp, norms[..., 0]
-    bound = xp.max(norms, axis=-1)
-    falling = size < _FALLING * norms[..., 1]
+    backend, xp, size = residual.backend, residual.xp, norms[0]
+    bound = reduce(xp.maximum, norms)
+    falling = size < _FALLING * norms[1]
     if backend.surely_all(falling):
         return bound
     clear = falling | (size >= bound) | residual.unwanted(size)
