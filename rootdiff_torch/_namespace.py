@@ -38,6 +38,8 @@ class Namespace(_namespace.Namespace):
                 return chosen  # type: ignore[no-any-return]
             if isinstance(chosen, int | float) and _stands_for(other, condition, chosen):
                 return torch.full_like(other, chosen)
+            if type(chosen) is type(other) is int:
+                return torch.full_like(condition, chosen, dtype=torch.int64)
         return torch.where(condition, x1, x2)
 
     @staticmethod
@@ -145,7 +147,8 @@ def _extremes(condition: Tensor, value: Any) -> tuple[Any, Any]:
     if condition.numel() == 1 and _is_readable(condition):
         known = bool(condition)
         return known, known
-    if isinstance(value, Tensor) and value.numel() >= _MANY and _is_readable(condition):
+    numbers = value.numel() if isinstance(value, Tensor) else condition.numel()
+    if numbers >= _MANY and _is_readable(condition):
         return condition.view(torch.uint8).aminmax()
     return False, True
 

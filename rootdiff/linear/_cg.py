@@ -15,8 +15,10 @@ _ROUNDINGS = 100.0
 
 
 def probes(xp: Any, like: Array) -> tuple[Array, Array]:
-    """Return two vectors of random-like signs, shaped like `like`, (*batch, n): those of sin(k^2 + 1), and of -cos of
-    twice that angle."""
+    """Return two vectors of random-like signs, shaped like `like`, (*batch, n).
+
+    Those of the sine of k^2 + 1, and of minus the cosine of twice that angle.
+    """
     index = numbers(xp, like)
     wave, one = xp.sin(index * index + 1), xp.ones_like(like)
     return xp.where(wave > 0, one, -one), xp.where(xp.abs(wave) > 0.5**0.5, one, -one)

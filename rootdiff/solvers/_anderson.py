@@ -20,7 +20,7 @@ class AndersonState(NamedTuple):
     """Iterate, residual, error estimate, status; changes of ``y + damping * f`` and of f in the last steps.
 
     The newest come first, each a vector, (*batch, n), so that a new one costs no copy of the others. `gram`,
-    (*batch, depth, depth), has the inner products of the changes of f, and `projection`, (*batch, depth), theirs with f.
+    (*batch, depth, depth), has the inner products of the changes of f, `projection`, (*batch, depth), theirs with f.
     """
 
     y: Array

@@ -103,7 +103,7 @@ class Broyden(IterativeSolver):
         # a summable allowance for growth (Li & Fukushima 2000, eq. 2.4), at first a doubling
         allowance = 1 + 1 / (1 + xp.astype(state.count, size.dtype)) ** 2
 
-        def accept(trial: Array, length: Array) -> Array:
+        def accept(trial: Array, length: Array | float) -> Array:
             return trial <= allowance * size
 
         trial = backtrack(residual, state.y, direction, accept)

@@ -75,7 +75,7 @@ class Chord(IterativeSolver):
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, state.f)
 
-        def accept(trial: Array, length: Array) -> Array:
+        def accept(trial: Array, length: Array | float) -> Array:
             return trial <= (1 - 1e-4 * length) * size  # Kelley (1995), eq. 8.1
 
         trial = backtrack(residual, state.y, direction, accept)

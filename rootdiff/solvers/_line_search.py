@@ -40,7 +40,7 @@ def backtrack(
     residual: Residual,
     y: Array,
     step: Array,
-    accept: Callable[[Array, Array], Array] | None = None,
+    accept: Callable[[Array, Array | float], Array] | None = None,
     shorten: Callable[[Array, Array], Array] | None = None,
     slope: bool = False,
 ) -> Trial:
@@ -49,8 +49,9 @@ def backtrack(
     Parameters
     ----------
     accept : callable, optional
-        From the Euclidean norm of the residual and the length of a trial, both (*batch), to a boolean array; a trial
-        with a residual that is not finite is rejected without asking. Default: every other one will do.
+        From the Euclidean norm of the residual and the length of a trial, both (*batch), to a boolean array; the length
+        of the first one is the number 1.0. A trial with a residual that is not finite is rejected without asking.
+        Default: every other one will do.
     shorten : callable, optional
         From the same to the next length; default: half the length.
     slope : bool
@@ -60,14 +61,15 @@ def backtrack(
     eps = xp.finfo(y.dtype).eps
     unwanted = residual.unwanted(y[..., 0])
 
-    def trial(step: Array, length: Array) -> tuple[Any, ...]:
+    def trial(step: Array, length: Array | None) -> tuple[Any, ...]:
         point = residual.moved(y, step)
         f, *slopes = residual.with_slope(point) if slope else (residual(point),)
         size = max_norm(xp, f) if accept is None else norm2(xp, f)
         accepted = size < xp.inf
         if accept is not None:
-            accepted = accepted & accept(size, length)
-        return point, f, size, length, accepted, accepted | unwanted, *slopes
+            accepted = accepted & accept(size, 1.0 if length is None else length)
+        lengths = xp.ones_like(size) if length is None else length
+        return point, f, size, lengths, accepted, accepted | unwanted, *slopes
 
     def open_(carry: tuple[Any, ...]) -> Array:
         (_, _, _, length, _, done, *_), count = carry
@@ -90,7 +92,7 @@ def backtrack(
         carry = residual.backend.while_loop(lambda carry: xp.any(open_(carry)), body, (start, count))
         return carry[0]  # type: ignore[no-any-return]
 
-    start = trial(step, xp.ones_like(y[..., 0]))
+    start = trial(step, None)
     if slope and residual.backend.traced and math.prod(y.shape) <= _FEW:
         end = search(*start)  # a branch around a loop that does not run costs more than the loop
     else:

@@ -32,7 +32,8 @@ Solve: TypeAlias = Callable[[Array], Array]
 class NewtonState(NamedTuple):
     """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first.
 
-    The norms are arrays of their own, (*batch), so that a new one costs no copy of the others. Of systems of one unknown the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
+    The norms are arrays of their own, (*batch), so that a new one costs no copy of the others. Of systems of one unknown
+    the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
     """
 
     y: Array
@@ -156,7 +157,10 @@ def _error(xp: Any, again: Solve | None, direction: Array, length: Array, trial:
     following = again(trial.f)
     fast = norm2(xp, following) <= _FAST * length
     # Deuflhard (2011), eq. 2.27: the simplified corrections form a geometric series, of a ratio of at most _FAST here
-    return xp.where(fast[..., None], xp.minimum(error, xp.abs(following) * (1 / (1 - _FAST))), error)
+    rest = xp.abs(following) * (1 / (1 - _FAST))
+    if rest.shape[-1] > 1:  # of one unknown it is the smaller one where it counts
+        rest = xp.minimum(error, rest)
+    return xp.where(fast[..., None], rest, error)
 
 
 def _bound(residual: Residual, y: Array, f: Array, norms: tuple[Array, ...]) -> Array:
@@ -186,8 +190,8 @@ def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: A
     xp = residual.xp
     slack = 1.0 if bound is size else (bound / xp.where(size > 0, size, 1.0)) ** 2
 
-    def accept(trial: Array, length: Array) -> Array:
-        return trial <= xp.sqrt(xp.clip(slack - 2 * _ARMIJO * length, 0.0)) * size
+    def accept(trial: Array, length: Array | float) -> Array:
+        return trial <= (slack - 2 * _ARMIJO * length) ** 0.5 * size  # slack and length: at least, and at most, one
 
     def shorten(trial: Array, length: Array) -> Array:
         # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
