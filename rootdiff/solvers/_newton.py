@@ -32,8 +32,8 @@ Solve: TypeAlias = Callable[[Array], Array]
 class NewtonState(NamedTuple):
     """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first.
 
-    The norms are arrays of their own, (*batch), so that a new one costs no copy of the others. Of systems of one unknown
-    the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
+    The norms are arrays of their own, (*batch), so that a new one costs no copy of the others. Of systems of one
+    unknown the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
     """
 
     y: Array
