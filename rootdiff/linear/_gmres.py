@@ -64,7 +64,7 @@ class GMRES(Krylov):
         if operator.fixed_point or self._preconditions(operator) or rhs.shape[-1] <= (self.restart or _UNRESTARTED):
             return first
         backend, xp = operator.backend, operator.backend.xp
-        u, v = probes(xp, rhs)  # not in the branch, out of which no compiler moves what each Newton step makes anew
+        u, v = probes(xp, rhs)  # a compiler moves this out of the loop of Newton's steps, but not out of the branch
 
         def conjugate(start: Start) -> Start:
             # a goal that is reached leaves out the systems that are not symmetric

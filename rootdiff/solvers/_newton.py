@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import Any, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
@@ -169,7 +168,7 @@ def _bound(residual: Residual, y: Array, f: Array, norms: tuple[Array, ...]) -> 
     But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever.
     """
     backend, xp, size = residual.backend, residual.xp, norms[0]
-    bound = reduce(xp.maximum, norms)
+    bound = xp.max(xp.stack(norms, axis=0), axis=0)
     falling = size < _FALLING * norms[1]
     if backend.surely_all(falling):
         return bound
@@ -191,7 +190,7 @@ def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: A
     slack = 1.0 if bound is size else (bound / xp.where(size > 0, size, 1.0)) ** 2
 
     def accept(trial: Array, length: Array | float) -> Array:
-        return trial <= (slack - 2 * _ARMIJO * length) ** 0.5 * size  # slack and length: at least, and at most, one
+        return trial <= (slack - 2 * _ARMIJO * length) ** 0.5 * size  # slack is at least one, length at most
 
     def shorten(trial: Array, length: Array) -> Array:
         # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
