@@ -71,6 +71,10 @@ class NumpyBackend(Factoring):
     def indices(self, mask: Array, count: int) -> Array:
         return np.nonzero(mask)[0]
 
+    def put(self, stack: Array, place: Array, row: Array) -> Array:
+        stack[..., int(place), :] = row
+        return stack
+
     def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
         return bool(np.all(mask() if callable(mask) else mask))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rootdiff._backend import Factoring, Function, HostFunction, in_python, last
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
-from rootdiff_torch._loops import holds, surely_all, while_loop
+from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
 from rootdiff_torch._namespace import Namespace
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -65,6 +65,12 @@ class TorchBackend(Factoring):
 
     def indices(self, mask: Tensor, count: int) -> Tensor:
         return torch.nonzero(mask)[:, 0]
+
+    def put(self, stack: Tensor, place: Tensor, row: Tensor) -> Tensor:
+        if not is_here(place):
+            return stack.index_copy_(-2, place.long().reshape(1), row[..., None, :])
+        stack[..., int(place), :] = row  # in a third of the time
+        return stack
 
     def surely_all(self, mask: Tensor | Callable[[], Tensor]) -> bool:
         return surely_all(mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
@@ -17,10 +17,12 @@ from rootdiff.solvers._line_search import backtrack
 
 
 class AndersonState(NamedTuple):
-    """Iterate, residual, error estimate, status; changes of ``y + damping * f`` and of f in the last steps.
+    """Iterate, residual, error estimate, status; the last changes of ``y + damping * f`` and of f.
 
-    The newest come first, each a vector, (*batch, n), so that a new one costs no copy of the others. `gram`,
-    (*batch, depth, depth), has the inner products of the changes of f, `projection`, (*batch, depth), theirs with f.
+    `change` and `f_change`, (*batch, n), are those of the last step, which the next one puts in place of the oldest of
+    `changes` and `f_changes`, (*batch, depth, n): before it reads them, so that it may change these arrays in place.
+    Of the changes of f, `gram`, (*batch, depth, depth), has the inner products, `projection`, (*batch, depth), those
+    with f. `count`, (*batch), steps taken.
     """
 
     y: Array
@@ -28,10 +30,13 @@ class AndersonState(NamedTuple):
     error: Array
     status: Array
     f_norm: Array
-    changes: tuple[Array, ...]
-    f_changes: tuple[Array, ...]
+    change: Array
+    f_change: Array
+    changes: Array
+    f_changes: Array
     gram: Array
     projection: Array
+    count: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ class Anderson(IterativeSolver):
     regularisation: float | None = None
 
     runtime = (*IterativeSolver.runtime, "damping", "regularisation")
-    loose = (*IterativeSolver.loose, "changes", "f_changes", "gram", "projection")
+    loose = (*IterativeSolver.loose, *AndersonState._fields[5:])
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,19 +86,20 @@ class Anderson(IterativeSolver):
 
     def init(self, residual: Residual, y: Array) -> AndersonState:
         xp = residual.xp
-        empty = (xp.zeros_like(y),) * self.depth
         row = xp.concat([xp.zeros_like(y[..., :1])] * self.depth, axis=-1)
-        gram = row[..., None] * row[..., None, :]
-        f = residual(y)
-        return AndersonState(y, f, no_estimate(xp, y), running(xp, y), max_norm(xp, f), empty, empty, gram, row)
+        gram, status, f = row[..., None] * row[..., None, :], running(xp, y), residual(y)
+        nothing, norm = xp.zeros_like(y), max_norm(xp, f)
+        rows = [nothing[..., None, :]] * self.depth
+        changes = [xp.concat(rows, axis=-2) for _ in range(2)]  # an array each, since each is changed in place
+        return AndersonState(
+            y, f, no_estimate(xp, y), status, norm, nothing, nothing, *changes, gram, row, xp.zeros_like(status)
+        )
 
     def step(self, residual: Residual, state: AndersonState) -> AndersonState:
         xp = residual.xp
-        count = _filled(residual, state.gram)
-        weights = self._weights(residual, state)
-        step = damped(self.damping, state.f)
-        for place, change in enumerate(state.changes[:count]):
-            step = step - weights[..., place, None] * change
+        state = self._remembered(residual, state)
+        mixed = (self._weights(residual, state)[..., None, :] @ state.changes)[..., 0, :]
+        step = damped(self.damping, state.f) - mixed
         trial = backtrack(residual, state.y, step)
         y_change, f_change = trial.y - state.y, trial.f - state.f
         if hopeless(self, residual, trial):
@@ -101,27 +107,33 @@ class Anderson(IterativeSolver):
         else:
             moved, changed = max_norm(xp, y_change), max_norm(xp, f_change)
             error = secant_error(xp, trial.f, trial.size, state.f_norm, moved, changed)
-        f_changes = (f_change, *state.f_changes[:-1])
-        products = [dot(xp, change, trial.f) for change in f_changes[: count + 1]]
-        projection = xp.stack([*products, *[xp.zeros_like(trial.size)] * (self.depth - len(products))], axis=-1)
-        # those of the changes before with f have changed by those with its change
-        others = projection[..., 1:] - state.projection[..., :-1]
-        row = xp.concat([dot(xp, f_change, f_change)[..., None], others], axis=-1)
-        below = xp.concat([row[..., 1:, None], state.gram[..., :-1, :-1]], axis=-1)
-        return AndersonState(
-            trial.y,
-            trial.f,
-            error,
-            finite_status(xp, trial.accepted),
-            trial.size,
-            (y_change + damped(self.damping, f_change), *state.changes[:-1]),
-            f_changes,
-            xp.concat([row[..., None, :], below], axis=-2),
-            projection,
+        return state._replace(
+            y=trial.y,
+            f=trial.f,
+            error=error,
+            status=finite_status(xp, trial.accepted),
+            f_norm=trial.size,
+            change=y_change + damped(self.damping, f_change),
+            f_change=f_change,
+            count=state.count + 1,
         )
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         return corrected(self, residual, first_norm, raw, raw.status == int(Status.STALLED))
+
+    def _remembered(self, residual: Residual, state: AndersonState) -> AndersonState:
+        """Return the state with the changes of the last step in place of the oldest ones."""
+        xp, backend = residual.xp, residual.backend
+        place = state.count % self.depth
+        newest = self._places(xp, state.projection) == place[..., None]
+        changes = backend.put(state.changes, xp.max(place), state.change)
+        f_changes = backend.put(state.f_changes, xp.max(place), state.f_change)
+        projection = xp.vecdot(f_changes, state.f[..., None, :])
+        # those of the older changes with f have changed by those with its change
+        row = xp.where(newest, dot(xp, state.f_change, state.f_change)[..., None], projection - state.projection)
+        gram = xp.where(newest[..., None, :], row[..., :, None], state.gram)
+        gram = xp.where(newest[..., :, None], row[..., None, :], gram)
+        return state._replace(changes=changes, f_changes=f_changes, gram=gram, projection=projection)
 
     def _weights(self, residual: Residual, state: AndersonState) -> Array:
         """Return gamma, (*batch, depth), the minimiser of |f - sum gamma_i df_i| (Walker & Ni 2011, eq. 2.2)."""
@@ -132,17 +144,17 @@ class Anderson(IterativeSolver):
         squares = xp.linalg.diagonal(state.gram)
         filled = squares > 0
         lengths = xp.where(filled, xp.sqrt(squares), xp.ones_like(squares))
-        index = xp.cumulative_sum(xp.ones_like(lengths), axis=-1)
-        identity = xp.astype(index[..., :, None] == index[..., None, :], lengths.dtype)
+        places = self._places(xp, squares)
+        identity = xp.astype(places[..., :, None] == places[..., None, :], lengths.dtype)
         scaled = state.gram / (lengths[..., :, None] * lengths[..., None, :])
         matrix = scaled + identity * (regularisation + xp.astype(~filled, lengths.dtype))[..., None]
-        weights = backend.lu_solve(backend.lu_factor(matrix), state.projection / lengths) / lengths
+        rhs = state.projection / lengths
+        if backend.eliminates(rhs.shape):
+            weights = backend.eliminate(matrix, rhs)[0] / lengths
+        else:
+            weights = backend.lu_solve(backend.lu_factor(matrix), rhs) / lengths
         return xp.where(xp.isfinite(weights), weights, xp.zeros_like(weights))
 
-
-def _filled(residual: Residual, gram: Array) -> int:
-    """Return how many changes there are to mix: all but the last ones that are known to be zero in every system."""
-    count = gram.shape[-1]
-    while count > 0 and residual.backend.surely_all(gram[..., count - 1, count - 1] == 0):
-        count -= 1
-    return count  # type: ignore[no-any-return]
+    def _places(self, xp: Any, like: Array) -> Array:
+        """Return 0, 1, ..., depth - 1 for each system of `like`, (*batch, depth)."""
+        return xp.cumulative_sum(xp.ones_like(like), axis=-1) - 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import rootdiff_torch
-from rootdiff_torch import _loops, _namespace
+from rootdiff_torch import _backend, _loops, _namespace
 
 ONCE = ("newton", "fixed_point", "anderson", "df_sane", "trust_region", "broyden", "chord")
 #: What copies a value to the host.
@@ -19,7 +19,7 @@ READS = ("__bool__", "__int__", "__float__", "item", "tolist", "cpu", "numpy", "
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Tensors as if on another device, where no value is looked at unasked; and the list of the looks there are."""
-    for module in (_loops, _namespace):
+    for module in (_backend, _loops, _namespace):
         monkeypatch.setattr(module, "is_here", lambda tensor: False)
     found: list[str] = []
 
@@ -71,7 +71,8 @@ def test_steps_are_the_same_as_those_that_look_at_once(solver: str, monkeypatch:
         return [sol.y, sol.status, sol.steps]
 
     expected = solve()
-    monkeypatch.setattr(_loops, "is_here", lambda tensor: False)
+    for module in (_backend, _loops):
+        monkeypatch.setattr(module, "is_here", lambda tensor: False)
     for found, value in zip(solve(), expected, strict=True):
         torch.testing.assert_close(found, value, rtol=0, atol=0, equal_nan=True)
 
