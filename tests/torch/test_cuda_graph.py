@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rootdiff_torch
 from rootdiff import ArgumentError
-from rootdiff_torch import _loops, _namespace, _recording, _root
+from rootdiff_torch import _backend, _loops, _namespace, _recording, _root
 from rootdiff_torch.nn import FixedPointLayer
 
 SOLVERS = ("newton", "fixed_point", "anderson", "df_sane", "trust_region", "broyden", "chord", "auto")
@@ -57,7 +57,7 @@ def tensors(tree: Any) -> list[Tensor]:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors as if on another device, whose graphs are tapes."""
-    for module in (_loops, _namespace):
+    for module in (_backend, _loops, _namespace):
         monkeypatch.setattr(module, "is_here", lambda tensor: False)
     monkeypatch.setattr(_recording, "Graph", Tape)
     monkeypatch.setattr(_recording, "_aside", lambda device, work: work())
