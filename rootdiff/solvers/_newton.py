@@ -22,8 +22,9 @@ _ARMIJO = 1e-4
 #: A simplified correction this much shorter than the last one estimates the error: a multiple root contracts less.
 _FAST = 0.1
 #: A residual up to this many times the change that roundings of y bring about may be nothing but rounding: whether it
-#: is, is asked where a step did not reduce it so far.
-_NOISY, _FALLING = 10.0, 0.5
+#: is, is asked where a step did not reduce it so far. Corrections that are not shorter than this part of the last ones
+#: are then those of rounding too.
+_NOISY, _FALLING, _SHORTER = 10.0, 0.5, 0.25
 
 Solve: TypeAlias = Callable[[Array], Array]
 
@@ -31,8 +32,9 @@ Solve: TypeAlias = Callable[[Array], Array]
 class NewtonState(NamedTuple):
     """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first.
 
-    The norms are arrays of their own, (*batch), so that a new one costs no copy of the others. Of systems of one
-    unknown the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
+    The norms are arrays of their own, (*batch), so that a new one costs no copy of the others. Where there are several,
+    `length`, (*batch), is that of the last correction. Of systems of one unknown the Jacobian itself, `slope`,
+    (*batch, 1), comes with the residual.
     """
 
     y: Array
@@ -41,6 +43,7 @@ class NewtonState(NamedTuple):
     status: Array
     factors: tuple[Array, Array] | None
     norms: tuple[Array, ...] | None
+    length: Array | None
     slope: Array | None = None
 
     @property
@@ -86,7 +89,7 @@ class Newton(IterativeSolver):
     memory: int = 1
 
     futile = 1
-    loose = (*IterativeSolver.loose, "norms")
+    loose = (*IterativeSolver.loose, "norms", "length")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,7 +107,9 @@ class Newton(IterativeSolver):
         factors = None if scalar else self.linear.start(residual.backend, y)
         # of one unknown the norm is no work
         norms = None if scalar and self.memory == 1 else (norm2(xp, f),) * self.memory
-        return NewtonState(y, f, xp.full_like(y, xp.inf), running(xp, y), factors, norms, slope)
+        unknown = xp.full_like(y, xp.inf)
+        length = None if self.memory == 1 else unknown[..., 0]
+        return NewtonState(y, f, unknown, running(xp, y), factors, norms, length, slope)
 
     def step(self, residual: Residual, state: NewtonState) -> NewtonState:
         xp = residual.xp
@@ -115,7 +120,11 @@ class Newton(IterativeSolver):
         direction = xp.where(solvable[..., None], direction, 0.0)
         scalar, norms = state.slope is not None, state.norms
         size = norm2(xp, f) if norms is None else norms[0]
-        bound = size if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
+        bound = size
+        if norms is not None and state.length is not None:
+            bound, noisy = _bound(residual, y, f, norms)
+            over = noisy & (length > _SHORTER * state.length)
+            direction = xp.where(over[..., None], 0.0, direction)
         trial = armijo(residual, y, direction, size, bound, scalar)
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
@@ -127,6 +136,7 @@ class Newton(IterativeSolver):
             xp.astype(status, xp.int32),
             None if state.factors is None else factors,
             None if norms is None else (xp.where(trial.accepted, trial.size, size), *norms[:-1]),
+            None if state.length is None else length,
             xp.where(keep, trial.slope, state.slope) if scalar else None,
         )
 
@@ -162,23 +172,26 @@ def _error(xp: Any, again: Solve | None, direction: Array, length: Array, trial:
     return xp.where(fast[..., None], rest, error)
 
 
-def _bound(residual: Residual, y: Array, f: Array, norms: tuple[Array, ...]) -> Array:
+def _bound(residual: Residual, y: Array, f: Array, norms: tuple[Array, ...]) -> tuple[Array, Array]:
     """Return the norm that the next one must undercut, (*batch): the largest of those remembered.
 
-    But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever.
+    But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever. Where
+    that is, is returned too.
     """
     backend, xp, size = residual.backend, residual.xp, norms[0]
     bound = xp.max(xp.stack(norms, axis=0), axis=0)
     falling = size < _FALLING * norms[1]
+    nowhere = xp.zeros_like(falling)
     if backend.surely_all(falling):
-        return bound
+        return bound, nowhere
     clear = falling | (size >= bound) | residual.unwanted(size)
 
-    def lowered(y: Array, f: Array) -> Array:
+    def looked_at(y: Array, f: Array) -> Array:
         noise = norm2(xp, residual(y + 2 * xp.finfo(y.dtype).eps * xp.abs(y) * signs(xp, y, 3)) - f)
-        return xp.where(clear | (size > _NOISY * noise), bound, size)
+        return ~clear & ~(size > _NOISY * noise)
 
-    return backend.when(xp.any(~clear), lowered, (y, f), bound)
+    noisy = backend.when(xp.any(~clear), looked_at, (y, f), nowhere)
+    return xp.where(noisy, size, bound), noisy
 
 
 def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: Array, slope: bool = False) -> Trial:
