@@ -3,24 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from rootdiff import _namespace
 
+#: A program for a CPU reduces one number after the other, and two more buffers are listed in each call of it for each
+#: reduction of more than 32. So rows up to this length, of arrays with up to so many numbers, are halved before ...
+_ROW, _NUMBERS = 128, 1024
+#: ... until they are no longer than this.
+_PIECE = 16
+
 
 class Namespace(_namespace.Namespace):
-    """`max_norm` and `numbers`; all other functions are those of `jax.numpy`."""
+    """Reductions, norms and `numbers`; all other functions are those of `jax.numpy`."""
 
     module = jnp
 
     @staticmethod
+    def sum(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
+        """Return the sums along an axis, or of all."""
+        return jnp.sum(_halved(jnp.add, x) if _is_short(x, axis) else x, axis=axis, keepdims=keepdims)
+
+    @staticmethod
+    def max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
+        """Return the largest entries along an axis, or of all."""
+        return jnp.max(_halved(jnp.maximum, x) if _is_short(x, axis) else x, axis=axis, keepdims=keepdims)
+
+    @staticmethod
+    def all(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
+        """Return whether all entries along an axis hold, or all of them."""
+        return jnp.all(_halved(jnp.logical_and, x) if _is_short(x, axis) else x, axis=axis, keepdims=keepdims)
+
+    @staticmethod
     def max_norm(x: Array, _: Callable[[Array], Array], /) -> Array:
         """Return the largest absolute entries over the last axis: a compiler needs no memory for them."""
-        return jnp.max(jnp.abs(x), axis=-1)
+        return Namespace.max(jnp.abs(x), axis=-1)
+
+    @staticmethod
+    def norm2(x: Array, careful: Callable[[Array], Array], /) -> Array:
+        """Return the Euclidean norms over the last axis; of few numbers by one reduction, not two in a row.
+
+        Of the numbers as they are, made smaller and made larger by a power of two: the squares of one stay in range.
+        """
+        if not _is_short(x, -1) or x.dtype not in (jnp.float32, jnp.float64):
+            return careful(x)
+        limits = np.finfo(x.dtype)
+        down, up = 2.0 ** (-limits.maxexp // 2 - 8), 2.0 ** (0.7 * limits.maxexp // 1)
+        scaled = jnp.stack([x, x * down, x * up])
+        plain, of_large, of_small = jnp.sqrt(Namespace.sum(scaled * scaled, axis=-1))
+        high, low = 2.0 ** (limits.maxexp // 2 - 4), 2.0 ** (limits.nmant + 2 - limits.maxexp // 2)
+        return jnp.where(plain > high, of_large / down, jnp.where(plain < low, of_small / up, plain))
 
     @staticmethod
     def numbers(like: Array, /) -> Array:
         """Return the numbers 1 to n, (n,): a constant to a compiler, where sums are left to each call."""
         return jnp.arange(1, like.shape[-1] + 1, dtype=like.dtype)
+
+
+def _is_short(x: Array, axis: Any) -> bool:
+    return bool(axis == -1 and x.shape[-1] <= _ROW and x.size <= _NUMBERS)
+
+
+def _halved(operation: Callable[[Array, Array], Array], x: Array) -> Array:
+    """Return rows, at most `_PIECE` long, that an operation reduces to the same as those of `x`."""
+    while x.shape[-1] > _PIECE:
+        half, rest = x.shape[-1] // 2, x.shape[-1] % 2
+        both = operation(x[..., :half], x[..., half + rest :])
+        x = jnp.concatenate([both, x[..., half : half + 1]], axis=-1) if rest else both
+    return x

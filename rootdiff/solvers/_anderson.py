@@ -88,12 +88,11 @@ class Anderson(IterativeSolver):
         xp = residual.xp
         row = xp.concat([xp.zeros_like(y[..., :1])] * self.depth, axis=-1)
         gram, status, f = row[..., None] * row[..., None, :], running(xp, y), residual(y)
-        nothing, norm = xp.zeros_like(y), max_norm(xp, f)
-        rows = [nothing[..., None, :]] * self.depth
-        changes = [xp.concat(rows, axis=-2) for _ in range(2)]  # an array each, since each is changed in place
-        return AndersonState(
-            y, f, no_estimate(xp, y), status, norm, nothing, nothing, *changes, gram, row, xp.zeros_like(status)
-        )
+        error, norm, count = no_estimate(xp, y), max_norm(xp, f), xp.zeros_like(status)
+        nothing = xp.zeros_like(y)
+        # an array each, since each is changed in place
+        changes, f_changes = (xp.concat([nothing[..., None, :]] * self.depth, axis=-2) for _ in range(2))
+        return AndersonState(y, f, error, status, norm, nothing, nothing, changes, f_changes, gram, row, count)
 
     def step(self, residual: Residual, state: AndersonState) -> AndersonState:
         xp = residual.xp
