@@ -75,10 +75,11 @@ class Backend(Protocol):
     def indices(self, mask: Array, count: int) -> Array:
         """Return the indices at which a mask, (systems,), holds, `count` or fewer; then the last index fills up."""
 
-    def put(self, stack: Array, place: Array, row: Array) -> Array:
+    def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
         """Return `stack`, (*batch, m, n), with `row`, (*batch, n), at `place`, an integer scalar.
 
-        The stack is given up: where arrays can be changed, it is changed in place.
+        In the systems `where`, (*batch); None: in all of them. The stack is given up: where arrays can be changed, it
+        is changed in place.
         """
 
     def surely_all(self, mask: Array | Callable[[], Array]) -> bool:

@@ -71,8 +71,8 @@ class NumpyBackend(Factoring):
     def indices(self, mask: Array, count: int) -> Array:
         return np.nonzero(mask)[0]
 
-    def put(self, stack: Array, place: Array, row: Array) -> Array:
-        stack[..., int(place), :] = row
+    def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
+        np.copyto(stack[..., int(place), :], row, where=True if where is None else where[..., None])
         return stack
 
     def surely_all(self, mask: Array | Callable[[], Array]) -> bool:

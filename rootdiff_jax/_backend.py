@@ -67,7 +67,9 @@ class JaxBackend:
         found = jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1))
         return jnp.minimum(found, mask.size - 1)
 
-    def put(self, stack: Array, place: Array, row: Array) -> Array:
+    def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
+        if where is not None:
+            row = jnp.where(where[..., None], row, lax.dynamic_index_in_dim(stack, place, axis=-2, keepdims=False))
         return lax.dynamic_update_index_in_dim(stack, row, place, axis=-2)
 
     def surely_all(self, mask: Array | Callable[[], Array]) -> bool:

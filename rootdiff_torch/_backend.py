@@ -66,11 +66,15 @@ class TorchBackend(Factoring):
     def indices(self, mask: Tensor, count: int) -> Tensor:
         return torch.nonzero(mask)[:, 0]
 
-    def put(self, stack: Tensor, place: Tensor, row: Tensor) -> Tensor:
-        if not is_here(place):
-            return stack.index_copy_(-2, place.long().reshape(1), row[..., None, :])
-        stack[..., int(place), :] = row  # in a third of the time
-        return stack
+    def put(self, stack: Tensor, place: Tensor, row: Tensor, where: Tensor | None = None) -> Tensor:
+        if is_here(place):  # in a third of the time
+            old = stack[..., int(place), :]
+            old.copy_(row if where is None else self.xp.where(where[..., None], row, old))
+            return stack
+        index = place.long().reshape(1)
+        if where is not None:
+            row = torch.where(where[..., None], row, stack.index_select(-2, index)[..., 0, :])
+        return stack.index_copy_(-2, index, row[..., None, :])
 
     def surely_all(self, mask: Tensor | Callable[[], Tensor]) -> bool:
         return surely_all(mask)

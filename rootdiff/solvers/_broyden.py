@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from array_api_compat import array_namespace
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, keep, running, select
+from rootdiff._iterate import IterativeSolver, running, select
 from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Byproduct, Residual
 from rootdiff._solution import Status
@@ -17,13 +19,17 @@ from rootdiff.solvers._line_search import backtrack
 
 #: A step cut to less than this part shows that the Jacobian of the updates is no longer that of the residual.
 _SHORT = 0.1
+#: Pairs of which products are made while there are no more: each costs as much as all that there is room for.
+_SIZES = (4, 8, 16)
 
 
 class BroydenState(NamedTuple):
     """Iterate, residual, error, status; the inverse Jacobian as H0 + sum of left_i right_i^T.
 
-    `left` and `right` are (*batch, memory, n), newest first; `fresh` tells that no update has been made since
-    H0 was set, `renew` that the next step must set it anew; `count` steps taken.
+    `left` and `right` are (*batch, memory, n). The pair of the last step, `newest`, each (*batch, n), takes the place
+    of the oldest one in the next step, where it has been `updated`: before they are read, so that these arrays may be
+    changed in place. `fresh` tells that no update has been made since H0 was set, `renew` that the next step must set
+    it anew; `count` steps taken.
     """
 
     y: Array
@@ -33,6 +39,8 @@ class BroydenState(NamedTuple):
     factors: tuple[Array, Array] | None
     left: Array
     right: Array
+    newest: tuple[Array, Array]
+    updated: Array
     fresh: Array
     renew: Array
     count: Array
@@ -40,8 +48,13 @@ class BroydenState(NamedTuple):
     @property
     def inverse(self) -> Byproduct:
         """The estimate of the inverse Jacobian."""
+        xp = array_namespace(self.y)
         start = (-1 + 0 * self.y,) if self.factors is None else self.factors
-        return *start, self.left, self.right
+        left, right = (
+            xp.concat([stack, xp.where(self.updated[..., None], row, xp.zeros_like(row))[..., None, :]], axis=-2)
+            for stack, row in zip((self.left, self.right), self.newest, strict=True)
+        )
+        return *start, left, right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +89,8 @@ class Broyden(IterativeSolver):
     memory: int = 30
     initial: Literal["jacobian", "identity"] = "jacobian"
 
+    loose = (*IterativeSolver.loose, "left", "right", "newest", "count")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory < 1:
@@ -86,16 +101,18 @@ class Broyden(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> BroydenState:
         xp = residual.xp
         status = running(xp, y)
-        empty = xp.concat([xp.zeros_like(y)[..., None, :]] * self.memory, axis=-2)
+        # an array each, since each is changed in place
+        left, right = (xp.concat([xp.zeros_like(y)[..., None, :]] * self.memory, axis=-2) for _ in range(2))
         factors = no_factors(xp, y) if self.initial == "jacobian" else None
-        yes = status == int(Status.RUNNING)
-        return BroydenState(
-            y, residual(y), xp.full_like(y, xp.inf), status, factors, empty, empty, yes, yes, xp.zeros_like(status)
-        )
+        yes, nothing = status == int(Status.RUNNING), xp.zeros_like(y)
+        unknown, count = xp.full_like(y, xp.inf), xp.zeros_like(status)
+        newest = (nothing, nothing)
+        return BroydenState(y, residual(y), unknown, status, factors, left, right, newest, ~yes, yes, yes, count)
 
     def step(self, residual: Residual, state: BroydenState) -> BroydenState:
         xp = residual.xp
-        state = self._renewed(residual, state)
+        whole = self._renewed(residual, self._remembered(residual, state))
+        state = self._filled(residual, whole)
         direction = -self._inverse(residual, state, state.f)
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, xp.zeros_like(direction))
@@ -110,7 +127,7 @@ class Broyden(IterativeSolver):
         keep = trial.accepted[..., None]
         y, f = xp.where(keep, trial.y, state.y), xp.where(keep, trial.f, state.f)
         y_change, f_change = y - state.y, f - state.f
-        left, right, updated = self._update(residual, state, y_change, f_change)
+        newest, updated = self._update(residual, state, y_change, f_change)
         error = xp.maximum(
             xp.abs(direction), xp.abs(f * secant_scale(xp, max_norm(xp, y_change), max_norm(xp, f_change))[..., None])
         )
@@ -124,12 +141,31 @@ class Broyden(IterativeSolver):
             xp.where(trusted[..., None], error, xp.full_like(error, xp.inf)),
             xp.astype(status, xp.int32),
             state.factors,
-            left,
-            right,
+            whole.left,
+            whole.right,
+            newest,
+            updated,
             state.fresh & ~updated,
             ~trial.accepted | (trial.length < _SHORT),
             state.count + 1,
         )
+
+    def _remembered(self, residual: Residual, state: BroydenState) -> BroydenState:
+        """Return the state with the pair of the last step in place of the oldest one."""
+        backend = residual.backend
+        place = residual.xp.max((state.count + self.memory - 1) % self.memory)
+        left, right = (
+            backend.put(stack, place, row, state.updated)
+            for stack, row in zip((state.left, state.right), state.newest, strict=True)
+        )
+        return state._replace(left=left, right=right)
+
+    def _filled(self, residual: Residual, state: BroydenState) -> BroydenState:
+        """Return the state with no more pairs than there may be, as far as that is known."""
+        for size in _SIZES:
+            if size < self.memory and residual.backend.surely_all(state.count <= size):
+                return state._replace(left=state.left[..., :size, :], right=state.right[..., :size, :])
+        return state
 
     def _renewed(self, residual: Residual, state: BroydenState) -> BroydenState:
         """Return the state with a new H0 in the systems that ask for one."""
@@ -157,8 +193,10 @@ class Broyden(IterativeSolver):
         weights = residual.xp.vecdot(right, vector[..., None, :])
         return base + (weights[..., None, :] @ left)[..., 0, :]
 
-    def _update(self, residual: Residual, state: BroydenState, y_change: Array, f_change: Array) -> Any:
-        """Return the low-rank history after the good Broyden update (Broyden 1965, eq. 4.5), and where it was made."""
+    def _update(
+        self, residual: Residual, state: BroydenState, y_change: Array, f_change: Array
+    ) -> tuple[tuple[Array, Array], Array]:
+        """Return the pair of the good Broyden update (Broyden 1965, eq. 4.5), and where it is made."""
         xp = residual.xp
         right = self._inverse(residual, state, y_change, transpose=True)
         image = self._inverse(residual, state, f_change)
@@ -166,12 +204,5 @@ class Broyden(IterativeSolver):
         length = dot(xp, y_change, y_change)
         # Broyden's own guard: skip the update when H would become singular
         made = (xp.abs(curvature) > 1e-8 * length) & xp.isfinite(curvature) & (length > 0)
-        safe = xp.where(made, curvature, xp.ones_like(curvature))[..., None]
-        left = xp.where(made[..., None], (y_change - image) / safe, xp.zeros_like(y_change))
-        right = xp.where(made[..., None], right, xp.zeros_like(right))
-
-        def push(history: Array, newest: Array) -> Array:
-            pushed = xp.concat([newest[..., None, :], history[..., :-1, :]], axis=-2)
-            return keep(residual.backend, made, pushed, history)
-
-        return push(state.left, left), push(state.right, right), made
+        made = made & ~residual.unwanted(length)
+        return ((y_change - image) / xp.where(made, curvature, 1.0)[..., None], right), made
