@@ -141,6 +141,7 @@ def jax_floor(problem: Problem) -> Calls:
 
 #: The tolerance of the peers.
 _LIKE_PEERS = {"solver": rootdiff.FixedPoint(rtol=1e-5, atol=1e-5), "adjoint": rootdiff.GMRES(rtol=1e-5)}
+_BROYDEN = {"solver": rootdiff.Broyden(initial="identity"), "adjoint": "gmres"}
 _FIXED = {"call": "fixed_point"}
 _DEQ = {"f_tol": 1e-5, "b_tol": 1e-5, "f_stop_mode": "rel", "b_stop_mode": "rel", "f_max_iter": 80, "b_max_iter": 80}
 ROWS = (
@@ -156,6 +157,7 @@ ROWS = (
             Row(library, "anderson, gmres", {**_FIXED, "solver": "anderson", "adjoint": "gmres"}),
             Row(library, "fixed_point, gmres", {**_FIXED, "solver": "fixed_point", "adjoint": "gmres"}),
             Row(library, "fixed_point, gmres, both to 1e-5", {**_FIXED, **_LIKE_PEERS}),
+            Row(library, "broyden from -I, gmres", {**_FIXED, **_BROYDEN}, full=True),
         )
     ),
     Row("rootdiff_torch", "auto, CUDA graph", {**_FIXED, "cuda_graph": True}, device="cuda"),
