@@ -74,7 +74,7 @@ class Anderson(IterativeSolver):
     regularisation: float | None = None
 
     runtime = (*IterativeSolver.runtime, "damping", "regularisation")
-    loose = (*IterativeSolver.loose, *AndersonState._fields[5:])
+    loose = (*IterativeSolver.loose, "change", "f_change", "changes", "f_changes", "gram", "projection", "count")
 
     def __post_init__(self) -> None:
         super().__post_init__()

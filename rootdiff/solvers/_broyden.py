@@ -50,11 +50,19 @@ class BroydenState(NamedTuple):
         """The estimate of the inverse Jacobian."""
         xp = array_namespace(self.y)
         start = (-1 + 0 * self.y,) if self.factors is None else self.factors
+        places = xp.cumulative_sum(xp.ones_like(self.right[..., 0]), axis=-1) - 1
+        newest = (places == self.place[..., None]) & self.updated[..., None]
         left, right = (
-            xp.concat([stack, xp.where(self.updated[..., None], row, xp.zeros_like(row))[..., None, :]], axis=-2)
+            xp.where(newest[..., None], row[..., None, :], stack)
             for stack, row in zip((self.left, self.right), self.newest, strict=True)
         )
         return *start, left, right
+
+    @property
+    def place(self) -> Array:
+        """Where the pair of the last step belongs, (*batch)."""
+        memory = self.left.shape[-2]
+        return (self.count + memory - 1) % memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,7 @@ class Broyden(IterativeSolver):
     memory: int = 30
     initial: Literal["jacobian", "identity"] = "jacobian"
 
-    loose = (*IterativeSolver.loose, "left", "right", "newest", "count")
+    loose = (*IterativeSolver.loose, "left", "right", "newest", "updated", "count")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +161,7 @@ class Broyden(IterativeSolver):
     def _remembered(self, residual: Residual, state: BroydenState) -> BroydenState:
         """Return the state with the pair of the last step in place of the oldest one."""
         backend = residual.backend
-        place = residual.xp.max((state.count + self.memory - 1) % self.memory)
+        place = residual.xp.max(state.place)
         left, right = (
             backend.put(stack, place, row, state.updated)
             for stack, row in zip((state.left, state.right), state.newest, strict=True)

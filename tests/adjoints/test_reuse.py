@@ -111,6 +111,28 @@ def test_broydens_inverse_starts_or_preconditions(adjoint: str, initial: Any) ->
     np.testing.assert_allclose(sol.jacobian()[0], exact, rtol=1e-8)  # the roots differ by rtol, 1.8e-12
 
 
+@pytest.mark.parametrize("memory", [3, 30])
+@pytest.mark.parametrize("initial", ["jacobian", "identity"])
+def test_the_inverse_of_a_system_that_finished_early_is_kept(initial: Any, memory: int) -> None:
+    """What `reuse` makes of it shows each of its pairs."""
+    weights = np.array([[0.5, -0.8, 0.1], [0.3, 0.9, 0.2], [-0.3, 0.2, 0.4]])
+    weights = np.stack([0.1 * weights, 3 * weights])  # the second system takes many more steps
+    drive = np.array([[0.1, 0.2, -0.1], [0.3, 0.1, 0.2]])
+    # a coarse end: of the changes of the last step, of which the last pair is made, ten digits are right
+    solver = rootdiff.Broyden(initial=initial, memory=memory, rtol=1e-4)
+    options = {"solver": solver, "adjoint": "reuse", "batch_ndim": 1, "on_failure": "ignore"}
+
+    def cell(z: Any, drive: Any, weights: Any) -> Any:
+        return np.tanh((weights @ z[..., None])[..., 0] + drive)
+
+    together = rootdiff.fixed_point(cell, np.zeros((2, 3)), drive, weights, **options)
+    alone = rootdiff.fixed_point(cell, np.zeros((1, 3)), drive[:1], weights[:1], **options)
+    assert together.steps[1] > together.steps[0] + 3
+    w = np.array([[1.0, -2.0, 0.5]])
+    found = together.vjp(np.concatenate([w, np.zeros_like(w)]))[0][:1]
+    np.testing.assert_allclose(found, alone.vjp(w)[0], rtol=1e-6)
+
+
 def test_a_preconditioner_saves_products() -> None:
     rng = np.random.default_rng(2)
     matrix = matrix_of_condition(rng, 60, 1e5)

@@ -1,0 +1,39 @@
+"""What the backends add to the array-API standard, beside what solves show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from rootdiff._numpy import NumpyBackend
+from rootdiff_jax._backend import JaxBackend
+from rootdiff_torch import _backend
+from rootdiff_torch._backend import TorchBackend
+
+BACKENDS: dict[str, tuple[Any, Any]] = {
+    "numpy": (NumpyBackend(), np.array),
+    "torch": (TorchBackend(), torch.tensor),
+    "torch, on a device": (TorchBackend(), torch.tensor),
+    "jax": (JaxBackend(), jnp.array),
+}
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_row_is_put_in_its_place(name: str, batch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, array = BACKENDS[name]
+    if name == "torch, on a device":
+        monkeypatch.setattr(_backend, "is_here", lambda tensor: False)
+    rng = np.random.default_rng(0)
+    stack, row = (rng.random(shape, dtype=np.float32) for shape in ((*batch, 4, 5), (*batch, 5)))
+    where = rng.random(batch) < 0.5
+    expected = stack.copy()
+    expected[..., 2, :] = row
+    place = array(np.array(2, dtype=np.int32))
+    np.testing.assert_array_equal(backend.put(array(stack), place, array(row)), expected)
+    some = backend.put(array(stack), place, array(row), array(np.array(where)))
+    np.testing.assert_array_equal(some, np.where(where[..., None, None] if batch else where, expected, stack))
