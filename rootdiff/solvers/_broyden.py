@@ -192,7 +192,8 @@ class Broyden(IterativeSolver):
             mixed = new if need.ndim == 0 else select(xp, need, new, old)
             return xp.zeros_like(need), mixed
 
-        return backend.while_loop(lambda carry: xp.any(carry[0]), renew, (state.renew, state))[1]  # type: ignore[no-any-return]
+        need = state.renew & ~residual.unwanted(state.renew)  # one that has failed asks no more
+        return backend.while_loop(lambda carry: xp.any(carry[0]), renew, (need, state))[1]  # type: ignore[no-any-return]
 
     def _inverse(self, residual: Residual, state: BroydenState, vector: Array, transpose: bool = False) -> Array:
         """Return H v, or H^T v."""
