@@ -24,9 +24,10 @@ class Namespace(_namespace.Namespace):
     module = jnp
 
     @staticmethod
-    def sum(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
+    def sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
         """Return the sums along an axis, or of all."""
-        return jnp.sum(_halved(jnp.add, x) if _is_short(x, axis) else x, axis=axis, keepdims=keepdims)
+        short = dtype is None and x.dtype != bool and _is_short(x, axis)
+        return jnp.sum(_halved(jnp.add, x) if short else x, axis=axis, dtype=dtype, keepdims=keepdims)
 
     @staticmethod
     def max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:

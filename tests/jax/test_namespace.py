@@ -19,6 +19,8 @@ def test_reductions_are_those_of_numpy(n, keepdims):
     x = np.random.default_rng(n).integers(-9, 9, (3, n)).astype(np.float64)  # whose sums are exact
     options = {"axis": -1, "keepdims": keepdims}
     np.testing.assert_array_equal(XP.sum(jnp.asarray(x), **options), np.sum(x, **options))
+    np.testing.assert_array_equal(XP.sum(jnp.asarray(x < 0), dtype=jnp.int32, **options), np.sum(x < 0, **options))
+    np.testing.assert_array_equal(XP.sum(jnp.asarray(x < 0), **options), np.sum(x < 0, **options))
     np.testing.assert_array_equal(XP.max(jnp.asarray(x), **options), np.max(x, **options))
     np.testing.assert_array_equal(XP.all(jnp.asarray(x < 9), **options), np.all(x < 9, **options))
     np.testing.assert_array_equal(XP.all(jnp.asarray(x < 5), **options), np.all(x < 5, **options))
