@@ -11,7 +11,7 @@ from jax import Array
 
 from rootdiff import _namespace
 
-#: A program for a CPU reduces one number after the other, and two more buffers are listed in each call of it for each
+#: A program for a CPU reduces one number after the other, and four more buffers are listed in each call of it for each
 #: reduction of more than 32. So rows up to this length, of arrays with up to so many numbers, are halved before ...
 _ROW, _NUMBERS = 128, 1024
 #: ... until they are no longer than this.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, running
-from rootdiff._norms import dot, max_norm
+from rootdiff._norms import dot, max_norm, numbers
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected
@@ -123,10 +123,11 @@ class Anderson(IterativeSolver):
     def _remembered(self, residual: Residual, state: AndersonState) -> AndersonState:
         """Return the state with the changes of the last step in place of the oldest ones."""
         xp, backend = residual.xp, residual.backend
-        place = state.count % self.depth
-        newest = self._places(xp, state.projection) == place[..., None]
-        changes = backend.put(state.changes, xp.max(place), state.change)
-        f_changes = backend.put(state.f_changes, xp.max(place), state.f_change)
+        places = state.count % self.depth  # the same one in all systems
+        place = xp.max(places)
+        newest = numbers(xp, state.projection) - 1 == places[..., None]
+        changes = backend.put(state.changes, place, state.change)
+        f_changes = backend.put(state.f_changes, place, state.f_change)
         projection = xp.vecdot(f_changes, state.f[..., None, :])
         # those of the older changes with f have changed by those with its change
         row = xp.where(newest, dot(xp, state.f_change, state.f_change)[..., None], projection - state.projection)
@@ -143,8 +144,8 @@ class Anderson(IterativeSolver):
         squares = xp.linalg.diagonal(state.gram)
         filled = squares > 0
         lengths = xp.where(filled, xp.sqrt(squares), xp.ones_like(squares))
-        places = self._places(xp, squares)
-        identity = xp.astype(places[..., :, None] == places[..., None, :], lengths.dtype)
+        index = numbers(xp, squares)
+        identity = xp.astype(index[:, None] == index, lengths.dtype)
         scaled = state.gram / (lengths[..., :, None] * lengths[..., None, :])
         matrix = scaled + identity * (regularisation + xp.astype(~filled, lengths.dtype))[..., None]
         rhs = state.projection / lengths
@@ -153,7 +154,3 @@ class Anderson(IterativeSolver):
         else:
             weights = backend.lu_solve(backend.lu_factor(matrix), rhs) / lengths
         return xp.where(xp.isfinite(weights), weights, xp.zeros_like(weights))
-
-    def _places(self, xp: Any, like: Array) -> Array:
-        """Return 0, 1, ..., depth - 1 for each system of `like`, (*batch, depth)."""
-        return xp.cumulative_sum(xp.ones_like(like), axis=-1) - 1

@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, running, select
-from rootdiff._norms import dot, max_norm, norm2
+from rootdiff._norms import dot, max_norm, norm2, numbers
 from rootdiff._residual import Byproduct, Residual
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors
@@ -50,8 +50,7 @@ class BroydenState(NamedTuple):
         """The estimate of the inverse Jacobian."""
         xp = array_namespace(self.y)
         start = (-1 + 0 * self.y,) if self.factors is None else self.factors
-        places = xp.cumulative_sum(xp.ones_like(self.right[..., 0]), axis=-1) - 1
-        newest = (places == self.place[..., None]) & self.updated[..., None]
+        newest = (numbers(xp, self.right[..., 0]) - 1 == self.place[..., None]) & self.updated[..., None]
         left, right = (
             xp.where(newest[..., None], row[..., None, :], stack)
             for stack, row in zip((self.left, self.right), self.newest, strict=True)

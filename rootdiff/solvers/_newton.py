@@ -123,7 +123,7 @@ class Newton(IterativeSolver):
         bound = size
         if norms is not None and state.length is not None:
             bound, noisy = _bound(residual, y, f, norms)
-            over = noisy & (length > _SHORTER * state.length)
+            over = noisy & (length > _SHORTER * state.length)  # then no step is accepted
             direction = xp.where(over[..., None], 0.0, direction)
         trial = armijo(residual, y, direction, size, bound, scalar)
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
