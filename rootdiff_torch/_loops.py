@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rootdiff._backend import Function, in_python
-from rootdiff_torch._recording import Recording, is_wanted, kept
+from rootdiff_torch._recording import Recording, are_alike, is_wanted, kept
 
 
 class _Foresight(threading.local):
@@ -35,7 +35,7 @@ class _Foresight(threading.local):
         self.accounting = False
 
     def taken(
-        self, body: Function, state: Any, assumes: bool, script: Sequence[bool]
+        self, body: Function, state: Any, assumes: bool, script: Sequence[bool] | None
     ) -> tuple[Any, list[Tensor], list[Tensor], bool]:
         """Return ``body(state)``, `surely_all` answering by the script; the conditions and masks asked about; `met`."""
         enclosing = self.assumes, self.asked, self.met, self.away, self.script, self.masks, self.accounting
@@ -46,7 +46,9 @@ class _Foresight(threading.local):
         finally:
             self.assumes, self.asked, self.met, self.away, self.script, self.masks, self.accounting = enclosing
 
-    def accounted(self, account: Function, new: Any, old: Any, script: Sequence[bool]) -> tuple[Any, list[Tensor]]:
+    def accounted(
+        self, account: Function, new: Any, old: Any, script: Sequence[bool] | None
+    ) -> tuple[Any, list[Tensor]]:
         """Return ``account(new, old)`` with `surely_all` answering by the script, and what that was asked about."""
         enclosing = self.script, self.masks, self.accounting
         self.script, self.masks, self.accounting = script, [], True
@@ -78,7 +80,7 @@ def surely_all(mask: Tensor | Callable[[], Tensor]) -> bool:
     """Return whether all of a mask is known to hold, or foreseen to; one that is not to be asked about is not made."""
     script, foreseen = _foresight.script, _foresight.accounting or callable(mask)
     if callable(mask):
-        if _foresight.away and script is None:
+        if (_foresight.away or _foresight.accounting) and script is None:
             return False
         mask = mask()
     if is_here(mask):
@@ -95,40 +97,48 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
 
     On another device, `body` is taken to meet no condition (a line search that need not begin) where it met none in the
     last step, and what all systems had in common then is taken for granted. Whether that was right is read together
-    with `cond`; what was done wrongly is done again. Once two steps have gone alike, further ones are those of
-    a recording, where that is wanted.
+    with `cond`; what was done wrongly is done again.
+
+    Where that is wanted, steps that meet no condition are those of a recording, once a step has led to a state like the
+    last one. Nothing is taken for granted of the systems then: what it would spare costs a recording next to nothing.
     """
     going = cond(state)
     if is_here(going):
         return in_python(cond, body, state, account)
     if not holds(going):
         return state
-    assumes, script, alike = False, (list[bool](), list[bool]()), False
-    recording, replayed = None, False
+    take = partial(_foreseen, cond, body, account)
+    assumes, script, alike = False, [list[bool](), list[bool]()], False
+    recording: Recording | None = None
     while True:
-        take = partial(_foreseen, cond, body, account, assumes, script)
-        if alike and is_wanted():
-            if recording is None or not recording.fits(state):
-                recording = Recording(take, state)
-            step, state, replayed = recording(state), recording.state, True
+        if assumes and alike:
+            if recording is None or not are_alike(recording.state, state):
+                recording = Recording(partial(take, True, [None, None]), state)
+            step = recording(state)
+            more, conditions, *_ = step.read()
+            if any(conditions):
+                step = take(False, [[], []], kept(recording.state))
+                more, _, *script = step.read()
         else:
-            step, recording = take(state), None
-        more, conditions, of_step, of_account = step.read()
-        if any(conditions) or _is_wrong(script[0], of_step):
-            step = _foreseen(cond, body, account, False, ([], []), state)
-            more, _, of_step, of_account = step.read()
-        elif _is_wrong(script[1], of_account):
-            known = _right(script[1], of_account)
-            result, masks = _foresight.accounted(account, step.new, state, known)
-            step = step._replace(result=result, flags=_flags(cond(result), masks), counts=(0, 0))
-            more, _, _, of_account = step.read()
+            step = take(assumes, script, state)
+            more, conditions, *found = step.read()
+            if any(conditions) or _is_wrong(script[0], found[0]):
+                step = take(False, [[], []], state)
+                more, _, *found = step.read()
+            elif _is_wrong(script[1], found[1]):
+                known = _right(script[1], found[1])
+                result, masks = _foresight.accounted(account, step.new, state, known)
+                step = step._replace(result=result, flags=_flags(cond(result), masks), counts=(0, 0))
+                more, *_, found[1] = step.read()
+            script = found
         if not more:
-            return kept(step.result) if replayed else step.result
-        alike = assumes and not step.met and (of_step, of_account) == script
-        assumes, script, state = not step.met, (of_step, of_account), step.result
+            return step.result if recording is None else kept(step.result)
+        alike = is_wanted() and are_alike(step.result, state)
+        assumes, state = not step.met, step.result
 
 
-_Script = tuple[list[bool], list[bool]]
+#: What `surely_all` is to answer in a step, and in its account; None: nothing is foreseen.
+_Script = Sequence[Sequence[bool] | None]
 
 
 class _Step(NamedTuple):

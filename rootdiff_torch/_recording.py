@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import optree
@@ -115,27 +116,22 @@ class Recording:
     """
 
     def __init__(self, function: Callable[[Any], Any], state: Any) -> None:
-        leaves, self._structure = optree.tree_flatten(state)
-        self._inputs = [leaf.contiguous().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.state = optree.tree_unflatten(self._structure, self._inputs)
-        self._graph = Graph(lambda: self._recorded(function))
-
-    def fits(self, state: Any) -> bool:
-        """Return whether this is a state such as that which was recorded."""
         leaves, structure = optree.tree_flatten(state)
-        pairs = zip(leaves, self._inputs, strict=False)
-        return structure == self._structure and all(
-            (new.shape, new.dtype) == (old.shape, old.dtype) if isinstance(new, Tensor) else new is old
-            for new, old in pairs
-        )
+        self._inputs = _copies(leaves)
+        self.state = optree.tree_unflatten(structure, self._inputs)
+        self._step = Graph(lambda: self._recorded(function))
+        self._results = optree.tree_leaves(self._step.output.result)
+        self._advance = Graph(lambda: _copy(self._inputs, self._results))
 
     def __call__(self, state: Any) -> Any:
         """Return the step from this state, in tensors that the next call overwrites."""
         leaves = optree.tree_leaves(state)
-        pairs = [(old, new) for old, new in zip(self._inputs, leaves, strict=True) if old is not new]
-        torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])
-        self._graph.replay()
-        return self._graph.output
+        if all(map(operator.is_, leaves, self._results)):
+            self._advance.replay()
+        else:
+            _copy(self._inputs, leaves)
+        self._step.replay()
+        return self._step.output
 
     def _recorded(self, function: Callable[[Any], Any]) -> Any:
         step = function(self.state)
@@ -152,6 +148,36 @@ class Recording:
         return step._replace(result=optree.tree_unflatten(structure, list(map(apart, range(len(leaves)), leaves))))
 
 
+def are_alike(one: Any, other: Any) -> bool:
+    """Return whether a recording of a step from one state can replay the step from the other."""
+    leaves, structure = optree.tree_flatten(one)
+    others, other_structure = optree.tree_flatten(other)
+    return structure == other_structure and all(
+        (a.shape, a.dtype) == (b.shape, b.dtype) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
+        for a, b in zip(leaves, others, strict=True)
+    )
+
+
 def kept(state: Any) -> Any:
     """Return a copy of a state, which no replay overwrites."""
-    return optree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, state)
+    leaves, structure = optree.tree_flatten(state)
+    return optree.tree_unflatten(structure, _copies(leaves))
+
+
+def _copies(leaves: Sequence[Any]) -> list[Any]:
+    copies = [
+        torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device) if isinstance(leaf, Tensor) else leaf
+        for leaf in leaves
+    ]
+    _copy(copies, leaves)
+    return copies
+
+
+def _copy(targets: Sequence[Any], sources: Sequence[Any]) -> None:
+    """Copy the tensors, those of a dtype in one launch."""
+    pairs = [
+        (new, old) for new, old in zip(targets, sources, strict=True) if isinstance(new, Tensor) and new is not old
+    ]
+    for dtype in {new.dtype for new, _ in pairs}:
+        chosen = [(new, old) for new, old in pairs if new.dtype is dtype]
+        torch._foreach_copy_([new for new, _ in chosen], [old for _, old in chosen])
