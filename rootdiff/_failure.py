@@ -19,8 +19,10 @@ def check_policy(on_failure: str) -> None:
         raise ArgumentError(f"on_failure: got {on_failure!r}; allowed are {', '.join(map(repr, _POLICIES))}.")
 
 
-def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, context: tuple[Any, ...]) -> None:
-    """Raise or warn, as `on_failure` says, if a system of a concrete `solution` failed.
+def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, context: tuple[Any, ...]) -> bool:
+    """Raise or warn, as `on_failure` says, if a system of a concrete `solution` failed; return whether one has.
+
+    Failures to be ignored are not looked for: then this is False.
 
     Parameters
     ----------
@@ -29,11 +31,13 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     context : tuple
         ``(y0, *args)``, searched for the NaN behind a residual that is not finite at the start.
     """
-    if on_failure not in ("raise", "warn"):
-        return
+    if on_failure == "ignore":
+        return False
     statuses = backend.to_numpy(solution.status)
     if not (statuses > Status.AT_PRECISION).any():
-        return
+        return False
+    if on_failure == "nan":
+        return True
     norms, steps = backend.to_numpy(solution.residual_norm), backend.to_numpy(solution.steps)
     lines = [
         f"root: {_count(statuses, 'has no root that can be vouched for', 'have no root that can be vouched for')}."
@@ -55,23 +59,28 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
         "  on_failure='warn', 'nan' or 'ignore' returns the Solution instead; the error carries it as .solution."
     )
     _emit(on_failure, ConvergenceError("\n".join(lines), solution))
+    return True
 
 
-def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, reported: Any = None) -> None:
-    """Raise or warn, as `on_failure` says, if the linear solve of a derivative failed in a system.
+def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, reported: Any = None) -> bool:
+    """Raise or warn, as `on_failure` says, if the linear solve of a derivative failed in a system; return whether.
+
+    As for `report`, failures to be ignored are not looked for.
 
     Parameters
     ----------
     reported : boolean array, (*batch), optional
         Systems whose forward solve failed, of which nothing more is said.
     """
-    if on_failure not in ("raise", "warn"):
-        return
+    if on_failure == "ignore":
+        return False
     statuses = backend.to_numpy(info.status)
+    if not (statuses > Status.AT_PRECISION).any():
+        return False
     if reported is not None:
         statuses = statuses * ~backend.to_numpy(reported)
-    if not (statuses > Status.AT_PRECISION).any():
-        return
+    if on_failure == "nan" or not (statuses > Status.AT_PRECISION).any():
+        return True
     lines = [f"adjoint: {_count(statuses, 'has no derivative', 'have no derivative')} that can be vouched for."]
     relative = backend.to_numpy(info.relative_residual)
     for status in (s for s in Status if s > Status.RUNNING):
@@ -88,6 +97,7 @@ def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, r
         "carries the statuses as .solution."
     )
     _emit(on_failure, AdjointError("\n".join(lines), info))
+    return True
 
 
 def adjoint_words(status: Status) -> tuple[str, str]:

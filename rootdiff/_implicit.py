@@ -80,12 +80,10 @@ def solve(
         operator = operator.tabulated()
     x, info = adjoint.solve(operator, rhs)
     info = judge(operator, adjoint, x, rhs, info)
-    wrong = info.status > int(Status.AT_PRECISION)
-    if not operator.backend.traced:
-        report_adjoint(operator.backend, info, on_failure, adjoint, failed)
-    if on_failure != "ignore":
-        wrong = wrong if failed is None else wrong | failed
-        x = xp.where(wrong[..., None], xp.full_like(x, xp.nan), x)
+    some = operator.backend.traced or report_adjoint(operator.backend, info, on_failure, adjoint, failed)
+    if on_failure != "ignore" and (some or failed is not None):
+        wrong = info.status > int(Status.AT_PRECISION)
+        x = xp.where((wrong if failed is None else wrong | failed)[..., None], xp.full_like(x, xp.nan), x)
     return x, info
 
 

@@ -167,20 +167,21 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     if residual.correct is not None:
         y0 = residual.correct(y0, y0)
     state = solver.init(residual, y0)
-    norm = max_norm(xp, state.f)
+    norm = _size(xp, state)
     zeros = xp.zeros_like(norm, dtype=xp.int32)
     status = xp.where(
         xp.isfinite(norm),
         xp.where(norm == 0, int(Status.CONVERGED), int(Status.RUNNING)),
         int(Status.NONFINITE_START),
     )
-    status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
+    if not _known(solver.max_steps) or solver.max_steps == 0:
+        status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
     if active is not None:
         status = xp.where(active, status, int(Status.CONVERGED))
     loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros, norm)
     loop = _run(solver, residual, loop)
     success = loop.status <= int(Status.AT_PRECISION)
-    y, norm = loop.state.y, max_norm(xp, loop.state.f)
+    y, norm = loop.state.y, _size(xp, loop.state)
     if not solver.descends:
         y = xp.where(success[..., None], y, loop.best_y)
         norm = xp.where(success, norm, loop.best_norm)
@@ -247,7 +248,7 @@ def _frozen(solver: IterativeSolver, backend: Backend, active: Array, new: _Loop
 def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, state: Any, loop: _Loop) -> _Loop:
     """Return the loop after the step of all systems to `state`; the best of those not `active` is kept."""
     xp, surely_all = backend.xp, backend.surely_all
-    norm = state.f_norm if hasattr(state, "f_norm") else max_norm(xp, state.f)
+    norm = _size(xp, state)
     steps = loop.steps + 1
     allowed = cache(lambda: tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm))
     better = norm < loop.best_norm
@@ -309,6 +310,11 @@ def keep(backend: Backend, active: Array, new: Any, old: Any) -> Any:
 def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:
     """Return whether every absolute entry is at most the `allowed` one, (*batch); by one reduction of floats."""
     return xp.max(xp.abs(vector) - allowed, axis=-1) <= 0
+
+
+def _size(xp: Any, state: Any) -> Array:
+    """Return the largest absolute entry of a state's residual, (*batch)."""
+    return state.f_norm if hasattr(state, "f_norm") else max_norm(xp, state.f)
 
 
 def signs(xp: Any, y: Array, phase: int) -> Array:

@@ -43,11 +43,12 @@ def at_precision(
     `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch).
     """
     xp = residual.xp
-    failed = (raw.status > int(Status.RUNNING)) & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
+    failed = raw.status > int(Status.RUNNING)
 
     def judge(start: Array, y: Array) -> Array:
+        judged = failed & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
         allowed = tolerance(xp, solver.rtol, solver.atol, y, raw.residual_norm, first_norm)
-        success = failed & explained(residual, start, y, allowed)
+        success = judged & explained(residual, start, y, allowed)
         return xp.astype(xp.where(success, int(verdict), raw.status), xp.int32)
 
     status = residual.backend.when(xp.any(failed), judge, (y0, raw.y), xp.astype(raw.status, xp.int32))

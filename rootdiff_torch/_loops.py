@@ -5,13 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from rootdiff._backend import Function, in_python
-from rootdiff_torch._recording import Recording, are_alike, is_wanted, kept
+from rootdiff._errors import ArgumentError
+from rootdiff_torch._recording import (
+    PrematureError,
+    Recording,
+    are_alike,
+    has_begun,
+    is_wanted,
+    kept,
+    kind_of,
+    may_begin_recorded,
+    recorded,
+)
+
+_T = TypeVar("_T", Tensor, tuple[Tensor, ...])
 
 
 class _Foresight(threading.local):
@@ -61,6 +74,19 @@ class _Foresight(threading.local):
 _foresight = _Foresight()
 
 
+def by_itself(recordable: bool, like: Tensor, solve: Callable[[], _T]) -> _T:
+    """Return ``solve()``, a tensor or several, of which the loops are recorded if they are `recordable`.
+
+    To a step around it, one of a residual that holds a solve, its loops are a condition that was met.
+    """
+    outer = vars(_foresight).copy()
+    vars(_foresight).update(vars(_Foresight()))
+    try:
+        return recorded(recordable, like, solve)
+    finally:
+        vars(_foresight).update(outer, met=True)
+
+
 def is_here(tensor: Tensor) -> bool:
     """Return whether to look at a value is to wait for no device."""
     return tensor.device.type == "cpu"
@@ -100,7 +126,8 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
     with `cond`; what was done wrongly is done again.
 
     Where that is wanted, steps that meet no condition are those of a recording, once a step has led to a state like the
-    last one. Nothing is taken for granted of the systems then: what it would spare costs a recording next to nothing.
+    last one, in this loop or in one of its kind. Nothing is taken for granted of the systems then: what it would spare
+    costs a recording next to nothing.
     """
     going = cond(state)
     if is_here(going):
@@ -108,12 +135,18 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
     if not holds(going):
         return state
     take = partial(_foreseen, cond, body, account)
-    assumes, script, alike = False, [list[bool](), list[bool]()], False
+    kind = kind_of(body, state) if is_wanted() else None
+    alike = kind is not None and may_begin_recorded(kind)
+    assumes, script = alike, [list[bool](), list[bool]()]
     recording: Recording | None = None
+    begun = False
     while True:
         if assumes and alike:
             if recording is None or not are_alike(recording.state, state):
-                recording = Recording(partial(take, True, [None, None]), state)
+                try:
+                    recording = Recording(partial(take, True, [None, None]), state)
+                except ArgumentError as error:
+                    raise error if begun else PrematureError(kind) from error
             step = recording(state)
             more, conditions, *_ = step.read()
             if any(conditions):
@@ -133,8 +166,10 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
             script = found
         if not more:
             return step.result if recording is None else kept(step.result)
-        alike = is_wanted() and are_alike(step.result, state)
-        assumes, state = not step.met, step.result
+        alike = kind is not None and are_alike(step.result, state)
+        if alike and not begun:
+            has_begun(kind)
+        assumes, state, begun = not step.met, step.result, True
 
 
 #: What `surely_all` is to answer in a step, and in its account; None: nothing is foreseen.

@@ -102,6 +102,9 @@ class Namespace(_namespace.Namespace):
     def norm2(x: Tensor, careful: Callable[[Tensor], Tensor], /) -> Tensor:
         """Return the Euclidean norms over the last axis; by `careful` where squares may have left their range."""
         if not is_here(x):  # fewer kernels than there are to select by
+            if x.dtype is not torch.float64 and x.device.type != "mps":  # which has no float64, for all squares
+                norm = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64).to(x.dtype)
+                return norm  # type: ignore[no-any-return]
             limits = torch.finfo(x.dtype)
             scale = _vector_norm(x, torch.inf).clamp(limits.tiny, limits.max)
             return _vector_norm(x / scale[..., None], 2) * scale

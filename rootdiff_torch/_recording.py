@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import optree
@@ -24,12 +24,15 @@ class _Thread(threading.local):
     wanted : bool. Whether the loops that run are to be recorded.
     streams : dict. A stream per device: the default stream cannot be recorded.
     graphs : dict. The last graph per device: it keeps the memory that all of them share.
+    at_once : dict. By kind of loop, whether its first step may be recorded, not taken before: where one was taken once,
+        what it needs has been set up, which a recording cannot do. It may need more for another residual.
     """
 
     def __init__(self) -> None:
         self.wanted = False
         self.streams = dict[torch.device, Any]()
         self.graphs = dict[torch.device, Any]()
+        self.at_once = dict[Hashable, bool]()
 
 
 _thread = _Thread()
@@ -38,6 +41,30 @@ _thread = _Thread()
 def is_wanted() -> bool:
     """Return whether the loops that run are to be recorded."""
     return _thread.wanted
+
+
+def kind_of(body: Callable[..., Any], state: Any) -> Hashable:
+    """Return what tells loops apart that need other things: their code, and the types of their states."""
+    leaves, structure = optree.tree_flatten(state)
+    devices = {leaf.device for leaf in leaves if isinstance(leaf, Tensor)}
+    return getattr(body, "__code__", body), structure, frozenset(devices)
+
+
+def may_begin_recorded(kind: Hashable) -> bool:
+    """Return whether the first step of such a loop may be recorded."""
+    return _thread.at_once.get(kind, False)
+
+
+def has_begun(kind: Hashable) -> None:
+    """Note that a first step of such a loop has been taken, and that those after it are like it."""
+    _thread.at_once.setdefault(kind, True)
+
+
+class PrematureError(Exception):
+    """The first step of a loop cannot be recorded: the work is to be done again, and to take it."""
+
+    def __init__(self, kind: Hashable) -> None:
+        _thread.at_once[kind] = False
 
 
 def check_device(device: torch.device) -> None:
@@ -56,7 +83,11 @@ def recorded(wanted: bool, like: Tensor, work: Callable[[], _T]) -> _T:
     """
     before, _thread.wanted = _thread.wanted, wanted  # of a solve inside a residual too
     try:
-        return _aside(like.device, work) if wanted else work()
+        while True:
+            try:
+                return _aside(like.device, work) if wanted else work()
+            except PrematureError:  # once per kind of loop
+                continue
     finally:
         _thread.wanted = before
 
@@ -94,6 +125,7 @@ class Graph:
             finally:
                 self._graph.capture_end()
         except RuntimeError as error:
+            _thread.graphs.pop(device, None)  # its memory counts as being recorded still
             cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
             raise ArgumentError(
                 "cuda_graph: a step cannot be recorded. The residual, or a linear solve in it, waits for the device: a "

@@ -37,7 +37,7 @@ from rootdiff_torch._derivatives import (
     rule,
     without_tangents,
 )
-from rootdiff_torch._recording import recorded
+from rootdiff_torch._loops import by_itself
 
 
 @dataclass
@@ -138,7 +138,7 @@ class Root(torch.autograd.Function):
 
     @staticmethod
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        return recorded(problem.cuda_graph, y0, lambda: _find(problem, y0, parameters))
+        return by_itself(problem.cuda_graph, y0, lambda: _find(problem, y0, parameters))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -167,7 +167,7 @@ class Root(torch.autograd.Function):
         with _settled(ctx.problem, y):
             given = (ctx.problem, cotangent, y, known, parameters, wanted)
             if plain:
-                found = recorded(ctx.problem.cuda_graph, y, lambda: _pull_back_once(*given))
+                found = by_itself(ctx.problem.cuda_graph, y, lambda: _pull_back_once(*given))
             else:
                 found = _pull_back(*given)
         gradients = dict(zip(wanted, found, strict=True))
@@ -206,7 +206,7 @@ class LinearSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int, *others: Tensor) -> Tensor:
-        return recorded(problem.cuda_graph, y, lambda: _solve_plain(problem, transpose, rhs, y, others, count))
+        return by_itself(problem.cuda_graph, y, lambda: _solve_plain(problem, transpose, rhs, y, others, count))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -294,12 +294,12 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
         unravel = problem.structure.unravel
         solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
         context = (unravel(start), *problem.arguments(*plain))
-        report(BACKEND, solution, problem.on_failure, solver, context)
+        spoilt = report(BACKEND, solution, problem.on_failure, solver, context)
         if problem.follows and problem.checked:  # one that branches may use more at the root than at y0
             check_followed(problem.function, (raw.y, *plain))
         known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
         y = raw.y
-        if problem.on_failure != "ignore" and not bool(solution.converged.all()):
+        if spoilt:
             problem.outcome.spoilt = True
             y = torch.where(solution.converged[..., None], y, torch.nan)
         method = torch.zeros_like(raw.status) if raw.method is None else raw.method
@@ -386,7 +386,7 @@ def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, status: Ten
     """Return the checked solution for plain tensors; it is noted if a system failed."""
     failed = status > int(Status.AT_PRECISION) if problem.outcome.spoilt else None
     x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed)
-    if problem.on_failure != "ignore" and bool((info.status > int(Status.AT_PRECISION)).any()):
+    if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
         problem.outcome.spoilt = True
     return x  # type: ignore[no-any-return]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._norms import norm2
 from rootdiff._residual import Byproduct, LinearOperator
 from rootdiff._solution import Status
 
@@ -105,7 +104,6 @@ def finite_status(xp: Any, x: Array, failure: Status = Status.NONFINITE) -> Arra
     return xp.astype(xp.where(finite, int(Status.CONVERGED), int(failure)), xp.int32)
 
 
-def relative_size(xp: Any, norm: Array, rhs: Array) -> Array:
-    """Return ``norm / norm(rhs)``, (*batch), and `norm` itself where `rhs` is zero."""
-    size = norm2(xp, rhs)
+def relative_size(xp: Any, norm: Array, size: Array) -> Array:
+    """Return the norm of a residual over that of b, (*batch), and itself where b is zero."""
     return norm / xp.where(size > 0, size, xp.ones_like(size))

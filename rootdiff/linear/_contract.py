@@ -37,10 +37,9 @@ def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, 
         unknown = xp.full_like(x[..., 0], xp.nan)
         relative = unknown if info.relative_residual is None else info.relative_residual
         return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative)
-    relative = info.relative_residual
+    relative, size = info.relative_residual, norm2(xp, rhs)
     if relative is None:
-        relative = relative_size(xp, norm2(xp, rhs - operator.matvec(x)), rhs)
-    size = norm2(xp, rhs)
+        relative = relative_size(xp, norm2(xp, rhs - operator.matvec(x)), size)
     norm = relative * xp.where(size > 0, size, xp.ones_like(size))
     failure = xp.where(info.status <= int(Status.AT_PRECISION), int(Status.STALLED), info.status)
     if info.factors is not None:
@@ -50,14 +49,14 @@ def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, 
         condition = skeel_condition(inverse, x, sizes, SCREEN_AT / operator.precision)
         singular = ~finite | ~(operator.precision * condition < SINGULAR_AT)
         # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
-        stable = _small(operator, norm, x.shape[-1] ** 0.5 * sizes, rhs)
+        stable = _small(operator, norm, x.shape[-1] ** 0.5 * sizes, size)
         failure = xp.where(known, xp.where(singular, int(Status.SINGULAR), failure), int(Status.NONFINITE))
         solved, stable = (norm <= solver.tolerance(operator) * size) & ~singular, stable & ~singular
     else:
         # a solver made of others may know that one of them found a singular matrix, even if some x solves the system
         regular = info.status != int(Status.SINGULAR)
         solved = (norm <= solver.tolerance(operator) * size) & regular
-        stable = backward_stable(operator, x, rhs, norm, ~solved) & regular
+        stable = backward_stable(operator, x, rhs, norm, size, ~solved) & regular
     if info.rank is not None:
         failure = xp.where(finite & (info.rank < x.shape[-1]), int(Status.SINGULAR), failure)
     status = xp.where(stable, int(Status.AT_PRECISION), failure)
@@ -66,22 +65,24 @@ def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, 
     return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative)
 
 
-def backward_stable(operator: LinearOperator, x: Array, rhs: Array, norm: Array, asked: Array | bool = True) -> Array:
-    """Return whether a residual of this norm, (*batch), is one that the accuracy of A and b explains.
+def backward_stable(
+    operator: LinearOperator, x: Array, rhs: Array, norm: Array, size: Array, asked: Array | bool = True
+) -> Array:
+    """Return whether a residual of this norm, (*batch), is one that the accuracy of A and b, of norm `size`, explains.
 
     The product that this takes is made only if, in a system that is `asked` for, the residual is not small against b.
     """
     xp = operator.backend.xp
-    open_ = ~(norm <= MARGIN * operator.precision * norm2(xp, rhs))
+    open_ = ~(norm <= MARGIN * operator.precision * size)
 
     def weigh(x: Array) -> Array:
-        return ~open_ | _small(operator, norm, row_sizes(operator, x, rhs), rhs)
+        return ~open_ | _small(operator, norm, row_sizes(operator, x, rhs), size)
 
     return operator.backend.when(xp.any(open_ & asked), weigh, (x,), ~open_)
 
 
-def _small(operator: LinearOperator, norm: Array, sizes: Array, rhs: Array) -> Array:
+def _small(operator: LinearOperator, norm: Array, sizes: Array, size: Array) -> Array:
     xp = operator.backend.xp
     # a residual nearly as large as b is that of x = 0: no solution, however large x may be
-    bound = xp.minimum(MARGIN * operator.precision * norm2(xp, sizes), 0.1 * norm2(xp, rhs))
+    bound = xp.minimum(MARGIN * operator.precision * norm2(xp, sizes), 0.1 * size)
     return norm <= bound

@@ -92,7 +92,7 @@ class Krylov(LinearSolver):
 
         def attained(start: Start) -> Array:
             """Return the status where a head start has come as far as rounding lets it: further cycles are vain."""
-            stable = open_ & backward_stable(operator, start.x, rhs, start.norm)
+            stable = open_ & backward_stable(operator, start.x, rhs, start.norm, size)
             return xp.astype(xp.where(stable, int(Status.AT_PRECISION), status), xp.int32)
 
         start = _State(*first, counts, backend.when(xp.any(open_), attained, (first,), status))
@@ -108,7 +108,7 @@ class Krylov(LinearSolver):
             short = active & (status != int(Status.CONVERGED))
             status = xp.where(short & ~(norm < 0.9 * state.norm), int(Status.STALLED), status)
             # where rounding allows no more, further cycles are vain
-            stable = short & backward_stable(operator, x, rhs, norm, short)
+            stable = short & backward_stable(operator, x, rhs, norm, size, short)
             status = xp.astype(xp.where(stable, int(Status.AT_PRECISION), status), xp.int32)
             better = norm < state.norm
             return _State(
@@ -126,7 +126,7 @@ class Krylov(LinearSolver):
             return backend.while_loop(running, body, _State(*start))  # type: ignore[no-any-return]
 
         state = backend.when(running(start), cycles, start, start)
-        return state.x, LinearInfo(state.status, relative_size(xp, state.norm, rhs))
+        return state.x, LinearInfo(state.status, relative_size(xp, state.norm, size))
 
     def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
         """Return where to start: zero or a better guess, and for a fixed point where the plain iteration leads."""

@@ -65,7 +65,7 @@ class LeastSquares(LinearSolver):
         x = x + solve(rhs - operator.matvec(x))  # one refinement, for the rounding of U, s and V
         x = xp.where(finite[..., None], x, xp.full_like(x, xp.nan))
         rank = xp.sum(xp.astype(kept, xp.int32), axis=-1, dtype=xp.int32)
-        relative = relative_size(xp, norm2(xp, rhs - operator.matvec(x)), rhs)
+        relative = relative_size(xp, norm2(xp, rhs - operator.matvec(x)), norm2(xp, rhs))
         return x, LinearInfo(finite_status(xp, x, Status.NONFINITE), relative, rank=rank)
 
     def _rcond(self, operator: LinearOperator, rhs: Array) -> Any:

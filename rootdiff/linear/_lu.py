@@ -71,19 +71,20 @@ class LU(LinearSolver):
         backend, xp = operator.backend, operator.backend.xp
         old = operator.factors
         assert old is not None
-        first = _refine(operator, rhs)
-        stale = ~backward_stable(operator, first.x, rhs, first.norm)
+        size = norm2(xp, rhs)
+        first = _refine(operator, rhs, size)
+        stale = ~backward_stable(operator, first.x, rhs, first.norm, size)
 
         def anew(rhs: Array) -> tuple[_Refined, Byproduct]:
             fresh = (*_factor(operator), *(xp.zeros_like(update) for update in old[2:]))
-            again = _refine(replace(operator, factors=fresh), rhs)
+            again = _refine(replace(operator, factors=fresh), rhs, size)
             spare = stale.ndim - (old[0].ndim - 2)  # several right-hand sides for one matrix
             systems = xp.any(stale, axis=tuple(range(spare))) if spare else stale
             return select(xp, stale, again, first), select(xp, systems, fresh, old)
 
         refined, factors = backend.when(xp.any(stale), anew, (rhs,), (first, old))
         status = finite_status(xp, refined.x, Status.SINGULAR)
-        return refined.x, LinearInfo(status, relative_size(xp, refined.norm, rhs), factors)
+        return refined.x, LinearInfo(status, relative_size(xp, refined.norm, size), factors)
 
 
 def no_factors(xp: Any, y: Array) -> tuple[Array, Array]:
@@ -100,10 +101,9 @@ def _factor(operator: LinearOperator) -> tuple[Array, Array]:
     return operator.backend.lu_factor(_matrix(operator))
 
 
-def _refine(operator: LinearOperator, rhs: Array) -> _Refined:
+def _refine(operator: LinearOperator, rhs: Array, size: Array) -> _Refined:
     """Solve by an approximate inverse; refine while each step gains a digit (Higham 2002, section 12.1)."""
     backend, xp, inverse = operator.backend, operator.backend.xp, operator.approximate_inverse
-    size = norm2(xp, rhs)
     goal = 2 * operator.precision * size
 
     def unfinished(state: _Refined) -> Array:
