@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import optree
 import torch
@@ -16,7 +16,9 @@ from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
 from rootdiff_torch._namespace import Namespace
+from rootdiff_torch._recording import begins, check_lasts
 
+_T = TypeVar("_T")
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -105,8 +107,8 @@ class TorchBackend(Factoring):
         return self.linearize(function, y)[2]()
 
     def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
-        graph = cache(lambda: Linearization(function, y))
-        return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), cache(lambda: graph().dense())
+        graph = _lasting(lambda: Linearization(function, y))
+        return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), _lasting(lambda: graph().dense())
 
     def precision(self, dtype: Any) -> float:
         return float(torch.finfo(dtype).eps)
@@ -153,6 +155,7 @@ class Linearization:
     """
 
     def __init__(self, function: Function, y: Tensor) -> None:
+        self._begun = begins()
         with torch.enable_grad():
             self.y = y.detach().requires_grad_()
             self.f = function(self.y)
@@ -171,6 +174,7 @@ class Linearization:
     @cached_property
     def transposed(self) -> tuple[Tensor, Tensor]:
         """J^T u as a function of u, in which it is linear: pulling v back through it gives J v."""
+        check_lasts(self._begun)
         with torch.enable_grad():
             u = torch.zeros_like(self.f).requires_grad_()
             if not self.f.requires_grad:
@@ -185,6 +189,18 @@ class Linearization:
         units = torch.eye(n, dtype=self.f.dtype, device=self.f.device)
         units = units.reshape(n, *(1,) * (self.f.ndim - 1), n).expand(n, *self.f.shape)
         return pullbacks(self.f, self.y, units).movedim(0, -2)
+
+
+def _lasting(make: Callable[[], _T]) -> Callable[[], _T]:
+    """Return `make`, run once however often it is called."""
+    begun = begins()
+
+    @cache
+    def made() -> _T:
+        check_lasts(begun)
+        return make()
+
+    return made
 
 
 def _copies(matrix: Tensor) -> int:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from rootdiff._backend import Function, in_python
-from rootdiff._errors import ArgumentError
 from rootdiff_torch._recording import (
-    PrematureError,
     Recording,
     are_alike,
+    first_step,
     has_begun,
     is_wanted,
     kept,
@@ -143,10 +142,8 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
     while True:
         if assumes and alike:
             if recording is None or not are_alike(recording.state, state):
-                try:
-                    recording = Recording(partial(take, True, [None, None]), state)
-                except ArgumentError as error:
-                    raise error if begun else PrematureError(kind) from error
+                record = Recording if begun else partial(first_step, kind=kind)
+                recording = record(partial(take, True, [None, None]), state)
             step = recording(state)
             more, conditions, *_ = step.read()
             if any(conditions):
@@ -167,9 +164,10 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
         if not more:
             return step.result if recording is None else kept(step.result)
         alike = kind is not None and are_alike(step.result, state)
-        if alike and not begun:
+        assumes, state = not step.met, step.result
+        if alike and assumes and not begun:
             has_begun(kind)
-        assumes, state, begun = not step.met, step.result, True
+        begun = True
 
 
 #: What `surely_all` is to answer in a step, and in its account; None: nothing is foreseen.

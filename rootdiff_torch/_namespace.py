@@ -6,7 +6,6 @@ Arrays may be aliases of each other: nothing in a solver changes one in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import array_api_compat.torch
@@ -17,6 +16,8 @@ from rootdiff import _namespace
 from rootdiff_torch._derivatives import is_wrapped
 from rootdiff_torch._loops import is_here
 
+#: Numbers that selections have needed, as tensors.
+_constants: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 #: Numbers from which a look at a mask, or at a sum, costs less than a pass that selects or tests one by one.
 _MANY = 4096
 
@@ -129,10 +130,15 @@ def _filled(value: Any, other: Any, condition: Tensor) -> Any:
     return _constant(value, dtype, condition.device)
 
 
-@cache
 def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    key = value, dtype, device
+    if key in _constants:
+        return _constants[key]
     with torch.inference_mode(False):
-        return torch.full((), value, dtype=dtype, device=device)
+        constant = torch.full((), value, dtype=dtype, device=device)
+    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():  # a graph's is made by its replays alone
+        _constants[key] = constant
+    return constant
 
 
 def _vector_norm(x: Tensor, order: float) -> Tensor:

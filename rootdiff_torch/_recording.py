@@ -24,12 +24,13 @@ class _Thread(threading.local):
     wanted : bool. Whether the loops that run are to be recorded.
     streams : dict. A stream per device: the default stream cannot be recorded.
     graphs : dict. The last graph per device: it keeps the memory that all of them share.
+    begins : bool. Whether the first step of a loop is being recorded.
     at_once : dict. By kind of loop, whether its first step may be recorded, not taken before: where one was taken once,
         what it needs has been set up, which a recording cannot do. It may need more for another residual.
     """
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.wanted, self.begins = False, False
         self.streams = dict[torch.device, Any]()
         self.graphs = dict[torch.device, Any]()
         self.at_once = dict[Hashable, bool]()
@@ -56,15 +57,38 @@ def may_begin_recorded(kind: Hashable) -> bool:
 
 
 def has_begun(kind: Hashable) -> None:
-    """Note that a first step of such a loop has been taken, and that those after it are like it."""
+    """Note that a first step of such a loop has been taken, and that it might have been recorded."""
     _thread.at_once.setdefault(kind, True)
+
+
+def begins() -> bool:
+    """Return whether the first step of a loop is being recorded."""
+    return _thread.begins
+
+
+def check_lasts(begun: bool) -> None:
+    """Raise if what is about to be made was asked for before the first step of a loop, now recorded, and not in it.
+
+    It is to serve all steps, and would be made again in each replay. `begun`: what `begins` gave when it was asked for.
+    """
+    if _thread.begins and not begun:
+        raise ArgumentError("cuda_graph: a first step that makes what others need cannot be recorded.")
+
+
+def first_step(function: Callable[[Any], Any], state: Any, kind: Hashable) -> Recording:
+    """Return the recording of a step that has not been taken before; raises `PrematureError` where it must be."""
+    _thread.begins = True
+    try:
+        return Recording(function, state)
+    except ArgumentError as error:
+        _thread.at_once[kind] = False
+        raise PrematureError from error
+    finally:
+        _thread.begins = False
 
 
 class PrematureError(Exception):
     """The first step of a loop cannot be recorded: the work is to be done again, and to take it."""
-
-    def __init__(self, kind: Hashable) -> None:
-        _thread.at_once[kind] = False
 
 
 def check_device(device: torch.device) -> None:

@@ -16,6 +16,7 @@ from array_api_compat import array_namespace
 import rootdiff_jax
 import rootdiff_torch
 from rootdiff import Status
+from rootdiff_torch._namespace import Namespace
 from rootdiff_torch.nn import FixedPointLayer
 
 pytestmark = pytest.mark.gpu
@@ -376,6 +377,16 @@ def test_torch_recordings_of_a_graph_of_the_gradient() -> None:
     found = hessian_product()
     layer.cuda_graph = False
     torch.testing.assert_close(found, hessian_product(), rtol=1e-7, atol=1e-9)
+
+
+def test_torch_constants_are_not_left_in_a_recording_that_was_never_replayed() -> None:
+    condition, x = torch.tensor([True, False], device=GPU), torch.zeros(2, device=GPU)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        Namespace.where(condition, 0.123, x)
+    del graph
+    torch.full((1000,), 7.0, device=GPU)
+    torch.testing.assert_close(Namespace.where(condition, 0.123, x).cpu(), torch.tensor([0.123, 0.0]))
 
 
 def test_torch_says_what_cannot_be_recorded() -> None:

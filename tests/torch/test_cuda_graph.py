@@ -128,6 +128,22 @@ def test_a_first_step_that_cannot_be_recorded_is_taken(device: None) -> None:
     torch.testing.assert_close(found.y, rootdiff_torch.fixed_point(cell, z0, **options).y, rtol=0, atol=0)
 
 
+def test_no_replay_linearises_again(device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a linear solve share an evaluation of the residual, which is none of their first one's."""
+    tapes: list[Tape] = []
+    keep = Tape.__init__
+
+    def made(self: Tape, work: Callable[[], Any]) -> None:
+        keep(self, work)
+        tapes.append(self)
+
+    monkeypatch.setattr(Tape, "__init__", made)
+    for _ in range(2):
+        solved("newton_krylov", "gmres", cuda_graph=True)
+    assert tapes
+    assert not any("aten.tanh.default" in str(function) for tape in tapes for function, *_ in tape.operations)
+
+
 def test_a_solve_inside_that_has_nothing_to_do_at_first(device: None) -> None:
     """The steps of the outer solver then meet no condition, until one does."""
 
