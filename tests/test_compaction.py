@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
 
 import rootdiff
+import rootdiff_jax
 from rootdiff import ArgumentError
 from tests.harness import HARNESSES, Harness
 
@@ -44,6 +47,23 @@ def test_roots_steps_and_statuses_are_those_of_the_whole_batch(name: str, solver
     assert len(set(whole.steps.ravel().tolist())) > 1
     np.testing.assert_array_equal(some.status, whole.status)
     np.testing.assert_array_equal(some.steps, whole.steps)
+    np.testing.assert_allclose(some.y, whole.y, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_later_solvers_of_a_chain_take_a_few_systems_at_a_time_in_jax() -> None:
+    """Here one by one: the second for those that need more than four steps, the third for the slow one."""
+    solvers = [rootdiff.Newton(max_steps=4), rootdiff.Newton(max_steps=6), rootdiff.TrustRegion()]
+
+    def solve(**batched: Any) -> Any:
+        options: dict[str, Any] = {"solver": rootdiff.Chain(solvers), "batch_ndim": 2, "on_failure": "ignore"}
+        start, *args = map(jnp.asarray, (START, SCALE, WEIGHT))
+        return jax.jit(lambda *args: rootdiff_jax.root(residual, start, *args, **options, **batched))(*args)
+
+    with jax.enable_x64(True):
+        whole, some = solve(), solve(batched_args=(0, None))
+    assert np.bincount(np.ravel(whole.method)).tolist() == [5, 6, 1]
+    for name in ("method", "status", "steps"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(whole, name), err_msg=name)
     np.testing.assert_allclose(some.y, whole.y, rtol=ROUNDING, atol=ROUNDING)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from rootdiff._backend import Array
+from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._iterate import Solver
 from rootdiff._residual import Residual
@@ -73,10 +74,13 @@ class Chain(Solver):
         if index + 1 == len(self.solvers):
             return best
         xp, solver = residual.xp, self.solvers[index + 1]
+        few = limit(residual.backend, tuple(active.shape)) if residual.divisible and residual.backend.traced else 0
 
         def attempt(*parts: Any) -> RawSolution:
             best = RawSolution(*parts)
             need = _failed(best, active)
+            if few:
+                return self._in_rounds(index, residual, y0, need, best, few)
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
             raw = solver.solve_where(residual, xp.where(need[..., None], y0, best.y), need)
             return self._after(index + 1, residual, y0, active, _better(xp, best, raw, need, index + 1))
@@ -84,13 +88,42 @@ class Chain(Solver):
         # all further solvers in one branch: where none is needed, that is asked once
         return residual.backend.when(xp.any(_failed(best, active)), attempt, best, best)  # type: ignore[no-any-return]
 
+    def _in_rounds(
+        self, index: int, residual: Residual, y0: Array, need: Array, best: RawSolution, few: int
+    ) -> RawSolution:
+        """Return what `_after` does where systems are `need`-ed, by the further solvers for a `few` systems at a time.
+
+        Each of them is compiled once then; in a batch that becomes smaller it would be once for each size.
+        """
+        xp, take, lead = residual.xp, residual.take, need.ndim
+        assert take is not None
+        rest = Chain(self.solvers[index + 1 :])
+
+        def attempt(state: tuple[RawSolution, Array]) -> tuple[RawSolution, Array]:
+            best, need = state
+            flat = xp.reshape(need, (-1,))
+            chosen = flat & (xp.cumulative_sum(xp.astype(flat, xp.int32)) <= few)
+            order = residual.backend.indices(chosen, few)
+
+            def pick(array: Array) -> Array:
+                return xp.take(array, order, axis=0)
+
+            start, old, wanted = taken(xp, (y0, best, need), pick, lead)
+            at_rest = xp.where(wanted[..., None], start, old.y)
+            raw = rest.solve_where(replace(take(pick, few), take=None), at_rest, wanted)
+            assert raw.method is not None
+            new = _better(xp, old, raw, wanted, index + 1 + raw.method)
+            return put(xp, best, new, chosen, lead), need & ~xp.reshape(chosen, need.shape)
+
+        return residual.backend.while_loop(lambda state: xp.any(state[1]), attempt, (best, need))[0]  # type: ignore[no-any-return]
+
 
 def _failed(best: RawSolution, active: Array) -> Array:
     return (best.status > int(Status.RUNNING)) & (best.status != int(Status.NONFINITE_START)) & active
 
 
-def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: int) -> RawSolution:
-    """Return, per system, `raw` where it was needed and succeeded or came closer, else `best`."""
+def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: Array | int) -> RawSolution:
+    """Return, per system, `raw` of the method `index` where it was needed and succeeded or came closer, else `best`."""
     take = need & ((raw.status <= int(Status.AT_PRECISION)) | (raw.residual_norm < best.residual_norm))
     factors = best.factors
     if factors is not None and raw.factors is not None:
@@ -105,5 +138,5 @@ def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: in
         xp.where(need, best.steps + raw.steps, best.steps),
         xp.where(take, raw.residual_norm, best.residual_norm),
         factors,
-        xp.where(take, xp.full_like(best.status, index), best.method),
+        xp.astype(xp.where(take, index, best.method), xp.int32),
     )
