@@ -70,7 +70,7 @@ def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: fl
 
     The inverse is what ``operator.factors`` make of a vector. With ``sizes = abs(A) abs(x)`` the condition does not
     depend on the scaling of rows, so that units do not look like singularity. One solve bounds it from
-    below; only where that exceeds `screen` it is estimated properly.
+    below; only where that exceeds `screen` it is estimated properly. For one unknown that solve tells it.
 
     References
     ----------
@@ -79,6 +79,8 @@ def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: fl
     backend, xp = operator.backend, operator.backend.xp
     size = max_norm(xp, x)
     safe = xp.where(size > 0, size, xp.ones_like(size))
+    if x.shape[-1] == 1:
+        return max_norm(xp, operator.approximate_inverse(sizes)) / safe
     probe = pattern(xp, x, xp.full_like(size, 5)) * sizes
     bound = max_norm(xp, operator.approximate_inverse(probe)) / safe
     suspicious = ~(bound <= screen)
