@@ -256,28 +256,24 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
         better = better & active
     improved = norm < 0.99 * loop.mark
     running = state.status == int(Status.RUNNING)
-    going_on = better & improved & (norm > 0) & (steps < solver.max_steps) & running
     unknown = ~xp.isfinite(state.error[..., 0])
-    if surely_all(unknown):
-        converged = ~unknown
-    else:
-        converged = _is_within(xp, state.error, allowed()) & (norm < xp.inf)
-        going_on = going_on & ~converged
-    if surely_all(going_on):
+    converged = ~unknown if surely_all(unknown) else _is_within(xp, state.error, allowed()) & (norm < xp.inf)
+    if surely_all(lambda: better & improved & (norm > 0) & (steps < solver.max_steps) & running & ~converged):
         status = xp.astype(state.status, xp.int32)
         return _Loop(state, status, steps, loop.first_norm, state.y, norm, xp.zeros_like(loop.idle), norm)
     # steps within tolerance that do not help are those of rounding: a few of them tell
-    idle = xp.zeros_like(loop.idle)
-    if not surely_all(improved):
-        vain = xp.astype(_is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
-        idle = (loop.idle + 1 + vain * (solver.patience // solver.futile)) * xp.astype(~improved, xp.int32)
+    if surely_all(improved):
+        idle = xp.zeros_like(loop.idle)
+    else:
+        vain = _is_within(xp, state.y - loop.state.y, allowed())
+        idle = xp.where(improved, 0, loop.idle + xp.where(vain, 1 + solver.patience // solver.futile, 1))
     status = xp.where((idle >= solver.patience) & running, int(Status.STALLED), state.status)
     status = xp.where(norm < xp.inf, status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
     # of a y that ran away any residual is within tolerance: unless f has fallen too, `at_precision` is to judge
     fallen = norm <= solver.rtol**0.5 * loop.first_norm  # type: ignore[operator]
-    status = xp.where(converged & ~fallen, int(Status.STALLED), status)
-    status = xp.where((converged & fallen) | (norm == 0), int(Status.CONVERGED), status)
+    status = xp.where(converged, xp.where(fallen, int(Status.CONVERGED), int(Status.STALLED)), status)
+    status = xp.where(norm == 0, int(Status.CONVERGED), status)
     return _Loop(
         state,
         xp.astype(status, xp.int32),
