@@ -265,15 +265,15 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
     if surely_all(improved):
         idle = xp.zeros_like(loop.idle)
     else:
-        vain = _is_within(xp, state.y - loop.state.y, allowed())
-        idle = xp.where(improved, 0, loop.idle + xp.where(vain, 1 + solver.patience // solver.futile, 1))
+        vain = xp.astype(_is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
+        idle = xp.where(improved, 0, loop.idle + 1 + vain * (solver.patience // solver.futile))
     status = xp.where((idle >= solver.patience) & running, int(Status.STALLED), state.status)
     status = xp.where(norm < xp.inf, status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
     # of a y that ran away any residual is within tolerance: unless f has fallen too, `at_precision` is to judge
     fallen = norm <= solver.rtol**0.5 * loop.first_norm  # type: ignore[operator]
-    status = xp.where(converged, xp.where(fallen, int(Status.CONVERGED), int(Status.STALLED)), status)
-    status = xp.where(norm == 0, int(Status.CONVERGED), status)
+    status = xp.where(converged | (norm == 0), int(Status.CONVERGED), status)
+    status = xp.where(converged & ~fallen, int(Status.STALLED), status)
     return _Loop(
         state,
         xp.astype(status, xp.int32),
