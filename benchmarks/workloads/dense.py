@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import rootdiff
 from benchmarks.problem import Row, Workload
 from benchmarks.workloads import _tanh
 
@@ -16,6 +17,17 @@ ROWS = (
     Row("rootdiff_jax", "auto"),
     Row("rootdiff_jax", "newton, lu", {"solver": "newton", "adjoint": "lu"}),
     Row("rootdiff_jax", "newton_krylov, gmres", {"solver": "newton_krylov", "adjoint": "gmres"}),
+    *(
+        Row(library, name, {"call": "fixed_point", "solver": solver, "adjoint": "gmres", **options}, device="cuda")
+        for library, options, graph in (
+            ("rootdiff_torch", {"cuda_graph": True}, ", CUDA graph"),
+            ("rootdiff_jax", {}, ""),
+        )
+        for name, solver in (
+            (f"fixed_point, gmres{graph}", "fixed_point"),
+            (f"broyden from -I, gmres{graph}", rootdiff.Broyden(initial="identity")),
+        )
+    ),
     Row("SciPy", "hybr, Jacobian given", {"method": "hybr", "tol": 1e-10}),
     Row("Optimistix", "Newton", {"solver": "Newton"}),
     Row("JAXopt", "Broyden, gmres", {"solver": "Broyden", "tol": 1e-9, "linear": "solve_gmres"}),

@@ -141,6 +141,7 @@ def jax_floor(problem: Problem) -> Calls:
 
 #: The tolerance of the peers.
 _LIKE_PEERS = {"solver": rootdiff.FixedPoint(rtol=1e-5, atol=1e-5), "adjoint": rootdiff.GMRES(rtol=1e-5)}
+_SERIES = {"solver": rootdiff.FixedPoint(rtol=1e-5, atol=1e-5), "adjoint": rootdiff.Neumann(terms=10)}
 _BROYDEN = {"solver": rootdiff.Broyden(initial="identity"), "adjoint": "gmres"}
 _FIXED = {"call": "fixed_point"}
 _DEQ = {"f_tol": 1e-5, "b_tol": 1e-5, "f_stop_mode": "rel", "b_stop_mode": "rel", "f_max_iter": 80, "b_max_iter": 80}
@@ -157,6 +158,7 @@ ROWS = (
             Row(library, "anderson, gmres", {**_FIXED, "solver": "anderson", "adjoint": "gmres"}),
             Row(library, "fixed_point, gmres", {**_FIXED, "solver": "fixed_point", "adjoint": "gmres"}),
             Row(library, "fixed_point, gmres, both to 1e-5", {**_FIXED, **_LIKE_PEERS}),
+            Row(library, "fixed_point to 1e-5, 10 terms of Neumann's series", {**_FIXED, **_SERIES}),
             Row(library, "broyden from -I, gmres", {**_FIXED, **_BROYDEN}, full=True),
         )
     ),
@@ -165,6 +167,12 @@ ROWS = (
         "rootdiff_torch",
         "fixed_point, gmres, both to 1e-5, CUDA graph",
         {**_FIXED, **_LIKE_PEERS, "cuda_graph": True},
+        device="cuda",
+    ),
+    Row(
+        "rootdiff_torch",
+        "fixed_point to 1e-5, 10 terms of Neumann's series, CUDA graph",
+        {**_FIXED, **_SERIES, "cuda_graph": True},
         device="cuda",
     ),
     Row("SciPy", "root", cannot="no batch without a Jacobian: 256 solves of 512 unknowns, 1 s each"),

@@ -156,6 +156,7 @@ def _rows(bracket: tuple[float, float], deq: Row) -> tuple[Row, ...]:
                 ("root, auto, batched_args", _EACH),
             )
         ),
+        Row("rootdiff_torch", "root, newton, lu, CUDA graph", {**newton, "cuda_graph": True}, device="cuda"),
         Row("SciPy", "elementwise.find_root", {"method": "find_root"}),
         Row("SciPy", "newton (secant)", {"method": "newton", "tol": 1e-10}),
         Row("Optimistix", "Newton, vmap"),
