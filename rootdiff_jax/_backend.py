@@ -183,17 +183,34 @@ class SteppingBackend(JaxBackend):
 def _apart(function: Function, vector: Array) -> Any:
     """Return ``function(vector)``, one array or a tuple of them, kept apart from what is made of it.
 
-    In a branch that is always taken, but not to the knowledge of the compiler: it repeats elementwise work, such as
-    a sine or a stencil, for each of the results that it merges it into.
+    The compiler repeats elementwise work, such as a sine or a stencil, for each of the results that it merges it into.
     """
-    if vector.size < _MANY:
-        return function(vector)
+    return function(vector) if vector.size < _MANY else _in_a_branch(function, vector)
 
-    def nowhere(vector: Array) -> Any:
-        return jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), jax.eval_shape(function, vector))
 
+def settled(arrays: Any) -> Any:
+    """Return the arrays, each computed once: all that is made of one is made of the same numbers.
+
+    Where it is computed anew for several results, its roundings need not be the same. If it is but rounding, the
+    difference of two terms that should be equal, then what solves for the one does not for the other.
+    """
+    return _in_a_branch(lambda arrays: arrays, arrays)
+
+
+def _in_a_branch(function: Callable[[Any], Any], operand: Any) -> Any:
+    """Return ``function(operand)``, from a branch that is always taken, but not to the knowledge of the compiler."""
+    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(operand)
+    zeros = jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), shapes)
+    same = map(_is_spread_as, jaxpr.out_avals, jax.tree.leaves(zeros))
+    # a result that is spread over devices has a type of its own, which only what is made of the operand has too
+    nowhere = (lambda _: zeros) if all(same) else (lambda operand: jax.tree.map(jnp.negative, function(operand)))
     yes: Array = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
-    return lax.cond(yes, function, nowhere, vector)
+    return lax.cond(yes, function, nowhere, operand)
+
+
+def _is_spread_as(kind: Any, value: Array) -> bool:
+    """Return whether a type is that of an array, as far as devices go."""
+    return varying_axes(kind) == varying_axes(value) and kind.sharding == jax.typeof(value).sharding
 
 
 def _has_sine_and_cosine(function: Function, y: Array) -> bool:

@@ -19,7 +19,7 @@ from rootdiff._compaction import taken
 from rootdiff._iterate import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff_jax._backend import JaxBackend, SteppingBackend
+from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
 from rootdiff_jax._precision import in_full_precision
 from rootdiff_jax._settings import Template
@@ -204,6 +204,7 @@ def _linear_solve(
 
             def part(residual: Residual, arrays: Any) -> Array:
                 b, y, factors, failed = arrays
+                b = settled(b)
                 operator = residual.operator(y, factors)
                 operator = operator.T if of_transpose else operator
                 x, _ = _implicit.solve(operator, adjoint, b, problem.on_failure, failed)

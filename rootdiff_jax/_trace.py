@@ -56,8 +56,8 @@ def trace(function: Callable[..., Array], y: Array, parameters: Sequence[Any]) -
 
 
 def varying_axes(value: Any) -> frozenset[Any]:
-    """Return the mesh axes of an enclosing ``shard_map`` that `value` varies over."""
-    kind: Any = jax.typeof(value)
+    """Return the mesh axes of an enclosing ``shard_map`` that `value`, an array or its type, varies over."""
+    kind: Any = value if isinstance(value, jax.core.ShapedArray) else jax.typeof(value)
     axes: frozenset[Any] = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
     return axes
 

@@ -79,9 +79,7 @@ def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: fl
     backend, xp = operator.backend, operator.backend.xp
     size = max_norm(xp, x)
     safe = xp.where(size > 0, size, xp.ones_like(size))
-    # a compiled program needs the branch below: without it XLA computes b anew for each use, and where b is but
-    # rounding, otherwise each time, so that x would not seem to solve for it
-    if x.shape[-1] == 1 and not backend.traced:
+    if x.shape[-1] == 1:
         return max_norm(xp, operator.approximate_inverse(sizes)) / safe
     probe = pattern(xp, x, xp.full_like(size, 5)) * sizes
     bound = max_norm(xp, operator.approximate_inverse(probe)) / safe

@@ -75,7 +75,23 @@ def by_shard_map_with_shared_parameter() -> None:
     np.testing.assert_allclose(gradient, 4 * jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)
 
 
+def with_many_numbers(manual: bool) -> None:
+    """So many that the value and the slope of one unknown per system are kept apart from what is made of them."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto if manual else AxisType.Explicit,))
+    rows, a = PartitionSpec("batch"), jnp.linspace(1.0, 3.0, 5000)[:, None]
+
+    def local(a: Any) -> Any:
+        return jax.grad(lambda a: jnp.sum(rd.root(lambda y, a: jnp.exp(y) - a, a, a, batch_ndim=1).y ** 2))(a)
+
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(a, NamedSharding(mesh, rows))
+        function = jax.shard_map(local, mesh=mesh, in_specs=rows, out_specs=rows) if manual else local
+        np.testing.assert_allclose(jax.jit(function)(spread), 2 * np.log(a) / a, **EXACT)
+
+
 CASES = {
+    "jit-explicit-many": partial(with_many_numbers, False),
+    "shard_map-many": partial(with_many_numbers, True),
     "jit-auto-newton-lu": partial(by_jit, AxisType.Auto, "newton", "lu"),
     "jit-auto-newton-gmres": partial(by_jit, AxisType.Auto, "newton", "gmres"),
     "jit-explicit-newton-lu": partial(by_jit, AxisType.Explicit, "newton", "lu"),

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent.parent.parent
             "jit-explicit-newton-lu": "jit over a sharded batch with explicit sharding: no all-gather",
             "shard_map-newton-lu": "shard_map, direct adjoint",
             "shard_map-newton-gmres": "shard_map, iterative adjoint",
+            "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
+            "shard_map-many": "shard_map, a large batch of single unknowns",
             "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
         }.items()
     ],
