@@ -30,8 +30,8 @@ Made by `benchmarks/report.py`, not edited by hand; `make bench-docs` makes it a
 
 Made by `benchmarks/report.py` from a run of `python -m benchmarks.run --device cuda`, not edited by hand. The problems
 are those of [the benchmarks on a CPU](benchmarks.md), most of them too small to fill a GPU. JAX compiles with all
-threads here; its peak memory is that of the process, what it tried while it compiled included. "CUDA graph" is
-`cuda_graph=True`. A library that computes on the CPU is left out.
+threads here, and XLA tunes no products, except where it says otherwise; JAX's peak memory is that of the process, what
+it tried while it compiled included. "CUDA graph" is `cuda_graph=True`. A library that computes on the CPU is left out.
 """,
 }
 _PAGE = """

@@ -20,6 +20,8 @@ from typing import Any
 
 #: Set before any library starts its threads: one thread for all; on a GPU XLA needs more of them, to compile.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+#: Tuning products of float32 in full precision takes XLA a minute, more where several programs do it at once.
+_NO_TUNING = {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"}
 _ONE_THREAD_OF_XLA = {"NPROC": "1", "PJRT_NPROC": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
 _PACKAGES = (
     *("rootdiff", "numpy", "scipy", "torch", "jax", "optimistix", "lineax", "jaxopt", "torchdeq", "torchopt"),
@@ -87,8 +89,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     os.environ.update(_ONE_THREAD)
-    if "cuda" not in (sys.argv if arguments is None else arguments):
-        os.environ.update(_ONE_THREAD_OF_XLA)
+    on_gpu = "cuda" in (sys.argv if arguments is None else arguments)
+    os.environ.update(_NO_TUNING if on_gpu else _ONE_THREAD_OF_XLA)
     from benchmarks.contenders import LIBRARIES
     from benchmarks.report import markdown
     from benchmarks.workloads import WORKLOADS

@@ -19,7 +19,8 @@ from rootdiff import Status
 from rootdiff_torch._namespace import Namespace
 from rootdiff_torch.nn import FixedPointLayer
 
-pytestmark = pytest.mark.gpu
+#: PyTorch tells so where the first product of a process is one of a backward pass.
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")]
 
 GPU = "cuda"
 #: Solvers and adjoints that the two frameworks share.
@@ -208,13 +209,13 @@ def test_torch_waits_once_a_step(solver: str) -> None:
         chosen = type(method)(max_steps=steps, rtol=0.0, atol=0.0)
         start = torch.zeros(64, 8, device=GPU, dtype=torch.float64)
         options = {"solver": chosen, "batch_ndim": 1, "on_failure": "ignore"}
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as waits:
-                warnings.simplefilter("always")
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")  # which is itself a warning, the first time
+            try:
                 rootdiff_torch.fixed_point(lambda z: torch.cos(weights * z), start, **options)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
         return len(waits)
 
     count(2)  # the first call sets up the device's libraries
