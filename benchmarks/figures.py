@@ -68,7 +68,7 @@ def _comparison(results: dict[str, Any]) -> Any:
     axes.set_xlabel("forward and backward, ms")
     for label, (marker, colour) in zip(("floor", "rootdiff", "best other"), marks, strict=True):
         axes.plot([], [], marker, color=colour, label=label)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=8)
     axes.margins(x=0.15)
     return figure
 
