@@ -188,29 +188,34 @@ def _apart(function: Function, vector: Array) -> Any:
     return function(vector) if vector.size < _MANY else _in_a_branch(function, vector)
 
 
-def settled(arrays: Any) -> Any:
-    """Return the arrays, each computed once: all that is made of one is made of the same numbers.
+def settled(array: Array) -> Any:
+    """Return an array, computed once: all that is made of it is made of the same numbers.
 
     Where it is computed anew for several results, its roundings need not be the same. If it is but rounding, the
     difference of two terms that should be equal, then what solves for the one does not for the other.
     """
-    return _in_a_branch(lambda arrays: arrays, arrays)
+    return _in_a_branch(lambda array: array, array)
 
 
-def _in_a_branch(function: Callable[[Any], Any], operand: Any) -> Any:
+def _in_a_branch(function: Function, operand: Array) -> Any:
     """Return ``function(operand)``, from a branch that is always taken, but not to the knowledge of the compiler."""
     jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(operand)
-    zeros = jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), shapes)
-    same = map(_is_spread_as, jaxpr.out_avals, jax.tree.leaves(zeros))
+
+    def zeros(operand: Array) -> Any:
+        return jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), shapes)
+
+    def negative(operand: Array) -> Any:
+        return jax.tree.map(jnp.negative, function(operand))
+
     # a result that is spread over devices has a type of its own, which only what is made of the operand has too
-    nowhere = (lambda _: zeros) if all(same) else (lambda operand: jax.tree.map(jnp.negative, function(operand)))
+    alike = all(map(_are_spread_alike, jaxpr.out_avals, jax.make_jaxpr(zeros)(operand).out_avals))
     yes: Array = lax.optimization_barrier(jnp.asarray(True))  # type: ignore[no-untyped-call]
-    return lax.cond(yes, function, nowhere, operand)
+    return lax.cond(yes, function, zeros if alike else negative, operand)
 
 
-def _is_spread_as(kind: Any, value: Array) -> bool:
-    """Return whether a type is that of an array, as far as devices go."""
-    return varying_axes(kind) == varying_axes(value) and kind.sharding == jax.typeof(value).sharding
+def _are_spread_alike(kind: Any, other: Any) -> bool:
+    """Return whether arrays of two types are spread over devices in the same way."""
+    return varying_axes(kind) == varying_axes(other) and kind.sharding == other.sharding
 
 
 def _has_sine_and_cosine(function: Function, y: Array) -> bool:

@@ -92,7 +92,7 @@ def root(
         debugging, and not under torch.func.
     cuda_graph : bool
         Whether to record a step of the solver, and of an iterative linear solve, as a CUDA graph, and to replay it:
-        several times faster where the kernels are short. Python runs the residual only in the first steps then, so
+        several times faster where the kernels are short. Python runs the residual only for the first steps then, so
         that it must be a function of tensors alone, and must not wait for the device. Not with `callback`, `verbose`
         or `history`.
 
