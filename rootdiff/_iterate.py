@@ -216,16 +216,22 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
 
     loop = backend.while_loop(unfinished, step, loop, account)
     count = few if backend.traced or few == 0 else int(left(loop))
-    if residual.take is None or count == 0:
+    take = residual.take
+    if take is None or count == 0:
         return loop
-    running = xp.reshape(loop.status, (-1,)) == int(Status.RUNNING)
-    order = backend.indices(running, count)
 
-    def pick(array: Array) -> Array:
-        return xp.take(array, order, axis=0)
+    def the_others(*parts: Any) -> _Loop:
+        loop = _Loop(*parts)
+        running = xp.reshape(loop.status, (-1,)) == int(Status.RUNNING)
+        order = backend.indices(running, count)
 
-    some = _run(solver, residual.take(pick, count), taken(xp, loop, pick, len(batch)))
-    return put(xp, loop, some, running, len(batch))  # type: ignore[no-any-return]
+        def pick(array: Array) -> Array:
+            return xp.take(array, order, axis=0)
+
+        some = _run(solver, take(pick, count), taken(xp, loop, pick, len(batch)))
+        return put(xp, loop, some, running, len(batch))  # type: ignore[no-any-return]
+
+    return backend.when(xp.any(loop.status == int(Status.RUNNING)), the_others, loop, loop)  # type: ignore[no-any-return]
 
 
 def _frozen(solver: IterativeSolver, backend: Backend, active: Array, new: _Loop, old: _Loop) -> _Loop:

@@ -17,6 +17,7 @@ from rootdiff._backend import Array, Function, HostFunction, in_python, last
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._namespace import Namespace
+from rootdiff_jax._packing import while_loop
 from rootdiff_jax._trace import vary, varying_axes
 
 #: Numbers from which work done twice costs more than the branch that keeps it apart.
@@ -50,7 +51,7 @@ class JaxBackend:
         return function(y, *args)
 
     def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
-        return lax.while_loop(cond, lambda state: account(body(state), state), _varying_alike(state))
+        return while_loop(cond, lambda state: account(body(state), state), _varying_alike(state))
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         # a loop, since vmap runs both branches of lax.cond; and that inside, since XLA moves work that a loop does not
@@ -136,8 +137,7 @@ class JaxBackend:
     def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
         if matrix.shape[-1] == 1:
             return matrix, jnp.zeros_like(matrix[..., 0], dtype=jnp.int32)
-        factors, _, order = lax.linalg.lu(matrix)  # the order of the rows, which each solve would make of the pivots
-        return factors, order
+        return _substitution.factor(matrix)
 
     def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
         if rhs.shape[-1] == 1:

@@ -60,8 +60,7 @@ def _batch_last(matrix: Array, rhs: Array, transpose: bool) -> tuple[list[list[A
 
 def _or_by_lapack(stable: Array, matrix: Array, rhs: Array, transpose: bool, found: Array) -> Array:
     def by_lapack(matrix: Array, rhs: Array) -> Array:
-        factors, _, order = lax.linalg.lu(matrix)
-        return _substitution.one_by_one((factors, order), rhs, transpose)
+        return _substitution.one_by_one(_substitution.factor(matrix), rhs, transpose)
 
     return lax.cond(stable, lambda *_: found, by_lapack, matrix, rhs)
 

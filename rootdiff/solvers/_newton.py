@@ -32,7 +32,7 @@ Solve: TypeAlias = Callable[[Array], Array]
 class NewtonState(NamedTuple):
     """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first.
 
-    The norms are arrays of their own, (*batch), so that a new one costs no copy of the others. Where there are several,
+    The norms are (*batch, memory), one array, since a compiler copies several one by one. Where there are several,
     `length`, (*batch), is that of the last correction. Of systems of one unknown the Jacobian itself, `slope`,
     (*batch, 1), comes with the residual.
     """
@@ -42,7 +42,7 @@ class NewtonState(NamedTuple):
     error: Array
     status: Array
     factors: tuple[Array, Array] | None
-    norms: tuple[Array, ...] | None
+    norms: Array | None
     length: Array | None
     slope: Array | None = None
 
@@ -106,7 +106,7 @@ class Newton(IterativeSolver):
         f, slope = residual.with_slope(y) if scalar else (residual(y), None)
         factors = None if scalar else self.linear.start(residual.backend, y)
         # of one unknown the norm is no work
-        norms = None if scalar and self.memory == 1 else (norm2(xp, f),) * self.memory
+        norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
         unknown = xp.full_like(y, xp.inf)
         length = None if self.memory == 1 else unknown[..., 0]
         return NewtonState(y, f, unknown, running(xp, y), factors, norms, length, slope)
@@ -119,7 +119,7 @@ class Newton(IterativeSolver):
         solvable = length < xp.inf
         direction = xp.where(solvable[..., None], direction, 0.0)
         scalar, norms = state.slope is not None, state.norms
-        size = norm2(xp, f) if norms is None else norms[0]
+        size = norm2(xp, f) if norms is None else norms[..., 0]
         bound = size
         if norms is not None and state.length is not None:
             bound, noisy = _bound(residual, y, f, norms)
@@ -135,7 +135,7 @@ class Newton(IterativeSolver):
             _error(xp, again, direction, length, trial, size),
             xp.astype(status, xp.int32),
             None if state.factors is None else factors,
-            None if norms is None else (xp.where(trial.accepted, trial.size, size), *norms[:-1]),
+            None if norms is None else _shifted(xp, xp.where(trial.accepted, trial.size, size), norms),
             None if state.length is None else length,
             xp.where(keep, trial.slope, state.slope) if scalar else None,
         )
@@ -172,15 +172,20 @@ def _error(xp: Any, again: Solve | None, direction: Array, length: Array, trial:
     return xp.where(fast[..., None], rest, error)
 
 
-def _bound(residual: Residual, y: Array, f: Array, norms: tuple[Array, ...]) -> tuple[Array, Array]:
+def _shifted(xp: Any, newest: Array, norms: Array) -> Array:
+    """Return the norms with a new one, (*batch), before the others, and without the oldest."""
+    return xp.concat([newest[..., None], norms[..., :-1]], axis=-1)
+
+
+def _bound(residual: Residual, y: Array, f: Array, norms: Array) -> tuple[Array, Array]:
     """Return the norm that the next one must undercut, (*batch): the largest of those remembered.
 
     But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever. Where
     that is, is returned too.
     """
-    backend, xp, size = residual.backend, residual.xp, norms[0]
-    bound = xp.max(xp.stack(norms, axis=0), axis=0)
-    falling = size < _FALLING * norms[1]
+    backend, xp, size = residual.backend, residual.xp, norms[..., 0]
+    bound = xp.max(norms, axis=-1)
+    falling = size < _FALLING * norms[..., 1]
     nowhere = xp.zeros_like(falling)
     if backend.surely_all(falling):
         return bound, nowhere

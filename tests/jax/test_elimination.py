@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rootdiff_jax
-from rootdiff_jax import _elimination
+from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._backend import JaxBackend
 
 COUNT = 96
@@ -104,3 +104,13 @@ def test_a_chain_factors_nothing_that_no_derivative_wants() -> None:
     program = jax.jit(lambda a: _chained(a).y).lower(jnp.ones((COUNT, 2))).compile().as_text()
     assert "getrf" in program  # in the branches of the method that may not be needed
     assert "getrf" not in program[program.index("ENTRY") :]
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (7, 7), (8, 8), (9, 9), (3, 1, 17, 17)])
+def test_the_order_of_rows_is_that_of_jax(shape: tuple[int, ...]) -> None:
+    matrix = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
+    factors, _, order = jax.lax.linalg.lu(matrix)
+    found = jax.jit(_substitution.factor)(matrix)
+    assert found[1].dtype == order.dtype
+    np.testing.assert_array_equal(found[0], factors)
+    np.testing.assert_array_equal(found[1], order)

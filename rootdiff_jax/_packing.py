@@ -1,0 +1,50 @@
+"""Loops whose small arrays travel as one.
+
+A program for a CPU copies the arrays of a loop one by one. Where more than eight operations are ready at a time, the
+copies at the start of a step among them, it hands half of them to another thread: that costs more than a step of a
+small system does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from rootdiff._backend import Function
+
+#: Numbers up to which an array is packed together with others of its type.
+_FEW = 64
+
+
+def while_loop(cond: Function, body: Function, state: Any) -> Any:
+    """Do what `lax.while_loop` does."""
+    leaves, tree = jax.tree.flatten(jax.tree.map(jnp.asarray, state))
+    groups = _groups(leaves)
+
+    def packed(state: Any) -> list[Array]:
+        leaves = jax.tree.leaves(state)
+        return [leaves[places[0]] if len(places) == 1 else jnp.stack([leaves[k] for k in places]) for places in groups]
+
+    def unpacked(parts: list[Array]) -> Any:
+        found: dict[int, Array] = {}
+        for part, places in zip(parts, groups, strict=True):
+            found |= {places[0]: part} if len(places) == 1 else dict(zip(places, part, strict=True))
+        return jax.tree.unflatten(tree, [found[place] for place in range(len(leaves))])
+
+    end = lax.while_loop(
+        lambda parts: cond(unpacked(parts)), lambda parts: packed(body(unpacked(parts))), packed(state)
+    )
+    return unpacked(end)
+
+
+def _groups(leaves: list[Array]) -> list[list[int]]:
+    """Return the places of the arrays that are to travel together."""
+    groups: dict[Any, list[int]] = {}
+    for place, leaf in enumerate(leaves):
+        kind: Any = jax.typeof(leaf)
+        small = leaf.size <= _FEW and not kind.weak_type  # a number without a type may have it changed by the loop
+        groups.setdefault(kind if small else place, []).append(place)
+    return list(groups.values())

@@ -1,0 +1,65 @@
+"""Loops whose small arrays travel as one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from jax.extend.core import jaxprs_in_params
+
+import rootdiff_jax as rd
+from rootdiff_jax._packing import while_loop
+
+
+def test_the_loop_is_that_of_jax():
+    small, large, flag = jnp.arange(3.0), jnp.ones((9, 9)), jnp.array([True, False])
+    start = ({"a": small, "b": small + 1, "large": large}, flag, ~flag, jnp.int32(0), jnp.int32(7), None, 0)
+
+    def cond(state: Any) -> Any:
+        return state[3] < 5
+
+    def body(state: Any) -> Any:
+        found, flag, other, count, last, _, plain = state
+        found = {"a": found["b"] * 2, "b": found["a"] - 1, "large": found["large"] + found["a"][0]}
+        return found, other, flag & other, count + 1, last - count, None, plain + 1.5  # which makes a float of it
+
+    expected = lax.while_loop(cond, body, start)
+    for run in (while_loop, jax.jit(while_loop, static_argnums=(0, 1))):
+        found = run(cond, body, start)
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert a.dtype == b.dtype
+            assert jnp.array_equal(a, b)
+
+
+def test_under_vmap_each_has_its_own_end():
+    def halvings(x: Any) -> Any:
+        return while_loop(lambda s: s[0] > 1.0, lambda s: (s[0] / 2, s[1] + 1, s[2]), (x, 0 * x, x))[1]
+
+    assert jax.vmap(halvings)(jnp.array([1.0, 2.0, 5.0, 64.0])).tolist() == [0.0, 1.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize("solver", ["newton", "auto"])
+def test_a_loop_of_a_small_system_carries_few_arrays(solver):
+    """Each array costs a copy at the start of a step, and eight of them another thread."""
+    matrix = jnp.eye(50) + 0.1
+
+    def solve(b: Any) -> Any:
+        return rd.root(lambda y, b: matrix @ y + y**3 - b, jnp.zeros(50), b, solver=solver).y
+
+    # numbers of two types, vectors, what a search or a chain asks, the factors and their order
+    assert max(_carried(jax.make_jaxpr(solve)(jnp.ones(50)).jaxpr)) <= 6
+
+
+def _carried(jaxpr: Any) -> list[int]:
+    """Return of each loop in a jaxpr how many arrays change in it."""
+    found = [0]
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "while":
+            body = equation.params["body_jaxpr"].jaxpr
+            carry = body.invars[equation.params["body_nconsts"] :]
+            found.append(sum(a is not b for a, b in zip(carry, body.outvars, strict=True)))
+        for inner in jaxprs_in_params(equation.params):
+            found += _carried(inner)
+    return found
