@@ -163,9 +163,10 @@ def _serve(connection: Connection, workload: str, settings: Mapping[str, Any], r
         calls, record = _first_calls(workload, settings, row, device)
         warm = {name: timed(call) for name, call in calls._asdict().items() if call is not None}
         connection.send(record | {"warm_s": sum(warm.values())})
+        numbers = {name: _number(getattr(calls, name), seconds) for name, seconds in warm.items()}
         while True:
             name = connection.recv()
-            connection.send(timed(getattr(calls, name), max(1, round(_SHORTEST / warm[name]))))
+            connection.send(timed(getattr(calls, name), numbers[name]))
     except (EOFError, KeyboardInterrupt):
         pass
     except Exception as error:  # a peer may fail in any way; the cell says how
@@ -201,9 +202,17 @@ def _first_calls(workload: str, settings: Mapping[str, Any], row: int, device: s
     return calls, record
 
 
+def _number(call: Callable[[], Any], seconds: float) -> int:
+    """Return how many calls make one measurement, by a call that took so long when it was called once."""
+    few = max(1, round(_SHORTEST / seconds))
+    return few if few == 1 else max(few, round(_SHORTEST / timed(call, few)))
+
+
 def timed(call: Callable[[], Any], number: int = 1) -> float:
-    """Return the seconds that one of a number of calls takes."""
+    """Return the seconds that one of a number of calls takes; of a short one not the first after a pause."""
     gc.collect()
+    if number > 1:
+        call()
     start = time.perf_counter()
     for _ in range(number):
         call()

@@ -38,8 +38,10 @@ _PAGE = """
 - Every contender solves the same residual to the same end: a relative error of its gradients below the one stated,
   against a float64 reference by another route (a closed form, 60 digits, or dense solves with derivatives written out).
   What misses it is marked **wrong** and does not count.
-- One thread, one process per contender; their calls are interleaved, and a number is the median of the repeats. JAX's
-  calls are compiled beforehand, except where it says otherwise.
+- One thread, one process per contender; their calls are interleaved, and a number is the median of the repeats; of
+  calls shorter than 5 ms each repeat is the mean of several. JAX's calls are compiled beforehand, except where it says
+  otherwise, and run on a CPU in the thread that makes them (`jax_cpu_enable_async_dispatch` off): to hand one over to
+  another thread costs some 50 us, whosever call it is.
 - The *floor* is what the work must do, written out for the problem: the Jacobian by hand, the number of steps known,
   no test of convergence, no check. "x floor" is the time over that of the fastest floor of the same table.
 - "First call" is value and gradient in a fresh process, compilation included, imports not. "Peak" is by how much a
