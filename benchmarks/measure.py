@@ -184,8 +184,10 @@ def _first_calls(workload: str, settings: Mapping[str, Any], row: int, device: s
         sys.modules["torch"].set_num_threads(1)
     chosen = WORKLOADS[workload]
     problem = chosen.build(**settings)
-    if "jax" in sys.modules:  # as its users have it: 64 bit only where they need it
-        sys.modules["jax"].config.update("jax_enable_x64", problem.y0.dtype == np.float64)
+    if "jax" in sys.modules:
+        config = sys.modules["jax"].config
+        config.update("jax_enable_x64", problem.y0.dtype == np.float64)  # as its users have it: only where they need it
+        config.update("jax_cpu_enable_async_dispatch", False)  # one thread
     calls = prepare(chosen.rows[row], problem, device)
     first = calls.gradient or calls.forward
     start = time.perf_counter()

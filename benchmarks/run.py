@@ -22,11 +22,7 @@ from typing import Any
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 #: Tuning products of float32 in full precision takes XLA a minute, more where several programs do it at once.
 _NO_TUNING = {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"}
-_ONE_THREAD_OF_XLA = {
-    **dict.fromkeys(("NPROC", "PJRT_NPROC"), "1"),
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-    "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
-}
+_ONE_THREAD_OF_XLA = {"NPROC": "1", "PJRT_NPROC": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
 _PACKAGES = (
     *("rootdiff", "numpy", "scipy", "torch", "jax", "optimistix", "lineax", "jaxopt", "torchdeq", "torchopt"),
     *("xitorch", "casadi"),
