@@ -15,8 +15,9 @@ from jax import Array, lax
 
 from rootdiff._backend import Function
 
-#: Numbers up to which an array is packed together with others of its type.
-_FEW = 64
+#: Numbers up to which an array is packed together with others of its type. The vectors of one larger system are not:
+#: taken apart after a loop they are all ready at once, which cost as much as it saved (timed for 50 to 200 unknowns).
+_FEW = 32
 
 
 def while_loop(cond: Function, body: Function, state: Any) -> Any:

@@ -12,6 +12,7 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._iterate import Solver
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
+from rootdiff.linear._base import FEW
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Chain(Solver):
         backend = residual.backend
         first = self.solvers[0].solve_where(residual, y0, active)
         first = first._replace(method=residual.xp.zeros_like(first.status))
-        if first.factors is None or not backend.eliminates(y0.shape):
+        cheap = backend.traced and y0.shape[-1] <= FEW
+        if first.factors is None or not (cheap or backend.eliminates(y0.shape)):
             return self._after(0, residual, y0, active, first)
         # made where they are used only: not if a branch took them along
         raw = self._after(0, residual, y0, active, first._replace(factors=None))

@@ -48,8 +48,8 @@ def test_a_loop_of_a_small_system_carries_few_arrays(solver):
     def solve(b: Any) -> Any:
         return rd.root(lambda y, b: matrix @ y + y**3 - b, jnp.zeros(50), b, solver=solver).y
 
-    # numbers of two types, vectors, what a search or a chain asks, the factors and their order
-    assert max(_carried(jax.make_jaxpr(solve)(jnp.ones(50)).jaxpr)) <= 6
+    # y, f, the error, the best y; factors and their order; norms; numbers of two types: without packing 14
+    assert max(_carried(jax.make_jaxpr(solve)(jnp.ones(50)).jaxpr)) <= 9
 
 
 def _carried(jaxpr: Any) -> list[int]:
