@@ -231,6 +231,8 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         some = _run(solver, take(pick, count), taken(xp, loop, pick, len(batch)))
         return put(xp, loop, some, running, len(batch))  # type: ignore[no-any-return]
 
+    if not backend.traced:  # some are left
+        return the_others(*loop)
     return backend.when(xp.any(loop.status == int(Status.RUNNING)), the_others, loop, loop)  # type: ignore[no-any-return]
 
 
