@@ -11,11 +11,10 @@ from jax import Array
 
 from rootdiff import _namespace
 
-#: A program for a CPU reduces one number after the other, and four more buffers are listed in each call of it for each
-#: reduction of more than 32. So rows up to this length, of arrays with up to so many numbers, are halved before ...
+#: Each call of a program for a CPU lists three or more buffers for each reduction in its text, executed or not, and the
+#: reduction takes one number after the other. So rows up to this length, of arrays with up to so many numbers, are
+#: reduced by halves.
 _ROW, _NUMBERS = 128, 1024
-#: ... until they are no longer than this.
-_PIECE = 16
 
 
 class Namespace(_namespace.Namespace):
@@ -26,18 +25,23 @@ class Namespace(_namespace.Namespace):
     @staticmethod
     def sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
         """Return the sums along an axis, or of all."""
-        short = dtype is None and x.dtype != bool and _is_short(x, axis)
-        return jnp.sum(_halved(jnp.add, x) if short else x, axis=axis, dtype=dtype, keepdims=keepdims)
+        if dtype is None and x.dtype != bool and _is_short(x, axis):
+            return _by_halves(jnp.add, x, keepdims)
+        return jnp.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
 
     @staticmethod
     def max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         """Return the largest entries along an axis, or of all."""
-        return jnp.max(_halved(jnp.maximum, x) if _is_short(x, axis) else x, axis=axis, keepdims=keepdims)
+        if _is_short(x, axis):
+            return _by_halves(jnp.maximum, x, keepdims)
+        return jnp.max(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def all(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         """Return whether all entries along an axis hold, or all of them."""
-        return jnp.all(_halved(jnp.logical_and, x) if _is_short(x, axis) else x, axis=axis, keepdims=keepdims)
+        if _is_short(x, axis):
+            return _by_halves(jnp.logical_and, x.astype(bool), keepdims)
+        return jnp.all(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def max_norm(x: Array, _: Callable[[Array], Array], /) -> Array:
@@ -66,13 +70,17 @@ class Namespace(_namespace.Namespace):
 
 
 def _is_short(x: Array, axis: Any) -> bool:
-    return bool(axis == -1 and x.shape[-1] <= _ROW and x.size <= _NUMBERS)
+    return bool(axis == -1 and 1 <= x.shape[-1] <= _ROW and x.size <= _NUMBERS)
 
 
-def _halved(operation: Callable[[Array, Array], Array], x: Array) -> Array:
-    """Return rows, at most `_PIECE` long, that an operation reduces to the same as those of `x`."""
-    while x.shape[-1] > _PIECE:
-        half, rest = x.shape[-1] // 2, x.shape[-1] % 2
-        both = operation(x[..., :half], x[..., half + rest :])
-        x = jnp.concatenate([both, x[..., half : half + 1]], axis=-1) if rest else both
-    return x
+def _by_halves(operation: Callable[[Array, Array], Array], x: Array, keepdims: bool) -> Array:
+    """Return the reduction of the last axis by an operation whose order does not matter."""
+    spare = []
+    while x.shape[-1] > 1:
+        half, odd = divmod(x.shape[-1], 2)
+        if odd:
+            spare.append(x[..., -1:])
+        x = operation(x[..., :half], x[..., half : 2 * half])
+    for one in spare:
+        x = operation(x, one)
+    return x if keepdims else x[..., 0]
