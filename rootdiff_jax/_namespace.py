@@ -11,10 +11,13 @@ from jax import Array
 
 from rootdiff import _namespace
 
-#: Each call of a program for a CPU lists three or more buffers for each reduction in its text, executed or not, and the
-#: reduction takes one number after the other. So rows up to this length, of arrays with up to so many numbers, are
-#: reduced by halves.
+#: A program for a CPU reduces one number after the other, and each call of it lists three buffers for each reduction in
+#: its text, executed or not, and more for one of over 32 numbers. So rows up to this length, of arrays with up to so
+#: many numbers, are halved before, ...
 _ROW, _NUMBERS = 128, 1024
+#: ... sums until they are no longer than this. Not further: without a reduction in it a compiler would make a sum anew
+#: for each use, with other roundings. The largest of some numbers has none.
+_PIECE = 16
 
 
 class Namespace(_namespace.Namespace):
@@ -25,22 +28,23 @@ class Namespace(_namespace.Namespace):
     @staticmethod
     def sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
         """Return the sums along an axis, or of all."""
-        if dtype is None and x.dtype != bool and _is_short(x, axis):
-            return _by_halves(jnp.add, x, keepdims)
-        return jnp.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
+        short = dtype is None and x.dtype != bool and _is_short(x, axis)
+        return jnp.sum(_halved(jnp.add, x, _PIECE) if short else x, axis=axis, dtype=dtype, keepdims=keepdims)
 
     @staticmethod
     def max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         """Return the largest entries along an axis, or of all."""
         if _is_short(x, axis):
-            return _by_halves(jnp.maximum, x, keepdims)
+            found = _halved(jnp.maximum, x, 1)
+            return found if keepdims else found[..., 0]
         return jnp.max(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def all(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         """Return whether all entries along an axis hold, or all of them."""
         if _is_short(x, axis):
-            return _by_halves(jnp.logical_and, x.astype(bool), keepdims)
+            found = _halved(jnp.logical_and, x.astype(bool), 1)
+            return found if keepdims else found[..., 0]
         return jnp.all(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
@@ -73,14 +77,10 @@ def _is_short(x: Array, axis: Any) -> bool:
     return bool(axis == -1 and 1 <= x.shape[-1] <= _ROW and x.size <= _NUMBERS)
 
 
-def _by_halves(operation: Callable[[Array, Array], Array], x: Array, keepdims: bool) -> Array:
-    """Return the reduction of the last axis by an operation whose order does not matter."""
-    spare = []
-    while x.shape[-1] > 1:
-        half, odd = divmod(x.shape[-1], 2)
-        if odd:
-            spare.append(x[..., -1:])
-        x = operation(x[..., :half], x[..., half : 2 * half])
-    for one in spare:
-        x = operation(x, one)
-    return x if keepdims else x[..., 0]
+def _halved(operation: Callable[[Array, Array], Array], x: Array, length: int) -> Array:
+    """Return rows, at most so long, that an operation reduces to the same as those of `x`."""
+    while x.shape[-1] > length:
+        half, rest = x.shape[-1] // 2, x.shape[-1] % 2
+        both = operation(x[..., :half], x[..., half + rest :])
+        x = jnp.concatenate([both, x[..., half : half + 1]], axis=-1) if rest else both
+    return x
