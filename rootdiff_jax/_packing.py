@@ -22,12 +22,24 @@ _FEW = 32
 
 def while_loop(cond: Function, body: Function, state: Any) -> Any:
     """Do what `lax.while_loop` does."""
-    leaves, tree = jax.tree.flatten(jax.tree.map(jnp.asarray, state))
+    leaves, tree = _flattened(state)
     groups = _groups(leaves)
 
     def packed(state: Any) -> list[Array]:
-        leaves = jax.tree.leaves(state)
-        return [leaves[places[0]] if len(places) == 1 else jnp.stack([leaves[k] for k in places]) for places in groups]
+        new, found = _flattened(state)
+        if found != tree:
+            raise TypeError(f"a step of the solver returned a state of the structure {found}, not {tree}.")
+        return [new[group[0]] if len(group) == 1 else jnp.stack([alike(new[k], k) for k in group]) for group in groups]
+
+    def alike(new: Array, place: int) -> Array:
+        old = leaves[place]
+        if (new.dtype, new.shape) != (old.dtype, old.shape):
+            name = jax.tree_util.keystr(jax.tree_util.tree_leaves_with_path(state)[place][0])
+            raise TypeError(
+                f"a step of the solver returned {name} as {new.dtype}, shape {new.shape}, but it was {old.dtype}, "
+                f"shape {old.shape}, before: each step must leave the types as they are."
+            )
+        return new
 
     def unpacked(parts: list[Array]) -> Any:
         found: dict[int, Array] = {}
@@ -39,6 +51,10 @@ def while_loop(cond: Function, body: Function, state: Any) -> Any:
         lambda parts: cond(unpacked(parts)), lambda parts: packed(body(unpacked(parts))), packed(state)
     )
     return unpacked(end)
+
+
+def _flattened(state: Any) -> tuple[list[Array], Any]:
+    return jax.tree.flatten(jax.tree.map(jnp.asarray, state))
 
 
 def _groups(leaves: list[Array]) -> list[list[int]]:

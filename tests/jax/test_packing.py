@@ -33,6 +33,17 @@ def test_the_loop_is_that_of_jax():
             assert jnp.array_equal(a, b)
 
 
+def test_a_step_that_changes_types_is_refused():
+    start = {"count": jnp.int32(0), "last": jnp.int32(0), "more": None}
+    for wrong, words in (
+        ({**start, "last": jnp.float32(0)}, r"\['last'\] as float32, shape \(\), but it was int32"),
+        ({**start, "last": jnp.zeros(2, jnp.int32)}, r"\['last'\] as int32, shape \(2,\)"),
+        ({**start, "more": jnp.int32(0)}, "structure"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            while_loop(lambda state: state["count"] < 1, lambda state, wrong=wrong: wrong, start)
+
+
 def test_under_vmap_each_has_its_own_end():
     def halvings(x: Any) -> Any:
         return while_loop(lambda s: s[0] > 1.0, lambda s: (s[0] / 2, s[1] + 1, s[2]), (x, 0 * x, x))[1]
