@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -64,7 +65,7 @@ class Chain(Solver):
         backend = residual.backend
         first = self.solvers[0].solve_where(residual, y0, active)
         first = first._replace(method=residual.xp.zeros_like(first.status))
-        cheap = backend.traced and y0.shape[-1] <= FEW
+        cheap = backend.traced and math.prod(y0.shape) <= FEW
         if first.factors is None or not (cheap or backend.eliminates(y0.shape)):
             return self._after(0, residual, y0, active, first)
         # made where they are used only: not if a branch took them along
@@ -128,7 +129,7 @@ def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: Ar
     """Return, per system, `raw` of the method `index` where it was needed and succeeded or came closer, else `best`."""
     take = need & ((raw.status <= int(Status.AT_PRECISION)) | (raw.residual_norm < best.residual_norm))
     factors = best.factors
-    if factors is not None and raw.factors is not None:
+    if factors is not None and raw.factors is not None and len(factors) == len(raw.factors) == 2:
         # else those of an earlier method stay: they are a preconditioner, which need not belong to this root
         factors = (
             xp.where(take[..., None, None], raw.factors[0], factors[0]),

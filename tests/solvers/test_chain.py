@@ -7,7 +7,7 @@ import pytest
 from array_api_compat import array_namespace as xp
 
 import rootdiff
-from rootdiff import ArgumentError, ArgumentTypeError, Chain, Newton, PseudoTransient, TrustRegion
+from rootdiff import ArgumentError, ArgumentTypeError, Broyden, Chain, Newton, PseudoTransient, TrustRegion
 from rootdiff.testing.problems import get_problem
 from tests.solvers.cases import on_backends, rosenbrock
 
@@ -26,6 +26,17 @@ def test_the_method_is_told_per_system(backend, solver):
     np.testing.assert_allclose(out.y, [[2.0, 8.0]] * 2, rtol=1e-11)
     alone = backend.solve(f, y0[:1], solver=solver.solvers[0], batch_ndim=1)
     np.testing.assert_array_equal(out.y[0], alone.y[0])  # frozen bit for bit while the other one goes on
+
+
+MIXED = Chain([Broyden(max_steps=2), Newton()])
+
+
+@pytest.mark.parametrize(("backend", "solver"), on_backends([MIXED], [MIXED]))
+def test_a_quasi_newton_method_and_one_that_factors(backend, solver):
+    target = np.linspace(1.0, 2.0, 70)
+    out = backend.solve(lambda y: y**3 + y - xp(y).asarray(target), np.zeros(70), solver=solver)
+    assert solver.methods[int(out.solution.method)] == "Newton"
+    np.testing.assert_allclose(out.y**3 + out.y, target, rtol=1e-12)
 
 
 def test_a_later_solver_does_not_run_when_none_failed():
