@@ -1,4 +1,8 @@
-"""NumPy code inside a compiled JAX program."""
+"""NumPy code inside a compiled JAX program.
+
+XLA may call it in a thread of its own, where a context of `jax.enable_x64` does not hold, and where JAX would make
+float32 of its float64. So these travel as pairs of 32 bits.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from rootdiff._backend import Array, HostFunction
+
+_WIDE, _PAIR = ("float64", "int64", "uint64"), "complex128"
 
 
 def on_host(function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
     """Return ``function(evaluate, jacobian, y, *values)``, run by NumPy in a callback."""
     evaluate = jax.jit(lambda y, *operands: residual.with_parameters(*operands)(y))
     jacobian = jax.jit(lambda y, *operands: residual.with_parameters(*operands).jacobian(y))
+    wide = jnp.result_type(float) == jnp.float64
+    arrays = [jnp.asarray(operand) for operand in (y, *values, *residual.parameters)]
+    dtypes = [array.dtype for array in arrays]
 
-    def run(y: Any, values: Any, *operands: Any) -> tuple[Any, Any]:
-        evaluated, formed = (lambda v: evaluate(v, *operands)), (lambda v: jacobian(v, *operands))
-        root, steps = function(evaluated, formed, np.asarray(y), *(np.asarray(value).item() for value in values))
-        return np.asarray(root, dtype=y.dtype), np.asarray(steps, dtype=np.int32)
+    def run(*halves: Any) -> tuple[Any, Any]:
+        given = [_joined(*pair) for pair in zip(halves, dtypes, strict=True)]
+        start, settings, operands = np.asarray(given[0]), given[1 : len(values) + 1], given[len(values) + 1 :]
+        with jax.enable_x64(wide):
+            evaluated, formed = (lambda v: evaluate(v, *operands)), (lambda v: jacobian(v, *operands))
+            root, steps = function(evaluated, formed, start, *(value.item() for value in settings))
+        root = np.ascontiguousarray(root, dtype=start.dtype)
+        return root.view(halved.dtype).reshape(halved.shape), np.asarray(steps, dtype=np.int32)
 
-    result = jax.eval_shape(lambda y: (y, jnp.zeros_like(y[..., 0], dtype=jnp.int32)), y)
-    roots, steps = jax.pure_callback(run, result, y, values, *residual.parameters, vmap_method="sequential")
-    return roots, steps
+    result = jax.eval_shape(lambda y: (_halved(y), jnp.zeros_like(y[..., 0], dtype=jnp.int32)), y)
+    halved, _ = result
+    root, steps = jax.pure_callback(run, result, *map(_halved, arrays), vmap_method="sequential")
+    return (root if halved.dtype == y.dtype else lax.bitcast_convert_type(root, y.dtype)), steps
+
+
+def _halved(array: Array) -> Array:
+    """Return numbers of 64 bits as 32-bit ones along axes of their own, others as they are."""
+    if array.dtype.name == _PAIR:
+        array = jnp.stack([array.real, array.imag], axis=-1)
+    return lax.bitcast_convert_type(array, jnp.uint32) if array.dtype.name in _WIDE else array
+
+
+def _joined(halves: Any, dtype: Any) -> Any:
+    """Return the array of a type whose numbers `_halved` took apart."""
+    if dtype.name not in (*_WIDE, _PAIR):
+        return halves
+    own = 2 if dtype.name == _PAIR else 1
+    return np.asarray(halves).reshape(*halves.shape[:-own], 2 * own).view(dtype)[..., 0]

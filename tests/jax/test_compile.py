@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -84,6 +85,22 @@ def test_settings_of_scipy_are_runtime_values(method: Any) -> None:
     assert compiles(call(rd.SciPy(method=method)), call(rd.SciPy(method=method, max_steps=77))) == 0
     chains = [rd.Chain([solver(rtol, 500), rd.Newton(rtol=rtol)]) for rtol in (1e-8, 1e-9)]
     assert compiles(call(chains[0]), call(chains[1])) == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.complex64, jnp.complex128])
+def test_scipy_solves_in_the_precision_of_the_program_in_whatever_thread(dtype: Any) -> None:
+    def solve(a: Any, power: Any, key: Any) -> Any:
+        def residual(y: Any, a: Any, power: Any, key: Any) -> Any:
+            return y**power - a + 0 * jax.random.uniform(key, (2,), dtype=y.real.dtype)
+
+        return rd.root(residual, jnp.ones(2, dtype), a, power, key, solver="scipy:hybr").y
+
+    operands = jnp.asarray([8.0, 27.0], dtype), jnp.asarray(3), jax.random.key(0)
+    program = jax.jit(solve).lower(*operands).compile()
+    with ThreadPoolExecutor(1) as pool:  # where float64 has not been enabled
+        found = pool.submit(program, *operands).result()
+    np.testing.assert_allclose(found, [2.0, 3.0], rtol=100 * float(jnp.finfo(dtype).eps))
+    assert found.dtype == dtype
 
 
 def test_settings_of_scipy_reach_the_host() -> None:
