@@ -13,11 +13,9 @@ from rootdiff import _namespace
 
 #: A program for a CPU reduces one number after the other, and each call of it lists three buffers for each reduction in
 #: its text, executed or not, and more for one of over 32 numbers. So rows up to this length, of arrays with up to so
-#: many numbers, are halved before, ...
+#: many numbers, are halved until a single number is left. A compiler may make it, and the row, anew for each use, with
+#: other roundings.
 _ROW, _NUMBERS = 128, 1024
-#: ... sums until they are no longer than this. Not further: without a reduction in it a compiler would make a sum anew
-#: for each use, with other roundings. The largest of some numbers has none.
-_PIECE = 16
 
 
 class Namespace(_namespace.Namespace):
@@ -28,23 +26,22 @@ class Namespace(_namespace.Namespace):
     @staticmethod
     def sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
         """Return the sums along an axis, or of all."""
-        short = dtype is None and x.dtype != bool and _is_short(x, axis)
-        return jnp.sum(_halved(jnp.add, x, _PIECE) if short else x, axis=axis, dtype=dtype, keepdims=keepdims)
+        if dtype is None and x.dtype != bool and _is_short(x, axis):
+            return _halved(jnp.add, x, keepdims)
+        return jnp.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
 
     @staticmethod
     def max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         """Return the largest entries along an axis, or of all."""
         if _is_short(x, axis):
-            found = _halved(jnp.maximum, x, 1)
-            return found if keepdims else found[..., 0]
+            return _halved(jnp.maximum, x, keepdims)
         return jnp.max(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def all(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         """Return whether all entries along an axis hold, or all of them."""
         if _is_short(x, axis):
-            found = _halved(jnp.logical_and, x.astype(bool), 1)
-            return found if keepdims else found[..., 0]
+            return _halved(jnp.logical_and, x.astype(bool), keepdims)
         return jnp.all(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
@@ -57,6 +54,8 @@ class Namespace(_namespace.Namespace):
         """Return the Euclidean norms over the last axis; of few numbers by one reduction, not two in a row.
 
         Of the numbers as they are, made smaller and made larger by a power of two: the squares of one stay in range.
+        Each of the three may be of other roundings of `x`, of nothing but rounding too, so none is taken out of its
+        range.
         """
         if not _is_short(x, -1) or x.dtype not in (jnp.float32, jnp.float64):
             return careful(x)
@@ -65,7 +64,8 @@ class Namespace(_namespace.Namespace):
         scaled = jnp.stack([x, x * down, x * up])
         plain, of_large, of_small = jnp.sqrt(Namespace.sum(scaled * scaled, axis=-1))
         high, low = 2.0 ** (limits.maxexp // 2 - 4), 2.0 ** (limits.nmant + 2 - limits.maxexp // 2)
-        return jnp.where(plain > high, of_large / down, jnp.where(plain < low, of_small / up, plain))
+        large, small = jnp.maximum(of_large / down, high), jnp.minimum(of_small / up, low)
+        return jnp.where(plain > high, large, jnp.where(plain < low, small, plain))
 
     @staticmethod
     def numbers(like: Array, /) -> Array:
@@ -77,10 +77,10 @@ def _is_short(x: Array, axis: Any) -> bool:
     return bool(axis == -1 and 1 <= x.shape[-1] <= _ROW and x.size <= _NUMBERS)
 
 
-def _halved(operation: Callable[[Array, Array], Array], x: Array, length: int) -> Array:
-    """Return rows, at most so long, that an operation reduces to the same as those of `x`."""
-    while x.shape[-1] > length:
+def _halved(operation: Callable[[Array, Array], Array], x: Array, keepdims: bool) -> Array:
+    """Return what an operation reduces the rows of `x` to, halving them until they are one long."""
+    while x.shape[-1] > 1:
         half, rest = x.shape[-1] // 2, x.shape[-1] % 2
         both = operation(x[..., :half], x[..., half + rest :])
         x = jnp.concatenate([both, x[..., half : half + 1]], axis=-1) if rest else both
-    return x
+    return x if keepdims else x[..., 0]
