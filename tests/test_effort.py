@@ -69,3 +69,24 @@ def test_a_krylov_solve_ends_where_rounding_allows_no_more(monkeypatch: pytest.M
     sol = rootdiff.root(lambda y, b: matrix @ y - b, np.zeros(n), np.ones(n), jac=lambda y, b: matrix, adjoint="cg")
     np.testing.assert_allclose(sol.vjp(w)[0], np.linalg.solve(matrix, w), rtol=0, atol=1e-9 * np.max(np.abs(w)))
     assert cycles == 1
+
+
+@pytest.mark.parametrize("solver", ["newton", "newton_krylov", "auto"])
+@pytest.mark.parametrize("condition", [1e8, 1e10])
+def test_no_line_search_goes_on_where_the_residual_is_rounding(solver: str, condition: float) -> None:
+    """The corrections of an ill-conditioned system stay above the tolerance, but no part of them is of use."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((20, 20)))[0] for _ in range(2))
+    matrix = (left * np.logspace(0, -np.log10(condition), 20)) @ right.T
+    b = matrix @ rng.standard_normal(20)
+    calls = 0
+
+    def linear(y: Any, b: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return matrix @ y - b
+
+    sol = rootdiff.root(linear, np.zeros(20), b, jac=lambda y, b: matrix, solver=solver)
+    judged = 14  # the evaluations that ask whether roundings explain what is left
+    assert sol.steps <= 9
+    assert calls <= judged + 1 + 2 * sol.steps  # at the start, and no more than two a step

@@ -43,6 +43,7 @@ def backtrack(
     accept: Callable[[Array, Array | float], Array] | None = None,
     shorten: Callable[[Array, Array], Array] | None = None,
     slope: bool = False,
+    futile: Callable[[], Array] | None = None,
 ) -> Trial:
     """Shorten `step` per system until ``accept(size, length)`` holds or the step vanishes in rounding.
 
@@ -56,6 +57,8 @@ def backtrack(
         From the same to the next length; default: half the length.
     slope : bool
         Whether to compute the derivative of systems of one unknown too, with each residual.
+    futile : callable, optional
+        Returns where no shorter step is worth a trial, (*batch); asked once, if some first trial was rejected.
     """
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
@@ -88,6 +91,8 @@ def backtrack(
         return frozen(xp, ~open_(carry), carry[0], new) if length.ndim else new, count + 1
 
     def search(*start: Any) -> tuple[Any, ...]:
+        if futile is not None:
+            start = (*start[:5], start[5] | futile(), *start[6:])
         count = xp.zeros_like(start[5], dtype=xp.int32)
         carry = residual.backend.while_loop(lambda carry: xp.any(open_(carry)), body, (start, count))
         return carry[0]  # type: ignore[no-any-return]

@@ -21,10 +21,11 @@ from rootdiff.solvers._radius import CONTRACTION
 _ARMIJO = 1e-4
 #: A simplified correction this much shorter than the last one estimates the error: a multiple root contracts less.
 _FAST = 0.1
-#: A residual up to this many times the change that roundings of y bring about may be nothing but rounding: whether it
-#: is, is asked where a step did not reduce it so far. Corrections that are not shorter than this part of the last ones
-#: are then those of rounding too.
-_NOISY, _FALLING, _SHORTER = 10.0, 0.5, 0.25
+#: A residual up to this many times the change that roundings of y bring about may be nothing but rounding.
+_NOISY = 10.0
+#: Whether it is, is asked where a step did not reduce it to below the one part, or to below the other, of eps^(1/2).
+#: Where it is, corrections that are not shorter than this part of the last ones are those of rounding too.
+_FALLING, _SHORTER = 0.5, 0.25
 
 Solve: TypeAlias = Callable[[Array], Array]
 
@@ -32,9 +33,8 @@ Solve: TypeAlias = Callable[[Array], Array]
 class NewtonState(NamedTuple):
     """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first.
 
-    The norms are (*batch, memory), one array, since a compiler copies several one by one. Where there are several,
-    `length`, (*batch), is that of the last correction. Of systems of one unknown the Jacobian itself, `slope`,
-    (*batch, 1), comes with the residual.
+    The norms are (*batch, memory), one array, since a compiler copies several one by one. Of systems of one unknown
+    the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
     """
 
     y: Array
@@ -43,7 +43,6 @@ class NewtonState(NamedTuple):
     status: Array
     factors: tuple[Array, Array] | None
     norms: Array | None
-    length: Array | None
     slope: Array | None = None
 
     @property
@@ -89,7 +88,7 @@ class Newton(IterativeSolver):
     memory: int = 1
 
     futile = 1
-    loose = (*IterativeSolver.loose, "norms", "length")
+    loose = (*IterativeSolver.loose, "norms")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,8 +107,7 @@ class Newton(IterativeSolver):
         # of one unknown the norm is no work
         norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
         unknown = xp.full_like(y, xp.inf)
-        length = None if self.memory == 1 else unknown[..., 0]
-        return NewtonState(y, f, unknown, running(xp, y), factors, norms, length, slope)
+        return NewtonState(y, f, unknown, running(xp, y), factors, norms, slope)
 
     def step(self, residual: Residual, state: NewtonState) -> NewtonState:
         xp = residual.xp
@@ -120,13 +118,14 @@ class Newton(IterativeSolver):
         direction = xp.where(solvable[..., None], direction, 0.0)
         scalar, norms = state.slope is not None, state.norms
         size = norm2(xp, f) if norms is None else norms[..., 0]
-        bound = size
-        if norms is not None and state.length is not None:
+        if norms is None or self.memory == 1:
+            trial = armijo(residual, y, f, direction, size, scalar)
+            unfinished = trial.accepted
+        else:
             bound, noisy = _bound(residual, y, f, norms)
-            over = noisy & (length > _SHORTER * state.length)  # then no step is accepted
-            direction = xp.where(over[..., None], 0.0, direction)
-        trial = armijo(residual, y, direction, size, bound, scalar)
-        status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
+            trial = armijo(residual, y, f, direction, size, scalar, bound, noisy)
+            unfinished = trial.accepted & ~(noisy & _is_over(xp, again, length, trial, size))
+        status = xp.where(unfinished, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
         return NewtonState(
@@ -136,7 +135,6 @@ class Newton(IterativeSolver):
             xp.astype(status, xp.int32),
             None if state.factors is None else factors,
             None if norms is None else _shifted(xp, xp.where(trial.accepted, trial.size, size), norms),
-            None if state.length is None else length,
             xp.where(keep, trial.slope, state.slope) if scalar else None,
         )
 
@@ -177,35 +175,54 @@ def _shifted(xp: Any, newest: Array, norms: Array) -> Array:
     return xp.concat([newest[..., None], norms[..., :-1]], axis=-1)
 
 
+def _is_over(xp: Any, again: Solve | None, length: Array, trial: Trial, size: Array) -> Array:
+    """Return whether the correction after one of this length is not shorter, (*batch); if it is not at hand, f."""
+    if again is None:
+        return ~(trial.size <= _SHORTER * size)
+    return ~(norm2(xp, again(trial.f)) <= _SHORTER * length)
+
+
 def _bound(residual: Residual, y: Array, f: Array, norms: Array) -> tuple[Array, Array]:
     """Return the norm that the next one must undercut, (*batch): the largest of those remembered.
 
     But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever. Where
     that is, is returned too.
     """
-    backend, xp, size = residual.backend, residual.xp, norms[..., 0]
+    backend, xp, size, last = residual.backend, residual.xp, norms[..., 0], norms[..., 1]
     bound = xp.max(norms, axis=-1)
-    falling = size < _FALLING * norms[..., 1]
+    falling = (size < _FALLING * last) & (size > xp.finfo(y.dtype).eps ** 0.5 * last)
     nowhere = xp.zeros_like(falling)
     if backend.surely_all(falling):
         return bound, nowhere
     clear = falling | (size >= bound) | residual.unwanted(size)
-
-    def looked_at(y: Array, f: Array) -> Array:
-        noise = norm2(xp, residual(y + 2 * xp.finfo(y.dtype).eps * xp.abs(y) * signs(xp, y, 3)) - f)
-        return ~clear & ~(size > _NOISY * noise)
-
-    noisy = backend.when(xp.any(~clear), looked_at, (y, f), nowhere)
+    noisy = backend.when(xp.any(~clear), lambda y, f: ~clear & _is_noisy(residual, y, f, size), (y, f), nowhere)
     return xp.where(noisy, size, bound), noisy
 
 
-def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: Array, slope: bool = False) -> Trial:
+def _is_noisy(residual: Residual, y: Array, f: Array, size: Array) -> Array:
+    """Return whether f, so large, may be nothing but rounding, (*batch)."""
+    xp = residual.xp
+    noise = norm2(xp, residual(y + 2 * xp.finfo(y.dtype).eps * xp.abs(y) * signs(xp, y, 3)) - f)
+    return ~(size > _NOISY * noise)
+
+
+def armijo(
+    residual: Residual,
+    y: Array,
+    f: Array,
+    direction: Array,
+    size: Array,
+    slope: bool = False,
+    bound: Array | None = None,
+    noisy: Array | None = None,
+) -> Trial:
     """Backtrack along a direction on which |f|^2 / 2 has the slope -|f|^2, until it falls below `bound`^2 / 2.
 
-    `size` is |f| at `y`, `bound` the same or that of an earlier iterate, (*batch); `slope` as for `backtrack`.
+    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` as for `backtrack`. Where f is
+    noisy, which is found out unless it is given, nothing but the whole step is tried.
     """
     xp = residual.xp
-    slack = 1.0 if bound is size else (bound / xp.where(size > 0, size, 1.0)) ** 2
+    slack = 1.0 if bound is None else (bound / xp.where(size > 0, size, 1.0)) ** 2
 
     def accept(trial: Array, length: Array | float) -> Array:
         return trial <= (slack - 2 * _ARMIJO * length) ** 0.5 * size  # slack is at least one, length at most
@@ -214,7 +231,10 @@ def armijo(residual: Residual, y: Array, direction: Array, size: Array, bound: A
         # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
         return length**2 / ((trial / size) ** 2 - 1 + 2 * length)
 
-    return backtrack(residual, y, direction, accept, shorten, slope)
+    def futile() -> Array:
+        return _is_noisy(residual, y, f, size) if noisy is None else noisy
+
+    return backtrack(residual, y, direction, accept, shorten, slope, None if slope and noisy is None else futile)
 
 
 def trusted(trial: Trial, size: Array) -> Array:

@@ -90,7 +90,7 @@ class NewtonKrylov(IterativeSolver):
         solvable = xp.all(xp.isfinite(direction), axis=-1) & (relative < 1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
-        trial = armijo(residual, y, direction, size, size)
+        trial = armijo(residual, y, f, direction, size)
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
