@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -142,6 +143,8 @@ class Graph:
         device = torch.device("cuda", torch.cuda.current_device())
         last = _thread.graphs.get(device)
         self._graph = torch.cuda.CUDAGraph()
+        collects = gc.isenabled()
+        gc.disable()  # another graph must not be destroyed meanwhile
         try:
             self._graph.capture_begin(pool=last and last.pool(), capture_error_mode="thread_local")
             try:
@@ -150,17 +153,25 @@ class Graph:
                 self._graph.capture_end()
         except RuntimeError as error:
             _thread.graphs.pop(device, None)  # its memory counts as being recorded still
-            cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            # in no variable: a cycle with this frame would keep the graphs of those that called it
             raise ArgumentError(
                 "cuda_graph: a step cannot be recorded. The residual, or a linear solve in it, waits for the device: a "
                 ".item(), a branch on a tensor's value, a copy to the CPU. Leave that out, or cuda_graph. PyTorch "
-                f"says: {str(cause).splitlines()[0]}"
-            ) from cause
+                f"says: {str(_first(error)).splitlines()[0]}"
+            ) from _first(error)
+        finally:
+            if collects:
+                gc.enable()
         _thread.graphs[device] = self._graph
 
     def replay(self) -> None:
         """Carry the operations out, on the tensors that they were recorded with."""
         self._graph.replay()
+
+
+def _first(error: RuntimeError) -> RuntimeError:
+    """Return the error that led to this one, that a recording could not be ended, or itself."""
+    return error.__context__ if isinstance(error.__context__, RuntimeError) else error
 
 
 class Recording:

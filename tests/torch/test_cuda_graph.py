@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -224,3 +226,50 @@ def test_python_sees_no_recorded_step(option: dict[str, Any], device: None) -> N
 def test_a_cpu_has_no_graphs() -> None:
     with pytest.raises(ArgumentError, match=r"cuda_graph: y0 is on cpu.*\.to\('cuda'\)"):
         rootdiff_torch.root(lambda y: y**2 - 2, torch.ones(1), cuda_graph=True)
+
+
+class FakeGraph:
+    """What is asked of a `torch.cuda.CUDAGraph`."""
+
+    def capture_begin(self, **_: Any) -> None: ...
+
+    def capture_end(self) -> None: ...
+
+    def pool(self) -> None: ...
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[FakeGraph]:
+    """Return those that there are."""
+    alive = weakref.WeakSet[FakeGraph]()
+
+    def made() -> FakeGraph:
+        graph = FakeGraph()
+        alive.add(graph)
+        return graph
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", made)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(_recording._thread, "graphs", {})
+    return alive
+
+
+def test_no_garbage_is_collected_while_a_step_is_recorded(graphs: weakref.WeakSet[FakeGraph]) -> None:
+    """It may hold a graph, and CUDA does not let one be destroyed then."""
+    assert gc.isenabled()
+    assert not _recording.Graph(gc.isenabled).output
+    assert gc.isenabled()
+
+
+def test_a_recording_that_fails_is_no_garbage(graphs: weakref.WeakSet[FakeGraph]) -> None:
+    def waits() -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    gc.disable()
+    try:
+        with pytest.raises(ArgumentError, match=r"PyTorch says: operation not permitted when stream is capturing$"):
+            _recording.Graph(waits)
+        assert len(graphs) == 0
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
