@@ -13,9 +13,9 @@ from rootdiff import _namespace
 
 #: A program for a CPU reduces one number after the other, and each call of it lists three buffers for each reduction in
 #: its text, executed or not, and more for one of over 32 numbers. So rows up to this length, of arrays with up to so
-#: many numbers, are halved until a single number is left. A compiler may make it, and the row, anew for each use, with
-#: other roundings.
-_ROW, _NUMBERS = 128, 1024
+#: many numbers, are folded: cut into pieces, and the sum of these into numbers. A compiler makes one loop of it, and
+#: may make the result, and the row, anew for each use, with other roundings.
+_ROW, _NUMBERS, _PIECE = 128, 4096, 8
 
 
 class Namespace(_namespace.Namespace):
@@ -27,21 +27,21 @@ class Namespace(_namespace.Namespace):
     def sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
         """Return the sums along an axis, or of all."""
         if dtype is None and x.dtype != bool and _is_short(x, axis):
-            return _halved(jnp.add, x, keepdims)
+            return _folded(jnp.add, x, keepdims)
         return jnp.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
 
     @staticmethod
     def max(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         """Return the largest entries along an axis, or of all."""
         if _is_short(x, axis):
-            return _halved(jnp.maximum, x, keepdims)
+            return _folded(jnp.maximum, x, keepdims)
         return jnp.max(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
     def all(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
         """Return whether all entries along an axis hold, or all of them."""
         if _is_short(x, axis):
-            return _halved(jnp.logical_and, x.astype(bool), keepdims)
+            return _folded(jnp.logical_and, x.astype(bool), keepdims)
         return jnp.all(x, axis=axis, keepdims=keepdims)
 
     @staticmethod
@@ -77,10 +77,18 @@ def _is_short(x: Array, axis: Any) -> bool:
     return bool(axis == -1 and 1 <= x.shape[-1] <= _ROW and x.size <= _NUMBERS)
 
 
-def _halved(operation: Callable[[Array, Array], Array], x: Array, keepdims: bool) -> Array:
-    """Return what an operation reduces the rows of `x` to, halving them until they are one long."""
-    while x.shape[-1] > 1:
-        half, rest = x.shape[-1] // 2, x.shape[-1] % 2
-        both = operation(x[..., :half], x[..., half + rest :])
-        x = jnp.concatenate([both, x[..., half : half + 1]], axis=-1) if rest else both
-    return x if keepdims else x[..., 0]
+def _folded(operation: Callable[[Array, Array], Array], x: Array, keepdims: bool) -> Array:
+    """Return what an operation reduces the rows of `x` to."""
+
+    def all_of(parts: list[Array]) -> Array:
+        while len(parts) > 1:
+            parts = [*map(operation, parts[::2], parts[1::2]), *parts[len(parts) // 2 * 2 :]]
+        return parts[0]
+
+    def cut(x: Array, start: int, length: int) -> list[Array]:
+        return [x[..., k : k + length] for k in range(start, x.shape[-1], length)]
+
+    whole = x.shape[-1] // _PIECE * _PIECE  # a piece that is not whole is cut into numbers too
+    pieces = cut(all_of(cut(x[..., :whole], 0, _PIECE)), 0, 1) if whole else []
+    result = all_of(pieces + cut(x, whole, 1))
+    return result if keepdims else result[..., 0]

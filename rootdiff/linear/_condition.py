@@ -25,7 +25,7 @@ def one_norm(backend: Backend, product: Product, transposed: Product, like: Arra
     Hager (1984), "Condition estimates". Higham (1988), "FORTRAN codes for estimating the one-norm", algorithm 4.1.
     """
     xp, n = backend.xp, like.shape[-1]
-    index = xp.cumulative_sum(xp.ones_like(like), axis=-1) - 1
+    index = xp.zeros_like(like) + (numbers(xp, like) - 1)
 
     def body(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         x, estimate, active, count = state

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import keep, select
-from rootdiff._norms import norm2
+from rootdiff._norms import norm2, numbers
 from rootdiff._residual import LinearOperator
 from rootdiff.linear._cg import CG, is_symmetric, probes
 from rootdiff.linear._contraction import Product, Start
@@ -180,8 +180,8 @@ def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array)
 
 def _indices(xp: Any, like: Array, size: int) -> Array:
     """Return 0, 1, ..., size - 1 for each system of `like`, (*batch, n)."""
-    ones = xp.concat([xp.ones_like(like[..., :1])] * size, axis=-1)
-    return xp.cumulative_sum(ones, axis=-1) - 1
+    zeros = xp.concat([xp.zeros_like(like[..., :1])] * size, axis=-1)
+    return zeros + (numbers(xp, zeros) - 1)
 
 
 def _eye(xp: Any, steps: Array) -> Array:

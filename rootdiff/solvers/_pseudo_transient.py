@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, running
-from rootdiff._norms import norm2
+from rootdiff._norms import norm2, numbers
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors
@@ -89,8 +89,8 @@ class PseudoTransient(IterativeSolver):
     def step(self, residual: Residual, state: TransientState) -> TransientState:
         xp, backend = residual.xp, residual.backend
         y, f = state.y, state.f
-        index = xp.cumulative_sum(xp.ones_like(y), axis=-1)
-        identity = xp.astype(index[..., :, None] == index[..., None, :], y.dtype)
+        index = numbers(xp, y)
+        identity = xp.astype(index[:, None] == index, y.dtype)
         inertia = (self.mass / state.time_step)[..., None]
         factors = backend.lu_factor(residual.jacobian(y) + inertia[..., None] * identity)
         direction = -backend.lu_solve(factors, f)
