@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,10 @@ from jax import Array
 from rootdiff import _namespace
 
 #: A program for a CPU reduces one number after the other, and each call of it lists three buffers for each reduction in
-#: its text, executed or not, and more for one of over 32 numbers. So rows up to this length, of arrays with up to so
-#: many numbers, are folded: cut into pieces, and the sum of these into numbers. A compiler makes one loop of it, and
-#: may make the result, and the row, anew for each use, with other roundings.
-_ROW, _NUMBERS, _PIECE = 128, 4096, 8
+#: its text, executed or not, and more for one of over 32 numbers. So up to so many rows of up to this length are
+#: folded: cut into pieces, and the sum of these into numbers. A compiler makes one loop of it, and may make the result,
+#: and the row, anew for each use, with other roundings.
+_ROWS, _LENGTH, _PIECE = 64, 128, 8
 
 
 class Namespace(_namespace.Namespace):
@@ -74,7 +75,7 @@ class Namespace(_namespace.Namespace):
 
 
 def _is_short(x: Array, axis: Any) -> bool:
-    return bool(axis == -1 and 1 <= x.shape[-1] <= _ROW and x.size <= _NUMBERS)
+    return bool(axis == -1 and 1 <= x.shape[-1] <= _LENGTH and math.prod(x.shape[:-1]) <= _ROWS)
 
 
 def _folded(operation: Callable[[Array, Array], Array], x: Array, keepdims: bool) -> Array:

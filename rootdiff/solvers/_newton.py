@@ -123,7 +123,7 @@ class Newton(IterativeSolver):
             unfinished = trial.accepted
         else:
             bound, noisy = _bound(residual, y, f, norms)
-            trial = armijo(residual, y, f, direction, size, scalar, bound, noisy)
+            trial = armijo(residual, y, f, direction, size, scalar, bound)
             unfinished = trial.accepted & ~(noisy & _is_over(xp, again, length, trial, size))
         status = xp.where(unfinished, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
@@ -214,12 +214,11 @@ def armijo(
     size: Array,
     slope: bool = False,
     bound: Array | None = None,
-    noisy: Array | None = None,
 ) -> Trial:
     """Backtrack along a direction on which |f|^2 / 2 has the slope -|f|^2, until it falls below `bound`^2 / 2.
 
-    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` as for `backtrack`. Where f is
-    noisy, which is found out unless it is given, nothing but the whole step is tried.
+    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` as for `backtrack`. Where f may be
+    nothing but rounding, only the whole step is tried; of one unknown, where a trial costs as much as to ask, others too.
     """
     xp = residual.xp
     slack = 1.0 if bound is None else (bound / xp.where(size > 0, size, 1.0)) ** 2
@@ -232,9 +231,9 @@ def armijo(
         return length**2 / ((trial / size) ** 2 - 1 + 2 * length)
 
     def futile() -> Array:
-        return _is_noisy(residual, y, f, size) if noisy is None else noisy
+        return _is_noisy(residual, y, f, size)
 
-    return backtrack(residual, y, direction, accept, shorten, slope, None if slope and noisy is None else futile)
+    return backtrack(residual, y, direction, accept, shorten, slope, None if slope else futile)
 
 
 def trusted(trial: Trial, size: Array) -> Array:

@@ -35,8 +35,8 @@ def test_each_number_counts(n):
 
 
 def test_other_axes_and_large_arrays_are_left_to_jax():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((60, 80)))
-    assert x.size > _namespace._NUMBERS
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((80, 60)))
+    assert x.shape[0] > _namespace._ROWS
     np.testing.assert_array_equal(XP.sum(x, axis=-1), jnp.sum(x, axis=-1))
     np.testing.assert_array_equal(XP.max(x, axis=0), jnp.max(x, axis=0))
     np.testing.assert_array_equal(XP.sum(x), jnp.sum(x))
