@@ -217,8 +217,8 @@ def armijo(
 ) -> Trial:
     """Backtrack along a direction on which |f|^2 / 2 has the slope -|f|^2, until it falls below `bound`^2 / 2.
 
-    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` as for `backtrack`. Where f may be
-    nothing but rounding, only the whole step is tried; of one unknown, where a trial costs as much as to ask, others too.
+    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` as for `backtrack`. Where f may
+    be nothing but rounding, only the whole step is tried; of one unknown, where to ask costs a trial, others too.
     """
     xp = residual.xp
     slack = 1.0 if bound is None else (bound / xp.where(size > 0, size, 1.0)) ** 2
