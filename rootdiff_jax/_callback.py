@@ -26,7 +26,7 @@ def on_host(function: HostFunction, residual: Any, y: Array, *values: Any) -> tu
     arrays = [jnp.asarray(operand) for operand in (y, *values, *residual.parameters)]
     dtypes = [array.dtype for array in arrays]
 
-    def run(*halves: Any) -> tuple[Any, Any]:
+    def run(halves: Any, _: Any) -> tuple[Any, Any]:
         given = [_joined(*pair) for pair in zip(halves, dtypes, strict=True)]
         start, settings, operands = np.asarray(given[0]), given[1 : len(values) + 1], given[len(values) + 1 :]
         with jax.enable_x64(wide):
@@ -37,7 +37,9 @@ def on_host(function: HostFunction, residual: Any, y: Array, *values: Any) -> tu
 
     result = jax.eval_shape(lambda y: (_halved(y), jnp.zeros_like(y[..., 0], dtype=jnp.int32)), y)
     halved, _ = result
-    root, steps = jax.pure_callback(run, result, *map(_halved, arrays), vmap_method="sequential")
+    # bits have no derivative, and would have that of the root be zero: what they are made of is refused one by JAX
+    sums = [jnp.sum(array) for array in arrays if array.dtype.name in (*_WIDE, _PAIR)]
+    root, steps = jax.pure_callback(run, result, [*map(_halved, arrays)], sums, vmap_method="sequential")
     return (root if halved.dtype == y.dtype else lax.bitcast_convert_type(root, y.dtype)), steps
 
 
