@@ -37,7 +37,7 @@ def on_host(function: HostFunction, residual: Any, y: Array, *values: Any) -> tu
 
     result = jax.eval_shape(lambda y: (_halved(y), jnp.zeros_like(y[..., 0], dtype=jnp.int32)), y)
     halved, _ = result
-    # bits have no derivative, and would have that of the root be zero: what they are made of is refused one by JAX
+    # JAX refuses a derivative of what it calls, but not where only bits go in: those have none, and it would be zero
     sums = [jnp.sum(array) for array in arrays if array.dtype.name in (*_WIDE, _PAIR)]
     root, steps = jax.pure_callback(run, result, [*map(_halved, arrays)], sums, vmap_method="sequential")
     return (root if halved.dtype == y.dtype else lax.bitcast_convert_type(root, y.dtype)), steps

@@ -118,20 +118,19 @@ class Newton(IterativeSolver):
         direction = xp.where(solvable[..., None], direction, 0.0)
         scalar, norms = state.slope is not None, state.norms
         size = norm2(xp, f) if norms is None else norms[..., 0]
-        if norms is None or self.memory == 1:
-            trial = armijo(residual, y, f, direction, size, scalar)
-            unfinished = trial.accepted
-        else:
-            bound, noisy = _bound(residual, y, f, norms)
-            trial = armijo(residual, y, f, direction, size, scalar, bound)
-            unfinished = trial.accepted & ~(noisy & _is_over(xp, again, length, trial, size))
+        bound, noisy = (None, None) if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
+        trial = armijo(residual, y, f, direction, size, scalar, bound)
+        following = None if again is None else again(trial.f)
+        unfinished = trial.accepted
+        if noisy is not None:
+            unfinished = unfinished & ~(noisy & _is_over(xp, following, length, trial, size))
         status = xp.where(unfinished, int(Status.RUNNING), int(Status.STALLED))
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
         return NewtonState(
             xp.where(keep, trial.y, y),
             xp.where(keep, trial.f, f),
-            _error(xp, again, direction, length, trial, size),
+            _error(xp, following, direction, length, trial, size),
             xp.astype(status, xp.int32),
             None if state.factors is None else factors,
             None if norms is None else _shifted(xp, xp.where(trial.accepted, trial.size, size), norms),
@@ -156,12 +155,14 @@ class Newton(IterativeSolver):
         return direction, replace(operator, factors=info.factors).approximate_inverse, info.factors
 
 
-def _error(xp: Any, again: Solve | None, direction: Array, length: Array, trial: Trial, size: Array) -> Array:
-    """Return an estimate of the error at the trial point; infinite where the step, of this length, does not tell it."""
+def _error(xp: Any, following: Array | None, direction: Array, length: Array, trial: Trial, size: Array) -> Array:
+    """Return an estimate of the error at the trial point; infinite where the step, of this length, does not tell it.
+
+    `following` is the simplified correction there, (*batch, n), if there is one.
+    """
     error = xp.where(trusted(trial, size)[..., None], xp.abs(direction), xp.inf)
-    if again is None:
+    if following is None:
         return error
-    following = again(trial.f)
     fast = norm2(xp, following) <= _FAST * length
     # Deuflhard (2011), eq. 2.27: the simplified corrections form a geometric series, of a ratio of at most _FAST here
     rest = xp.abs(following) * (1 / (1 - _FAST))
@@ -175,11 +176,11 @@ def _shifted(xp: Any, newest: Array, norms: Array) -> Array:
     return xp.concat([newest[..., None], norms[..., :-1]], axis=-1)
 
 
-def _is_over(xp: Any, again: Solve | None, length: Array, trial: Trial, size: Array) -> Array:
+def _is_over(xp: Any, following: Array | None, length: Array, trial: Trial, size: Array) -> Array:
     """Return whether the correction after one of this length is not shorter, (*batch); if it is not at hand, f."""
-    if again is None:
+    if following is None:
         return ~(trial.size <= _SHORTER * size)
-    return ~(norm2(xp, again(trial.f)) <= _SHORTER * length)
+    return ~(norm2(xp, following) <= _SHORTER * length)
 
 
 def _bound(residual: Residual, y: Array, f: Array, norms: Array) -> tuple[Array, Array]:
