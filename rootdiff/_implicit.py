@@ -17,9 +17,9 @@ from rootdiff._failure import report_adjoint
 from rootdiff._iterate import signs
 from rootdiff._norms import numbers
 from rootdiff._residual import LinearOperator, Residual
+from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
-from rootdiff.linear._base import FEW
 from rootdiff.linear._contract import judge
 
 

@@ -9,11 +9,16 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
-from rootdiff._errors import ArgumentError
-from rootdiff._judge import at_precision, tolerance
+from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._judge import allowed_error, is_deep, judged, start_scale, underflow
 from rootdiff._norms import max_norm, numbers
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
+
+#: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
+#: simple root needs fewer to become exact.
+_SETTLED = 8
+_OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 
 
 class Solver(ABC):
@@ -66,8 +71,9 @@ class IterativeSolver(Solver):
         A system has converged when the estimated error of each unknown is at most ``atol + rtol * abs(y)``.
         Default: eps^(3/4) of the dtype of y0, 1.8e-12 in float64 and 6.4e-6 in float32.
     atol : float, optional
-        In the units of the unknown. Default: eps^(3/4) too, which counts only once the residual has fallen by a factor
-        10 `rtol` from its value at y0, so that unknowns far smaller than one are resolved. A given one always counts.
+        In the units of the unknown. Default: eps times the size of the unknown in y0 (at most one, and that of the
+        largest unknown where it is zero), so that unknowns far smaller than others are resolved; or eps^(3/4) times
+        that size, once the residual has fallen by a factor 10 `rtol` and eight more steps have not led to more.
     max_steps : int
         Steps after which a system that has not converged has failed.
     """
@@ -80,10 +86,11 @@ class IterativeSolver(Solver):
     runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
     #: A residual that has not fallen by a hundredth in this many steps counts as stalled.
     patience: ClassVar[int] = 50
-    #: So many such steps if they are within tolerance: one, where a step is as long as the error.
+    #: So many such steps if they are within tolerance: one, where a step is as long as the error; 0 where its length
+    #: tells nothing of the error, so that a solve goes on as long as f falls at all.
     futile: ClassVar[int] = 3
     #: Fields of the state that the loop need not keep for a finished system, where they are of no use or as good.
-    loose: ClassVar[tuple[str, ...]] = ("error", "status", "factors")
+    loose: ClassVar[tuple[str, ...]] = ("status", "factors")
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -118,6 +125,37 @@ class IterativeSolver(Solver):
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
         return iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
+
+
+def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
+    """Return what a solver finds for the `active` systems; the claims of one that is not of this library are judged."""
+    raw = solver.solve(residual, y0) if active is None else solver.solve_where(residual, y0, active)
+    if _is_built_in(type(solver).solve):
+        return raw
+    xp = residual.xp
+    if not isinstance(raw, RawSolution) or tuple(raw.y.shape) != tuple(y0.shape):
+        raise ArgumentTypeError(
+            f"solver: {type(solver).__name__}.solve returned {type(raw).__name__}, but must return a RawSolution with "
+            f"y of shape {tuple(y0.shape)}, that of the start."
+        )
+    size = max_norm(xp, residual(raw.y))
+    first_norm = max_norm(xp, residual(y0))
+    status = xp.where(xp.isfinite(size), raw.status, int(Status.NONFINITE))
+    raw = raw._replace(status=xp.astype(status, xp.int32), residual_norm=size, error=None)
+    asked = status <= int(Status.AT_PRECISION)
+    judge = _Tolerances(getattr(solver, "rtol", None), getattr(solver, "atol", None)).resolved(y0.dtype, xp)
+    return judged(judge, residual, y0, first_norm, raw, asked if active is None else asked & active)
+
+
+@dataclass(frozen=True)
+class _Tolerances:
+    """The tolerances by which a result is judged."""
+
+    rtol: float | None
+    atol: float | None
+
+    def resolved(self, dtype: Any, xp: Any) -> _Tolerances:
+        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
 
 class StepInfo(NamedTuple):
@@ -156,6 +194,8 @@ class _Loop(NamedTuple):
     best_norm: Array
     idle: Array
     mark: Array
+    scale: Array
+    near: Array
 
 
 def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
@@ -178,16 +218,27 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
         status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
     if active is not None:
         status = xp.where(active, status, int(Status.CONVERGED))
-    loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros, norm)
+    scale = start_scale(xp, y0)
+    loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros, norm, scale, zeros)
     loop = _run(solver, residual, loop)
     success = loop.status <= int(Status.AT_PRECISION)
-    y, norm = loop.state.y, _size(xp, loop.state)
+    y, norm, error = loop.state.y, _size(xp, loop.state), loop.state.error
     if not solver.descends:
         y = xp.where(success[..., None], y, loop.best_y)
         norm = xp.where(success, norm, loop.best_norm)
+        error = xp.where(success[..., None], error, xp.full_like(error, xp.inf))
     known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
-    raw = solver.finish(residual, loop.first_norm, RawSolution(y, loop.status, loop.steps, norm, known))
-    return at_precision(solver, residual, y0, loop.first_norm, raw)
+    raw = RawSolution(y, loop.status, loop.steps, norm, known, error=error)
+    raw = solver.finish(residual, loop.first_norm, raw)
+    failed = (raw.status > int(Status.RUNNING)) & (raw.status != int(Status.NONFINITE_START))
+    # a residual that underflows may be far from any root, and one that is zero by rounding says little of y
+    tiny = (norm < underflow(xp, y)) & ((norm > 0) | (loop.mark < underflow(xp, y)))
+    deep = is_deep(solver, norm, loop.first_norm)
+    silent = (norm == 0) & ~_is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
+    asked = failed | tiny | silent
+    if not _is_built_in(type(solver)):
+        asked = asked | (raw.status <= int(Status.AT_PRECISION))
+    return judged(solver, residual, y0, loop.first_norm, raw, asked if active is None else asked & active)
 
 
 def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
@@ -258,27 +309,41 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
     xp, surely_all = backend.xp, backend.surely_all
     norm = _size(xp, state)
     steps = loop.steps + 1
-    allowed = cache(lambda: tolerance(xp, solver.rtol, solver.atol, state.y, norm, loop.first_norm))
+    deep = cache(lambda: is_deep(solver, norm, loop.first_norm))
+    allowed = cache(lambda: allowed_error(xp, solver, state.y, loop.scale, deep()))
     better = norm < loop.best_norm
     if active is not None:
         better = better & active
-    improved = norm < 0.99 * loop.mark
+    # slow is not stalled
+    improved = norm < (0.99 if solver.futile else 1 - 8 * float(xp.finfo(norm.dtype).eps)) * loop.mark
     running = state.status == int(Status.RUNNING)
     unknown = ~xp.isfinite(state.error[..., 0])
-    converged = ~unknown if surely_all(unknown) else _is_within(xp, state.error, allowed()) & (norm < xp.inf)
+    near = loop.near
+    if surely_all(unknown):
+        converged = ~unknown
+    else:
+        converged = _is_within(xp, state.error, allowed()) & (norm < xp.inf)
+        near = xp.where(converged, near + 1, xp.zeros_like(near))
+        if solver.atol is None:  # a root that is not zero is known to rtol by then
+            exact = allowed_error(xp, solver, state.y, loop.scale, deep(), power=1.0)
+            converged = converged & (_is_within(xp, state.error, exact) | (near >= _SETTLED))
     if surely_all(lambda: better & improved & (norm > 0) & (steps < solver.max_steps) & running & ~converged):
         status = xp.astype(state.status, xp.int32)
-        return _Loop(state, status, steps, loop.first_norm, state.y, norm, xp.zeros_like(loop.idle), norm)
+        zeros = xp.zeros_like(loop.idle)
+        return _Loop(state, status, steps, loop.first_norm, state.y, norm, zeros, norm, loop.scale, near)
     # steps within tolerance that do not help are those of rounding: a few of them tell
     if surely_all(improved):
         idle = xp.zeros_like(loop.idle)
     else:
-        vain = xp.astype(_is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
-        idle = xp.where(improved, 0, loop.idle + 1 + vain * (solver.patience // solver.futile))
+        idle = loop.idle + 1
+        if solver.futile:
+            vain = xp.astype(_is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
+            idle = idle + vain * (solver.patience // solver.futile)
+        idle = xp.where(improved, 0, idle)
     status = xp.where((idle >= solver.patience) & running, int(Status.STALLED), state.status)
     status = xp.where(norm < xp.inf, status, int(Status.NONFINITE))
     status = xp.where((status == int(Status.RUNNING)) & (steps >= solver.max_steps), int(Status.MAX_STEPS), status)
-    # of a y that ran away any residual is within tolerance: unless f has fallen too, `at_precision` is to judge
+    # of a y that ran away any residual is within tolerance: unless f has fallen too, `judged` is to tell
     fallen = norm <= solver.rtol**0.5 * loop.first_norm  # type: ignore[operator]
     status = xp.where(converged | (norm == 0), int(Status.CONVERGED), status)
     status = xp.where(converged & ~fallen, int(Status.STALLED), status)
@@ -290,7 +355,9 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
         loop.best_y if solver.descends else keep(backend, better, state.y, loop.best_y),
         loop.best_norm if solver.descends else xp.where(better, norm, loop.best_norm),
         xp.astype(idle, xp.int32),
-        xp.where(improved, norm, loop.mark),
+        xp.where(improved & (norm > 0), norm, loop.mark),
+        loop.scale,
+        near,
     )
 
 
@@ -309,6 +376,11 @@ def keep(backend: Backend, active: Array, new: Any, old: Any) -> Any:
     if backend.surely_all(active):
         return new
     return select(backend.xp, active, new, old)
+
+
+def _is_built_in(value: Any) -> bool:
+    """Return whether a class or a function is of this library, so that what it says of errors has been tested."""
+    return value.__module__.partition(".")[0] in _OURS
 
 
 def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:

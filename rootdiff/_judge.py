@@ -1,22 +1,33 @@
-"""Whether a point is a root, by its residual alone: for solvers that have no estimate of their error left."""
+"""Whether a point is a root, and how far off it is: a statement about y, not about f.
+
+A Newton correction at the point turns the residual, and the rounding noise of the residual, into an error of each
+unknown, in its own units. So a row in large units excuses no other row, and no unknown the error of another.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._norms import numbers
+from rootdiff._norms import max_norm, numbers
 from rootdiff._residual import Residual
+from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 
-#: The changes of the residual are sampled at a few points only, so the largest may be this many times larger.
+#: Noise is sampled at a few points only: it may be this many times larger.
 _MARGIN = 4.0
-_SAMPLES = 3
+#: Pairs of points, to either side of y, at which the noise is sampled; after that nudges may grow, each four times
+#: larger, up to ten times eps^(1/2): so far f may be all rounding next to a double root.
+_SAMPLES, _GROWTH, _LARGEST = 3, 4.0, 10.0
+#: An error of this part of an unknown leaves it no digit.
+_ILL = 0.1
+#: A correction at the end of another must be shorter by this factor, as next to a root of any multiplicity up to ten.
+_SHORTER = 0.5
 #: The default atol counts once the residual has fallen by this many times rtol: by rtol itself it may not, where its
 #: rounding is 1e-12 of its value at the start, as that of a difference quotient on a fine grid.
 _DEEP = 10.0
-#: A rounding of y may change the residual by this many times what it does at the start.
-_NOISIER = 16.0
 
 
 def tolerance(xp: Any, rtol: Any, atol: Any, y: Array, norm: Array, first_norm: Array) -> Array:
@@ -30,76 +41,224 @@ def tolerance(xp: Any, rtol: Any, atol: Any, y: Array, norm: Array, first_norm: 
     return rtol * xp.abs(y) + (float(xp.finfo(y.dtype).eps) ** 0.75 * deep)[..., None]
 
 
-def at_precision(
-    solver: Any,
-    residual: Residual,
-    y0: Array,
-    first_norm: Array,
-    raw: RawSolution,
-    verdict: Status = Status.AT_PRECISION,
-) -> RawSolution:
-    """Return the solution, in which a failed system whose residual its tolerance or rounding explains has succeeded.
+def start_scale(xp: Any, y0: Array) -> Array:
+    """Return the size of each unknown that the start tells, (*batch, n), at most one.
 
-    `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch).
+    A start at zero tells none: then it is that of the largest unknown, or one where all are zero.
+    """
+    size, largest = xp.abs(y0), max_norm(xp, y0)[..., None]
+    size = xp.where(size > 0, size, xp.where(largest > 0, largest, xp.ones_like(largest)))
+    return xp.minimum(size, xp.ones_like(size))
+
+
+def allowed_error(xp: Any, solver: Any, y: Array, scale: Array, deep: Array, power: float = 0.75) -> Array:
+    """Return the allowed error of `y`, (*batch, n): ``atol + rtol * abs(y)``.
+
+    Where no atol is given it is this power of eps times `scale`, in the systems whose residual has fallen `deep`.
+    """
+    relative = solver.rtol * xp.abs(y)
+    if solver.atol is not None:
+        return relative + solver.atol
+    return relative + float(xp.finfo(y.dtype).eps) ** power * xp.where(deep[..., None], scale, xp.zeros_like(scale))
+
+
+def is_deep(solver: Any, norm: Array, first_norm: Array) -> Array:
+    """Return whether a residual has fallen so far from its value at the start that the default atol counts."""
+    return norm <= _DEEP * solver.rtol * first_norm
+
+
+def underflow(xp: Any, y: Array) -> float:
+    """Return the size of a residual below which it loses its digits to underflow."""
+    limits = xp.finfo(y.dtype)
+    return float(limits.tiny) / float(limits.eps)
+
+
+class _Found(NamedTuple):
+    """What the judgement of a point ends with: both (*batch), and the error of each unknown, (*batch, n)."""
+
+    status: Array
+    error: Array
+
+
+def judged(
+    solver: Any, residual: Residual, y0: Array, first_norm: Array, raw: RawSolution, asked: Array
+) -> RawSolution:
+    """Return the solution with the status and the error that a look at its point tells, in the systems `asked` for.
+
+    `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch). A
+    system that has not succeeded keeps the status of its failure.
     """
     xp = residual.xp
-    failed = raw.status > int(Status.RUNNING)
+    error = xp.full_like(raw.y, xp.inf) if raw.error is None else raw.error
+    usable = asked & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
 
-    def judge(start: Array, y: Array) -> Array:
-        judged = failed & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
-        allowed = tolerance(xp, solver.rtol, solver.atol, y, raw.residual_norm, first_norm)
-        success = judged & explained(residual, start, y, allowed)
-        return xp.astype(xp.where(success, int(verdict), raw.status), xp.int32)
+    def judge(start: Array, y: Array, old: Array, status: Array) -> _Found:
+        look = _at_point if is_dense(tuple(y.shape)) else _by_rows
+        failed = xp.where(status <= int(Status.AT_PRECISION), int(Status.STALLED), status)
+        found = look(solver, residual, start, y, first_norm, raw.residual_norm, failed)
+        if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
+            found = _Found(_random(residual, y, first_norm, found.status), found.error)
+        return _Found(
+            xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
+            xp.where(usable[..., None], found.error, old),
+        )
 
-    status = residual.backend.when(xp.any(failed), judge, (y0, raw.y), xp.astype(raw.status, xp.int32))
-    return raw._replace(status=status)
+    known = _Found(xp.astype(raw.status, xp.int32), error)
+    found = residual.backend.when(xp.any(asked), judge, (y0, raw.y, error, known.status), known)
+    return raw._replace(status=found.status, error=found.error)
 
 
-def explained(residual: Residual, y0: Array, y: Array, allowed: Array) -> Array:
-    """Return whether changes of `y` by up to `allowed`, or by a rounding error, explain the residual, (*batch).
+def _at_point(
+    solver: Any, residual: Residual, y0: Array, y: Array, first_norm: Array, norm: Array, failed: Array
+) -> _Found:
+    """Judge by Newton corrections: that of the residual, the one after it, and those of noise."""
+    xp, backend = residual.xp, residual.backend
+    f, matrix = _linearised(residual, y)
+    factors = backend.lu_factor(matrix)
+    noise = _noise(residual, y0, y, f)
 
-    Each row must be no larger than its own change, to either side of `y` (at a jump it changes to one side only). And
-    `y` must still tell something: where it has grown so large that a rounding of it changes the residual as much as
-    the whole way from `y0` did, any residual would be explained.
+    def correction(vector: Array) -> Array:
+        return backend.lu_solve(factors, vector)
+
+    step = correction(f)
+    finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
+    regular = finite & xp.all(xp.isfinite(step), axis=-1)
+    step = xp.where(regular[..., None], step, xp.zeros_like(step))
+    beyond = residual(residual.moved(y, -step))
+    of_noise = _corrections_of_noise(residual, correction, noise)
+    following = xp.abs(correction(beyond))
+    scale = start_scale(xp, y0)
+    # a start and an end at zero tell no size
+    size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
+    explained = _MARGIN * (of_noise + float(xp.finfo(y.dtype).eps) * xp.abs(y))
+    within = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
+    error = xp.abs(step)
+    weights = within + explained
+    weights = xp.where(weights > 0, weights, xp.ones_like(weights) * xp.finfo(y.dtype).tiny)
+    shorter = max_norm(xp, following / weights) <= _SHORTER * max_norm(xp, error / weights)
+    root = regular & (shorter | xp.all(following <= explained, axis=-1) | (norm < underflow(xp, y)))
+    # what underflows is zero far from any root
+    flat = xp.all(noise <= xp.finfo(y.dtype).tiny, axis=-1)
+    converged = root & xp.all((error <= within) & (of_noise <= within), axis=-1)
+    attained = root & xp.all(error <= weights, axis=-1)
+    known = xp.all((explained <= _ILL * size) | (explained <= within), axis=-1)
+    stuck = (failed == int(Status.STALLED)) | (failed == int(Status.SINGULAR))
+    status = xp.where(stuck & ~finite, int(Status.NONFINITE), failed)
+    status = xp.where(attained, xp.where(known, int(Status.AT_PRECISION), int(Status.ILL_DETERMINED)), status)
+    status = xp.where(converged, int(Status.CONVERGED), status)
+    unknown = flat | (regular & (status == int(Status.ILL_DETERMINED)))
+    exact = xp.where(regular & attained & known & ~converged, int(Status.AT_PRECISION), int(Status.CONVERGED))
+    status = xp.where(norm == 0, xp.where(unknown, int(Status.ILL_DETERMINED), exact), status)
+    return _Found(status, xp.where(regular[..., None], error + of_noise, xp.full_like(error, xp.inf)))
+
+
+def _by_rows(
+    solver: Any, residual: Residual, y0: Array, y: Array, first_norm: Array, norm: Array, failed: Array
+) -> _Found:
+    """Judge systems whose Jacobians are too large to be formed: each row must be explained by noise or by tolerance.
+
+    And `y` must still tell something: where it has grown so large that a rounding of it changes the residual as much
+    as the whole way from `y0` did, any residual would be explained.
+    """
+    xp = residual.xp
+    f = residual(y)
+    noise = _noise(residual, y0, y, f)
+    allowed = allowed_error(xp, solver, y, start_scale(xp, y0), is_deep(solver, norm, first_norm))
+    reach = _change(residual, y, f, allowed * pattern(xp, y, xp.zeros_like(norm)))
+    telling = max_norm(xp, noise) <= xp.finfo(y.dtype).eps ** 0.5 * first_norm
+    known = xp.all(xp.abs(f) <= xp.maximum(reach, _MARGIN * noise), axis=-1) & telling
+    status = xp.where(known, int(Status.AT_PRECISION), failed)
+    return _Found(xp.where(norm == 0, int(Status.CONVERGED), status), xp.full_like(y, xp.inf))
+
+
+def _random(residual: Residual, y: Array, first_norm: Array, status: Array) -> Array:
+    """Return the status, RANDOM where f has another value when it is evaluated again: by more than rounding."""
+    xp = residual.xp
+    change = max_norm(xp, residual(y) - residual(y))
+    return xp.where(change > float(xp.finfo(y.dtype).eps) ** 0.75 * first_norm, int(Status.RANDOM), status)
+
+
+def _linearised(residual: Residual, y: Array) -> tuple[Array, Array]:
+    """Return the residual and its Jacobian at `y`."""
+    if y.shape[-1] > 1:
+        return residual(y), residual.jacobian(y)
+    f, slope = residual.with_slope(y)
+    return f, slope[..., None]
+
+
+def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Array], noise: Array) -> Array:
+    """Return the largest corrections, (*batch, n), that noise of this size in each row brings about.
+
+    One after the other, in a loop: they are the same few lines of a compiled program.
+    """
+    xp = residual.xp
+
+    def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        count, largest = carry
+        return count + 1, xp.maximum(largest, xp.abs(correction(noise * _weights(xp, noise, count))))
+
+    start = (xp.zeros_like(noise[..., 0], dtype=xp.int32), xp.zeros_like(noise))
+    return residual.backend.while_loop(lambda carry: xp.all(carry[0] < _SAMPLES), sample, start)[1]
+
+
+def _noise(residual: Residual, y0: Array, y: Array, f: Array) -> Array:
+    """Return the size of the rounding noise of each row of f, (*batch, n).
+
+    It is the change of f when each unknown changes by a rounding. A row that does not change by that, though it is not
+    zero, is rounded more coarsely than the unknowns: there the nudges grow until it does, and where all of f is zero.
+    The smaller change of two sides counts, since at a jump f changes to one side only.
 
     References
     ----------
     Moré & Wild (2011), "Estimating computational noise".
     """
     xp = residual.xp
-    eps = xp.finfo(y.dtype).eps
-    f, start = residual(y), residual(y0)
-    rounding = 2 * eps * xp.abs(y)
-    wide = xp.maximum(allowed, rounding)
+    eps = float(xp.finfo(y.dtype).eps)
+    scale = xp.maximum(xp.abs(y), start_scale(xp, y0))
+    grown_pairs = math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
+    # what underflows has no noise
+    asking = (xp.abs(f) > underflow(xp, y)) | xp.all(f == 0, axis=-1, keepdims=True)
 
-    # a start at zero does not tell the size of an unknown
-    first_rounding = 2 * eps * xp.abs(xp.where(y0 == 0, y, y0))
-
-    def sample(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, reached, noise, first_noise = carry
-        last = (count >= _SAMPLES)[..., None]
-        weights = pattern(xp, y, count)
-        nudge = xp.where(last, rounding, wide) * weights
-        above, below = xp.abs(residual(y + nudge) - f), xp.abs(residual(y - nudge) - f)
-        change = xp.minimum(xp.where(xp.isfinite(above), above, xp.inf), xp.where(xp.isfinite(below), below, xp.inf))
-        change = xp.where(xp.isfinite(change), change, 0.0)
-        largest = xp.max(change, axis=-1)
+    def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        count, noise = carry
+        grown = xp.maximum(count - _SAMPLES, xp.zeros_like(count))
+        growth = _GROWTH ** xp.astype(grown, y.dtype)[..., None]
+        nudge = 2 * eps * xp.where((grown > 0)[..., None], growth * scale, xp.abs(y))
+        change = _change(residual, y, f, nudge * _weights(xp, y, count))
         # at each sample, for in some directions the changes of a row cancel
-        first = xp.max(xp.abs(residual(y0 + first_rounding * weights) - start), axis=-1)
-        return (
-            count + 1,
-            xp.where(last, reached, xp.maximum(reached, change)),
-            xp.where(last[..., 0], largest, noise),
-            xp.maximum(first_noise, xp.where(xp.isfinite(first), first, 0.0)),
-        )
+        first = xp.maximum(noise, change)
+        return count + 1, xp.where((grown > 0)[..., None] & (noise > 0), noise, first)
 
-    zero = xp.zeros_like(y[..., 0])
-    count = xp.zeros_like(zero, dtype=xp.int32)
-    _, reached, noise, first_noise = residual.backend.while_loop(
-        lambda carry: xp.all(carry[0] <= _SAMPLES), sample, (count, xp.zeros_like(f), zero, zero)
-    )
-    telling = (noise <= eps**0.5 * xp.max(xp.abs(start), axis=-1)) | (noise <= _NOISIER * first_noise)
-    return xp.all(xp.abs(f) <= _MARGIN * reached, axis=-1) & telling
+    def unfinished(carry: tuple[Array, Array]) -> Array:
+        count, noise = carry
+        silent = xp.any((noise == 0) & asking)
+        return xp.all(count < _SAMPLES) | (silent & xp.all(count < _SAMPLES + grown_pairs))
+
+    start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.zeros_like(f))
+    return residual.backend.while_loop(unfinished, sample, start)[1]
+
+
+def _change(residual: Residual, y: Array, f: Array, nudge: Array) -> Array:
+    """Return the smaller change of each row of f, (*batch, n), to the two sides of `y`; 0 if neither is finite."""
+    xp = residual.xp
+
+    def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        count, least = carry
+        side = xp.astype(1 - 2 * count, y.dtype)[..., None]
+        change = xp.abs(residual(y + side * nudge) - f)
+        return count + 1, xp.minimum(least, xp.where(xp.isfinite(change), change, xp.full_like(change, xp.inf)))
+
+    start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.full_like(f, xp.inf))
+    least = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)[1]
+    return xp.where(xp.isfinite(least), least, xp.zeros_like(least))
+
+
+def _weights(xp: Any, like: Array, phase: Array) -> Array:
+    """Return weights shaped like `like`, of size 1/2 to 1 so that none cancel, and all positive in the phase 0."""
+    index = numbers(xp, like)
+    weights = xp.sin(index * index * xp.astype(phase, like.dtype)[..., None] + 0.5)
+    size = 0.75 + 0.25 * xp.sin(index * index)
+    return xp.where(weights > 0, size, -size)
 
 
 def pattern(xp: Any, y: Array, phase: Array) -> Array:

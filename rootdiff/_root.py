@@ -14,7 +14,7 @@ from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
-from rootdiff._iterate import Solver, StepInfo
+from rootdiff._iterate import Solver, StepInfo, run
 from rootdiff._numpy import NumpyBackend
 from rootdiff._problems import continuation_start, scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
@@ -347,7 +347,7 @@ def _solve(
     with np.errstate(all="ignore"):
         if hooks.check:
             check_independent(problem, start)
-        raw = solver.solve(hooks.attach(problem, structure, start), start)
+        raw = run(solver, hooks.attach(problem, structure, start), start)
     solution = Solution(
         structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method, hooks.recorded(np)
     )
@@ -358,7 +358,8 @@ def _solve(
     )
     y = np.where(failed[..., None], np.nan, raw.y)
     approximate = np.full(failed.shape, not adjoint.exact)
-    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities, approximate=approximate)
+    error = None if raw.error is None else structure.unravel(raw.error)
+    return solution._replace(y=structure.unravel(y), sensitivities=sensitivities, approximate=approximate, error=error)
 
 
 def _is_parameter(leaf: Any) -> bool:

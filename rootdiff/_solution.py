@@ -28,6 +28,8 @@ class Status(IntEnum):
     NONFINITE = 6
     NONFINITE_START = 7
     INVALID_BRACKET = 8
+    ILL_DETERMINED = 9
+    RANDOM = 10
 
     @property
     def success(self) -> bool:
@@ -47,7 +49,10 @@ class Status(IntEnum):
 
 _WORDS: dict[Status, tuple[str, str]] = {
     Status.CONVERGED: ("the estimated error of y is within tolerance", ""),
-    Status.AT_PRECISION: ("the residual is down to its own rounding noise; no better point exists in this dtype", ""),
+    Status.AT_PRECISION: (
+        "the residual is down to its own rounding noise; the error that this leaves in y, beyond tolerance, is `error`",
+        "",
+    ),
     Status.RUNNING: ("the solve has not stopped", ""),
     Status.MAX_STEPS: (
         "the step limit was reached",
@@ -62,8 +67,8 @@ _WORDS: dict[Status, tuple[str, str]] = {
         "start elsewhere, or check for a redundant equation or an unknown the residual does not depend on",
     ),
     Status.NONFINITE: (
-        "every trial step led to a NaN or infinite residual",
-        "start closer to the root, damp the steps, or rewrite the residual so that it is finite around the root",
+        "the Jacobian, or the residual after every trial step, is NaN or infinite",
+        "start elsewhere or closer to the root, or rewrite the residual so that it and its derivative are finite there",
     ),
     Status.NONFINITE_START: (
         "the residual at y0 has NaN or infinite entries",
@@ -72,6 +77,14 @@ _WORDS: dict[Status, tuple[str, str]] = {
     Status.INVALID_BRACKET: (
         "the residual has the same sign, or is not finite, at both ends of the bracket",
         "give a bracket (lo, hi) at whose ends the residual has opposite signs, or one starting point to search from",
+    ),
+    Status.ILL_DETERMINED: (
+        "the rounding noise of the residual, or its underflow, leaves at least one unknown without a digit",
+        "use float64, write the residual without cancellation, or scale it so that it does not underflow",
+    ),
+    Status.RANDOM: (
+        "the residual is random: it had another value when it was evaluated again at the same y",
+        "draw the random numbers before the solve and pass them through args (for dropout: one mask per solve)",
     ),
 }
 
@@ -90,6 +103,8 @@ class RawSolution(NamedTuple):
         those with a low-rank update.
     method : integer array, (*batch), or None
         Index of the method of a chain that `y` came from; None for a solver that is no chain.
+    error : array, (*batch, n), or None
+        Estimate of the error of `y`, in its units; infinite where nothing is known of it.
     """
 
     y: Array
@@ -98,6 +113,7 @@ class RawSolution(NamedTuple):
     residual_norm: Array
     factors: tuple[Array, ...] | None = None
     method: Array | None = None
+    error: Array | None = None
 
 
 class Solution(NamedTuple):
@@ -118,6 +134,9 @@ class Solution(NamedTuple):
         What each step did, where ``history=True`` asked for it; else None (in PyTorch ()).
     sensitivities : Sensitivities or None
         The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
+    error : pytree like `y`, or None
+        Estimate of the error of each unknown, in its units; infinite where the solver has none. Of a system that is
+        `CONVERGED` it is within tolerance, of one `AT_PRECISION` it is what rounding leaves.
     approximate : boolean array, (*batch)
         Whether derivatives of `y` are approximate by the choice of adjoint: `OneStep`, `Neumann`, `Phantom`, `Reuse`.
 
@@ -137,6 +156,7 @@ class Solution(NamedTuple):
     history: Any = None
     sensitivities: Any = None
     approximate: Any = None
+    error: Any = None
 
     @property
     def converged(self) -> Array:

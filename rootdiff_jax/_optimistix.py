@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Solver
-from rootdiff._judge import at_precision
+from rootdiff._judge import judged
 from rootdiff._norms import max_norm
 from rootdiff._registry import register_solver
 from rootdiff._residual import Residual
@@ -86,7 +86,8 @@ class Optimistix(Solver):
         status = jnp.where(jnp.isfinite(first_norm), status, int(Status.NONFINITE_START))
         status = jnp.where(norm == 0, int(Status.CONVERGED), status)
         steps = jnp.broadcast_to(jnp.astype(steps, jnp.int32), status.shape)
-        return at_precision(solver, residual, y0, first_norm, RawSolution(y, status, steps, norm), Status.CONVERGED)
+        started = jnp.isfinite(norm) & jnp.isfinite(first_norm)
+        return judged(solver, residual, y0, first_norm, RawSolution(y, status, steps, norm), started)
 
     def _run(self, residual: Residual, y0: Array) -> tuple[Array, Array]:
         optimistix = _optimistix()

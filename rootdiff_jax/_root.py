@@ -345,7 +345,10 @@ def _solve(
     approximate = jnp.full_like(out.status, not linear.exact, dtype=bool)
     y = structure.unravel(out.y)
     found = options.hooks.recorded(jnp)
-    solution = Solution(y, out.status, out.steps, out.residual_norm, out.method, found, approximate=approximate)
+    error = None if out.error is None else structure.unravel(out.error)
+    solution = Solution(
+        y, out.status, out.steps, out.residual_norm, out.method, found, approximate=approximate, error=error
+    )
     if not isinstance(out.status, Tracer):
         best = solution._replace(y=structure.unravel(out.best))
         report(backend, best, options.on_failure, given, (y0, *args))

@@ -16,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from rootdiff import _implicit
 from rootdiff._backend import Array, Pick
 from rootdiff._compaction import taken
-from rootdiff._iterate import StepInfo
+from rootdiff._iterate import StepInfo, run
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
@@ -90,6 +90,7 @@ class Outputs(NamedTuple):
     residual_norm: Array
     method: Array | None
     factors: Any
+    error: Any
 
 
 @partial(jax.jit, static_argnums=0)
@@ -113,11 +114,11 @@ def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
     if problem.correct is not None:
         correct = problem.correct
         residual = replace(residual, correct=lambda trial, y: correct(trial, y, *inputs.correct))
-    raw = in_blocks(problem.solver.fill(inputs.solver).solve, residual, inputs.y0, inputs.y0, inputs.solver)
+    raw = in_blocks(partial(run, problem.solver.fill(inputs.solver)), residual, inputs.y0, inputs.y0, inputs.solver)
     y = raw.y
     if problem.on_failure != "ignore":
         y = jnp.where(_failed(raw.status)[..., None], jnp.nan, y)
-    return Outputs(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.factors)
+    return Outputs(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.factors, raw.error)
 
 
 _rule = jax.custom_jvp(_forward, nondiff_argnums=(0,))

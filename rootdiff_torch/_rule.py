@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rootdiff import _implicit
 from rootdiff._failure import report
-from rootdiff._iterate import Solver, StepInfo
+from rootdiff._iterate import Solver, StepInfo, run
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Solution, Status
 from rootdiff._structure import Structure
@@ -134,7 +134,7 @@ class Problem:
 
 
 class Root(torch.autograd.Function):
-    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, *known)`` on flat vectors."""
+    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, error, *known)`` on flat vectors."""
 
     @staticmethod
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -147,7 +147,7 @@ class Root(torch.autograd.Function):
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.count = problem, len(parameters)
-        saved = (y, *parameters, others[0], *others[4:])
+        saved = (y, *parameters, others[0], *others[5:])
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
@@ -182,7 +182,7 @@ class Root(torch.autograd.Function):
             with _settled(ctx.problem, y):
                 rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
                 t = _solve(ctx.problem, False, rhs, y, known, parameters)
-            return -t, None, None, None, None, *(None,) * (len(known) - 1)
+            return -t, None, None, None, None, None, *(None,) * (len(known) - 1)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, y0: Tensor, *parameters: Tensor) -> Any:
@@ -289,7 +289,7 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
         if problem.follows and problem.direct is None:
             check_followed(problem.function, (start, *plain))
         residual, solver = problem.bound(tuple(plain), start)
-        raw = solver.solve(residual, start)
+        raw = run(solver, residual, start)
         problem.outcome.is_chain = raw.method is not None
         unravel = problem.structure.unravel
         solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
@@ -303,7 +303,8 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
             problem.outcome.spoilt = True
             y = torch.where(solution.converged[..., None], y, torch.nan)
         method = torch.zeros_like(raw.status) if raw.method is None else raw.method
-        return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, *known)
+        error = torch.full_like(y, torch.inf) if raw.error is None else raw.error
+        return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, error, *known)
 
 
 def _solve_plain(

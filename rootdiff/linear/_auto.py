@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from rootdiff._backend import Array
 from rootdiff._residual import LinearOperator
+from rootdiff._sizes import is_dense
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver
 from rootdiff.linear._contract import judge
@@ -15,19 +16,11 @@ from rootdiff.linear._lsmr import LSMR
 from rootdiff.linear._lu import LU
 from rootdiff.linear._trial import attempt
 
-#: Unknowns up to which O(n^3) work costs less than a Krylov space; and entries that fit in memory, 128 MiB of float64.
-DENSE_UNKNOWNS = 1024
-DENSE_ENTRIES = 2**24
 #: Unknowns of one system up to which a factorisation takes no longer than the products that would avoid it: measured
 #: 170 in JAX; in NumPy and PyTorch, where each operation of a Krylov step takes Python's time too, more than 500.
 _FACTORED = 256
 #: Unknowns of a fixed point up to which a factorisation costs no more than a few products.
 _FEW_UNKNOWNS = 64
-
-
-def is_dense(shape: tuple[int, ...], unknowns: int = DENSE_UNKNOWNS) -> bool:
-    """Return whether Jacobians for vectors of this shape, (*batch, n), are small enough to be formed."""
-    return shape[-1] <= unknowns and math.prod(shape) * shape[-1] <= DENSE_ENTRIES
 
 
 @dataclass(frozen=True)

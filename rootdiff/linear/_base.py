@@ -11,8 +11,6 @@ from rootdiff._backend import Array, Backend
 from rootdiff._residual import Byproduct, LinearOperator
 from rootdiff._solution import Status
 
-#: Unknowns up to which the entries of a matrix cost no more than the few products that a solve and its check take.
-FEW = 64
 #: Tolerances are this many times the accuracy of the products, so that rounding in the test itself does not matter.
 MARGIN = 10.0
 

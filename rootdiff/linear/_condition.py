@@ -9,7 +9,7 @@ from rootdiff._iterate import signs
 from rootdiff._judge import pattern
 from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._residual import LinearOperator
-from rootdiff.linear._base import FEW
+from rootdiff._sizes import FEW
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5

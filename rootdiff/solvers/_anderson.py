@@ -22,7 +22,7 @@ class AndersonState(NamedTuple):
     `change` and `f_change`, (*batch, n), are those of the last step, which the next one puts in place of the oldest of
     `changes` and `f_changes`, (*batch, depth, n): before it reads them, so that it may change these arrays in place.
     Of the changes of f, `gram`, (*batch, depth, depth), has the inner products, `projection`, (*batch, depth), those
-    with f. `count`, (*batch), steps taken.
+    with f. `count`, (*batch), steps taken; `secant`, (*batch, n), as for `secant_error`.
     """
 
     y: Array
@@ -37,6 +37,7 @@ class AndersonState(NamedTuple):
     gram: Array
     projection: Array
     count: Array
+    secant: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Anderson(IterativeSolver):
     regularisation: float | None = None
 
     runtime = (*IterativeSolver.runtime, "damping", "regularisation")
+    futile = 0
     loose = (*IterativeSolver.loose, "change", "f_change", "changes", "f_changes", "gram", "projection", "count")
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class Anderson(IterativeSolver):
         nothing = xp.zeros_like(y)
         # an array each, since each is changed in place
         changes, f_changes = (xp.concat([nothing[..., None, :]] * self.depth, axis=-2) for _ in range(2))
-        return AndersonState(y, f, error, status, norm, nothing, nothing, changes, f_changes, gram, row, count)
+        return AndersonState(y, f, error, status, norm, nothing, nothing, changes, f_changes, gram, row, count, error)
 
     def step(self, residual: Residual, state: AndersonState) -> AndersonState:
         xp = residual.xp
@@ -101,11 +103,9 @@ class Anderson(IterativeSolver):
         step = damped(self.damping, state.f) - mixed
         trial = backtrack(residual, state.y, step)
         y_change, f_change = trial.y - state.y, trial.f - state.f
-        if hopeless(self, residual, trial):
-            error = no_estimate(xp, trial.y)
-        else:
-            moved, changed = max_norm(xp, y_change), max_norm(xp, f_change)
-            error = secant_error(xp, trial.f, trial.size, state.f_norm, moved, changed)
+        error, secant = no_estimate(xp, trial.y), state.secant
+        if not hopeless(self, residual, trial):
+            error, secant = secant_error(xp, trial.f, trial.size, state.f_norm, y_change, f_change, secant)
         return state._replace(
             y=trial.y,
             f=trial.f,
@@ -115,6 +115,7 @@ class Anderson(IterativeSolver):
             change=y_change + damped(self.damping, f_change),
             f_change=f_change,
             count=state.count + 1,
+            secant=secant,
         )
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:

@@ -90,7 +90,7 @@ class BracketSolver(IterativeSolver):
         norm = max_norm(xp, f)
         found = (at.status == int(Status.CONVERGED)) & (norm > 0)
         status = xp.where(found & ~_continuous(residual, at, solver.rtol), int(Status.STALLED), at.status)
-        return RawSolution(y, xp.astype(status, xp.int32), at.count, norm)
+        return RawSolution(y, xp.astype(status, xp.int32), at.count, norm, error=xp.abs(at.b - at.a))
 
     def _allowed(self, xp: Any, at: Bracket) -> Array:
         nearer = xp.abs(at.f_a) <= xp.abs(at.f_b)

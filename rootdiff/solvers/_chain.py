@@ -10,10 +10,14 @@ from typing import Any, Self
 from rootdiff._backend import Array
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._iterate import Solver
+from rootdiff._iterate import Solver, run
+from rootdiff._judge import start_scale
 from rootdiff._residual import Residual
+from rootdiff._sizes import FEW
 from rootdiff._solution import RawSolution, Status
-from rootdiff.linear._base import FEW
+
+#: Part of the size of an unknown by which a start moves away from where a square root or a norm has no derivative.
+_NUDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class Chain(Solver):
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
         backend = residual.backend
-        first = self.solvers[0].solve_where(residual, y0, active)
-        first = first._replace(method=residual.xp.zeros_like(first.status))
+        first = run(self.solvers[0], residual, y0, active)
+        first = first._replace(method=residual.xp.zeros_like(first.status), error=_error(residual.xp, first))
         cheap = backend.traced and math.prod(y0.shape) <= FEW
         if first.factors is None or not (cheap or backend.eliminates(y0.shape)):
             return self._after(0, residual, y0, active, first)
@@ -85,7 +89,7 @@ class Chain(Solver):
             if few:
                 return self._in_rounds(index, residual, y0, need, best, few)
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
-            raw = solver.solve_where(residual, xp.where(need[..., None], y0, best.y), need)
+            raw = run(solver, residual, xp.where(need[..., None], _nudged(xp, y0, best), best.y), need)
             return self._after(index + 1, residual, y0, active, _better(xp, best, raw, need, index + 1))
 
         # all further solvers in one branch: where none is needed, that is asked once
@@ -121,6 +125,12 @@ class Chain(Solver):
         return residual.backend.while_loop(lambda state: xp.any(state[1]), attempt, (best, need))[0]  # type: ignore[no-any-return]
 
 
+def _nudged(xp: Any, y0: Array, best: RawSolution) -> Array:
+    """Return the start of the next solver, a little off `y0` where the derivative there is not finite."""
+    stuck = (best.status == int(Status.NONFINITE)) & xp.all(best.y == y0, axis=-1)
+    return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0), y0)
+
+
 def _failed(best: RawSolution, active: Array) -> Array:
     return (best.status > int(Status.RUNNING)) & (best.status != int(Status.NONFINITE_START)) & active
 
@@ -142,4 +152,9 @@ def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: Ar
         xp.where(take, raw.residual_norm, best.residual_norm),
         factors,
         xp.astype(xp.where(take, index, best.method), xp.int32),
+        xp.where(take[..., None], _error(xp, raw), _error(xp, best)),
     )
+
+
+def _error(xp: Any, raw: RawSolution) -> Array:
+    return xp.full_like(raw.y, xp.inf) if raw.error is None else raw.error

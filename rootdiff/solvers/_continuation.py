@@ -110,7 +110,8 @@ class Continuation(Solver):
         y = xp.where(arrived, raw.y, end[:-1] * unit)
         status = xp.where(arrived, raw.status, state.status)
         norm = xp.where(arrived, raw.residual_norm, max_norm(xp, residual(y)))
-        return RawSolution(y, xp.astype(status, xp.int32), state.steps + raw.steps, norm, raw.factors)
+        error = xp.where(arrived, xp.inf if raw.error is None else raw.error, xp.inf)
+        return RawSolution(y, xp.astype(status, xp.int32), state.steps + raw.steps, norm, raw.factors, error=error)
 
     def _curve(self, residual: Residual, unit: Array) -> Residual:
         """Return the residual of z, whose last row holds z in the plane ``row . z = target``; its parameters."""

@@ -21,7 +21,10 @@ _SHORTEST, _LONGEST = 1e-10, 1e10
 
 
 class SpectralState(NamedTuple):
-    """Iterate, residual, error estimate, status; spectral step, last norms of f (newest first), first norm, count."""
+    """Iterate, residual, error estimate, status; spectral step, last norms of f (newest first), first norm, count.
+
+    `secant`, (*batch, n), is as for `secant_error`.
+    """
 
     y: Array
     f: Array
@@ -31,6 +34,7 @@ class SpectralState(NamedTuple):
     norms: Array
     first: Array
     count: Array
+    secant: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ class DFSane(IterativeSolver):
 
     #: Long, since the residual may grow for a while before it falls.
     patience: ClassVar[int] = 200
+    futile = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,9 +80,8 @@ class DFSane(IterativeSolver):
         # the first step is as long as y at most, as an infinite or overlong one would leave the domain
         spectral = xp.minimum(xp.ones_like(size), xp.where(length > 0, length, 1.0) / xp.where(size > 0, size, 1.0))
         norms = xp.stack([size] * self.memory, axis=-1)
-        return SpectralState(
-            y, f, xp.full_like(y, xp.inf), running(xp, y), spectral, norms, size, xp.zeros_like(running(xp, y))
-        )
+        unknown, status = xp.full_like(y, xp.inf), running(xp, y)
+        return SpectralState(y, f, unknown, status, spectral, norms, size, xp.zeros_like(status), unknown)
 
     def step(self, residual: Residual, state: SpectralState) -> SpectralState:
         xp = residual.xp
@@ -100,16 +104,18 @@ class DFSane(IterativeSolver):
         outside = ~(xp.abs(spectral) >= _SHORTEST) | ~(xp.abs(spectral) <= _LONGEST) | (curvature == 0)
         spectral = xp.where(outside, xp.clip(1 / xp.where(size > 0, norm2(xp, f), 1.0), 1.0, 1e5), spectral)
         status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
-        sizes = [max_norm(xp, part) for part in (f, state.f, y_change, f_change)]
+        sizes = max_norm(xp, f), max_norm(xp, state.f)
+        error, secant = secant_error(xp, f, *sizes, y_change, f_change, state.secant, still=float("inf"))
         return SpectralState(
             y,
             f,
-            xp.where(keep, secant_error(xp, f, *sizes), xp.inf),
+            xp.where(keep, error, xp.inf),
             xp.astype(status, xp.int32),
             spectral,
             xp.concat([norm2(xp, f)[..., None], state.norms[..., :-1]], axis=-1),
             state.first,
             state.count + 1,
+            secant,
         )
 
 

@@ -15,16 +15,20 @@ from rootdiff.solvers._line_search import Trial, backtrack
 
 #: Part of f that a step must leave for its secant to tell the slope at its end.
 _LOCAL = 1e-3
+#: Factor by which the secant of an unknown may rise from one step to the next: among many unknowns there is always one
+#: whose f hardly changes, by chance, in one step.
+_RISE = 4.0
 
 
 class PicardState(NamedTuple):
-    """Iterate, residual, error estimate, status, and the largest absolute residual."""
+    """Iterate, residual, error estimate, status, the largest absolute residual, and the secant of each unknown."""
 
     y: Array
     f: Array
     error: Array
     status: Array
     f_norm: Array
+    secant: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class FixedPoint(IterativeSolver):
     Parameters
     ----------
     rtol, atol, max_steps
-        As for `IterativeSolver`; the error estimate is the residual over the slope that the last step saw.
+        As for `IterativeSolver`; the error estimate is the residual over the slope that the last steps saw.
     damping : float
         Fraction of the residual that is added, in (0, 2); 1 is the plain iteration. Dimensionless.
 
@@ -53,6 +57,7 @@ class FixedPoint(IterativeSolver):
     damping: float = 1.0
 
     runtime = (*IterativeSolver.runtime, "damping")
+    futile = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,19 +66,17 @@ class FixedPoint(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> PicardState:
         xp = residual.xp
         f = residual(y)
-        return PicardState(y, f, no_estimate(xp, y), running(xp, y), max_norm(xp, f))
+        unknown = no_estimate(xp, y)
+        return PicardState(y, f, unknown, running(xp, y), max_norm(xp, f), unknown)
 
     def step(self, residual: Residual, state: PicardState) -> PicardState:
         xp = residual.xp
         trial = backtrack(residual, state.y, damped(self.damping, state.f))
-        if hopeless(self, residual, trial):
-            error = no_estimate(xp, trial.y)
-        else:
-            # without a correction of the trial point the length of the step needs no pass over y
-            plain = residual.correct is None
-            moved = trial.length * self.damping * state.f_norm if plain else max_norm(xp, trial.y - state.y)
-            error = secant_error(xp, trial.f, trial.size, state.f_norm, moved, max_norm(xp, trial.f - state.f))
-        return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size)
+        error, secant = no_estimate(xp, trial.y), state.secant
+        if not hopeless(self, residual, trial):
+            change = trial.y - state.y
+            error, secant = secant_error(xp, trial.f, trial.size, state.f_norm, change, trial.f - state.f, secant)
+        return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size, secant)
 
 
 def damped(damping: Any, f: Array) -> Array:
@@ -101,19 +104,32 @@ def finite_status(xp: Any, accepted: Array) -> Array:
     return xp.astype(xp.where(accepted, int(Status.RUNNING), int(Status.NONFINITE)), xp.int32)
 
 
-def secant_error(xp: Any, f: Array, size: Array, last: Array, moved: Array, changed: Array) -> Array:
-    """Return the residual over the slope that the last step saw, (*batch, n): an estimate of the error in y.
+def secant_error(
+    xp: Any, f: Array, size: Array, last: Array, y_change: Array, f_change: Array, secant: Array, still: float = 0.0
+) -> tuple[Array, Array]:
+    """Return the residual over the slope that the last steps saw, an estimate of the error in y, and these secants.
 
-    Infinite after a step that reduced f to less than a thousandth: the slope over so many times the error that is left
-    need not be that at its end, as on the far side of a pole.
+    The secant of an unknown is its change over that of its row, which tells an unknown that moves slowly from one that
+    has arrived. The estimate is infinite after a step that reduced f to less than a thousandth: the slope over so many
+    times the error that is left need not be that at its end, as on the far side of a pole.
 
     Parameters
     ----------
-    size, last : array, (*batch). Largest absolute entries of f after and before the step.
-    moved, changed : array, (*batch). Those of the changes of y and of f.
+    f, y_change, f_change : array, (*batch, n). The residual after the step, and the changes in it.
+    size, last : array, (*batch). Largest absolute residual after and before the step.
+    secant : array, (*batch, n). That of the step before; infinite where there was none.
+    still : float
+        The secant of an unknown that has not moved yet: zero where its f is that of a fixed point, so that it is as far
+        off as f is large; infinite where f may be in any units.
     """
-    local = size >= _LOCAL * last
-    return xp.where(local[..., None], f * secant_scale(xp, moved, changed)[..., None], xp.inf)
+    moved, changed = xp.abs(y_change), xp.abs(f_change)
+    known = changed > 0
+    ratio = xp.where(known, moved / xp.where(known, changed, xp.ones_like(changed)), xp.inf)
+    ratio = xp.where(moved > 0, xp.minimum(ratio, _RISE * secant), secant)
+    scale = secant_scale(xp, max_norm(xp, y_change), max_norm(xp, f_change))[..., None]
+    slow = xp.where((moved > 0) | xp.isfinite(ratio), ratio, still)
+    error = xp.where(f == 0, xp.zeros_like(f), xp.abs(f) * xp.maximum(scale, slow))
+    return xp.where((size >= _LOCAL * last)[..., None], error, xp.inf), ratio
 
 
 def secant_scale(xp: Any, moved: Array, changed: Array) -> Array:

@@ -130,7 +130,7 @@ class Newton(IterativeSolver):
         return NewtonState(
             xp.where(keep, trial.y, y),
             xp.where(keep, trial.f, f),
-            _error(xp, following, direction, length, trial, size),
+            _error(xp, following, direction, length, trial, size, state.slope),
             xp.astype(status, xp.int32),
             None if state.factors is None else factors,
             None if norms is None else _shifted(xp, xp.where(trial.accepted, trial.size, size), norms),
@@ -155,15 +155,23 @@ class Newton(IterativeSolver):
         return direction, replace(operator, factors=info.factors).approximate_inverse, info.factors
 
 
-def _error(xp: Any, following: Array | None, direction: Array, length: Array, trial: Trial, size: Array) -> Array:
+def _error(
+    xp: Any, following: Array | None, direction: Array, length: Array, trial: Trial, size: Array, slope: Array | None
+) -> Array:
     """Return an estimate of the error at the trial point; infinite where the step, of this length, does not tell it.
 
-    `following` is the simplified correction there, (*batch, n), if there is one.
+    `following` is the simplified correction there, (*batch, n), if there is one. `slope`, of systems of one unknown, is
+    that before the step.
     """
     error = xp.where(trusted(trial, size)[..., None], xp.abs(direction), xp.inf)
     if following is None:
         return error
     fast = norm2(xp, following) <= _FAST * length
+    # an f that rounding makes zero tells nothing, next to a multiple root not even that it is near
+    if slope is None or trial.slope is None:
+        fast = fast & (trial.size > 0)
+    else:
+        fast = fast & ((trial.size > 0) | (xp.abs(trial.slope - slope) <= _FAST * xp.abs(slope))[..., 0])
     # Deuflhard (2011), eq. 2.27: the simplified corrections form a geometric series, of a ratio of at most _FAST here
     rest = xp.abs(following) * (1 / (1 - _FAST))
     if rest.shape[-1] > 1:  # of one unknown it is the smaller one where it counts

@@ -112,7 +112,7 @@ class NewtonKrylov(IterativeSolver):
         return KrylovState(
             xp.where(keep, trial.y, y),
             new_f,
-            xp.where(believed[..., None], direction, xp.inf),
+            xp.where(believed[..., None], xp.abs(direction), xp.inf),
             xp.astype(status, xp.int32),
             forcing,
         )

@@ -70,6 +70,7 @@ class PseudoTransient(IterativeSolver):
 
     #: Long, since the residual may grow for a while before it falls.
     patience: ClassVar[int] = 200
+    futile = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,7 +100,8 @@ class PseudoTransient(IterativeSolver):
         size = norm2(xp, f)
         trial = backtrack(residual, y, direction, lambda trial, length: trial >= 0)
         taken = solvable & trial.accepted
-        newton_like = norm2(xp, inertia * direction) <= EXACT_ENOUGH * size
+        # in each row: an unknown that its own row would move far may not have begun to
+        newton_like = xp.all(xp.abs(inertia * direction) <= EXACT_ENOUGH * xp.abs(f), axis=-1)
         believed = taken & trusted(trial, size) & newton_like
         # switched evolution relaxation: Mulder & van Leer (1985)
         new = trial.size
@@ -111,7 +113,7 @@ class PseudoTransient(IterativeSolver):
         return TransientState(
             xp.where(keep, trial.y, y),
             xp.where(keep, trial.f, f),
-            xp.where(believed[..., None], direction, xp.inf),
+            xp.where(believed[..., None], xp.abs(direction), xp.inf),
             xp.astype(status, xp.int32),
             factors,
             xp.minimum(time_step, xp.full_like(time_step, longest)),

@@ -14,7 +14,7 @@ from scipy.linalg import LinAlgWarning
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Solver
-from rootdiff._judge import at_precision, tolerance
+from rootdiff._judge import judged, tolerance
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
@@ -96,9 +96,10 @@ class SciPy(Solver):
         status = xp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
         status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))
         raw = RawSolution(y, xp.where(norm == 0, int(Status.CONVERGED), status), steps, norm)
-        raw = at_precision(solver, residual, y0, first_norm, raw, Status.CONVERGED)
+        started = raw.status != int(Status.NONFINITE_START)
+        raw = judged(solver, residual, y0, first_norm, raw, started)
         raw = corrected(solver, residual, first_norm, raw, raw.status > int(Status.RUNNING))
-        return at_precision(solver, residual, y0, first_norm, raw)
+        return judged(solver, residual, y0, first_norm, raw, started & (raw.status > int(Status.RUNNING)))
 
     def _solve_batch(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any) -> tuple[Any, Any]:
         """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""

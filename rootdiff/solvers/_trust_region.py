@@ -72,7 +72,7 @@ class TrustRegionSolver(IterativeSolver):
         trusted = attempt.accepted & attempt.full
         status = xp.where(regular, int(Status.STALLED), int(Status.SINGULAR))
         status = xp.where(attempt.accepted, int(Status.RUNNING), status)
-        return xp.where(trusted[..., None], newton, xp.inf), xp.astype(status, xp.int32)
+        return xp.where(trusted[..., None], xp.abs(newton), xp.inf), xp.astype(status, xp.int32)
 
 
 @dataclass(frozen=True, kw_only=True)

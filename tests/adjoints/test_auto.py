@@ -9,7 +9,7 @@ import pytest
 from array_api_compat import array_namespace
 
 import rootdiff
-from rootdiff import Status, _implicit
+from rootdiff import Status, _implicit, _sizes
 from rootdiff.linear import AutoLinear, _auto
 
 LARGE = 1100  # above `DENSE_UNKNOWNS`
@@ -72,7 +72,7 @@ def test_direct_where_the_iteration_stalls(arrays: Any, monkeypatch: pytest.Monk
 
 def test_least_squares_where_the_matrix_is_too_large(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     called = _record(monkeypatch)
-    monkeypatch.setattr(_auto, "DENSE_ENTRIES", 1000)
+    monkeypatch.setattr(_sizes, "DENSE_ENTRIES", 1000)
     _solve(arrays, _cycle(LARGE))
     assert called == ["GMRES", "LSMR"]
 

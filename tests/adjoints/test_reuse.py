@@ -10,7 +10,7 @@ import pytest
 import rootdiff
 from rootdiff import Status, _implicit
 from rootdiff._numpy import NumpyBackend
-from rootdiff.linear._base import FEW
+from rootdiff._sizes import FEW
 from tests.adjoints.oracles import exact_solve, matrix_of_condition
 
 B = np.array([[1.0, 0.5], [-0.3, 1.0], [0.2, 0.7]])

@@ -151,7 +151,7 @@ def test_a_solve_inside_that_has_nothing_to_do_at_first(device: None) -> None:
 
     def residual(y: Tensor) -> Tensor:
         inner = rootdiff_torch.root(
-            lambda x, y: torch.where(y > 0.3, x**3 + x - y, 0 * x), 0 * y, y, solver="newton", batch_ndim=1
+            lambda x, y: torch.where(y > 0.3, x**3 + x - y, x), 0 * y, y, solver="newton", batch_ndim=1
         )
         return 0.1 - 0.15 * y + inner.y
 

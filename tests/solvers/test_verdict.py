@@ -1,0 +1,213 @@
+"""Success is a statement about y: each unknown is as near a root as is said, or no success is claimed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from array_api_compat import array_namespace as xp
+
+import rootdiff
+from rootdiff import Status
+from tests.solvers.cases import on_backends
+
+K = {name: math.log(value) for name, value in {"1e-16": 1e-16, "1e-22": 1e-22, "1e-28": 1e-28}.items()}
+
+
+def _stack(*rows: Any) -> Any:
+    return xp(rows[0]).stack(list(rows))
+
+
+def _dissociation(log_k: float, order: float = 1.0) -> Any:
+    """Shares of an acid and its two ions, as logarithms: the ions hold a part sqrt(K) of the whole."""
+
+    def f(y: Any) -> Any:
+        exp = xp(y).exp
+        return _stack(exp(y[0]) + exp(y[1]) - 1, exp(y[0]) + exp(y[2]) - 1, y[1] + y[2] - order * y[0] - log_k)
+
+    return f
+
+
+def _ions(log_k: float) -> list[float]:
+    share = math.exp(log_k / 2)
+    return [math.log1p(-share), log_k / 2, log_k / 2]  # next to nothing of the acid is gone
+
+
+def _equilibrium(y: Any) -> Any:
+    return _stack(y[0] * y[1] - 1e-5 * y[2], y[0] + y[2] - 1e-3, y[1] + y[2] - 2e-3)
+
+
+_COMPLEX = (3.01e-3 - math.sqrt(3.01e-3**2 - 8e-6)) / 2
+
+#: name: (residual, start, root or None where there is none, dtype)
+CASES: dict[str, tuple[Any, list[float], list[float] | None, type]] = {
+    "an unknown runs away from its row": (lambda y: _stack(1 / y[0] - y[1], y[1]), [3.0, 0.1], None, np.float64),
+    "a row falls to zero at infinity": (
+        lambda y: _stack(xp(y).exp(-y[0]) - y[1] * y[1], y[1]),
+        [3.0, 0.1],
+        None,
+        np.float64,
+    ),
+    "a row of Lorentz": (lambda y: _stack(1 / (1 + y[0] ** 2) - y[1], y[1]), [1.0, 1.0], None, np.float64),
+    "a row that hardly depends on anything": (
+        lambda y: _stack(1e-18 * (y[0] ** 2 + 1), y[1] ** 3 - 6.9 * y[1] - 0.6),
+        [1.0, 1.0],
+        None,
+        np.float64,
+    ),
+    "no root in small units": (lambda y: (1e13 * y) ** 2 + 1, [1e-6], None, np.float64),
+    "underflow": (lambda y: xp(y).exp(-y), [700.0], None, np.float64),
+    "underflow at the start": (lambda y: xp(y).exp(-y), [800.0], None, np.float64),
+    "underflow in float32": (lambda y: (y - 3) * xp(y).exp(-(y**2) / 2), [6.0], None, np.float32),
+    "couplings of 1e-12": (
+        lambda y: _stack(y[0] + 1e-12 * y[1] - 2, y[0] + 2e-12 * y[2] - 2, y[1] + y[2] / 2 - 5),
+        [1.9, 0.0, 0.0],
+        [2.0, 4.0, 2.0],
+        np.float64,
+    ),
+    **{f"dissociation, {k}": (_dissociation(K[k]), list(np.log([0.9, 0.1, 0.05])), _ions(K[k]), np.float64) for k in K},
+    "dissociation, second order": (
+        _dissociation(-60.0, 2.0),
+        list(np.log([0.9, 0.1, 0.05])),
+        _ions(-60.0),
+        np.float64,
+    ),
+    **{
+        f"two roots {2 * c**0.5:.0e} apart": (lambda y, c=c: y**2 - 2 * y + 1 - c, [2.0], [1 + c**0.5], np.float64)
+        for c in (1e-12, 1e-13, 1e-14)
+    },
+    "two roots of exp": (lambda y: xp(y).exp(y - 1) - y - 1e-12, [2.0], [1 + 2e-12**0.5], np.float64),
+    "a double root of exp": (lambda y: xp(y).exp(y - 1) - y, [2.0], [1.0], np.float64),
+    "a double root at zero": (lambda y: y**2, [1.0], [0.0], np.float64),
+    "an unknown of 1e-12 from one": (lambda y: (1e12 * y) ** 3 + 1e12 * y - 10, [1.0], [2e-12], np.float64),
+    "an unknown of 1e-13 beside a tenth": (
+        lambda y: _stack(y[0] * y[1] - 1e-14, y[0] - 0.1 - y[1]),
+        [0.1, 0.1],
+        [0.1 + 1e-13, 1e-13],
+        np.float64,
+    ),
+    "concentrations in float32": (
+        _equilibrium,
+        [1e-3, 1e-3, 1e-4],
+        [1e-3 - _COMPLEX, 2e-3 - _COMPLEX, _COMPLEX],
+        np.float32,
+    ),
+    "condition 1e9 from zeros": (
+        lambda y: _stack(y[0] + y[1] - 2, y[0] + (1 + 1e-9) * y[1] - 2 - 1e-9),
+        [0.0, 0.0],
+        [1.0, 1.0],
+        np.float64,
+    ),
+    "condition 1e9 from ones": (
+        lambda y: _stack(y[0] + y[1] - 2.3, y[0] + (1 + 1e-9) * y[1] - 2.3 - 1e-9),
+        [1.0, 1.0],
+        [1.3, 1.0],
+        np.float64,
+    ),
+    "no derivative at the start, a norm": (
+        lambda y: y + y * xp(y).sqrt(y * y) - 0.1,
+        [0.0],
+        [(math.sqrt(1.4) - 1) / 2],
+        np.float64,
+    ),
+    "no derivative at the start, a root": (lambda y: y + xp(y).sqrt(y) - 6, [0.0], [4.0], np.float64),
+}
+#: Where the default solver must arrive; elsewhere it may fail, as long as it says so. With differences for derivatives
+#: fewer digits are left.
+MAY_FAIL = {"numpy": {"dissociation, 1e-28", "dissociation, second order"}, "torch": set(), "jax-jit": set()}
+#: How far a success may be off, beside its own estimate of the error: by the atol of a start of size one, and by 1e-9;
+#: where a row of f is zero by rounding, of 1e-16 over its slope, by that
+SLACK = {np.float64: (1e-9, 1e-15), np.float32: (1e-3, 1e-9)}
+ROUNDED = {"couplings of 1e-12": 4e-4, "dissociation, second order": 1e-3} | {
+    f"dissociation, {k}": 4e-16 / math.exp(value / 2) for k, value in K.items()
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("backend", "solver"), on_backends(["auto", "newton"], []))
+def test_a_success_is_as_near_as_it_says(backend: Any, solver: str, case: str) -> None:
+    f, start, root, dtype = CASES[case]
+    out = backend.solve(f, np.array(start, dtype), solver=solver, on_failure="ignore")
+    status = Status(int(out.status))
+    if root is None:
+        assert not status.success
+        return
+    if solver == "auto" and case not in MAY_FAIL[backend.name]:
+        assert status.success
+    if status.success:
+        relative, absolute = SLACK[dtype]
+        known = 10 * np.asarray(out.solution.error) + relative * np.abs(root) + absolute + ROUNDED.get(case, 0.0)
+        assert np.all(np.abs(out.y - root) <= known)
+
+
+@pytest.mark.parametrize("solver", ["fixed_point", "anderson", "df_sane"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_unknown_that_moves_slowly_has_not_arrived(backend: Any, solver: str, dtype: type) -> None:
+    rates = np.array([1e-5, 0.5, 0.7], dtype)
+    root = np.array([3.0, 3.0, 3.0], dtype)
+
+    def f(y: Any, rates: Any, root: Any) -> Any:
+        return -rates * (y - root)
+
+    out = backend.solve(f, np.full(3, 5.0, dtype), rates, root, solver=solver, on_failure="ignore")
+    assert not Status(int(out.status)).success or np.allclose(out.y, root, rtol=1e-4)
+
+
+def test_slow_is_not_stalled(backend: Any) -> None:
+    solver = rootdiff.FixedPoint(atol=1e-3, max_steps=20000)
+    out = backend.solve(
+        lambda z, a: a * z + 0.001, np.array([0.0]), np.array([0.999]), entry="fixed_point", solver=solver
+    )
+    assert Status(int(out.status)).success
+    assert abs(out.y[0] - 1) <= 1e-3
+
+
+def test_a_given_atol_is_not_stretched(backend: Any) -> None:
+    # the root of sin is stable under z - sin(z) / 2 at zero
+    solver = rootdiff.FixedPoint(atol=1e-2)
+    out = backend.solve(lambda y, a: -a * xp(y).sin(y), np.array([1.0]), np.array([0.5]), solver=solver)
+    assert abs(out.y[0]) <= 1e-2
+
+
+def test_a_random_residual_is_named() -> None:
+    rng = np.random.default_rng(0)
+    sol = rootdiff.root(
+        lambda y: y**3 - 8 + 0.1 * rng.standard_normal(y.shape),
+        np.array([1.0]),
+        jac=lambda y: 3 * y[:, None] ** 2,
+        on_failure="ignore",
+    )
+    assert sol.status == Status.RANDOM
+
+
+def test_a_random_residual_is_named_in_torch() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    torch.manual_seed(0)
+    y0 = torch.ones(1, dtype=torch.float64)
+    for solver in ("auto", "anderson", "newton_krylov"):
+        sol = rootdiff_torch.root(lambda y: 2 - y + 0.1 * torch.randn_like(y), y0, solver=solver, on_failure="ignore")
+        assert sol.status == Status.RANDOM
+
+
+class _Liar(rootdiff.Solver):
+    def solve(self, residual: Any, y0: Any) -> Any:
+        zero = residual.xp.zeros_like(y0[..., 0], dtype=residual.xp.int32)
+        return rootdiff.RawSolution(y0 + 9, zero, zero, y0[..., 0])
+
+
+def test_what_a_solver_of_others_claims_is_looked_at(backend: Any) -> None:
+    def f(y: Any, a: Any) -> Any:
+        return y**2 - a
+
+    liar = _Liar()
+    out = backend.solve(f, np.array([1.0]), np.array([2.0]), solver=liar, on_failure="ignore")
+    assert not Status(int(out.status)).success
+    out = backend.solve(f, np.array([1.0]), np.array([100.0]), solver=liar)  # where it is right
+    assert Status(int(out.status)).success
+    out = backend.solve(f, np.array([1.0]), np.array([2.0]), solver=rootdiff.Chain([liar, rootdiff.Newton()]))
+    np.testing.assert_allclose(out.y, 2**0.5)
