@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -19,6 +22,7 @@ from rootdiff._solution import RawSolution, Status
 #: simple root needs fewer to become exact.
 _SETTLED = 8
 _OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
+_BELIEVES = ContextVar("believes", default=False)
 
 
 class Solver(ABC):
@@ -127,10 +131,20 @@ class IterativeSolver(Solver):
         return iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
 
 
+@contextmanager
+def unjudged() -> Iterator[None]:
+    """Believe what solvers of others claim, for those who test them."""
+    token = _BELIEVES.set(True)
+    try:
+        yield
+    finally:
+        _BELIEVES.reset(token)
+
+
 def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
     """Return what a solver finds for the `active` systems; the claims of one that is not of this library are judged."""
     raw = solver.solve(residual, y0) if active is None else solver.solve_where(residual, y0, active)
-    if _is_built_in(type(solver).solve):
+    if _is_built_in(type(solver).solve) or _BELIEVES.get():
         return raw
     xp = residual.xp
     if not isinstance(raw, RawSolution) or tuple(raw.y.shape) != tuple(y0.shape):
@@ -236,7 +250,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     deep = is_deep(solver, norm, loop.first_norm)
     silent = (norm == 0) & ~_is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
     asked = failed | tiny | silent
-    if not _is_built_in(type(solver)):
+    if not (_is_built_in(type(solver)) or _BELIEVES.get()):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
     return judged(solver, residual, y0, loop.first_norm, raw, asked if active is None else asked & active)
 

@@ -16,11 +16,13 @@ from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 
-#: Noise is sampled at a few points only: it may be this many times larger.
-_MARGIN = 4.0
+#: Noise of a few samples may be half of what it can be, and three times its root mean square in one unknown of hundreds.
+_MARGIN = 6.0
 #: Pairs of points, to either side of y, at which the noise is sampled; after that nudges may grow, each four times
 #: larger, up to ten times eps^(1/2): so far f may be all rounding next to a double root.
 _SAMPLES, _GROWTH, _LARGEST = 3, 4.0, 10.0
+#: Corrections of noise: so many that none of a few hundred unknowns is overlooked by all of them.
+_CORRECTIONS = 8
 #: An error of this part of an unknown leaves it no digit.
 _ILL = 0.1
 #: A correction at the end of another must be shorter by this factor, as next to a root of any multiplicity up to ten.
@@ -187,18 +189,22 @@ def _linearised(residual: Residual, y: Array) -> tuple[Array, Array]:
 
 
 def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Array], noise: Array) -> Array:
-    """Return the largest corrections, (*batch, n), that noise of this size in each row brings about.
+    """Return the root mean square of the corrections, (*batch, n), that noise of this size in each row brings about.
 
     One after the other, in a loop: they are the same few lines of a compiled program.
     """
     xp = residual.xp
 
     def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        count, largest = carry
-        return count + 1, xp.maximum(largest, xp.abs(correction(noise * _weights(xp, noise, count))))
+        count, total = carry
+        one = xp.abs(correction(noise * _weights(xp, noise, count)))
+        larger, smaller = xp.maximum(total, one), xp.minimum(total, one)  # squares would leave the range of the dtype
+        ratio = smaller / xp.where(larger > 0, larger, xp.ones_like(larger))
+        return count + 1, larger * xp.sqrt(1 + ratio * ratio)
 
     start = (xp.zeros_like(noise[..., 0], dtype=xp.int32), xp.zeros_like(noise))
-    return residual.backend.while_loop(lambda carry: xp.all(carry[0] < _SAMPLES), sample, start)[1]
+    total = residual.backend.while_loop(lambda carry: xp.all(carry[0] < _CORRECTIONS), sample, start)[1]
+    return total / _CORRECTIONS**0.5
 
 
 def _noise(residual: Residual, y0: Array, y: Array, f: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver
+from rootdiff._iterate import Solver, unjudged
 from rootdiff._registry import get_solver
 from rootdiff._solution import Status
 from rootdiff.solvers import BracketSolver
@@ -70,7 +70,7 @@ def check_solver(
     checks: list[Check] = []
     for name in backends:
         driver = get_driver(name)
-        with driver.context("float64"), np.errstate(all="ignore"):
+        with driver.context("float64"), np.errstate(all="ignore"), unjudged():
             suite = _Suite(value, driver, seed)
             for part in (
                 suite.families(),
@@ -81,7 +81,8 @@ def check_solver(
                 suite.hard(MINPACK if problems is None else problems),
             ):
                 checks += guarded(part, name)
-        checks += guarded(suite.gradients(), name)
+        with unjudged():
+            checks += guarded(suite.gradients(), name)
     checks = strict(checks, xfail)
     word = solver if isinstance(solver, str) else type(solver).__name__
     failed = [check.backend for check in checks if check.outcome == "failed"]

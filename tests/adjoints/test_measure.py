@@ -81,4 +81,5 @@ def test_gradient_of_a_root(dtype: str, adjoint: str, condition: float) -> None:
     bound += np.finfo(dtype).eps ** (2 / 3) * np.linalg.norm(b, 2) * np.linalg.norm(expected)
     failed = np.isnan(error).all()
     assert failed or np.linalg.norm(error) <= bound
-    assert not failed or (dtype == "float32" and condition > 1e6)
+    # in float32 a condition of 1e6 leaves the smallest unknowns no digit: then there is no root to differentiate at
+    assert not failed or (dtype == "float32" and condition >= 1e6)
