@@ -16,20 +16,21 @@ def scalar_problem(
 ) -> tuple[Array, Solver]:
     """Return the start and the solver of a scalar problem, elementwise over what bracket and residual broadcast to.
 
-    `bracket` is ``(lo, hi)``, or one starting point from which to search. The start is to be solved with all of its
-    axes as batch axes.
+    `bracket` is ``(lo, hi)``, a list will do, or one starting point from which to search. The start is to be solved
+    with all of its axes as batch axes.
     """
     if not isinstance(solver, BracketSolver):
         raise ArgumentTypeError(
             f"solver: got {solver!r}; root_scalar needs one that keeps a bracket: 'chandrupatla', 'itp', 'bisection' "
             "or 'bracketed_newton'."
         )
-    if isinstance(bracket, list) or (isinstance(bracket, tuple) and len(bracket) != 2):
+    if isinstance(bracket, tuple | list) and len(bracket) != 2:
         raise ArgumentError(f"bracket: got {bracket!r}; it must be a tuple (lo, hi), or one starting point.")
-    ends = bracket if isinstance(bracket, tuple) else (bracket,)
+    ends = tuple(bracket) if isinstance(bracket, tuple | list) else (bracket,)
     arrays = [_as_array(backend, end, (*ends, *args)) for end in ends]
     xp = backend.xp
-    value = backend.call(residual, arrays[0], args)
+    # what its shape is, without a number that the residual may not take
+    value = backend.call(residual, xp.where(xp.isfinite(arrays[0]), arrays[0], 0.0), args)
     if not backend.is_array(value):
         raise ArgumentTypeError(f"residual: it returned {type(value).__name__}; it must return a {backend.name} array.")
     if not any(map(backend.is_array, ends)) and xp.isdtype(value.dtype, "real floating"):

@@ -209,9 +209,9 @@ def root_scalar(
     ----------
     residual : callable
         ``residual(y, *args)`` works elementwise: it returns an array shaped like y, or y broadcast against `args`.
-    bracket : tuple (lo, hi), or float or array
-        Two points (floats or arrays, of any order) where the residual has opposite signs; or one point, from which
-        such points are searched for in doubling steps to both sides.
+    bracket : tuple or list (lo, hi), or float or array
+        Two points (floats or arrays, of any order) where the residual has opposite signs; an infinite end is searched
+        for, from the other end or from zero, in growing steps. Or one point, from which both ends are searched for.
     *args, adjoint, on_failure, derivatives
         As for `root`.
     solver : str or BracketSolver
@@ -221,7 +221,8 @@ def root_scalar(
     -------
     Solution
         `y` has the shape that the bracket and the residual broadcast to, and so have `status` and the other fields.
-        An element without a change of sign has the status INVALID_BRACKET, one with a pole or a jump STALLED.
+        An element without a change of sign has the status INVALID_BRACKET, one with NaN at an end NONFINITE_START, one
+        with a pole or a jump STALLED.
 
     Raises
     ------

@@ -195,9 +195,9 @@ def root_scalar(
     ----------
     residual : callable
         ``residual(y, *args)`` acts elementwise: each value depends on the same element of `y` alone.
-    bracket : tuple (lo, hi) or tensor
-        Points between which the residual changes sign, or one starting point from which to search for them; numbers
-        or floating tensors, broadcast with what the residual returns.
+    bracket : tuple or list (lo, hi), or float or tensor
+        Two points (floats or tensors, of any order) where the residual has opposite signs; an infinite end is searched
+        for, from the other end or from zero, in growing steps. Or one point, from which both ends are searched for.
     *args, adjoint, on_failure
         As for `root`.
     solver : str or BracketSolver
@@ -206,7 +206,8 @@ def root_scalar(
     Returns
     -------
     Solution
-        Differentiable as that of `root`, with a status per element.
+        Differentiable as that of `root`, with a status per element: INVALID_BRACKET without a change of sign,
+        NONFINITE_START with NaN at an end, STALLED at a pole or a jump.
 
     Raises
     ------
