@@ -211,7 +211,8 @@ def root_scalar(
         ``residual(y, *args)`` works elementwise: it returns an array shaped like y, or y broadcast against `args`.
     bracket : tuple or list (lo, hi), or float or array
         Two points (floats or arrays, of any order) where the residual has opposite signs; an infinite end is searched
-        for, from the other end or from zero, in growing steps. Or one point, from which both ends are searched for. Not differentiated.
+        for, from the other end or from zero, in growing steps. Or one point, from which both ends are searched for.
+        Not differentiated.
     *args, adjoint, on_failure
         As for `root`: in a traced program an element without a valid bracket is NaN.
     solver : str or BracketSolver

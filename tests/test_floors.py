@@ -20,6 +20,7 @@ FLOORS = {
     "_norms": 0,
     "_numpy": 0,
     "_numpy_namespace": 0,
+    "_settings": 1,
     "_solution": 0,
     "_structure": 1,
     "_residual": 1,

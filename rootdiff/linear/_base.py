@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._residual import Byproduct, LinearOperator
+from rootdiff._settings import check_settings
 from rootdiff._solution import Status
 
 #: Unknowns up to which the entries of a matrix cost no more than the few products that a solve and its check take.
@@ -55,6 +56,9 @@ class LinearSolver(ABC):
     direct: ClassVar[bool] = False
     judged: ClassVar[bool] = False
     runtime: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @abstractmethod
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:

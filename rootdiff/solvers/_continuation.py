@@ -72,8 +72,7 @@ class Continuation(Solver):
     runtime: ClassVar[tuple[str, ...]] = ("start", "first_step", "max_steps")
 
     def __post_init__(self) -> None:
-        if self.method not in ("arclength", "natural"):
-            raise ArgumentError(f"continuation: method is {self.method!r}; allowed are 'arclength' and 'natural'.")
+        super().__post_init__()
         if isinstance(self.first_step, int | float) and not 0 < self.first_step <= 1:
             raise ArgumentError(f"continuation: first_step is {self.first_step!r}; it must lie between 0 and 1.")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy import optimize
@@ -17,11 +17,11 @@ from rootdiff._iterate import Solver
 from rootdiff._judge import at_precision, tolerance
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
+from rootdiff._settings import with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected
 
 Method = Literal["hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"]
-_METHODS: tuple[str, ...] = get_args(Method)
 #: Times SciPy is started again from where it stopped, while our residual test fails and it makes progress.
 _ROUNDS = 5
 
@@ -67,13 +67,12 @@ class SciPy(Solver):
     runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
 
     def __post_init__(self) -> None:
-        if self.method not in _METHODS:
-            raise ArgumentError(f"SciPy: method is {self.method!r}; allowed are {', '.join(_METHODS)}.")
+        super().__post_init__()
         if isinstance(self.max_steps, int) and self.max_steps < 1:
             raise ArgumentError(f"SciPy: max_steps is {self.max_steps!r}; it must be at least 1.")
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
+        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
@@ -88,7 +87,7 @@ class SciPy(Solver):
 
         def solve_batch(evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any, *values: Any) -> Any:
             # in a compiled program the settings are known on the host only
-            known = replace(self, **dict(zip(settings, values, strict=True)))
+            known = with_settings(self, **dict(zip(settings, values, strict=True)))
             return known._solve_batch(evaluate, jacobian, y0)
 
         y, steps = residual.backend.on_host(solve_batch, residual, y0, *settings.values())
