@@ -65,8 +65,7 @@ class Hooks:
         def correct(trial: Array, y: Array) -> Array:
             if user is not None:
                 output = structure.backend.call(user, structure.unravel(trial), (structure.unravel(y),))
-                structure.check(output, "correct")
-                trial = structure.ravel(output)
+                trial = structure.ravel(structure.check(output, "correct"))
             return xp.minimum(xp.maximum(trial, lo), hi)
 
         return correct

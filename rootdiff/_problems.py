@@ -8,6 +8,7 @@ from typing import Any
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._iterate import Solver
+from rootdiff._numbers import as_array, as_value, is_list_of_numbers, is_number
 from rootdiff.solvers import BracketSolver, InBracket
 
 
@@ -27,10 +28,11 @@ def scalar_problem(
     if isinstance(bracket, tuple | list) and len(bracket) != 2:
         raise ArgumentError(f"bracket: got {bracket!r}; it must be a tuple (lo, hi), or one starting point.")
     ends = tuple(bracket) if isinstance(bracket, tuple | list) else (bracket,)
-    arrays = [_as_array(backend, end, (*ends, *args)) for end in ends]
+    arrays = [_end(backend, end, (*ends, *args)) for end in ends]
     xp = backend.xp
     # what its shape is, without a number that the residual may not take
     value = backend.call(residual, xp.where(xp.isfinite(arrays[0]), arrays[0], 0.0), args)
+    value = as_value(backend, value, arrays[0].ndim == 0)
     if not backend.is_array(value):
         raise ArgumentTypeError(f"residual: it returned {type(value).__name__}; it must return a {backend.name} array.")
     if not any(map(backend.is_array, ends)) and xp.isdtype(value.dtype, "real floating"):
@@ -41,19 +43,15 @@ def scalar_problem(
     return arrays[0], InBracket(solver=solver, lo=arrays[0], hi=arrays[1])
 
 
-def _as_array(backend: Backend, end: Any, others: tuple[Any, ...]) -> Array:
-    """Return an end as an array; a plain number takes dtype and device from the first floating array there is."""
-    xp = backend.xp
+def _end(backend: Backend, end: Any, others: tuple[Any, ...]) -> Array:
+    """Return an end as an array; plain numbers take dtype and device from the first floating array there is."""
     if backend.is_array(end):
         return end
-    if isinstance(end, bool) or not isinstance(end, int | float):
+    if isinstance(end, complex) or not (is_number(end) or is_list_of_numbers(end)):
         raise ArgumentTypeError(
             f"bracket: it holds a {type(end).__name__}, but must hold numbers or {backend.name} arrays."
         )
-    for leaf in backend.flatten(others)[0]:
-        if backend.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating"):
-            return xp.sum(xp.zeros_like(leaf)) + float(end)
-    return xp.asarray(float(end))
+    return as_array(backend, end, others)
 
 
 def continuation_start(

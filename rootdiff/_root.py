@@ -15,6 +15,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
+from rootdiff._numbers import as_unknown
 from rootdiff._numpy import NumpyBackend
 from rootdiff._problems import continuation_start, scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
@@ -340,6 +341,7 @@ def bind(
 def _solve(
     function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
 ) -> Solution:
+    y0 = as_unknown(NumpyBackend(), y0, args)
     problem, structure = bind(function, y0, args, options, fixed_point)
     solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
     adjoint = get_adjoint(options.adjoint, "numpy")

@@ -17,6 +17,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
+from rootdiff._numbers import as_unknown
 from rootdiff._problems import continuation_start, scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
@@ -325,6 +326,7 @@ def _solve(
 ) -> Solution:
     check_policy(options.on_failure)
     backend = JaxBackend()
+    y0 = as_unknown(backend, y0, args)
     structure = describe(backend, y0, options.batch_ndim)
     args = jax.tree.map(_as_jax, args)
     check_args(backend, args)

@@ -16,6 +16,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
+from rootdiff._numbers import as_unknown
 from rootdiff._problems import continuation_start, scalar_problem
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
@@ -314,6 +315,7 @@ def _solve(
     cuda_graph: bool = False,
 ) -> Solution:
     check_policy(on_failure)
+    y0 = as_unknown(BACKEND, y0, args)
     structure = describe(BACKEND, y0, batch_ndim)
     check_args(BACKEND, args)
     if cuda_graph:

@@ -24,12 +24,15 @@ def fine(y: Any, a: Any) -> Any:
     [
         (lambda y, a: y[..., :1] - a, ArgumentError, ["residual", "(1,)", "(2,)"]),
         (lambda y, a: (y, y), ArgumentError, ["residual", "structure"]),
-        (lambda y, a: [y[..., 0], y[..., 1]], ArgumentError, ["residual", "stack"]),
+        (lambda y, a: [y[..., 0], y - a], ArgumentError, ["residual", "stack"]),
+        (lambda y, a: y[..., None] - a, ArgumentError, ["residual", "(2, 1)", "arrange them as y0 is"]),
+        (lambda y, a: y[..., :1] - a, ArgumentError, ["fewer equations than unknowns"]),
+        (lambda y, a: y * a[..., None, None], ArgumentError, ["arrange them as y0 is"]),
         (lambda y, a: None, ArgumentError, ["residual", "nothing"]),
         (lambda y, a: y > a, (ArgumentError, ArgumentTypeError), ["residual", "bool"]),
         (lambda y, a: 0.0, (ArgumentError, ArgumentTypeError), ["residual", "float"]),
     ],
-    ids=["shape", "structure", "list", "none", "dtype", "python-float"],
+    ids=["shape", "structure", "ragged", "column", "fewer", "matrix", "none", "dtype", "python-float"],
 )
 def test_residual_of_another_form(backend: Harness, residual: Callable[..., Any], error: Any, words: list[str]) -> None:
     with pytest.raises(error) as caught:
@@ -48,7 +51,7 @@ def test_empty_y0(backend: Harness) -> None:
         backend.solve(fine, np.zeros((0,)), A)
 
 
-@pytest.mark.parametrize("y0", [1.0, [1.0, 2.0], None, {}, "one"], ids=["scalar", "list", "none", "dict", "str"])
+@pytest.mark.parametrize("y0", [None, {}, "one", [True], ["1"], [], [[1.0], [1.0, 2.0]]])
 def test_y0_that_is_no_array(y0: Any) -> None:
     with pytest.raises(RootdiffError, match="y0"):
         rootdiff.root(fine, y0, A)

@@ -26,6 +26,7 @@ FLOORS = {
     "_residual": 1,
     "_failure": 1,
     "_names": 1,
+    "_numbers": 1,
     "_compaction": 2,
     "_judge": 2,
     "_iterate": 2,
