@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -150,8 +152,7 @@ class SciPy(Solver):
         exact = system.jacobian if self.method in ("hybr", "lm") else None
         calls = system.calls
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", LinAlgWarning)  # SciPy's own Anderson mixing near convergence
+            with _quiet():
                 start = system.best.astype(np.float64)
                 result = optimize.root(system, start, method=self.method, jac=exact, options=options)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError):
@@ -159,6 +160,34 @@ class SciPy(Solver):
                 raise
             return system.calls - calls
         return int(result.nit if "nit" in result else system.calls - calls)
+
+
+class _Here(threading.local):
+    """The message of a filter: matches each one, but in the threads only that run SciPy at the moment."""
+
+    depth = 0
+
+    def match(self, message: str) -> bool:
+        return self.depth > 0
+
+
+_HERE = _Here()
+_FILTER: Any = ("ignore", _HERE, LinAlgWarning, None, 0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignore that SciPy's Anderson mixing is ill-conditioned near convergence, in this thread.
+
+    Filters are those of the whole process: `warnings.catch_warnings` in two threads may leave the wrong ones.
+    """
+    if _FILTER not in warnings.filters:
+        warnings.filters.insert(0, _FILTER)  # type: ignore[attr-defined]
+    _HERE.depth += 1
+    try:
+        yield
+    finally:
+        _HERE.depth -= 1
 
 
 class _System:
