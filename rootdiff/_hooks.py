@@ -72,12 +72,13 @@ class Hooks:
 
     def _observer(self, structure: Structure) -> Callable[[StepInfo], None]:
         def observe(info: StepInfo) -> None:
+            info = info._replace(y=structure.unravel(info.y))
             if self.history:
                 self.records.append(info)
             if self.verbose:
                 print(line(structure.backend, info))
             if self.callback is not None:
-                self.callback(info._replace(y=structure.unravel(info.y)))
+                self.callback(info)
 
         return observe
 

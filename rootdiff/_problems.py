@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver
 from rootdiff._numbers import as_array, as_value, is_list_of_numbers, is_number
+from rootdiff._solution import Solution
 from rootdiff.solvers import BracketSolver, InBracket
+
+
+class Path(NamedTuple):
+    """The path of a continuation, as ``sol.history``.
+
+    Attributes
+    ----------
+    fraction : array, (points,). Part of the way from `args0` to `args1`, from 0 on; it turns back at folds.
+    y : pytree like y0, each leaf (points, ...). The root there: to about half of the digits, at the end to all.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.continuation(lambda y, a: y**2 + a - 1, [1.0], 0.0, 0.75, history=True)
+    >>> sol.history.fraction[0], sol.history.y[0], sol.history.fraction[-1], sol.history.y[-1].round(6)
+    (np.float64(0.0), array([1.]), np.float64(1.0), array([0.5]))
+    """
+
+    fraction: Array
+    y: Any
+
+
+def with_path(backend: Backend, hooks: Hooks, solution: Solution) -> Solution:
+    """Return the solution of a continuation with the path that `hooks` have recorded, if they have."""
+    records: list[Any] = hooks.records
+    taken = [info for info in records if bool(info.taken)]
+    if not taken:
+        return solution
+    xp = backend.xp
+    _, tree = backend.flatten(solution.y)
+    leaves = zip(*(backend.flatten(info.y)[0] for info in taken), strict=True)
+    y = backend.unflatten(tree, [xp.stack(points) for points in leaves])
+    return solution._replace(history=Path(xp.stack([info.fraction for info in taken]), y))
 
 
 def scalar_problem(

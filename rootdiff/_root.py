@@ -17,7 +17,7 @@ from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
 from rootdiff._numbers import as_unknown
 from rootdiff._numpy import NumpyBackend
-from rootdiff._problems import continuation_start, scalar_problem
+from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._sensitivities import Sensitivities
@@ -254,7 +254,9 @@ def continuation(
     *,
     method: Literal["arclength", "natural"] = "arclength",
     first_step: float = 0.1,
+    max_step: float | None = None,
     max_steps: int = 500,
+    history: bool = False,
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
@@ -271,11 +273,15 @@ def continuation(
         else is that of `args1`.
     method : {"arclength", "natural"}
         By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
-        parameter itself, which ends at a fold.
+        parameter itself, which ends at a fold. To start at a fold takes the first.
     first_step : float
         First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_step : float, optional
+        Longest step, in the same unit; default: none. Shorter ones resolve a path of which `history` is to tell.
     max_steps : int
         Steps along the path.
+    history : bool
+        Whether to return the path as ``sol.history``, a `Path`: the parts of the way and y there.
     solver : str or Solver
         Finds the root at the end of the path.
 
@@ -291,6 +297,12 @@ def continuation(
     ConvergenceError
         If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``.
 
+    Notes
+    -----
+    The steps are as long as the corrector's contraction and the angle between tangents allow. Where Jacobian and
+    tangent change their orientation within a step, the corrector has jumped to another branch: the step is taken
+    again, shorter. What is left of that at the shortest steps is a bifurcation, which is crossed.
+
     Examples
     --------
     >>> import numpy as np, rootdiff
@@ -304,9 +316,12 @@ def continuation(
         solver=get_solver(solver, "numpy"),
         method=method,
         first_step=first_step,
+        max_step=max_step,
         max_steps=max_steps,
     )
-    return _solve(residual, y0, args, Options(path, adjoint, 0, on_failure, derivatives), fixed_point=False)
+    hooks = Hooks(history=history)
+    options = Options(path, adjoint, 0, on_failure, derivatives, hooks=hooks)
+    return with_path(NumpyBackend(), hooks, _solve(residual, y0, args, options, fixed_point=False))
 
 
 def bind(

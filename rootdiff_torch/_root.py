@@ -17,7 +17,7 @@ from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
 from rootdiff._numbers import as_unknown
-from rootdiff._problems import continuation_start, scalar_problem
+from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution
@@ -238,7 +238,9 @@ def continuation(
     *,
     method: Literal["arclength", "natural"] = "arclength",
     first_step: float = 0.1,
+    max_step: float | None = None,
     max_steps: int = 500,
+    history: bool = False,
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
@@ -254,11 +256,15 @@ def continuation(
         else is that of `args1`.
     method : {"arclength", "natural"}
         By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
-        parameter itself, which ends at a fold.
+        parameter itself, which ends at a fold. To start at a fold takes the first.
     first_step : float
         First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_step : float, optional
+        Longest step, in the same unit; default: none. Shorter ones resolve a path of which `history` is to tell.
     max_steps : int
         Steps along the path.
+    history : bool
+        Whether to return the path as ``sol.history``, a `Path`: the parts of the way and y there.
     solver : str or Solver
         Finds the root at the end of the path.
 
@@ -274,6 +280,12 @@ def continuation(
     ConvergenceError
         If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``.
 
+    Notes
+    -----
+    The steps are as long as the corrector's contraction and the angle between tangents allow. Where Jacobian and
+    tangent change their orientation within a step, the corrector has jumped to another branch: the step is taken
+    again, shorter. What is left of that at the shortest steps is a bifurcation, which is crossed.
+
     Examples
     --------
     >>> import torch, rootdiff_torch as rd
@@ -287,6 +299,7 @@ def continuation(
         solver=get_solver(solver, "torch"),
         method=method,
         first_step=first_step,
+        max_step=max_step,
         max_steps=max_steps,
     )
     leaves, rebuild = split_args(BACKEND, args, _is_floating)
@@ -294,7 +307,9 @@ def continuation(
     def of_floating(y: Any, *leaves: Tensor) -> Any:
         return residual(y, *rebuild(*leaves))
 
-    return _solve(of_floating, y0, tuple(leaves), path, adjoint, 0, on_failure, Hooks(), fixed_point=False)
+    hooks = Hooks(history=history)
+    sol = _solve(of_floating, y0, tuple(leaves), path, adjoint, 0, on_failure, hooks, fixed_point=False)
+    return with_path(BACKEND, hooks, sol)
 
 
 def _is_floating(leaf: Any) -> bool:
