@@ -11,6 +11,7 @@ from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver
 from rootdiff._numbers import as_array, as_value, is_list_of_numbers, is_number
 from rootdiff._solution import Solution
+from rootdiff._structure import check_args, check_precision
 from rootdiff.solvers import BracketSolver, InBracket
 
 
@@ -62,6 +63,7 @@ def scalar_problem(
         )
     if isinstance(bracket, tuple | list) and len(bracket) != 2:
         raise ArgumentError(f"bracket: got {bracket!r}; it must be a tuple (lo, hi), or one starting point.")
+    check_args(backend, args)
     ends = tuple(bracket) if isinstance(bracket, tuple | list) else (bracket,)
     arrays = [_end(backend, end, (*ends, *args)) for end in ends]
     xp = backend.xp
@@ -81,6 +83,7 @@ def scalar_problem(
 def _end(backend: Backend, end: Any, others: tuple[Any, ...]) -> Array:
     """Return an end as an array; plain numbers take dtype and device from the first floating array there is."""
     if backend.is_array(end):
+        check_precision(backend, end, "bracket")
         return end
     if isinstance(end, complex) or not (is_number(end) or is_list_of_numbers(end)):
         raise ArgumentTypeError(

@@ -356,6 +356,7 @@ def bind(
 def _solve(
     function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
 ) -> Solution:
+    check_args(NumpyBackend(), args)
     y0 = as_unknown(NumpyBackend(), y0, args)
     problem, structure = bind(function, y0, args, options, fixed_point)
     solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)

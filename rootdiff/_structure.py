@@ -185,6 +185,18 @@ def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
                     f"args[{index}]: it holds a {framework} array ({type(leaf).__name__}), but this is the "
                     f"{backend.name} version of rootdiff. Convert it, or call {_FRAMEWORKS[framework]}."
                 )
+            if backend.is_array(leaf):
+                check_precision(backend, leaf, f"args[{index}]")
+
+
+def check_precision(backend: Backend, array: Any, role: str) -> None:
+    """Raise if the numbers of a NumPy array are of a precision in which nothing can be solved or differentiated."""
+    name = str(array.dtype)
+    if backend.name == "numpy" and (name in ("float16", "bfloat16") or name.startswith("float8")):
+        raise ArgumentTypeError(
+            f"{role}: it has dtype {name}, but NumPy neither factors matrices nor takes differences in so few digits. "
+            "Convert it to float32 or float64."
+        )
 
 
 def split_args(
@@ -239,6 +251,7 @@ def _check_array(backend: Backend, leaf: Any) -> None:
             f"y0: it is or holds {_article(type(leaf).__name__)}, but must be a {backend.name} array "
             f"or a pytree of them. {advice}"
         )
+    check_precision(backend, leaf, "y0")
     if not backend.xp.isdtype(leaf.dtype, ("real floating", "complex floating")):
         raise ArgumentTypeError(
             f"y0: it has dtype {leaf.dtype}, but must be floating, since a root of an integer problem "

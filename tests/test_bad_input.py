@@ -189,3 +189,22 @@ def test_arrays_of_another_framework() -> None:
 def test_bracket_solver_for_a_system(backend: Harness, solver: str) -> None:
     with pytest.raises(ArgumentError, match=r"solver: .*one unknown.* has 2.*root_scalar"):
         backend.solve(fine, Y0, A, solver=solver)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_numpy_refuses_half_precision_by_name(name: str) -> None:
+    half = np.dtype(name) if name == "float16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    with pytest.raises(ArgumentTypeError, match=rf"y0: it has dtype {name}"):
+        rootdiff.root(lambda y: y**2 - 2, np.ones(2, half))
+    with pytest.raises(ArgumentTypeError, match=rf"args\[0\]: it has dtype {name}"):
+        rootdiff.root(lambda y, a: y**2 - a, np.ones(2), np.ones(2, half))
+    with pytest.raises(ArgumentTypeError, match=rf"bracket: it has dtype {name}"):
+        rootdiff.root_scalar(lambda y: y**2 - 2, (np.array(0, half), np.array(2, half)))
+
+
+def test_numpy_solves_in_extended_precision() -> None:
+    a = np.array([2.0, 3.0], np.longdouble)
+    sol = rootdiff.root(lambda y, a: y**3 - a, np.ones(2, np.longdouble), a)
+    assert sol.y.dtype == np.longdouble
+    assert np.max(np.abs(sol.y**3 - a)) <= 20 * np.finfo(np.longdouble).eps
+    np.testing.assert_allclose(sol.vjp(np.ones(2, np.longdouble))[0], 1 / (3 * np.cbrt(a) ** 2), rtol=1e-12)
