@@ -14,6 +14,7 @@ from rootdiff._errors import (
 )
 from rootdiff._hooks import History
 from rootdiff._iterate import IterativeSolver, Solver, StepInfo
+from rootdiff._problems import Path
 from rootdiff._registry import (
     available_adjoints,
     available_solvers,
@@ -99,6 +100,7 @@ __all__ = [
     "Neumann",
     "Newton",
     "NewtonKrylov",
+    "Path",
     "OneStep",
     "Phantom",
     "PseudoTransient",

@@ -27,7 +27,7 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     Parameters
     ----------
     solver : Solver
-        Named in the message, with its settings.
+        Named in the message, with its settings; one with `words` has causes and remedies of its own.
     context : tuple
         ``(y0, *args)``, searched for the NaN behind a residual that is not finite at the start.
     """
@@ -47,10 +47,11 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
         if not where.any():
             continue
         worst = norms[where].max()
+        cause, remedy = getattr(solver, "words", {}).get(status, (status.cause, status.remedy))
         origin = _nonfinite_origin(backend, context) if status is Status.NONFINITE_START else ""
         lines.append(
-            f"  {status.name}: {status.cause}{origin}{_systems(where)}; after {steps[where].max()} steps the residual "
-            f"norm is {worst:.3g}.\n    To do: {status.remedy}."
+            f"  {status.name}: {cause}{origin}{_systems(where)}; after {steps[where].max()} steps the residual "
+            f"norm is {worst:.3g}.\n    To do: {remedy}."
         )
     default = float(backend.xp.finfo(solution.residual_norm.dtype).eps) ** 0.75
     rtol, atol = (default if value is None else value for value in (getattr(solver, n, None) for n in ("rtol", "atol")))

@@ -65,20 +65,20 @@ class Hooks:
         def correct(trial: Array, y: Array) -> Array:
             if user is not None:
                 output = structure.backend.call(user, structure.unravel(trial), (structure.unravel(y),))
-                structure.check(output, "correct")
-                trial = structure.ravel(output)
+                trial = structure.ravel(structure.check(output, "correct"))
             return xp.minimum(xp.maximum(trial, lo), hi)
 
         return correct
 
     def _observer(self, structure: Structure) -> Callable[[StepInfo], None]:
         def observe(info: StepInfo) -> None:
+            info = info._replace(y=structure.unravel(info.y))
             if self.history:
                 self.records.append(info)
             if self.verbose:
                 print(line(structure.backend, info))
             if self.callback is not None:
-                self.callback(info._replace(y=structure.unravel(info.y)))
+                self.callback(info)
 
         return observe
 

@@ -12,10 +12,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
-from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._errors import ArgumentTypeError
 from rootdiff._judge import allowed_error, is_deep, judged, start_scale, underflow
 from rootdiff._norms import max_norm, numbers
 from rootdiff._residual import Residual
+from rootdiff._settings import check_settings, with_settings
 from rootdiff._solution import RawSolution, Status
 
 #: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
@@ -26,7 +27,13 @@ _BELIEVES = ContextVar("believes", default=False)
 
 
 class Solver(ABC):
-    """A way to find a root; a value, made of plain settings."""
+    """A way to find a root; a value, made of plain settings.
+
+    Of a dataclass those annotated as numbers, literals or solvers are checked when it is made.
+    """
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @abstractmethod
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
@@ -96,16 +103,8 @@ class IterativeSolver(Solver):
     #: Fields of the state that the loop need not keep for a finished system, where they are of no use or as good.
     loose: ClassVar[tuple[str, ...]] = ("status", "factors")
 
-    def __post_init__(self) -> None:
-        for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            if _known(value) and not value >= 0:
-                raise ArgumentError(f"{type(self).__name__}: {name} is {value!r}; it must be at least 0, or None.")
-        if _known(self.max_steps) and self.max_steps < 0:
-            raise ArgumentError(f"{type(self).__name__}: max_steps is {self.max_steps!r}; it must be at least 0.")
-
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
+        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     @property
     def descends(self) -> bool:

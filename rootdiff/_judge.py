@@ -16,7 +16,7 @@ from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 
-#: Noise of a few samples may be half of what it can be, and three times its root mean square in one unknown of hundreds.
+#: Noise that was sampled may be half of what it can be, and three times its root mean square in one of many unknowns.
 _MARGIN = 6.0
 #: Pairs of points, to either side of y, at which the noise is sampled; after that nudges may grow, each four times
 #: larger, up to ten times eps^(1/2): so far f may be all rounding next to a double root.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
+from threading import RLock
 from typing import Any, Generic, TypeVar
 
 from rootdiff._errors import ArgumentTypeError, DuplicateNameError, UnknownNameError
@@ -28,19 +30,26 @@ class Names(Generic[T]):
         self.kind, self.group, self.base = kind, group, base
         self._entries: dict[str, _Entry[T]] = {}
         self._plugged = False
+        self._lock = RLock()
 
     def register(self, name: str, factory: Callable[[], T], backends: Iterable[str] = BACKENDS) -> None:
-        if name in self._entries:
-            raise DuplicateNameError(f"register_{self.kind}: {name!r} is registered already; choose another name.")
+        if not isinstance(name, str) or not name:
+            raise ArgumentTypeError(
+                f"register_{self.kind}: name is {name!r}, a {type(name).__name__}; it must be a text that is not empty."
+            )
         if not callable(factory):
             raise ArgumentTypeError(
                 f"register_{self.kind}: factory is {factory!r}; it must be callable without arguments, "
                 f"such as a class or ``lambda: MySolver(...)``."
             )
+        backends = (backends,) if isinstance(backends, str) else tuple(backends)
         unknown = set(backends) - set(BACKENDS)
         if unknown:
             raise UnknownNameError(f"register_{self.kind}: backends {sorted(unknown)} are not among {BACKENDS}.")
-        self._entries[name] = _Entry(factory, tuple(backends))
+        with self._lock:
+            if name in self._entries:
+                raise DuplicateNameError(f"register_{self.kind}: {name!r} is registered already; choose another name.")
+            self._entries[name] = _Entry(factory, backends)
 
     def get(self, spec: str | T, backend: str | None = None) -> T:
         """Return the object of a name; an object of this kind is returned as it is."""
@@ -56,11 +65,17 @@ class Names(Generic[T]):
         entry = self._entries.get(spec)
         if entry is None or (backend is not None and backend not in entry.backends):
             raise UnknownNameError(self._unknown(spec, entry, backend))
-        return entry.factory()
+        made = entry.factory()
+        if not isinstance(made, self.base):
+            raise ArgumentTypeError(
+                f"{self.kind}: the factory of {spec!r} returned {made!r}; it must return a {self.base.__name__}."
+            )
+        return made
 
     def names(self, backend: str | None = None) -> tuple[str, ...]:
         self._plug()
-        return tuple(sorted(n for n, e in self._entries.items() if backend is None or backend in e.backends))
+        entries = dict(self._entries)  # other threads may register meanwhile
+        return tuple(sorted(n for n, e in entries.items() if backend is None or backend in e.backends))
 
     def _unknown(self, name: str, entry: _Entry[T] | None, backend: str | None) -> str:
         names = self.names(backend)
@@ -72,11 +87,24 @@ class Names(Generic[T]):
         return f"{self.kind}: {reason} Registered are {', '.join(names)}."
 
     def _plug(self) -> None:
+        """Register the entry points, once; a name that is taken stays what it is, and the others are not lost."""
         if self._plugged:
             return
-        self._plugged = True
-        for point in entry_points(group=self.group):
-            self.register(point.name, partial(_load, point))
+        taken = []
+        with self._lock:  # a second thread waits here until all are there
+            for point in () if self._plugged else entry_points(group=self.group):
+                try:
+                    self.register(point.name, partial(_load, point))
+                except DuplicateNameError:
+                    taken.append(point)
+            self._plugged = True
+        for point in taken:
+            warnings.warn(
+                f"{self.kind}: the entry point {point.name!r} ({point.value}) of the group {self.group!r} is not "
+                f"registered, since there is a {self.kind} of this name already. Give the plug-in another name.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
 
 def _load(point: Any) -> Any:

@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver
+from rootdiff._numbers import as_array, as_value, is_list_of_numbers, is_number
+from rootdiff._solution import Solution
+from rootdiff._structure import check_args, check_precision
 from rootdiff.solvers import BracketSolver, InBracket
+
+
+class Path(NamedTuple):
+    """The path of a continuation, as ``sol.history``.
+
+    Attributes
+    ----------
+    fraction : array, (points,). Part of the way from `args0` to `args1`, from 0 on; it turns back at folds.
+    y : pytree like y0, each leaf (points, ...). The root there: to about half of the digits, at the end to all.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.continuation(lambda y, a: y**2 + a - 1, [1.0], 0.0, 0.75, history=True)
+    >>> sol.history.fraction[0], sol.history.y[0], sol.history.fraction[-1], sol.history.y[-1].round(6)
+    (np.float64(0.0), array([1.]), np.float64(1.0), array([0.5]))
+    """
+
+    fraction: Array
+    y: Any
+
+
+def with_path(backend: Backend, hooks: Hooks, solution: Solution) -> Solution:
+    """Return the solution of a continuation with the path that `hooks` have recorded, if they have."""
+    records: list[Any] = hooks.records
+    taken = [info for info in records if bool(info.taken)]
+    if not taken:
+        return solution
+    xp = backend.xp
+    _, tree = backend.flatten(solution.y)
+    leaves = zip(*(backend.flatten(info.y)[0] for info in taken), strict=True)
+    y = backend.unflatten(tree, [xp.stack(points) for points in leaves])
+    return solution._replace(history=Path(xp.stack([info.fraction for info in taken]), y))
 
 
 def scalar_problem(
@@ -16,20 +53,23 @@ def scalar_problem(
 ) -> tuple[Array, Solver]:
     """Return the start and the solver of a scalar problem, elementwise over what bracket and residual broadcast to.
 
-    `bracket` is ``(lo, hi)``, or one starting point from which to search. The start is to be solved with all of its
-    axes as batch axes.
+    `bracket` is ``(lo, hi)``, a list will do, or one starting point from which to search. The start is to be solved
+    with all of its axes as batch axes.
     """
     if not isinstance(solver, BracketSolver):
         raise ArgumentTypeError(
             f"solver: got {solver!r}; root_scalar needs one that keeps a bracket: 'chandrupatla', 'itp', 'bisection' "
             "or 'bracketed_newton'."
         )
-    if isinstance(bracket, list) or (isinstance(bracket, tuple) and len(bracket) != 2):
+    if isinstance(bracket, tuple | list) and len(bracket) != 2:
         raise ArgumentError(f"bracket: got {bracket!r}; it must be a tuple (lo, hi), or one starting point.")
-    ends = bracket if isinstance(bracket, tuple) else (bracket,)
-    arrays = [_as_array(backend, end, (*ends, *args)) for end in ends]
+    check_args(backend, args)
+    ends = tuple(bracket) if isinstance(bracket, tuple | list) else (bracket,)
+    arrays = [_end(backend, end, (*ends, *args)) for end in ends]
     xp = backend.xp
-    value = backend.call(residual, arrays[0], args)
+    # what its shape is, without a number that the residual may not take
+    value = backend.call(residual, xp.where(xp.isfinite(arrays[0]), arrays[0], 0.0), args)
+    value = as_value(backend, value, arrays[0].ndim == 0)
     if not backend.is_array(value):
         raise ArgumentTypeError(f"residual: it returned {type(value).__name__}; it must return a {backend.name} array.")
     if not any(map(backend.is_array, ends)) and xp.isdtype(value.dtype, "real floating"):
@@ -40,19 +80,16 @@ def scalar_problem(
     return arrays[0], InBracket(solver=solver, lo=arrays[0], hi=arrays[1])
 
 
-def _as_array(backend: Backend, end: Any, others: tuple[Any, ...]) -> Array:
-    """Return an end as an array; a plain number takes dtype and device from the first floating array there is."""
-    xp = backend.xp
+def _end(backend: Backend, end: Any, others: tuple[Any, ...]) -> Array:
+    """Return an end as an array; plain numbers take dtype and device from the first floating array there is."""
     if backend.is_array(end):
+        check_precision(backend, end, "bracket")
         return end
-    if isinstance(end, bool) or not isinstance(end, int | float):
+    if isinstance(end, complex) or not (is_number(end) or is_list_of_numbers(end)):
         raise ArgumentTypeError(
             f"bracket: it holds a {type(end).__name__}, but must hold numbers or {backend.name} arrays."
         )
-    for leaf in backend.flatten(others)[0]:
-        if backend.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating"):
-            return xp.sum(xp.zeros_like(leaf)) + float(end)
-    return xp.asarray(float(end))
+    return as_array(backend, end, others)
 
 
 def continuation_start(

@@ -15,8 +15,9 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo, run
+from rootdiff._numbers import as_unknown
 from rootdiff._numpy import NumpyBackend
-from rootdiff._problems import continuation_start, scalar_problem
+from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._sensitivities import Sensitivities
@@ -209,9 +210,9 @@ def root_scalar(
     ----------
     residual : callable
         ``residual(y, *args)`` works elementwise: it returns an array shaped like y, or y broadcast against `args`.
-    bracket : tuple (lo, hi), or float or array
-        Two points (floats or arrays, of any order) where the residual has opposite signs; or one point, from which
-        such points are searched for in doubling steps to both sides.
+    bracket : tuple or list (lo, hi), or float or array
+        Two points (floats or arrays, of any order) where the residual has opposite signs; an infinite end is searched
+        for, from the other end or from zero, in growing steps. Or one point, from which both ends are searched for.
     *args, adjoint, on_failure, derivatives
         As for `root`.
     solver : str or BracketSolver
@@ -221,7 +222,8 @@ def root_scalar(
     -------
     Solution
         `y` has the shape that the bracket and the residual broadcast to, and so have `status` and the other fields.
-        An element without a change of sign has the status INVALID_BRACKET, one with a pole or a jump STALLED.
+        An element without a change of sign has the status INVALID_BRACKET, one with NaN at an end NONFINITE_START, one
+        with a pole or a jump STALLED.
 
     Raises
     ------
@@ -252,7 +254,9 @@ def continuation(
     *,
     method: Literal["arclength", "natural"] = "arclength",
     first_step: float = 0.1,
+    max_step: float | None = None,
     max_steps: int = 500,
+    history: bool = False,
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
@@ -269,11 +273,15 @@ def continuation(
         else is that of `args1`.
     method : {"arclength", "natural"}
         By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
-        parameter itself, which ends at a fold.
+        parameter itself, which ends at a fold. To start at a fold takes the first.
     first_step : float
         First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_step : float, optional
+        Longest step, in the same unit; default: none. Shorter ones resolve a path of which `history` is to tell.
     max_steps : int
         Steps along the path.
+    history : bool
+        Whether to return the path as ``sol.history``, a `Path`: the parts of the way and y there.
     solver : str or Solver
         Finds the root at the end of the path.
 
@@ -289,6 +297,12 @@ def continuation(
     ConvergenceError
         If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``.
 
+    Notes
+    -----
+    The steps are as long as the corrector's contraction and the angle between tangents allow. Where Jacobian and
+    tangent change their orientation within a step, the corrector has jumped to another branch: the step is taken
+    again, shorter. What is left of that at the shortest steps is a bifurcation, which is crossed.
+
     Examples
     --------
     >>> import numpy as np, rootdiff
@@ -302,9 +316,12 @@ def continuation(
         solver=get_solver(solver, "numpy"),
         method=method,
         first_step=first_step,
+        max_step=max_step,
         max_steps=max_steps,
     )
-    return _solve(residual, y0, args, Options(path, adjoint, 0, on_failure, derivatives), fixed_point=False)
+    hooks = Hooks(history=history)
+    options = Options(path, adjoint, 0, on_failure, derivatives, hooks=hooks)
+    return with_path(NumpyBackend(), hooks, _solve(residual, y0, args, options, fixed_point=False))
 
 
 def bind(
@@ -339,6 +356,8 @@ def bind(
 def _solve(
     function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
 ) -> Solution:
+    check_args(NumpyBackend(), args)
+    y0 = as_unknown(NumpyBackend(), y0, args)
     problem, structure = bind(function, y0, args, options, fixed_point)
     solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
     adjoint = get_adjoint(options.adjoint, "numpy")

@@ -71,11 +71,11 @@ _WORDS: dict[Status, tuple[str, str]] = {
         "start elsewhere or closer to the root, or rewrite the residual so that it and its derivative are finite there",
     ),
     Status.NONFINITE_START: (
-        "the residual at y0 has NaN or infinite entries",
-        "choose a y0 (and args) at which the residual is finite",
+        "the residual at y0, or at an end of the bracket, has NaN or infinite entries",
+        "choose a start (and args) at which the residual is finite",
     ),
     Status.INVALID_BRACKET: (
-        "the residual has the same sign, or is not finite, at both ends of the bracket",
+        "the residual does not change its sign between the ends of the bracket, as far as they could be searched for",
         "give a bracket (lo, hi) at whose ends the residual has opposite signs, or one starting point to search from",
     ),
     Status.ILL_DETERMINED: (

@@ -9,6 +9,7 @@ from typing import Any
 
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._numbers import as_value
 
 _FRAMEWORKS = {"numpy": "rootdiff", "torch": "rootdiff_torch", "jax": "rootdiff_jax", "jaxlib": "rootdiff_jax"}
 
@@ -70,8 +71,13 @@ class Structure:
             leaves.append(part if tuple(part.shape) == lead + shape else xp.reshape(part, lead + shape))
         return self.backend.unflatten(self.tree, leaves)
 
-    def check(self, output: Any, role: str) -> None:
-        """Raise unless `output`, which the user's `role` returned, has this structure, these shapes and dtypes."""
+    def check(self, output: Any, role: str) -> Any:
+        """Return `output`, which the user's `role` returned; raise unless it has this structure, shapes and dtypes.
+
+        For one system with one array as its unknown a list of values will do, or a number for one unknown. In NumPy
+        a result of more digits than y0 has is rounded to those.
+        """
+        output = self._as_array(output)
         leaves, tree = self.backend.flatten(output)
         if tree != self.tree:
             raise ArgumentError(
@@ -88,13 +94,36 @@ class Structure:
             if tuple(leaf.shape) != self.batch + shape:
                 raise ArgumentError(
                     f"{role}: it returned shape {tuple(leaf.shape)}, but y0 has shape {self.batch + shape}. It must "
-                    "return one value per unknown; for more equations than unknowns minimise their sum of squares."
+                    f"return one value per unknown; {_advice(math.prod(leaf.shape), math.prod(self.batch + shape))}."
                 )
-            if leaf.dtype != dtype and not self.complex_step:
+            if leaf.dtype != dtype and not self.complex_step and not self._is_wider(leaf.dtype, dtype):
                 raise ArgumentTypeError(
                     f"{role}: it returned dtype {leaf.dtype}, but y0 has dtype {dtype}. "
                     "Give y0 and args one dtype, and keep it inside the function."
                 )
+        if any(leaf.dtype != dtype for leaf, dtype in zip(leaves, self.dtypes, strict=True)) and not self.complex_step:
+            leaves = [self.backend.xp.astype(leaf, dtype) for leaf, dtype in zip(leaves, self.dtypes, strict=True)]
+            return self.backend.unflatten(tree, leaves)
+        return output
+
+    def _as_array(self, output: Any) -> Any:
+        """Return a list of values or a number as an array, where the unknown of one system is one array."""
+        backend, marker = self.backend, object()
+        if self.batch or len(self.shapes) != 1 or (backend.is_array(output) and output.ndim > 0):
+            return output
+        if backend.unflatten(self.tree, [marker]) is not marker:  # a pytree with one leaf
+            return output
+        single = math.prod(self.shapes[0]) == 1
+        found = as_value(backend, output, single)
+        if single and backend.is_array(found) and found.ndim == 0:
+            return backend.xp.reshape(found, self.shapes[0])
+        return found if backend.is_array(found) and found.ndim == len(self.shapes[0]) else output
+
+    def _is_wider(self, dtype: Any, own: Any) -> bool:
+        """Whether NumPy's rounding of a result to `own`, the dtype of y0, loses digits only; tapes keep their dtype."""
+        xp = self.backend.xp
+        same = any(xp.isdtype(dtype, kind) and xp.isdtype(own, kind) for kind in ("real floating", "complex floating"))
+        return self.backend.name == "numpy" and same and xp.finfo(dtype).eps < xp.finfo(own).eps
 
 
 def describe(backend: Backend, y0: Any, batch_ndim: int) -> Structure:
@@ -156,6 +185,18 @@ def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
                     f"args[{index}]: it holds a {framework} array ({type(leaf).__name__}), but this is the "
                     f"{backend.name} version of rootdiff. Convert it, or call {_FRAMEWORKS[framework]}."
                 )
+            if backend.is_array(leaf):
+                check_precision(backend, leaf, f"args[{index}]")
+
+
+def check_precision(backend: Backend, array: Any, role: str) -> None:
+    """Raise if the numbers of a NumPy array are of a precision in which nothing can be solved or differentiated."""
+    name = str(array.dtype)
+    if backend.name == "numpy" and (name in ("float16", "bfloat16") or name.startswith("float8")):
+        raise ArgumentTypeError(
+            f"{role}: it has dtype {name}, but NumPy neither factors matrices nor takes differences in so few digits. "
+            "Convert it to float32 or float64."
+        )
 
 
 def split_args(
@@ -181,8 +222,7 @@ def flat_residual(
 
     def flat(y: Array, *parameters: Array) -> Array:
         output = structure.backend.call(function, structure.unravel(y), rebuild(*parameters))
-        structure.check(output, "residual")
-        return structure.ravel(output)
+        return structure.ravel(structure.check(output, "residual"))
 
     return flat
 
@@ -194,8 +234,7 @@ def fixed_point_residual(
 
     def flat(z: Array, *parameters: Array) -> Array:
         output = structure.backend.call(function, structure.unravel(z), rebuild(*parameters))
-        structure.check(output, "cell")
-        return structure.ravel(output) - z
+        return structure.ravel(structure.check(output, "cell")) - z
 
     return flat
 
@@ -206,12 +245,13 @@ def _check_array(backend: Backend, leaf: Any) -> None:
         advice = (
             f"Call {_FRAMEWORKS[framework]} for it, or convert it."
             if framework in _FRAMEWORKS and hasattr(leaf, "shape")
-            else "Make it one array of floats first; a list or tuple is read as a pytree with one unknown per entry."
+            else "A number, or a list of numbers, is one array too; any other list is a pytree with an array per entry."
         )
         raise ArgumentTypeError(
             f"y0: it is or holds {_article(type(leaf).__name__)}, but must be a {backend.name} array "
             f"or a pytree of them. {advice}"
         )
+    check_precision(backend, leaf, "y0")
     if not backend.xp.isdtype(leaf.dtype, ("real floating", "complex floating")):
         raise ArgumentTypeError(
             f"y0: it has dtype {leaf.dtype}, but must be floating, since a root of an integer problem "
@@ -228,6 +268,14 @@ def _describe_tree(backend: Backend, tree: Any) -> str:
 def _words(tree: Any, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[Any, ...], batch: tuple[int, ...]) -> str:
     leaves = ", ".join(f"{dtype}{list(batch + shape)}" for shape, dtype in zip(shapes, dtypes, strict=True))
     return f"{tree} of {leaves or 'nothing'}"
+
+
+def _advice(equations: int, unknowns: int) -> str:
+    if equations < unknowns:
+        return "with fewer equations than unknowns the root is not determined: add equations, or fix unknowns as args"
+    if equations > unknowns:
+        return "for more equations than unknowns minimise their sum of squares"
+    return "arrange them as y0 is"
 
 
 def _article(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -16,6 +16,7 @@ from rootdiff._judge import judged
 from rootdiff._norms import max_norm
 from rootdiff._registry import register_solver
 from rootdiff._residual import Residual
+from rootdiff._settings import with_settings
 from rootdiff._solution import RawSolution, Status
 
 Method = Literal["Newton", "Chord", "Dogleg", "LevenbergMarquardt", "BFGS"]
@@ -61,11 +62,10 @@ class Optimistix(Solver):
     runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol")
 
     def __post_init__(self) -> None:
-        if self.method not in _METHODS:
-            raise ArgumentError(f"Optimistix: method is {self.method!r}; allowed are {', '.join(_METHODS)}.")
+        super().__post_init__()
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
+        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         if getattr(residual.backend, "reverse_only", False):

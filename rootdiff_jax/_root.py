@@ -17,7 +17,8 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
-from rootdiff._problems import continuation_start, scalar_problem
+from rootdiff._numbers import as_unknown
+from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution
@@ -209,9 +210,10 @@ def root_scalar(
     ----------
     residual : callable
         ``residual(y, *args)`` works elementwise: it returns an array shaped like y, or y broadcast against `args`.
-    bracket : tuple (lo, hi), or float or array
-        Two points (floats or arrays, of any order) where the residual has opposite signs; or one point, from which
-        such points are searched for in doubling steps to both sides. Not differentiated.
+    bracket : tuple or list (lo, hi), or float or array
+        Two points (floats or arrays, of any order) where the residual has opposite signs; an infinite end is searched
+        for, from the other end or from zero, in growing steps. Or one point, from which both ends are searched for.
+        Not differentiated.
     *args, adjoint, on_failure
         As for `root`: in a traced program an element without a valid bracket is NaN.
     solver : str or BracketSolver
@@ -221,7 +223,8 @@ def root_scalar(
     -------
     Solution
         `y` has the shape that the bracket and the residual broadcast to, and so have `status` and the other fields.
-        An element without a change of sign has the status INVALID_BRACKET, one with a pole or a jump STALLED.
+        An element without a change of sign has the status INVALID_BRACKET, one with NaN at an end NONFINITE_START, one
+        with a pole or a jump STALLED.
 
     Raises
     ------
@@ -252,7 +255,9 @@ def continuation(
     *,
     method: Literal["arclength", "natural"] = "arclength",
     first_step: float = 0.1,
+    max_step: float | None = None,
     max_steps: int = 500,
+    history: bool = False,
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
@@ -268,11 +273,16 @@ def continuation(
         else is that of `args1`.
     method : {"arclength", "natural"}
         By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
-        parameter itself, which ends at a fold.
+        parameter itself, which ends at a fold. To start at a fold takes the first.
     first_step : float
         First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_step : float, optional
+        Longest step, in the same unit; default: none. Shorter ones resolve a path of which `history` is to tell.
     max_steps : int
         Steps along the path.
+    history : bool
+        Whether to return the path as ``sol.history``, a `Path`: the parts of the way and y there. The steps then run
+        one by one, not compiled, and only outside of a trace.
     solver : str or Solver
         Finds the root at the end of the path.
 
@@ -287,6 +297,12 @@ def continuation(
         If an argument cannot be used; the message names it.
     ConvergenceError
         If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``, outside of a trace.
+
+    Notes
+    -----
+    The steps are as long as the corrector's contraction and the angle between tangents allow. Where Jacobian and
+    tangent change their orientation within a step, the corrector has jumped to another branch: the step is taken
+    again, shorter. What is left of that at the shortest steps is a bifurcation, which is crossed.
 
     Examples
     --------
@@ -303,6 +319,7 @@ def continuation(
         solver=get_solver(solver, "jax"),
         method=method,
         first_step=first_step,
+        max_step=max_step,
         max_steps=max_steps,
     )
     leaves, rebuild = split_args(backend, args, _is_floating)
@@ -310,7 +327,9 @@ def continuation(
     def of_floating(y: Any, *leaves: Any) -> Any:
         return residual(y, *rebuild(*leaves))
 
-    return _solve(of_floating, y0, tuple(leaves), _Options(path, adjoint, 0, on_failure), fixed_point=False)
+    hooks = Hooks(history=history)
+    sol = _solve(of_floating, y0, tuple(leaves), _Options(path, adjoint, 0, on_failure, hooks), fixed_point=False)
+    return with_path(backend, hooks, sol)
 
 
 def _is_floating(leaf: Any) -> bool:
@@ -323,6 +342,7 @@ def _solve(
 ) -> Solution:
     check_policy(options.on_failure)
     backend = JaxBackend()
+    y0 = as_unknown(backend, y0, args)
     structure = describe(backend, y0, options.batch_ndim)
     args = jax.tree.map(_as_jax, args)
     check_args(backend, args)

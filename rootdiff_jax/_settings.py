@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
+
+from rootdiff._settings import with_settings
 
 _MISSING = object()
 
@@ -54,7 +56,7 @@ def _rebuild(solver: Any, values: list[Any]) -> Any:
             changes[name] = values.pop(0)
         elif _is_nested(value) or isinstance(value, tuple):
             changes[name] = _rebuild_setting(value, values)
-    return replace(solver, **changes) if changes else solver
+    return with_settings(solver, **changes) if changes else solver
 
 
 def _rebuild_setting(value: Any, values: list[Any]) -> Any:

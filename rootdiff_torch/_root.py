@@ -16,7 +16,8 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
-from rootdiff._problems import continuation_start, scalar_problem
+from rootdiff._numbers import as_unknown
+from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution
@@ -195,9 +196,9 @@ def root_scalar(
     ----------
     residual : callable
         ``residual(y, *args)`` acts elementwise: each value depends on the same element of `y` alone.
-    bracket : tuple (lo, hi) or tensor
-        Points between which the residual changes sign, or one starting point from which to search for them; numbers
-        or floating tensors, broadcast with what the residual returns.
+    bracket : tuple or list (lo, hi), or float or tensor
+        Two points (floats or tensors, of any order) where the residual has opposite signs; an infinite end is searched
+        for, from the other end or from zero, in growing steps. Or one point, from which both ends are searched for.
     *args, adjoint, on_failure
         As for `root`.
     solver : str or BracketSolver
@@ -206,7 +207,8 @@ def root_scalar(
     Returns
     -------
     Solution
-        Differentiable as that of `root`, with a status per element.
+        Differentiable as that of `root`, with a status per element: INVALID_BRACKET without a change of sign,
+        NONFINITE_START with NaN at an end, STALLED at a pole or a jump.
 
     Raises
     ------
@@ -236,7 +238,9 @@ def continuation(
     *,
     method: Literal["arclength", "natural"] = "arclength",
     first_step: float = 0.1,
+    max_step: float | None = None,
     max_steps: int = 500,
+    history: bool = False,
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
@@ -252,11 +256,15 @@ def continuation(
         else is that of `args1`.
     method : {"arclength", "natural"}
         By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
-        parameter itself, which ends at a fold.
+        parameter itself, which ends at a fold. To start at a fold takes the first.
     first_step : float
         First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_step : float, optional
+        Longest step, in the same unit; default: none. Shorter ones resolve a path of which `history` is to tell.
     max_steps : int
         Steps along the path.
+    history : bool
+        Whether to return the path as ``sol.history``, a `Path`: the parts of the way and y there.
     solver : str or Solver
         Finds the root at the end of the path.
 
@@ -272,6 +280,12 @@ def continuation(
     ConvergenceError
         If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``.
 
+    Notes
+    -----
+    The steps are as long as the corrector's contraction and the angle between tangents allow. Where Jacobian and
+    tangent change their orientation within a step, the corrector has jumped to another branch: the step is taken
+    again, shorter. What is left of that at the shortest steps is a bifurcation, which is crossed.
+
     Examples
     --------
     >>> import torch, rootdiff_torch as rd
@@ -285,6 +299,7 @@ def continuation(
         solver=get_solver(solver, "torch"),
         method=method,
         first_step=first_step,
+        max_step=max_step,
         max_steps=max_steps,
     )
     leaves, rebuild = split_args(BACKEND, args, _is_floating)
@@ -292,7 +307,9 @@ def continuation(
     def of_floating(y: Any, *leaves: Tensor) -> Any:
         return residual(y, *rebuild(*leaves))
 
-    return _solve(of_floating, y0, tuple(leaves), path, adjoint, 0, on_failure, Hooks(), fixed_point=False)
+    hooks = Hooks(history=history)
+    sol = _solve(of_floating, y0, tuple(leaves), path, adjoint, 0, on_failure, hooks, fixed_point=False)
+    return with_path(BACKEND, hooks, sol)
 
 
 def _is_floating(leaf: Any) -> bool:
@@ -313,6 +330,7 @@ def _solve(
     cuda_graph: bool = False,
 ) -> Solution:
     check_policy(on_failure)
+    y0 = as_unknown(BACKEND, y0, args)
     structure = describe(BACKEND, y0, batch_ndim)
     check_args(BACKEND, args)
     if cuda_graph:

@@ -24,12 +24,15 @@ def fine(y: Any, a: Any) -> Any:
     [
         (lambda y, a: y[..., :1] - a, ArgumentError, ["residual", "(1,)", "(2,)"]),
         (lambda y, a: (y, y), ArgumentError, ["residual", "structure"]),
-        (lambda y, a: [y[..., 0], y[..., 1]], ArgumentError, ["residual", "stack"]),
+        (lambda y, a: [y[..., 0], y - a], ArgumentError, ["residual", "stack"]),
+        (lambda y, a: y[..., None] - a, ArgumentError, ["residual", "(2, 1)", "arrange them as y0 is"]),
+        (lambda y, a: y[..., :1] - a, ArgumentError, ["fewer equations than unknowns"]),
+        (lambda y, a: y * a[..., None, None], ArgumentError, ["arrange them as y0 is"]),
         (lambda y, a: None, ArgumentError, ["residual", "nothing"]),
         (lambda y, a: y > a, (ArgumentError, ArgumentTypeError), ["residual", "bool"]),
         (lambda y, a: 0.0, (ArgumentError, ArgumentTypeError), ["residual", "float"]),
     ],
-    ids=["shape", "structure", "list", "none", "dtype", "python-float"],
+    ids=["shape", "structure", "ragged", "column", "fewer", "matrix", "none", "dtype", "python-float"],
 )
 def test_residual_of_another_form(backend: Harness, residual: Callable[..., Any], error: Any, words: list[str]) -> None:
     with pytest.raises(error) as caught:
@@ -48,7 +51,7 @@ def test_empty_y0(backend: Harness) -> None:
         backend.solve(fine, np.zeros((0,)), A)
 
 
-@pytest.mark.parametrize("y0", [1.0, [1.0, 2.0], None, {}, "one"], ids=["scalar", "list", "none", "dict", "str"])
+@pytest.mark.parametrize("y0", [None, {}, "one", [True], ["1"], [], [[1.0], [1.0, 2.0]]])
 def test_y0_that_is_no_array(y0: Any) -> None:
     with pytest.raises(RootdiffError, match="y0"):
         rootdiff.root(fine, y0, A)
@@ -186,3 +189,22 @@ def test_arrays_of_another_framework() -> None:
 def test_bracket_solver_for_a_system(backend: Harness, solver: str) -> None:
     with pytest.raises(ArgumentError, match=r"solver: .*one unknown.* has 2.*root_scalar"):
         backend.solve(fine, Y0, A, solver=solver)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_numpy_refuses_half_precision_by_name(name: str) -> None:
+    half = np.dtype(name) if name == "float16" else np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    with pytest.raises(ArgumentTypeError, match=rf"y0: it has dtype {name}"):
+        rootdiff.root(lambda y: y**2 - 2, np.ones(2, half))
+    with pytest.raises(ArgumentTypeError, match=rf"args\[0\]: it has dtype {name}"):
+        rootdiff.root(lambda y, a: y**2 - a, np.ones(2), np.ones(2, half))
+    with pytest.raises(ArgumentTypeError, match=rf"bracket: it has dtype {name}"):
+        rootdiff.root_scalar(lambda y: y**2 - 2, (np.array(0, half), np.array(2, half)))
+
+
+def test_numpy_solves_in_extended_precision() -> None:
+    a = np.array([2.0, 3.0], np.longdouble)
+    sol = rootdiff.root(lambda y, a: y**3 - a, np.ones(2, np.longdouble), a)
+    assert sol.y.dtype == np.longdouble
+    assert np.max(np.abs(sol.y**3 - a)) <= 20 * np.finfo(np.longdouble).eps
+    np.testing.assert_allclose(sol.vjp(np.ones(2, np.longdouble))[0], 1 / (3 * np.cbrt(a) ** 2), rtol=1e-12)

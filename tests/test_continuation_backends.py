@@ -38,6 +38,12 @@ def test_torch_follows_the_root_past_folds():
         rd.continuation(cubic, start, (-one, 3), (one, 3), method="natural")
     with pytest.raises(ArgumentError, match="floating"):
         rd.continuation(cubic, start, (-1.0, 3), (1.0, 3))
+    fold = torch.tensor(3.0**-0.5, dtype=torch.float64)  # y^3 - y turns there
+    sol = rd.continuation(cubic, -fold, (2 * fold**3, 3), (one[0], 3), history=True)
+    np.testing.assert_allclose(sol.y, PLASTIC, rtol=TOL)
+    np.testing.assert_allclose(
+        cubic(sol.history.y, 2 * fold**3 + sol.history.fraction * (1 - 2 * fold**3), 3), 0.0, atol=1e-6
+    )
 
 
 def test_jax_follows_the_root_past_folds():
@@ -60,4 +66,8 @@ def test_jax_follows_the_root_past_folds():
         (y, converged), slope = grad(jnp.array([1.0, 1.0]))
         assert converged.all()
         np.testing.assert_allclose([y, slope], [[PLASTIC] * 2, [SLOPE] * 2], rtol=TOL)
-        np.testing.assert_allclose(solve(1.0).y, PLASTIC, rtol=TOL)
+        sol = rd.continuation(cubic, start, (-1.0, 3), (1.0, 3), history=True, solver="newton")
+        np.testing.assert_allclose(sol.y, PLASTIC, rtol=TOL)
+        np.testing.assert_allclose(cubic(sol.history.y[:, 0], 2 * sol.history.fraction - 1, 3), 0.0, atol=1e-6)
+        with pytest.raises(ArgumentError, match="history"):
+            jax.jit(lambda a: rd.continuation(cubic, start, (-a, 3), (a, 3), history=True).y)(1.0)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._residual import Byproduct, LinearOperator
+from rootdiff._settings import check_settings
 from rootdiff._solution import Status
 
 #: Tolerances are this many times the accuracy of the products, so that rounding in the test itself does not matter.
@@ -53,6 +54,9 @@ class LinearSolver(ABC):
     direct: ClassVar[bool] = False
     judged: ClassVar[bool] = False
     runtime: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @abstractmethod
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:

@@ -55,12 +55,12 @@ class Krylov(LinearSolver):
     runtime: ClassVar[tuple[str, ...]] = ("rtol", "max_restarts")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = type(self).__name__
-        if isinstance(self.rtol, int | float) and not self.rtol >= 0:
-            raise ArgumentError(f"{name}: rtol is {self.rtol!r}; it must be at least 0, or None.")
-        if not (self.preconditioner in ("auto", None) or callable(self.preconditioner)):
+        given = self.preconditioner
+        if not (given is None or callable(given) or (isinstance(given, str) and given == "auto")):
             raise ArgumentError(
-                f"{name}: preconditioner is {self.preconditioner!r}; it must be 'auto', None or a function "
+                f"{name}: preconditioner is {given!r}; it must be 'auto', None or a function "
                 "(operator, vector) -> vector."
             )
         for setting in ("restart", "max_restarts", "max_steps"):

@@ -43,6 +43,7 @@ class LeastSquares(LinearSolver):
     rcond: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rcond is not None and not 0 <= self.rcond < 1:
             raise ArgumentError(f"LeastSquares: rcond is {self.rcond!r}; it must be at least 0 and below 1, or None.")
 

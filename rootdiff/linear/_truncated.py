@@ -46,6 +46,7 @@ class Phantom(LinearSolver):
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = type(self).__name__
         if self.steps < 1:
             raise ArgumentError(f"{name}: its number of terms is {self.steps!r}; it must be at least 1.")
@@ -86,6 +87,7 @@ class Neumann(LinearSolver):
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.terms < 1:
             raise ArgumentError(f"Neumann: terms is {self.terms!r}; it must be at least 1.")
 

@@ -13,18 +13,24 @@ from rootdiff._judge import tolerance
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
+from rootdiff.solvers._bracket_search import search_bracket, settled_ends, widened
 
-#: Doublings of the distance from the start in the search for a bracket: to 2^60 times the first one.
-_MAX_DOUBLINGS = 60
 #: This many widths beyond the bracket, f has at a root of any order (to the ninth root at least) changed by more than a
 #: tenth of its change inside; next to a simple pole it has fallen to less than a thirtieth.
 _BEYOND, _STEEPER = 16.0, 10.0
+#: Ends further apart than this factor are halved in their exponents: the factor's root is left, after one step.
+_APART = 2.0**10
+#: Zero, as far as exponents go: a bracket around it is halved so beyond this size, and once it is narrower than this
+#: part of the first one. Halving as it is would take a thousand steps.
+_FAR, _NEAR_ZERO = 1e20, 2.0**-50
 
 
 class Bracket(NamedTuple):
     """The newest point a, the point b with the other sign, the point c that a or b replaced; all (*batch, 1).
 
-    `width` is that of the first bracket, `moved` the length of the last step, `count` the steps, (*batch).
+    `width` is half that of the first bracket, which may be larger than the largest number, `pace` what bisection would
+    have left of it. `first_norm` is the largest finite residual at its ends, `moved` the length of the last step,
+    `count` the steps, (*batch).
     """
 
     a: Array
@@ -34,6 +40,7 @@ class Bracket(NamedTuple):
     c: Array
     f_c: Array
     width: Array
+    pace: Array
     moved: Array
     first_norm: Array
     count: Array
@@ -85,24 +92,25 @@ class BracketSolver(IterativeSolver):
 
         at = solver._stopped(xp, at)
         at = residual.backend.while_loop(lambda at: xp.any(at.status == int(Status.RUNNING)), body, at)
-        nearer = xp.abs(at.f_a) <= xp.abs(at.f_b)
-        y, f = xp.where(nearer, at.a, at.b), xp.where(nearer, at.f_a, at.f_b)
+        y, f = _best(xp, at)
         norm = max_norm(xp, f)
-        found = (at.status == int(Status.CONVERGED)) & (norm > 0)
-        status = xp.where(found & ~_continuous(residual, at, solver.rtol), int(Status.STALLED), at.status)
-        return RawSolution(y, xp.astype(status, xp.int32), at.count, norm, error=xp.abs(at.b - at.a))
+        found = (at.status <= int(Status.AT_PRECISION)) & (norm > 0)
+        status = xp.where(found & ~_continuous(residual, at, norm, solver.rtol), int(Status.STALLED), at.status)
+        error = 2 * half_width(xp, at.a, at.b)
+        return RawSolution(y, xp.astype(status, xp.int32), at.count, norm, error=error)
 
     def _allowed(self, xp: Any, at: Bracket) -> Array:
-        nearer = xp.abs(at.f_a) <= xp.abs(at.f_b)
-        y, norm = xp.where(nearer, at.a, at.b), max_norm(xp, xp.where(nearer, at.f_a, at.f_b))
-        allowed = tolerance(xp, self.rtol, self.atol, y, norm, at.first_norm)
-        return xp.maximum(allowed, 4 * xp.finfo(y.dtype).eps * xp.abs(y))
+        y, f = _best(xp, at)
+        return tolerance(xp, self.rtol, self.atol, y, max_norm(xp, f), at.first_norm)
 
     def _stopped(self, xp: Any, at: Bracket) -> Bracket:
-        width, exact = xp.abs(at.b - at.a), (at.f_a == 0) | (at.f_b == 0)
+        half, exact = half_width(xp, at.a, at.b), (at.f_a == 0) | (at.f_b == 0)
+        done = (exact | (half <= 0.5 * self._allowed(xp, at)))[..., 0]
+        middle, _ = _middle(xp, at)
         # next to zero the spacing of numbers ends at the smallest normal one
-        done = (exact | (width <= self._allowed(xp, at)) | (width <= 4 * xp.finfo(width.dtype).tiny))[..., 0]
+        adjacent = ((middle == at.a) | (middle == at.b) | (half <= 2 * xp.finfo(half.dtype).tiny))[..., 0]
         status = xp.where(at.count >= self.max_steps, int(Status.MAX_STEPS), int(Status.RUNNING))
+        status = xp.where(adjacent, int(Status.AT_PRECISION), status)
         status = xp.where(done, int(Status.CONVERGED), status)
         status = xp.where(at.status == int(Status.RUNNING), status, at.status)
         return at._replace(status=xp.astype(status, xp.int32))
@@ -110,12 +118,15 @@ class BracketSolver(IterativeSolver):
     def _narrowed(self, residual: Residual, at: Bracket) -> Bracket:
         xp = residual.xp
         allowed = self._allowed(xp, at)
-        width = xp.abs(at.b - at.a)
-        least = xp.minimum(0.5 * allowed / xp.where(width > 0, width, 1.0), xp.full_like(width, 0.5))
+        half = half_width(xp, at.a, at.b)
+        spacing = xp.finfo(half.dtype).eps * xp.maximum(xp.abs(at.a), xp.abs(at.b))
+        shortest = xp.maximum(0.25 * allowed, 0.5 * spacing)
+        least = xp.minimum(shortest / xp.where(half > 0, half, 1.0), xp.full_like(half, 0.5))
         t = self.fraction(residual, at, allowed)
         t = xp.where(xp.isfinite(t), t, 0.5)
         t = xp.clip(t, least, 1 - least)  # so that a step from one side crosses a root that it has reached
-        x = at.a + t * (at.b - at.a)
+        middle, apart = _middle(xp, at)
+        x = xp.where(apart, middle, _between(xp, at.a, at.b, t))
         f = residual(x)
         same = xp.sign(f) == xp.sign(at.f_a)
         new = at._replace(
@@ -125,12 +136,12 @@ class BracketSolver(IterativeSolver):
             f_b=xp.where(same, at.f_b, at.f_a),
             c=xp.where(same, at.a, at.b),
             f_c=xp.where(same, at.f_a, at.f_b),
+            pace=xp.where(apart, half_width(xp, x, xp.where(same, at.b, at.a)), 0.5 * at.pace),
             moved=xp.abs(x - at.a),
             count=at.count + 1,
         )
-        finite = xp.isfinite(f)[..., 0]
         lost = at._replace(count=at.count + 1, status=xp.full_like(at.status, int(Status.NONFINITE)))
-        return self._stopped(xp, select_all(xp, finite, new, lost))
+        return self._stopped(xp, select_all(xp, ~xp.isnan(f)[..., 0], new, lost))
 
 
 def select_all(xp: Any, mask: Array, new: Bracket, old: Bracket) -> Bracket:
@@ -139,77 +150,68 @@ def select_all(xp: Any, mask: Array, new: Bracket, old: Bracket) -> Bracket:
     return Bracket(*[xp.where(mask[..., None] if a.ndim > mask.ndim else mask, a, b) for a, b in pairs])
 
 
+def half_width(xp: Any, a: Array, b: Array) -> Array:
+    """Return half the distance of two points: the whole may be larger than the largest number."""
+    return xp.abs(0.5 * b - 0.5 * a)
+
+
+def _between(xp: Any, a: Array, b: Array, t: Array) -> Array:
+    """Return the point at the fraction `t` of the way from a to b."""
+    step = t * (0.5 * b - 0.5 * a)
+    return xp.where(xp.isfinite(b - a), a + t * (b - a), (a + step) + step)
+
+
+def _middle(xp: Any, at: Bracket) -> tuple[Array, Array]:
+    """Return the middle of a bracket, and whether it is one of exponents, because the ends are so far apart.
+
+    Of ends of one sign this is the geometric mean. Zero counts as the smallest number; a bracket around it is divided
+    there first.
+    """
+    a, b = at.a, at.b
+    tiny = xp.finfo(a.dtype).tiny
+    one, other = xp.abs(a), xp.abs(b)
+    larger, smaller = xp.maximum(one, other), xp.minimum(one, other)
+    across = xp.sign(a) * xp.sign(b) <= 0
+    small = xp.where(across, tiny, smaller)
+    apart = larger * (1 / _APART) > small
+    apart = apart & (~across | (larger > _FAR) | (larger < _NEAR_ZERO * at.width))
+    mean = xp.sign(xp.where(one > other, a, b)) * (xp.sqrt(small) * xp.sqrt(larger))
+    mean = xp.where(across & (smaller > 0), 0.0, mean)
+    return xp.where(apart, mean, _between(xp, a, b, xp.full_like(a, 0.5))), apart
+
+
+def _best(xp: Any, at: Bracket) -> tuple[Array, Array]:
+    """Return the end with the smaller residual, and that; a NaN is larger than any number."""
+    nearer = (xp.abs(at.f_a) <= xp.abs(at.f_b)) | xp.isnan(at.f_b) & ~xp.isnan(at.a)
+    return xp.where(nearer, at.a, at.b), xp.where(nearer, at.f_a, at.f_b)
+
+
 def _start(xp: Any, residual: Residual, lo: Array, hi: Array) -> Bracket:
-    f_lo, f_hi = residual(lo), residual(hi)
-    valid = (xp.sign(f_lo) * xp.sign(f_hi) <= 0)[..., 0]  # NaN: invalid; infinite ends have a sign and will do
-    status = xp.where(valid, int(Status.RUNNING), int(Status.INVALID_BRACKET))
-    first = xp.maximum(max_norm(xp, f_lo), max_norm(xp, f_hi))
+    (lo, f_lo, hi, f_hi), valid = settled_ends(residual, lo, hi)
+    unknown = xp.isnan(lo) | xp.isnan(hi) | xp.isnan(f_lo) | xp.isnan(f_hi)
+    status = xp.where(unknown[..., 0], int(Status.NONFINITE_START), int(Status.INVALID_BRACKET))
+    status = xp.where(valid, int(Status.RUNNING), status)
+    first = max_norm(xp, xp.concat([xp.where(xp.isfinite(f), f, 0.0) for f in (f_lo, f_hi)], axis=-1))
     count = xp.zeros_like(first, dtype=xp.int32)
-    width = xp.abs(hi - lo)
-    return Bracket(lo, f_lo, hi, f_hi, hi, f_hi, width, width, first, count, xp.astype(status, xp.int32))
+    width = half_width(xp, lo, hi)
+    return Bracket(lo, f_lo, hi, f_hi, hi, f_hi, width, width, 2 * width, first, count, xp.astype(status, xp.int32))
 
 
-def _continuous(residual: Residual, at: Bracket, rtol: Any) -> Array:
+def _continuous(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> Array:
     """Return whether f behaves across the final bracket as next to it, unlike at a pole or a jump.
 
-    At a jump f hardly changes beyond the bracket, at a pole it is small there.
+    At a jump f hardly changes beyond the bracket, at a pole it is small there: smaller even at the first ends.
     """
     xp = residual.xp
     step = _BEYOND * (at.b - at.a)
-    largest = xp.where(xp.isfinite(at.first_norm), at.first_norm, 0.0)[..., None]
     beside, known = xp.zeros_like(at.a), xp.zeros_like(at.a) > 0
     for point, inside in ((at.a - step, at.f_a), (at.b + step, at.f_b)):
         f = residual(point)
         usable = xp.isfinite(f)
         beside = beside + xp.where(usable, xp.minimum(xp.abs(f - inside), xp.abs(f)), 0.0)
         known = known | usable
-    return (~known | (xp.abs(at.f_b - at.f_a) <= _STEEPER * beside + rtol * largest))[..., 0]
-
-
-def search_bracket(residual: Residual, y0: Array) -> tuple[Array, Array]:
-    """Return two points around (or beside) `y0`, (*batch, 1), where the signs of f differ, if there are."""
-    xp = residual.xp
-    f0 = residual(y0)
-    reach = 0.1 * xp.where(y0 == 0, xp.ones_like(y0), xp.abs(y0))
-
-    def look(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        inner, outer, f_inner, f_outer, reach, found, count = carry
-        # one step further on both sides: the lower end (index 0 of the last axis) and the upper one
-        ends = xp.concat([outer[..., :1] - reach[..., :1], outer[..., 1:] + reach[..., 1:]], axis=-1)
-        f = xp.concat([residual(ends[..., :1]), residual(ends[..., 1:])], axis=-1)
-        finite = xp.isfinite(f)
-        crossed = finite & (xp.sign(f) * xp.sign(f_outer) <= 0)
-        # where f has no value the edge of its domain is near: shorter steps
-        new = (xp.where(finite, outer, inner), xp.where(finite, ends, outer))
-        new_f = (xp.where(finite, f_outer, f_inner), xp.where(finite, f, f_outer))
-        frozen = found[..., None]
-        return (
-            xp.where(frozen, inner, new[0]),
-            xp.where(frozen, outer, new[1]),
-            xp.where(frozen, f_inner, new_f[0]),
-            xp.where(frozen, f_outer, new_f[1]),
-            xp.where(frozen, reach, xp.where(finite, 2 * reach, 0.25 * reach)),
-            found | xp.any(crossed, axis=-1),
-            count + 1,
-        )
-
-    both, f_both = xp.concat([y0, y0], axis=-1), xp.concat([f0, f0], axis=-1)
-    hopeless = ~xp.isfinite(f0)[..., 0] | (f0 == 0)[..., 0]
-    start = (
-        both,
-        both,
-        f_both,
-        f_both,
-        xp.concat([reach, reach], axis=-1),
-        hopeless,
-        xp.zeros_like(f0[..., 0], dtype=xp.int32),
-    )
-    inner, outer, f_inner, f_outer, *_ = residual.backend.while_loop(
-        lambda carry: xp.any(~carry[5]) & xp.all(carry[6] < _MAX_DOUBLINGS), look, start
-    )
-    lower = (xp.sign(f_inner) * xp.sign(f_outer) <= 0)[..., :1]
-    lo = xp.where(lower, outer[..., :1], inner[..., 1:])
-    return lo, xp.where(lower, inner[..., :1], outer[..., 1:])
+    alike = xp.abs(at.f_b - at.f_a) <= _STEEPER * beside + rtol * at.first_norm[..., None]
+    return (~known | alike)[..., 0] & ((norm <= at.first_norm) | (at.first_norm == 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +221,7 @@ class InBracket(BracketSolver):
     Parameters
     ----------
     solver : BracketSolver
-    lo, hi : array, (*batch). The bracket, of any order.
+    lo, hi : array, (*batch). The bracket, of any order; an infinite end is searched for.
     """
 
     solver: BracketSolver
@@ -234,4 +236,4 @@ class InBracket(BracketSolver):
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
         lo, hi = (xp.zeros_like(y0) + end[..., None] for end in (self.lo, self.hi))
-        return self.solver.solve_bracket(residual, lo, hi)
+        return self.solver.solve_bracket(residual, *widened(residual, lo, hi))

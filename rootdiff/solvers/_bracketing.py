@@ -7,7 +7,7 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
-from rootdiff.solvers._bracket import Bracket, BracketSolver
+from rootdiff.solvers._bracket import Bracket, BracketSolver, half_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Bisection(BracketSolver):
     array([1.      , 1.414214])
     """
 
-    max_steps: int = 2200  # from the largest to the smallest float64 next to zero
+    max_steps: int = 500
 
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         return residual.xp.full_like(at.a, 0.5)
@@ -92,18 +92,16 @@ class ITP(BracketSolver):
     array([1.        , 1.41421356])
     """
 
-    max_steps: int = 2200
+    max_steps: int = 500
 
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         xp = residual.xp
-        width = xp.abs(at.b - at.a)
+        width = half_width(xp, at.a, at.b)
         false_position = at.f_a / _safe(xp, at.f_a - at.f_b)  # all as fractions of the way from a to b
         side = xp.sign(0.5 - false_position)
         truncation = 0.2 * width / _safe(xp, at.width)
         truncated = xp.where(truncation <= xp.abs(0.5 - false_position), false_position + side * truncation, 0.5)
-        # what bisection from the first bracket, one step late, would have left: width_0 2^(1 - count)
-        count = xp.astype(at.count, width.dtype)[..., None]
-        slack = at.width * 2.0 ** (1 - xp.minimum(count, xp.full_like(count, 1000.0))) / _safe(xp, width) / 2 - 0.5
+        slack = at.pace / _safe(xp, width) - 0.5  # what bisection, one step late, would have left, in half widths
         slack = xp.maximum(slack, xp.zeros_like(slack))
         return xp.where(xp.abs(truncated - 0.5) <= slack, truncated, 0.5 - side * slack)
 
@@ -138,7 +136,7 @@ class BracketedNewton(BracketSolver):
         fast = xp.abs(step) <= 0.5 * at.moved
         # Newton's steps narrow the bracket at the end only: they may fall ten steps behind bisection at half pace
         count = xp.astype(at.count, slope.dtype)[..., None]
-        fast = fast & (xp.abs(at.b - at.a) <= at.width * 2.0 ** (10 - 0.5 * count))
+        fast = fast & (half_width(xp, at.a, at.b) <= at.width * 2.0 ** (10 - 0.5 * count))
         return xp.where((t > 0) & (t < 1) & fast, t, 0.5)
 
 

@@ -102,8 +102,6 @@ class Broyden(IterativeSolver):
         super().__post_init__()
         if self.memory < 1:
             raise ArgumentError(f"Broyden: memory is {self.memory!r}; it must be at least 1.")
-        if self.initial not in ("jacobian", "identity"):
-            raise ArgumentError(f"Broyden: initial is {self.initial!r}; allowed are 'jacobian' and 'identity'.")
 
     def init(self, residual: Residual, y: Array) -> BroydenState:
         xp = residual.xp

@@ -47,6 +47,7 @@ class Chain(Solver):
     solvers: Sequence[Solver]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "solvers", tuple(self.solvers))
         if not self.solvers:
             raise ArgumentError("Chain: it has no solvers; give at least one.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rootdiff._backend import Array
@@ -12,6 +12,7 @@ from rootdiff._iterate import IterativeSolver, running
 from rootdiff._judge import pattern
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
+from rootdiff._settings import with_settings
 from rootdiff._solution import Status
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._krylov import Krylov
@@ -71,10 +72,6 @@ class NewtonKrylov(IterativeSolver):
         super().__post_init__()
         if self.preconditioner is not None and not callable(self.preconditioner):
             raise ArgumentError(f"NewtonKrylov: preconditioner is {self.preconditioner!r}; it must be callable.")
-        if not isinstance(self.linear, Krylov):
-            raise ArgumentError(
-                f"NewtonKrylov: linear is {self.linear!r}; it must be a Krylov method: GMRES(), BiCGStab() or CG()."
-            )
 
     def init(self, residual: Residual, y: Array) -> KrylovState:
         xp = residual.xp
@@ -121,8 +118,10 @@ class NewtonKrylov(IterativeSolver):
         """Return the solver for the correction from this state."""
         precondition = self.preconditioner
         if precondition is None:
-            return replace(self.linear, rtol=state.forcing)
-        return replace(self.linear, rtol=state.forcing, preconditioner=lambda operator, v: precondition(state.y, v))
+            return with_settings(self.linear, rtol=state.forcing)
+        return with_settings(
+            self.linear, rtol=state.forcing, preconditioner=lambda operator, v: precondition(state.y, v)
+        )
 
 
 def _has_fallen(residual: Residual, y: Array, f: Array, new: Array, allowed: Array, asked: Array) -> Array:

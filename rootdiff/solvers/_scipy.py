@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy import optimize
@@ -17,11 +19,11 @@ from rootdiff._iterate import Solver
 from rootdiff._judge import judged, tolerance
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
+from rootdiff._settings import with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected
 
 Method = Literal["hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"]
-_METHODS: tuple[str, ...] = get_args(Method)
 #: Times SciPy is started again from where it stopped, while our residual test fails and it makes progress.
 _ROUNDS = 5
 
@@ -67,13 +69,12 @@ class SciPy(Solver):
     runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
 
     def __post_init__(self) -> None:
-        if self.method not in _METHODS:
-            raise ArgumentError(f"SciPy: method is {self.method!r}; allowed are {', '.join(_METHODS)}.")
+        super().__post_init__()
         if isinstance(self.max_steps, int) and self.max_steps < 1:
             raise ArgumentError(f"SciPy: max_steps is {self.max_steps!r}; it must be at least 1.")
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
+        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
@@ -88,7 +89,7 @@ class SciPy(Solver):
 
         def solve_batch(evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any, *values: Any) -> Any:
             # in a compiled program the settings are known on the host only
-            known = replace(self, **dict(zip(settings, values, strict=True)))
+            known = with_settings(self, **dict(zip(settings, values, strict=True)))
             return known._solve_batch(evaluate, jacobian, y0)
 
         y, steps = residual.backend.on_host(solve_batch, residual, y0, *settings.values())
@@ -152,8 +153,7 @@ class SciPy(Solver):
         exact = system.jacobian if self.method in ("hybr", "lm") else None
         calls = system.calls
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", LinAlgWarning)  # SciPy's own Anderson mixing near convergence
+            with _quiet():
                 start = system.best.astype(np.float64)
                 result = optimize.root(system, start, method=self.method, jac=exact, options=options)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError):
@@ -161,6 +161,34 @@ class SciPy(Solver):
                 raise
             return system.calls - calls
         return int(result.nit if "nit" in result else system.calls - calls)
+
+
+class _Here(threading.local):
+    """The message of a filter: matches each one, but in the threads only that run SciPy at the moment."""
+
+    depth = 0
+
+    def match(self, message: str) -> bool:
+        return self.depth > 0
+
+
+_HERE = _Here()
+_FILTER: Any = ("ignore", _HERE, LinAlgWarning, None, 0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignore that SciPy's Anderson mixing is ill-conditioned near convergence, in this thread.
+
+    Filters are those of the whole process: `warnings.catch_warnings` in two threads may leave the wrong ones.
+    """
+    if _FILTER not in warnings.filters:
+        warnings.filters.insert(0, _FILTER)  # type: ignore[attr-defined]
+    _HERE.depth += 1
+    try:
+        yield
+    finally:
+        _HERE.depth -= 1
 
 
 class _System:

@@ -40,8 +40,6 @@ class TrustRegionSolver(IterativeSolver):
         super().__post_init__()
         if isinstance(self.radius, int | float) and not self.radius > 0:
             raise ArgumentError(f"{type(self).__name__}: radius is {self.radius!r}; it must be positive.")
-        if self.scale not in ("columns", "none"):
-            raise ArgumentError(f"{type(self).__name__}: scale is {self.scale!r}; allowed are 'columns' and 'none'.")
 
     def init(self, residual: Residual, y: Array) -> TrustState:
         xp = residual.xp

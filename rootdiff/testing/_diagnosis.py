@@ -179,5 +179,33 @@ def captured_arrays(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if _is_floating(value)}
 
 
+def with_captured(backend: Any, function: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return a function whose closure, globals and defaults hold what `change` makes of each leaf; else as it is."""
+    import inspect
+    from types import CellType, FunctionType
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict | list | tuple):
+            leaves, tree = backend.flatten(value)
+            return backend.unflatten(tree, [change(leaf) for leaf in leaves])
+        return change(value)
+
+    if not inspect.isfunction(function):
+        return function
+    named = _names(function.__code__)
+    variables = {name: changed(value) if name in named else value for name, value in function.__globals__.items()}
+    cells = tuple(CellType(changed(cell.cell_contents)) for cell in function.__closure__ or ())
+    defaults = tuple(map(changed, function.__defaults__ or ()))
+    new = FunctionType(function.__code__, variables, function.__name__, defaults, cells)
+    new.__kwdefaults__ = {name: changed(value) for name, value in (function.__kwdefaults__ or {}).items()}
+    return new
+
+
+def _names(code: Any) -> set[str]:
+    """Return the names of globals that a function's code may read, that of functions inside it included."""
+    inner = [constant for constant in code.co_consts if hasattr(constant, "co_names")]
+    return set(code.co_names).union(*map(_names, inner))
+
+
 def _is_floating(value: Any) -> bool:
     return hasattr(value, "shape") and any(word in str(getattr(value, "dtype", "")) for word in ("float", "complex"))

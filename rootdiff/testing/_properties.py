@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from rootdiff.testing._diagnosis import captured_arrays, transposed
+from rootdiff.testing._diagnosis import captured_arrays, transposed, with_captured
 from rootdiff.testing._oracle import jacobian
 from rootdiff.testing._report import Check
 from rootdiff.testing._subject import Subject, Vector
@@ -153,7 +154,10 @@ def _permutation(subject: Subject) -> tuple[str, float, float] | None:
 
 
 def _compare_batches(subject: Subject, order: Any, words: str) -> tuple[str, float, float]:
-    """Evaluate the systems `order` of the batch; which args carry its axis is not said, so both ways are tried."""
+    """Evaluate the systems `order` of the batch; which args carry its axis is not said, so both ways are tried.
+
+    So they are for what the residual captures: constants of each system are data as args are.
+    """
     f = [subject.driver.numpy(leaf) for leaf in _evaluated(subject, *_inputs_of(subject))]
     count = subject.batch[0]
     allowed = 100 * subject.eps * max(float(np.max(np.abs(leaf))) for leaf in f)
@@ -166,14 +170,20 @@ def _compare_batches(subject: Subject, order: Any, words: str) -> tuple[str, flo
             for leaf, native in zip(leaves, like, strict=True)
         ]
 
+    def picked(value: Any) -> Any:
+        carries = subject.driver.backend.is_array(value) and value.ndim > 0 and value.shape[0] == count
+        return value[order] if carries else value
+
     errors = []
+    functions = [subject.function, with_captured(subject.driver.backend, subject.function, picked)]
     ys = [subject.driver.numpy(leaf) for leaf in subject.y.like]
     arrays = [subject.driver.numpy(leaf) for leaf in subject.parameters.like]
-    for batched in (lambda a: a.ndim > 0 and a.shape[0] == count, lambda a: False):
+    ways = (lambda a: a.ndim > 0 and a.shape[0] == count, lambda a: False)
+    for function, batched in product(functions, ways):
         y = subject.driver.backend.unflatten(subject._y_tree, taken(ys, subject.y.like, lambda a: True))
         args = subject.rebuild(taken(arrays, subject.parameters.like, batched))
         try:
-            out = [subject.driver.numpy(leaf) for leaf in _evaluated(subject, y, args)]
+            out = [subject.driver.numpy(leaf) for leaf in subject.driver.backend.flatten(function(y, *args))[0]]
             errors.append(max(float(np.max(np.abs(a - b[order]))) for a, b in zip(out, f, strict=True)))
         except (ValueError, TypeError, IndexError, RuntimeError):  # this way the shapes do not fit
             continue

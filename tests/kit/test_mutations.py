@@ -213,6 +213,16 @@ def test_order_of_the_batch_matters() -> None:
     )
 
 
+def test_captured_constants_of_each_system_are_no_mistake() -> None:
+    constants, factors = np.arange(8.0).reshape(4, 2), {"scale": np.array([1.0, 2.0, 3.0, 4.0])}
+
+    def f(y: Any, a: Any) -> Any:
+        return y**3 + (1 + a[0] ** 2) * y * factors["scale"][:, None] - constants - 1
+
+    report = check_residual(f, np.ones((4, 2)), THETA, batch_ndim=1, modes=["vjp"], **FAST)
+    assert report.passed
+
+
 def test_captured_instead_of_passed() -> None:
     theta = THETA
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,27 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def inner(source: str, *options: str) -> Any:
         pytester.makepyfile(source)
-        return pytester.runpytest_subprocess("-p", "rootdiff.testing.plugin", "-v", *options)
+        return pytester.runpytest_subprocess("-p", "rootdiff_pytest", "-v", *options)
 
     return inner
+
+
+def test_a_run_that_asks_for_no_fixture_imports_nothing() -> None:
+    code = """
+import sys, pytest
+before = set(sys.modules)
+import rootdiff_pytest
+print(sorted(name for name in set(sys.modules) - before if name.partition(".")[0] in ("numpy", "scipy", "rootdiff")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_old_name_of_the_plugin_loads_it_once(run: Callable[..., Any]) -> None:
+    result = run(
+        "def test_backend(rootdiff_backend): pass", "-p", "rootdiff.testing.plugin", "--rootdiff-backends=numpy"
+    )
+    result.assert_outcomes(passed=1)
 
 
 def test_one_run_per_combination(run: Callable[..., Any]) -> None:

@@ -50,6 +50,79 @@ def test_bratu_close_to_its_fold():
         rootdiff.continuation(bratu, np.zeros(n), np.array([0.0]), np.array([4.0]), method="natural")
 
 
+@pytest.mark.parametrize("method", ["arclength", "natural"])
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-8])
+def test_a_path_stays_on_its_branch_where_another_is_near(method, size):
+    # an imperfect pitchfork: from y = size at l = -1 the branch leads to the largest root of y^3 - y - size
+    sol = rootdiff.continuation(
+        lambda y, l: y**3 - l * y - size, np.array([0.0]), np.array([-1.0]), np.array([1.0]), method=method
+    )
+    np.testing.assert_allclose(sol.y, np.max(np.roots([1.0, 0.0, -1.0, -size]).real), rtol=1e-11)
+
+
+def test_a_bifurcation_is_crossed():
+    sol = rootdiff.continuation(lambda y, l: y**3 - l * y, np.array([0.0]), np.array([-1.0]), np.array([1.0]))
+    assert sol.y == 0.0
+
+
+@pytest.mark.parametrize(
+    ("f", "y0", "ends", "root"),
+    [
+        (lambda y, a: y**2 - a, [0.0], (0.0, 4.0), [2.0]),  # both sides lead there
+        (cubic, [-1.0], (2.0, 3.0), [2.103803402735536]),  # one side leads there
+        (lambda y, a: -cubic(-y, -a), [1.0], (-2.0, -3.0), [-2.103803402735536]),  # the other one
+        (lambda y, a: np.stack([y[0] ** 2 - a + y[1], 2 * y[1] + y[0] ** 2]), [0.0, 0.0], (0.0, 4.0), [8**0.5, -4.0]),
+    ],
+)
+def test_a_path_starts_at_a_fold(f, y0, ends, root):
+    sol = rootdiff.continuation(f, y0, *ends)
+    np.testing.assert_allclose(sol.y, root, rtol=1e-11)
+    with pytest.raises(ConvergenceError, match="STALLED"):  # the natural parameter cannot
+        rootdiff.continuation(f, y0, *ends, method="natural")
+
+
+@pytest.mark.parametrize("method", ["arclength", "natural"])
+@pytest.mark.parametrize(
+    ("f", "y0", "ends", "size"),
+    [
+        (lambda y, a: y**2 + a - 1, 1.0, (0.0, 2.0), 1.1),  # a fold half way, and no root after it: |f| = 1 there
+        (lambda y, a: 1 / y - a, 1.0, (1.0, -1.0), 1.1),  # to infinity half way
+        (lambda y, a: np.exp(y) + 1 + a, 1.0, (0.0, 2.0), 10.0),  # no root to begin with
+    ],
+)
+def test_a_path_that_does_not_get_there_says_so(method, f, y0, ends, size):
+    with pytest.raises(ConvergenceError, match=r"(?s)STALLED: the path ends or runs away.*history=True") as caught:
+        rootdiff.continuation(f, y0, *ends, method=method)
+    sol = caught.value.solution
+    assert sol.residual_norm <= size  # the point nearest to the end
+    assert sol.steps < 200
+
+
+def test_a_start_at_which_the_residual_is_nan_is_named():
+    with np.errstate(invalid="ignore"), pytest.raises(ConvergenceError, match="NONFINITE_START"):
+        rootdiff.continuation(lambda y, a: np.log(y) - a, -1.0, 0.0, 1.0)
+
+
+def test_the_path_itself_is_returned():
+    sol = rootdiff.continuation(cubic, np.array([-2.1]), -3.0, 3.0, history=True, max_step=0.1)
+    fraction, y = sol.history
+    assert y.shape == (*fraction.shape, 1)
+    np.testing.assert_allclose(cubic(y[:, 0], 6 * fraction - 3), 0.0, atol=1e-6)
+    assert fraction[0] == 0
+    assert fraction[-1] == 1
+    np.testing.assert_array_equal(y[-1], sol.y)
+    folds = np.flatnonzero(np.diff(np.sign(np.diff(fraction))))
+    np.testing.assert_allclose(fraction[folds + 1], [5 / 6, 1 / 6], atol=0.02)  # a = 2 and a = -2
+    steps = np.hypot(np.diff(y[:, 0]) / 2.1, np.diff(fraction))
+    assert np.max(steps[:-1]) <= 0.11  # the corrector moves at right angles to the step
+
+
+def test_steps_are_checked():
+    for name, value in (("first_step", 2.0), ("max_step", 0.0), ("max_step", -1.0)):
+        with pytest.raises(ArgumentError, match=f"{name} is"):
+            rootdiff.continuation(cubic, [1.0], 1.0, 2.0, **{name: value})
+
+
 def test_structures_must_match():
     with pytest.raises(ArgumentError, match="structures"):
         rootdiff.continuation(cubic, np.array([1.0]), (np.array([1.0]), 2.0), np.array([1.0]))

@@ -1,0 +1,136 @@
+"""Ends of a bracket: infinite, huge, NaN, roots themselves; poles and jumps, and tolerances of zero."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import rootdiff
+import rootdiff_jax
+import rootdiff_torch
+from rootdiff import Status
+
+METHODS = ("chandrupatla", "itp", "bisection", "bracketed_newton")
+INF, TAN = np.inf, np.tan(1.0)
+E, TWO = np.e, np.sqrt(2.0)
+#: Steps that suffice for any root between any two numbers: a few dozen halve exponents, the others digits.
+FEW = 130
+
+#: Function, ends, and the root; the exact values are those of the functions' inverses.
+ROOTS = (
+    ("arctan", 0.0, INF, TAN),
+    ("arctan", INF, 0.0, TAN),
+    ("arctan", -INF, INF, TAN),
+    ("arctan", -1e308, 1e308, TAN),
+    ("arctan", -1e200, 1e308, TAN),
+    ("arctan", 0.0, 1e308, TAN),
+    ("log", 0.0, INF, E),
+    ("log", -INF, INF, E),
+    ("far", 0.0, INF, 1e30),
+    ("square", TWO, 10.0, TWO),  # f(fl(sqrt(2))) > 0: the root is less than a rounding below the end
+    ("square", 10.0, TWO, TWO),
+    ("square", -10.0, -TWO, -TWO),
+)
+#: And the status, where there is no root or no bracket.
+FAILURES = (
+    ("exp", 0.0, INF, Status.INVALID_BRACKET),  # an underflow is no root
+    ("exp", 0.0, 800.0, Status.INVALID_BRACKET),
+    ("one", -INF, INF, Status.INVALID_BRACKET),
+    ("arctan", INF, INF, Status.INVALID_BRACKET),
+    ("arctan", np.nan, 3.0, Status.NONFINITE_START),
+    ("arctan", -3.0, np.nan, Status.NONFINITE_START),
+    ("log", 10.0, -1.0, Status.NONFINITE_START),  # the residual is NaN there
+    ("pole", -1.0, 2.0, Status.STALLED),
+    ("pole", -1.0, 1.0, Status.STALLED),
+    ("jump", -1.0, 2.0, Status.STALLED),
+)
+CASES = (*ROOTS, *FAILURES)
+LO, HI = (np.array([case[place] for case in CASES]) for place in (1, 2))
+
+
+def residual(xp, y):
+    functions = {
+        "arctan": lambda y: xp.arctan(y) - 1,
+        "log": lambda y: xp.log(y) - 1,
+        "far": lambda y: y / 1e30 - 1,
+        "square": lambda y: y * y - 2,
+        "exp": lambda y: xp.exp(-y),
+        "one": lambda y: 0 * y + 1,
+        "pole": lambda y: 1 / y,
+        "jump": lambda y: xp.where(y > 0, 0 * y + 1, 0 * y - 1),
+    }
+    return xp.stack([functions[name](y[i]) for i, (name, *_) in enumerate(CASES)])
+
+
+def check(sol, dtype=np.float64):
+    y, status, steps = (np.asarray(part) for part in (sol.y, sol.status, sol.steps))
+    count = len(ROOTS)
+    assert [Status(int(s)).name for s in status[:count]] == ["CONVERGED"] * count
+    np.testing.assert_allclose(y[:count], [case[3] for case in ROOTS], rtol=4 * np.finfo(dtype).eps ** 0.75)
+    assert [Status(int(s)).name for s in status[count:]] == [case[3].name for case in FAILURES]
+    assert not np.isnan(y).any()  # the best point of a failure is a number where there is one
+    assert steps.max() <= FEW
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_end_has_its_root_or_its_status(method):
+    with np.errstate(all="ignore"):
+        sol = rootdiff.root_scalar(lambda y: residual(np, y), (LO, HI), solver=method, on_failure="ignore")
+    check(sol)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_end_in_float32(method):
+    def f(y, one):
+        return np.stack([np.arctan(y[0]) - one, np.arctan(y[1]) - one, np.exp(-y[2]), y[3] - 1e30 * one, 1 / y[4]])
+
+    one = np.float32(1)
+    lo, hi = np.array([[0, INF], [-3e38, 3e38], [0, 200], [0, INF], [-1, 2]], np.float32).T
+    with np.errstate(all="ignore"):
+        sol = rootdiff.root_scalar(f, (lo, hi), one, solver=method, on_failure="ignore")
+    assert sol.y.dtype == np.float32
+    names = [Status(int(s)).name for s in sol.status]
+    assert names == ["CONVERGED", "CONVERGED", "INVALID_BRACKET", "CONVERGED", "STALLED"]
+    np.testing.assert_allclose(sol.y[[0, 1, 3]], [TAN, TAN, 1e30], rtol=3e-5)
+    assert np.max(sol.steps) <= FEW
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_end_in_torch(method):
+    ends = (torch.tensor(LO), torch.tensor(HI))
+    check(rootdiff_torch.root_scalar(lambda y: residual(torch, y), ends, solver=method, on_failure="ignore"))
+
+
+def test_every_end_under_jit():
+    with jax.enable_x64(True):
+
+        @jax.jit
+        def solve(lo, hi):
+            return rootdiff_jax.root_scalar(lambda y: residual(jnp, y), (lo, hi), on_failure="ignore")
+
+        check(solve(LO, HI))
+
+
+def test_an_infinite_end_has_a_derivative():
+    sol = rootdiff.root_scalar(lambda y, a: np.arctan(y) - a, [0, INF], np.array([0.5, 1.0]))
+    np.testing.assert_allclose(sol.vjp(np.ones(2))[0], 1 + np.tan([0.5, 1.0]) ** 2, rtol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tolerance_of_zero_gives_the_nearest_number(method):
+    # of the two numbers around the root the one with the smaller residual, and no claim to be within tolerance
+    solver = getattr(rootdiff, {"bracketed_newton": "BracketedNewton", "itp": "ITP"}.get(method, method.title()))
+    sol = rootdiff.root_scalar(lambda y: np.exp(y) - 3, (0.0, 3.0), solver=solver(rtol=0.0, atol=0.0))
+    around = np.nextafter(sol.y, [-INF, INF])
+    assert np.all(np.abs(np.exp(around) - 3) >= np.abs(np.exp(sol.y) - 3))
+    assert sol.status == Status.AT_PRECISION or sol.residual_norm == 0
+
+
+def test_a_root_far_below_one_is_found_where_f_is_infinite_at_an_end():
+    # an infinite residual at an end does not tell how far the residual has fallen
+    with np.errstate(divide="ignore"):
+        sol = rootdiff.root_scalar(lambda y: np.log(y) + 46, (0.0, 1.0), solver="bisection")
+    np.testing.assert_allclose(sol.y, np.exp(-46.0), rtol=1e-8)

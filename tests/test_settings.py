@@ -1,0 +1,104 @@
+"""Settings of solvers and linear solvers: wrong types and values are refused by name, runtime numbers are not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import rootdiff as rd
+import rootdiff_jax
+from rootdiff import ArgumentError, ArgumentTypeError, linear, solvers
+
+KINDS = [
+    kind
+    for module in (solvers, linear)
+    for kind in map(module.__dict__.get, module.__all__)
+    if is_dataclass(kind) and not getattr(kind, "__abstractmethods__", None)
+]
+#: What is no number, no name and no solver.
+WRONG = ("1e-8", True, np.array([1e-8, 1e-6]), [1], 1j, float("nan"))
+
+
+def allowed(annotation):
+    """Return which of WRONG a field with this annotation may hold."""
+    if annotation == "bool":
+        return [True]
+    return WRONG if annotation in ("Any", "tuple[Any, ...]") else []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_of_every_solver_is_checked(kind):
+    required = {"lo": 0.0, "hi": 1.0, "start": (), "solver": rd.Bisection(), "function": len, "solvers": [rd.Newton()]}
+    needed = {f.name: required[f.name] for f in fields(kind) if f.name in required}
+    kind(**needed)
+    for field in fields(kind):
+        for value in WRONG:
+            if field.name in ("function", "solvers") or any(value is v for v in allowed(field.type)):
+                continue
+            with pytest.raises((ArgumentError, ArgumentTypeError), match=rf"^{kind.__name__}: {field.name} is"):
+                kind(**(needed | {field.name: value}))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rd.Newton(rtol=np.array([1e-8, 1e-6])), r"Newton: rtol is an array of shape \(2,\).*a number or None"),
+        (lambda: rd.Newton(rtol=True), "Newton: rtol is True, a bool; it must be a number or None"),
+        (lambda: rd.Newton(max_steps=np.nan), "Newton: max_steps is nan, a float; it must be an integer"),
+        (lambda: rd.Newton(rtol="1e-8"), "Newton: rtol is '1e-8', a str"),
+        (lambda: rd.Newton(rtol=np.inf), "Newton: rtol is inf; it must be at least 0, and finite, or None"),
+        (lambda: rd.SciPy(atol=-1.0), "SciPy: atol is -1.0; it must be at least 0"),
+        (lambda: rd.GMRES(restart="a"), "GMRES: restart is 'a', a str; it must be an integer or None"),
+        (lambda: rd.Newton(linear=rd.LU), r"Newton: linear is .*\(a class: call it to make one\); it must be a Linear"),
+        (lambda: rd.TrustRegion(scale="rows"), "TrustRegion: scale is 'rows'.*'columns' or 'none'"),
+    ],
+)
+def test_the_message_names_class_setting_value_and_what_is_allowed(make, message):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
+        make()
+
+
+def test_numbers_of_every_kind_are_taken():
+    for rtol in (1, 1e-8, np.float32(1e-3), np.array(1e-8), torch.tensor(1e-8), jnp.asarray(1e-3)):
+        assert rd.Newton(rtol=rtol).rtol is rtol
+    assert rd.Newton(max_steps=np.int64(7)).max_steps == 7
+    assert rd.TrustRegion(radius=np.inf).radius == np.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noting(rd.Newton):
+    """Notes what its `__post_init__` sees."""
+
+    factor: float = 1.0
+    runtime = (*rd.Newton.runtime, "factor")
+    seen: ClassVar[list] = []
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.seen.append((type(self.rtol), type(self.factor), type(self.max_steps)))
+
+
+def test_a_post_init_sees_the_numbers_that_the_user_gave():
+    Noting.seen.clear()
+    solver = Noting(rtol=1e-3, factor=2.0)
+    y0 = jnp.array([1.0])
+    for _ in range(2):
+        y = rootdiff_jax.root(lambda y: y * y - 2, y0, solver=solver).y
+    np.testing.assert_allclose(y, np.sqrt(2), rtol=1e-3)
+    assert set(Noting.seen) == {(float, float, int)}
+
+
+def test_a_traced_setting_is_taken_but_not_a_vector():
+    @jax.jit
+    def solve(rtol):
+        return rootdiff_jax.root(lambda y: y * y - 2, jnp.array([1.0]), solver=rootdiff_jax.Newton(rtol=rtol)).y
+
+    np.testing.assert_allclose(solve(1e-3), np.sqrt(2), rtol=1e-3)
+    with pytest.raises(ArgumentTypeError, match="rtol is an array of shape"):
+        solve(jnp.array([1e-3, 1e-3]))
