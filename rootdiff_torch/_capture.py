@@ -31,9 +31,14 @@ _ADVICE = (
 _MANY = 100
 
 
+_MISSING = object()
+#: What every module has, and nobody rebinds: all but whether it trains.
+_OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
+
+
 @dataclass(frozen=True)
 class State:
-    """The parameters and buffers of modules at one time."""
+    """The parameters, buffers, parts, training flags and attributes of modules at one time."""
 
     entries: tuple[tuple[dict[str, Any], str, Any], ...]
 
@@ -45,16 +50,23 @@ class State:
             tuple(
                 (store, name, value)
                 for part in unique.values()
-                for store in (part._parameters, part._buffers)
+                for store in (part._parameters, part._buffers, part._modules, vars(part))
                 for name, value in store.items()
+                if store is not vars(part) or name not in _OF_EVERY_MODULE
             )
         )
+
+    def lasting(self) -> State:
+        """Return the state without what has changed: after one call, that is what the modules change themselves."""
+        return State(tuple(entry for entry in self.entries if entry[0].get(entry[1]) is entry[2]))
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Put the state back for a while."""
         changed = [
-            (store, name, value, store.get(name)) for store, name, value in self.entries if store.get(name) is not value
+            (store, name, value, store.get(name, _MISSING))
+            for store, name, value in self.entries
+            if store.get(name) is not value
         ]
         for store, name, value, _ in changed:
             store[name] = value
@@ -62,7 +74,10 @@ class State:
             yield
         finally:
             for store, name, _, present in changed:
-                store[name] = present
+                if present is _MISSING:
+                    del store[name]
+                else:
+                    store[name] = present
 
 
 def needs_capture() -> bool:

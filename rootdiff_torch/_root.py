@@ -26,8 +26,10 @@ from rootdiff.solvers import Auto, Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import State, capture, forward_active, modules_of, needs_capture, used, with_captured
 from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
+from rootdiff_torch._freezing import Freezer
 from rootdiff_torch._recording import check_device
 from rootdiff_torch._rule import Problem, Root, apply
+from rootdiff_torch._watching import Watched
 
 
 @uncompiled
@@ -336,10 +338,19 @@ def _solve(
         state = State(())
         follows = needs_capture()
         if follows:
+            before = State.of([*modules_of((function, args))])
             captured, first = capture(flat, start, parameters)
-            state = State.of([*modules_of((function, args))])
+            state = before.lasting()
         count = len(parameters)
         hidden = bool(levels()) or torch.is_inference_mode_enabled()
+        differentiated = hidden or forward_active() or any(tensor.requires_grad for tensor in (*parameters, *captured))
+        frozen, watched = flat, Watched(())
+        if follows and differentiated:
+            freezer = Freezer()
+            parts, tree = BACKEND.flatten(args)
+            _, as_now = split_args(BACKEND, BACKEND.unflatten(tree, [*map(freezer.freeze, parts)]), BACKEND.is_array)
+            frozen = bind(freezer.freeze(function), structure, as_now)
+            watched = Watched.of(function, args)
         hooked, of_correct = _attach(hooks, structure, flat, start)
         settings = _settings(chosen)
         inputs = [*parameters, *map(_explicit, captured)]
@@ -353,7 +364,7 @@ def _solve(
             return Residual(flat, tuple(leaves), BACKEND, fixed_point=fixed_point)
 
         problem = Problem(
-            function=_of_parameters(with_captured(flat, captured, 1 + count), 0, shown),
+            function=_of_parameters(with_captured(frozen, captured, 1 + count), 0, shown),
             direct=None if hidden else _of_parameters(flat, 0, count),
             take=None if flags is None else (lambda *args: compactable(make, structure, args, flags).take),
             structure=structure,
@@ -362,6 +373,7 @@ def _solve(
             on_failure=on_failure,
             arguments=lambda *parameters: rebuild(*parameters[:count]),
             state=state,
+            watched=watched,
             follows=follows,
             checked=bool(captured) or hidden or forward_active() or not any(tensor.requires_grad for tensor in inputs),
             first=first,

@@ -38,6 +38,7 @@ from rootdiff_torch._derivatives import (
     without_tangents,
 )
 from rootdiff_torch._loops import by_itself
+from rootdiff_torch._watching import Watched, check_still_root, norm_allowed
 
 
 @dataclass
@@ -65,6 +66,8 @@ class Problem:
         Returns, from the user's args, what takes some systems out of the batch, for plain parameters.
     state : State
         Of the modules that the residual calls.
+    watched : Watched
+        What the residual reads beside its inputs, to name what has changed.
     follows : bool
         Whether a derivative of what the residual closes over may be wanted, so that it must not depend on more than
         its inputs.
@@ -94,6 +97,7 @@ class Problem:
     direct: Callable[..., Tensor] | None
     arguments: Callable[..., tuple[Any, ...]]
     state: State
+    watched: Watched
     follows: bool
     take: Callable[..., Any] | None = None
     checked: bool = True
@@ -134,7 +138,11 @@ class Problem:
 
 
 class Root(torch.autograd.Function):
-    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, *known)`` on flat vectors."""
+    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, allowed, *byproduct)``.
+
+    Flat vectors. `allowed` is the norm that f may have at the root when that is differentiated, infinite where a system
+    failed.
+    """
 
     @staticmethod
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -147,7 +155,7 @@ class Root(torch.autograd.Function):
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.count = problem, len(parameters)
-        saved = (y, *parameters, others[0], *others[4:])
+        saved = (y, *parameters, *others[4:])
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
@@ -182,7 +190,7 @@ class Root(torch.autograd.Function):
             with _settled(ctx.problem, y):
                 rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
                 t = _solve(ctx.problem, False, rhs, y, known, parameters)
-            return -t, None, None, None, None, *(None,) * (len(known) - 1)
+            return -t, None, None, None, None, *(None,) * len(known)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, y0: Tensor, *parameters: Tensor) -> Any:
@@ -200,8 +208,8 @@ class Root(torch.autograd.Function):
 class LinearSolve(torch.autograd.Function):
     """``(problem, transpose, rhs, y, count, *known, *parameters) -> x`` with J x = rhs, or J^T x = rhs.
 
-    `known` are the status of the root and, flat, what the solver knows of the inverse Jacobian. `rhs` may have more
-    leading axes than `y`: several right-hand sides for one matrix.
+    `known` are the norm of f `allowed` at the root and, flat, what the solver knows of the inverse Jacobian. `rhs` may
+    have more leading axes than `y`: several right-hand sides for one matrix.
     """
 
     @staticmethod
@@ -303,7 +311,8 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
             problem.outcome.spoilt = True
             y = torch.where(solution.converged[..., None], y, torch.nan)
         method = torch.zeros_like(raw.status) if raw.method is None else raw.method
-        return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, *known)
+        allowed = norm_allowed(raw.status, raw.residual_norm)
+        return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, allowed, *known)
 
 
 def _solve_plain(
@@ -312,11 +321,13 @@ def _solve_plain(
     """Return what `LinearSolve` does, with its outcome noted."""
     with _settled(problem, y), _plain(y):
         b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
-        status, *known = [part.expand((*b.shape[: b.ndim - point.ndim], *part.shape)) for part in plain[:count]]
+        lead = b.shape[: b.ndim - point.ndim]
+        allowed, *known = [part.expand((*lead, *part.shape)) for part in plain[:count]]
         factors = BACKEND.unflatten(problem.outcome.byproduct, known)
         residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
+        check_still_root(residual, point, residual(point), plain[0], problem.watched)
         operator = _stacked(residual.operator(point, factors), b, point)
-        x = _solved(problem, operator.T if transpose else operator, b, status)
+        x = _solved(problem, operator.T if transpose else operator, b, allowed)
         return x.clone() if x is b else x
 
 
@@ -364,27 +375,29 @@ def _pull_back_once(
 ) -> tuple[Tensor, ...]:
     """Return what `_pull_back` does, without a derivative of its own, by one evaluation of the residual."""
     with _plain(y):
-        b, point, status, *rest = [_normal(tensor) for tensor in (cotangent, y, *known)]
+        b, point, allowed, *rest = [_normal(tensor) for tensor in (cotangent, y, *known)]
         values = [_normal(tensor) for tensor in parameters]
         inputs = [values[place - 1].requires_grad_() for place in wanted]
         graph = Linearization(lambda y: problem.function(y, *values), point)
         if problem.follows and not problem.checked:
             check_graph(graph.f, (graph.y, *inputs))
+        bound = Residual(problem.function, tuple(values), BACKEND)
+        check_still_root(bound, point, graph.f, allowed, problem.watched)
         factors = BACKEND.unflatten(problem.outcome.byproduct, rest)
         precision = BACKEND.precision(point.dtype)
         operator = LinearOperator(
             BACKEND, graph.matvec, graph.rmatvec, graph.dense, precision, factors, fixed_point=problem.fixed_point
         )
-        u = _solved(problem, operator.T, b, status)
+        u = _solved(problem, operator.T, b, allowed)
         residual = _OfGraph(problem.function, tuple(values), BACKEND, graph.f, tuple(inputs))
         if problem.outcome.spoilt:
             return _implicit.pullback_of_good(residual, point, _without_idle(u, b))
         return residual.parameter_vjp(point, -u)
 
 
-def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, status: Tensor) -> Tensor:
+def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, allowed: Tensor) -> Tensor:
     """Return the checked solution for plain tensors; it is noted if a system failed."""
-    failed = status > int(Status.AT_PRECISION) if problem.outcome.spoilt else None
+    failed = allowed.isinf() if problem.outcome.spoilt else None
     x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed)
     if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
         problem.outcome.spoilt = True
@@ -447,11 +460,11 @@ class _OfGraph(Residual):
 
 
 def _at_root(ctx: Any, saved: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-    """Return y, the parameters, and the status with the byproduct, from what `Root` saved."""
+    """Return y, the parameters, and what is known of the root, from what `Root` saved."""
     y, *others = saved
     parameters, known = others[: ctx.count], others[ctx.count :]
     if ctx.problem.outcome.spoilt:
-        y = _implicit.regular_point(BACKEND.xp, y, known[0] > int(Status.AT_PRECISION))
+        y = _implicit.regular_point(BACKEND.xp, y, known[0].isinf())
     return y, parameters, known
 
 
