@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 
@@ -150,7 +152,8 @@ def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
     for index, arg in enumerate(args):
         for leaf in backend.flatten(arg)[0]:
             framework = type(leaf).__module__.partition(".")[0]
-            foreign = framework in _FRAMEWORKS and not backend.is_array(leaf)
+            number = isinstance(leaf, np.generic)
+            foreign = framework in _FRAMEWORKS and not backend.is_array(leaf) and not number
             if foreign and hasattr(leaf, "shape"):
                 raise ArgumentTypeError(
                     f"args[{index}]: it holds a {framework} array ({type(leaf).__name__}), but this is the "

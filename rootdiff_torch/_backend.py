@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rootdiff._backend import Factoring, Function, HostFunction, in_python, last
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
+from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
 from rootdiff_torch._namespace import Namespace
 from rootdiff_torch._recording import begins, check_lasts
@@ -155,7 +155,7 @@ class Linearization:
     """
 
     def __init__(self, function: Function, y: Tensor) -> None:
-        self._begun = begins()
+        self._begun, self._function = begins(), function
         with torch.enable_grad():
             self.y = y.detach().requires_grad_()
             self.f = function(self.y)
@@ -167,19 +167,30 @@ class Linearization:
     def matvec(self, v: Tensor) -> Tensor:
         """Return J v."""
         try:
-            return pullbacks(*self.transposed, v)
+            if self.transposed is not None:
+                return pullbacks(*self.transposed, v)
         except RuntimeError:  # a backward in the graph that cannot be differentiated
-            return (self.dense() @ v[..., None])[..., 0]
+            pass
+        return (self._matrix @ v[..., None])[..., 0]
 
     @cached_property
-    def transposed(self) -> tuple[Tensor, Tensor]:
-        """J^T u as a function of u, in which it is linear: pulling v back through it gives J v."""
+    def transposed(self) -> tuple[Tensor, Tensor] | None:
+        """J^T u as a function of u, in which it is linear: pulling v back through it gives J v.
+
+        None where a backward in the graph breaks the graph.
+        """
         check_lasts(self._begun)
         with torch.enable_grad():
             u = torch.zeros_like(self.f).requires_grad_()
             if not self.f.requires_grad:
                 return torch.zeros_like(u), u
+            if breaks_graph(self._function, (self.y,), (0,), self.f):
+                return None
             return torch.autograd.grad(self.f, self.y, u, create_graph=True, materialize_grads=True)[0], u
+
+    @cached_property
+    def _matrix(self) -> Tensor:
+        return self.dense()
 
     def dense(self) -> Tensor:
         """Return the Jacobian matrices, (*batch, n, n)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +20,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._derivatives import depth, is_dual, is_wrapped, levels, tensors, unwrapped
+from rootdiff_torch._derivatives import depth, graph_of, is_dual, is_wrapped, levels, tensors, unwrapped
 
 _ADVICE = (
     "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "
     "torch.jit, a custom autograd.Function or another way around torch's operators). Pass it through args."
 )
 
+#: What is wrong with a sparse tensor that is differentiated.
+SPARSE = (
+    "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
+    "values through args as a dense tensor, and build the sparse one inside. What is not differentiated may stay sparse."
+)
 #: Entries of a list that are searched for modules: layers come by the dozen, data by the thousand.
 _MANY = 100
 
@@ -104,7 +109,7 @@ def capture(
         value = function(*plain)
         if not is_followed(value):
             return (), value
-        captured = used(function, (y, *parameters))
+        captured = used(function, (plain[0], *parameters))
         check_followed(with_captured(function, captured, len(plain)), [*plain, *[t.detach() for t in captured]])
     return captured, value.detach()
 
@@ -133,20 +138,27 @@ def check_followed(function: Callable[..., Tensor], inputs: Sequence[Tensor]) ->
     with torch.enable_grad():
         value = function(*inputs)
     if is_followed(value):
+        _check_made(function, inputs)
+
+
+def check_graph(value: Tensor, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    """Raise if the graph of `value`, that of `function` at `inputs`, leads to a tensor beside them."""
+    if _leads_beside(value, inputs):
+        _check_made(function, inputs)
+
+
+def _check_made(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    """Raise unless all that the value of `function` depends on is among its inputs, or made in the call."""
+    with torch.enable_grad(), _eagerly(), _Recorder(inputs) as recorder:
+        value = function(*inputs)
+    if is_wrapped(value) or is_dual(value) or _leads_beside(value, recorder.made.values()):
         raise ArgumentError(_ADVICE)
 
 
-def check_graph(value: Tensor, inputs: Sequence[Tensor]) -> None:
-    """Raise if the graph of `value` leads to a tensor beside `inputs`."""
-    known, seen, nodes = {id(tensor) for tensor in inputs}, set(), [value.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if id(getattr(node, "variable", value)) not in known | {id(value)}:
-            raise ArgumentError(_ADVICE)
-        nodes += [following for following, _ in node.next_functions]
+def _leads_beside(value: Tensor, known: Iterable[Tensor]) -> bool:
+    """Return whether the graph of `value` leads to a tensor that is not known."""
+    leaves = {id(value), *map(id, known)}
+    return any(id(getattr(node, "variable", value)) not in leaves for node in graph_of(value))
 
 
 def is_followed(tensor: Tensor) -> bool:
@@ -216,6 +228,8 @@ class _Recorder(TorchFunctionMode):
             return
         if base is not tensor:
             raise ArgumentError(_ADVICE)
+        if tensor.layout is not torch.strided:
+            raise ArgumentError(f"residual: {SPARSE}")
         self.found[id(tensor)] = tensor
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
@@ -24,7 +25,17 @@ from rootdiff._structure import Structure, check_args, describe, fixed_point_res
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
-from rootdiff_torch._capture import State, capture, forward_active, modules_of, needs_capture, used, with_captured
+from rootdiff_torch._capture import (
+    SPARSE,
+    State,
+    capture,
+    forward_active,
+    is_followed,
+    modules_of,
+    needs_capture,
+    used,
+    with_captured,
+)
 from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
 from rootdiff_torch._freezing import Freezer
 from rootdiff_torch._recording import check_device
@@ -297,6 +308,24 @@ def continuation(
     return _solve(of_floating, y0, tuple(leaves), path, adjoint, 0, on_failure, Hooks(), fixed_point=False)
 
 
+def _is_parameter(leaf: Any) -> bool:
+    """Return whether a leaf of args is handed to the rule; a sparse tensor is passed on as it is."""
+    return isinstance(leaf, Tensor) and leaf.layout is torch.strided
+
+
+def _plain_number(leaf: Any) -> Any:
+    """Return a scalar of NumPy as the number that it is."""
+    return leaf.item() if isinstance(leaf, np.generic) else leaf
+
+
+def _check_sparse(y0: Any, args: tuple[Any, ...]) -> None:
+    if not all(map(_is_parameter, tensors(y0))):
+        raise ArgumentError("y0: it is a sparse tensor. Make it dense with .to_dense().")
+    for index, arg in enumerate(args):
+        if any(not _is_parameter(leaf) and is_followed(leaf) for leaf in tensors(arg)):
+            raise ArgumentError(f"args[{index}]: {SPARSE}")
+
+
 def _is_floating(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
@@ -316,14 +345,17 @@ def _solve(
 ) -> Solution:
     check_policy(on_failure)
     structure = describe(BACKEND, y0, batch_ndim)
+    leaves, tree = BACKEND.flatten(args)
+    args = BACKEND.unflatten(tree, [*map(_plain_number, leaves)])
     check_args(BACKEND, args)
+    _check_sparse(y0, args)
     if cuda_graph:
         _check_recordable(BACKEND.flatten(y0)[0][0].device, hooks)
     _check_devices(BACKEND.flatten(y0)[0], args)
     chosen = get_solver(solver, "torch") if solver != "auto" else Auto(fixed_point=fixed_point)
     chosen_adjoint = get_adjoint(adjoint, "torch")
     start = structure.ravel(y0)
-    leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
+    leaves, rebuild = split_args(BACKEND, args, _is_parameter)
     autocast = torch.is_autocast_enabled(start.device.type)
     with in_full_precision(start):
         parameters = [_explicit(leaf, start.dtype if autocast else None) for leaf in leaves]
@@ -348,7 +380,7 @@ def _solve(
         if follows and differentiated:
             freezer = Freezer()
             parts, tree = BACKEND.flatten(args)
-            _, as_now = split_args(BACKEND, BACKEND.unflatten(tree, [*map(freezer.freeze, parts)]), BACKEND.is_array)
+            _, as_now = split_args(BACKEND, BACKEND.unflatten(tree, [*map(freezer.freeze, parts)]), _is_parameter)
             frozen = bind(freezer.freeze(function), structure, as_now)
             watched = Watched.of(function, args)
         hooked, of_correct = _attach(hooks, structure, flat, start)
@@ -359,7 +391,7 @@ def _solve(
         flags = None if batched_args is None else batched_leaves(BACKEND, args, batched_args, structure.batch)
 
         def make(structure: Structure, args: tuple[Any, ...]) -> Residual:
-            leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
+            leaves, rebuild = split_args(BACKEND, args, _is_parameter)
             flat = bind(function, structure, rebuild)
             return Residual(flat, tuple(leaves), BACKEND, fixed_point=fixed_point)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rootdiff import _implicit
+from rootdiff._errors import ArgumentError
 from rootdiff._failure import report
 from rootdiff._iterate import Solver, StepInfo
 from rootdiff._residual import LinearOperator, Residual
@@ -27,7 +28,12 @@ from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, Linearization, TorchBackend
 from rootdiff_torch._capture import State, check_followed, check_graph
 from rootdiff_torch._derivatives import (
+    ONCE,
+    Once,
+    breaks_graph,
+    dense,
     hidden,
+    in_forward_mode,
     in_full_precision,
     is_differentiable,
     outer_forward_mode,
@@ -43,11 +49,20 @@ from rootdiff_torch._watching import Watched, check_still_root, norm_allowed
 
 @dataclass
 class Outcome:
-    """What is noted beside tensors: the byproduct's pytree, whether the solver is a chain, whether a system failed."""
+    """What is noted beside tensors.
+
+    Attributes
+    ----------
+    byproduct : Any. The pytree of what the solver knows of the inverse Jacobian.
+    is_chain : bool. Whether the solver is one.
+    spoilt : bool. Whether a system failed.
+    once : bool. Whether a derivative of the residual cannot be differentiated.
+    """
 
     byproduct: Any = None
     is_chain: bool = False
     spoilt: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,8 +203,12 @@ class Root(torch.autograd.Function):
             y, parameters, known = _at_root(ctx, without_tangents(ctx.saved_tensors))
             directions = _directions(parameters, tangents)
             with _settled(ctx.problem, y):
-                rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
+                of_parameters = partial(ctx.problem.function, y)
+                rhs = pushforward(of_parameters, parameters, directions, y)
                 t = _solve(ctx.problem, False, rhs, y, known, parameters)
+                if ctx.problem.outcome.once and hidden((rhs, *parameters)):  # found out by the solve alone
+                    rhs = in_forward_mode(of_parameters, parameters, directions)
+                    t = _solve(ctx.problem, False, rhs, y, known, parameters)
             return -t, None, None, None, None, *(None,) * len(known)
 
     @staticmethod
@@ -325,10 +344,20 @@ def _solve_plain(
         allowed, *known = [part.expand((*lead, *part.shape)) for part in plain[:count]]
         factors = BACKEND.unflatten(problem.outcome.byproduct, known)
         residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
-        check_still_root(residual, point, residual(point), plain[0], problem.watched)
+        _look(problem, residual, point, plain[0])
         operator = _stacked(residual.operator(point, factors), b, point)
         x = _solved(problem, operator.T if transpose else operator, b, allowed)
         return x.clone() if x is b else x
+
+
+def _look(problem: Problem, residual: Residual, y: Tensor, allowed: Tensor) -> None:
+    """Evaluate the residual at its root: raise if it is none any more, and note whether it has second derivatives."""
+    primals = [tensor.detach() for tensor in (y, *residual.parameters)]
+    wanted = [place for place, primal in enumerate(primals) if is_differentiable(primal)]
+    with torch.enable_grad():
+        value = problem.function(*[primal.requires_grad_(place in wanted) for place, primal in enumerate(primals)])
+    check_still_root(residual, y, value, allowed, problem.watched)
+    problem.outcome.once = breaks_graph(problem.function, primals, wanted, value)
 
 
 def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -361,8 +390,12 @@ def _pull_back(
     u = _solve(problem, True, cotangent, y, known, parameters)
     residual = _Rule(problem.function, tuple(parameters), BACKEND, tuple(wanted))
     if problem.outcome.spoilt:
-        return _implicit.pullback_of_good(residual, y, _without_idle(u, cotangent))
-    return residual.parameter_vjp(y, -u)
+        found = _implicit.pullback_of_good(residual, y, _without_idle(u, cotangent))
+    else:
+        found = residual.parameter_vjp(y, -u)
+    if problem.outcome.once:
+        return apply(Once, len(found), *found, cotangent, y, *parameters)  # type: ignore[no-any-return]
+    return found
 
 
 def _pull_back_once(
@@ -380,7 +413,7 @@ def _pull_back_once(
         inputs = [values[place - 1].requires_grad_() for place in wanted]
         graph = Linearization(lambda y: problem.function(y, *values), point)
         if problem.follows and not problem.checked:
-            check_graph(graph.f, (graph.y, *inputs))
+            check_graph(graph.f, problem.function, (graph.y, *values))
         bound = Residual(problem.function, tuple(values), BACKEND)
         check_still_root(bound, point, graph.f, allowed, problem.watched)
         factors = BACKEND.unflatten(problem.outcome.byproduct, rest)
@@ -406,6 +439,8 @@ def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, allowed: Te
 
 def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
     """Return J^T u as a function of y and the parameters, for one or more vectors u."""
+    if ctx.problem.outcome.once:
+        raise ArgumentError(ONCE)
 
     def product(y: Tensor, *parameters: Tensor) -> Tensor:
         def one(vector: Tensor) -> Tensor:
@@ -418,6 +453,8 @@ def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
 
 def _product(ctx: Any, v: Tensor) -> Callable[..., Tensor]:
     """Return J v as a function of y and the parameters, for one or more vectors v."""
+    if ctx.problem.outcome.once:
+        raise ArgumentError(ONCE)
 
     def product(y: Tensor, *parameters: Tensor) -> Tensor:
         def of_y(point: Tensor) -> Tensor:
@@ -456,7 +493,8 @@ class _OfGraph(Residual):
             return ()
         if not self.value.requires_grad:
             return tuple(map(torch.zeros_like, self.inputs))
-        return torch.autograd.grad(self.value, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
+        found = torch.autograd.grad(self.value, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
+        return tuple(map(dense, found))
 
 
 def _at_root(ctx: Any, saved: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
