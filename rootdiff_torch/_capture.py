@@ -30,7 +30,7 @@ _ADVICE = (
 #: What is wrong with a sparse tensor that is differentiated.
 SPARSE = (
     "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
-    "values through args as a dense tensor, and build the sparse one inside. What is not differentiated may stay sparse."
+    "values through args as a dense tensor, and build the sparse one inside. A constant may stay sparse."
 )
 #: Entries of a list that are searched for modules: layers come by the dozen, data by the thousand.
 _MANY = 100
@@ -173,6 +173,31 @@ def modules_of(value: Any, depth: int = 5) -> Iterator[nn.Module]:
     elif depth > 0 and not isinstance(value, Tensor):
         for part in _parts(value):
             yield from modules_of(part, depth - 1)
+
+
+def refuse_batch_norm(function: Callable[..., Any], args: Any, evaluate: Callable[[], Any]) -> None:
+    """Raise if `evaluate` calls a module that normalises over the batch, so that its systems depend on each other."""
+    found = {
+        id(part): (name or type(module).__name__, part)
+        for module in modules_of((function, args))
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None)
+    }
+
+    def refuse(name: str, part: nn.Module, *_: Any) -> None:
+        raise ArgumentError(
+            f"residual: the module {name!r} ({type(part).__name__}) normalises over the batch, so that its systems are "
+            "not independent and their derivatives would be wrong. Call .eval() on it, take LayerNorm or GroupNorm, or "
+            "solve the batch as one system with batch_ndim=0."
+        )
+
+    hooks = [part.register_forward_pre_hook(functools.partial(refuse, name)) for name, part in found.values()]
+    try:
+        if hooks:
+            evaluate()
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _parts(value: Any) -> Iterator[Any]:

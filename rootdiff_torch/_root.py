@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from rootdiff_torch._capture import (
     is_followed,
     modules_of,
     needs_capture,
+    refuse_batch_norm,
     used,
     with_captured,
 )
@@ -361,6 +363,8 @@ def _solve(
         parameters = [_explicit(leaf, start.dtype if autocast else None) for leaf in leaves]
         bind = fixed_point_residual if fixed_point else flat_residual
         flat = bind(function, structure, rebuild)
+        if math.prod(structure.batch) > 1:
+            refuse_batch_norm(function, args, lambda: flat(start, *parameters))
         if hooks.check:
             require_concrete(not levels())
             with torch.no_grad():
