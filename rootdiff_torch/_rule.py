@@ -57,12 +57,14 @@ class Outcome:
     is_chain : bool. Whether the solver is one.
     spoilt : bool. Whether a system failed.
     once : bool. Whether a derivative of the residual cannot be differentiated.
+    carriers : tuple of int. The parameters that carry the batch axes, looked for where a system failed.
     """
 
     byproduct: Any = None
     is_chain: bool = False
     spoilt: bool = False
     once: bool = False
+    carriers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -328,6 +330,8 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
         y = raw.y
         if spoilt:
             problem.outcome.spoilt = True
+            if problem.follows:
+                problem.outcome.carriers = _carriers(problem, y, plain, ~solution.converged)
             y = torch.where(solution.converged[..., None], y, torch.nan)
         method = torch.zeros_like(raw.status) if raw.method is None else raw.method
         allowed = norm_allowed(raw.status, raw.residual_norm)
@@ -502,8 +506,41 @@ def _at_root(ctx: Any, saved: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor
     y, *others = saved
     parameters, known = others[: ctx.count], others[ctx.count :]
     if ctx.problem.outcome.spoilt:
-        y = _implicit.regular_point(BACKEND.xp, y, known[0].isinf())
+        failed = known[0].isinf()
+        y = _implicit.regular_point(BACKEND.xp, y, failed)
+        for place in ctx.problem.outcome.carriers:
+            parameters[place] = _regular(parameters[place], failed)
     return y, parameters, known
+
+
+def _regular(parameter: Tensor, failed: Tensor) -> Tensor:
+    """Return a parameter that carries the batch axes, with those of a good system where a system failed."""
+    rows = parameter.reshape(*failed.shape, -1)
+    return _implicit.regular_point(BACKEND.xp, rows, failed).reshape(parameter.shape)  # type: ignore[no-any-return]
+
+
+def _carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], failed: Tensor) -> tuple[int, ...]:
+    """Return which parameters carry the batch axes: shaped so, and of no effect on others than their own systems.
+
+    Where a system failed, its entries may make a derivative infinite or NaN, and zero times that is NaN in a gradient
+    that the systems share; so they are replaced by those of a good system, whose derivative counts for nothing.
+    """
+    y = _implicit.regular_point(BACKEND.xp, y, failed)
+    values, found = list(parameters), list[int]()
+
+    def of_good() -> Tensor:
+        return torch.where(failed[..., None], 0, problem.function(y, *values))
+
+    before = of_good()
+    for place, parameter in enumerate(parameters):
+        if failed.ndim == 0 or parameter.shape[: failed.ndim] != failed.shape or not is_differentiable(parameter):
+            continue
+        values[place] = _regular(parameter, failed)
+        if torch.equal(of_good(), before):
+            found.append(place)
+        else:
+            values[place] = parameter
+    return tuple(found)
 
 
 def _without_idle(u: Tensor, cotangent: Tensor) -> Tensor:
