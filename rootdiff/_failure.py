@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,8 @@ from rootdiff._errors import AdjointError, ArgumentError, ConvergenceError, Conv
 from rootdiff._solution import Solution, Status
 
 OnFailure = Literal["raise", "warn", "nan", "ignore"]
+#: Packages whose frames lie between a user's call and a warning.
+_BETWEEN = ("rootdiff", "rootdiff_torch", "rootdiff_jax", "torch", "jax", "functools", "contextlib")
 _POLICIES: tuple[str, ...] = get_args(OnFailure)
 
 
@@ -129,7 +132,15 @@ _ADJOINT_WORDS = {
 def _emit(on_failure: str, error: ConvergenceError) -> None:
     if on_failure == "raise":
         raise error
-    warnings.warn(str(error), ConvergenceWarning, stacklevel=4)
+    warnings.warn(str(error), ConvergenceWarning, stacklevel=_level_of_user())
+
+
+def _level_of_user() -> int:
+    """Return how many frames the code that called rootdiff lies above the caller of this."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _count(statuses: Any, one: str, many: str) -> str:

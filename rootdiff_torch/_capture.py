@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._derivatives import depth, graph_of, is_dual, is_wrapped, levels, tensors, unwrapped
+from rootdiff_torch._derivatives import Shared, depth, graph_of, is_dual, is_wrapped, levels, tensors, unwrapped
 
 _ADVICE = (
     "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "
@@ -223,9 +223,8 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from getattr(value, "__dict__", {}).values()
 
 
-def _eagerly() -> AbstractContextManager[None]:
-    """Run what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one."""
-    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+#: Runs what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one.
+_eagerly = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
 
 class _Recorder(TorchFunctionMode):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
+from threading import Lock
 from typing import Any, TypeVar
 
 import optree
@@ -164,17 +165,51 @@ def in_full_precision(y: Tensor) -> Iterator[None]:
     with torch.autocast(y.device.type, enabled=False):
         if y.device.type != "cuda":
             yield
-            return
-        cudnn = torch.backends.cudnn
-        try:
-            before, cudnn.allow_tf32 = cudnn.allow_tf32, False
-        except RuntimeError:  # the precision has been set by the newer of PyTorch's two ways: that choice stands
-            yield
-            return
+        else:
+            with _without_tf32():
+                yield
+
+
+class Shared:
+    """A context of the whole process, which the first thread that is in it enters, and the last one leaves.
+
+    Threads that saved and restored such a setting each by itself would leave it as another had set it.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make, self.lock, self.inside, self.entered = make, Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Be in the context for a while."""
+        with self.lock:
+            if self.inside == 0:
+                self.entered.enter_context(self.make())
+            self.inside += 1
         try:
             yield
         finally:
-            cudnn.allow_tf32 = before
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    self.entered.close()
+
+
+@contextmanager
+def _tf32_off() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    try:
+        before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    except RuntimeError:  # the precision has been set by the newer of PyTorch's two ways: that choice stands
+        yield
+        return
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
+_without_tf32 = Shared(_tf32_off)
 
 
 def hidden(values: Sequence[Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import RLock
 from typing import Any
 
 import torch
@@ -46,6 +47,10 @@ class _FromLast(LinearSolver):
         return repr(self.adjoint)
 
 
+#: The generators are those of the process: threads draw again one after the other.
+_drawing = RLock()
+
+
 def _drawing_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function`, each call of which draws the random numbers of the first."""
     states: list[Any] = []  # of the generators before the first call, once made; None if that drew nothing
@@ -64,7 +69,7 @@ def _drawing_once(function: Callable[..., Any]) -> Callable[..., Any]:
             raise ArgumentError(
                 "cuda_graph: the residual is random, and what it draws cannot be drawn again. Leave it out."
             )
-        with torch.random.fork_rng(devices=devices):
+        with _drawing, torch.random.fork_rng(devices=devices):
             torch.set_rng_state(states[0][0])
             for device, state in zip(devices, states[0][1:], strict=True):
                 torch.cuda.set_rng_state(state, device)
