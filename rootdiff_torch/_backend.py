@@ -15,11 +15,10 @@ from rootdiff._backend import Factoring, Function, HostFunction, in_python, last
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
-from rootdiff_torch._namespace import Namespace
+from rootdiff_torch._namespace import HALF, Namespace
 from rootdiff_torch._recording import begins, check_lasts
 
 _T = TypeVar("_T")
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class TorchBackend(Factoring):
         return float(torch.finfo(dtype).eps)
 
     def lu_factor(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        wide = matrix.float() if matrix.dtype in _HALF else matrix  # LAPACK has no half precision
+        wide = matrix.float() if matrix.dtype in HALF else matrix  # LAPACK has no half precision
         if matrix.shape[-1] == 1:
             return wide, torch.ones_like(wide[..., 0], dtype=torch.int32)
         copies = _copies(wide)
