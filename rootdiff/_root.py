@@ -11,6 +11,7 @@ import numpy as np
 from rootdiff._compaction import batched_leaves, compactable
 from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
+from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
@@ -341,6 +342,8 @@ def _solve(
 ) -> Solution:
     problem, structure = bind(function, y0, args, options, fixed_point)
     solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
+    if structure.is_empty:
+        solver = Nothing()
     adjoint = get_adjoint(options.adjoint, "numpy")
     start = structure.ravel(y0)
     hooks = options.hooks or Hooks()

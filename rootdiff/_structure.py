@@ -44,6 +44,11 @@ class Structure:
         """Number of real unknowns of one system, n."""
         return sum(self.sizes)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no systems."""
+        return 0 in self.batch
+
     def ravel(self, tree: Any) -> Array:
         """Return the flat vector, (*batch, n), of a pytree of this structure."""
         xp = self.backend.xp
@@ -141,7 +146,7 @@ def describe(backend: Backend, y0: Any, batch_ndim: int) -> Structure:
     )
     if structure.complex_step and any(structure.complex_leaves):
         raise ArgumentError("derivatives: the complex step cannot differentiate in a complex y0; give jac, jvp or vjp.")
-    if structure.size == 0 or math.prod(structure.batch) == 0:
+    if structure.size == 0:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
         raise ArgumentError(f"y0: it is empty (shape {shapes}); there is nothing to solve for.")
     return structure

@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from rootdiff._compaction import batched_leaves
 from rootdiff._coupling import check_independent, require_concrete
+from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
@@ -337,6 +338,11 @@ def _solve(
         require_concrete(_is_concrete((y + 0, parameters)))
         flat = bind(function, structure, rebuild)
         check_independent(Residual(flat, tuple(parameters), SteppingBackend()), y)
+    if structure.is_empty:
+        parameters, rebuild = split_args(backend, args, _is_operand)
+        none = Nothing().solve(Residual(bind(function, structure, rebuild), tuple(parameters), backend), y)
+        approximate = none.status > 0
+        return Solution(structure.unravel(y), none.status, none.steps, none.residual_norm, approximate=approximate)
     traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
     correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
     problem = Problem(traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim)

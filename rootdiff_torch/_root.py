@@ -14,6 +14,7 @@ from torch._C._functorch import TransformType
 
 from rootdiff._compaction import batched_leaves, compactable
 from rootdiff._coupling import check_independent, require_concrete
+from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
@@ -355,6 +356,8 @@ def _solve(
         _check_recordable(BACKEND.flatten(y0)[0][0].device, hooks)
     _check_devices(BACKEND.flatten(y0)[0], args)
     chosen = get_solver(solver, "torch") if solver != "auto" else Auto(fixed_point=fixed_point)
+    if structure.is_empty:
+        chosen = Nothing()
     chosen_adjoint = get_adjoint(adjoint, "torch")
     start = structure.ravel(y0)
     leaves, rebuild = split_args(BACKEND, args, _is_parameter)

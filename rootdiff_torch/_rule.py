@@ -434,6 +434,8 @@ def _pull_back_once(
 
 def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, allowed: Tensor) -> Tensor:
     """Return the checked solution for plain tensors; it is noted if a system failed."""
+    if rhs.numel() == 0:
+        return rhs
     failed = allowed.isinf() if problem.outcome.spoilt else None
     x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed)
     if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):

@@ -34,6 +34,7 @@ FLOORS = {
     "_problems": 3,
     "_hooks": 3,
     "_coupling": 3,
+    "_empty": 3,
     "_spectrum": 3,
     "_implicit": 4,
     "_registry": 4,
