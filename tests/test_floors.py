@@ -91,3 +91,11 @@ def test_import_loads_no_framework() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "rootdiff" in done.stdout.split()
     assert not {"torch", "jax", "hypothesis", "pytest"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_a_missing_framework_is_named_with_its_extra(framework: str) -> None:
+    code = f"import sys; sys.modules[{framework!r}] = None; import rootdiff_{framework}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode != 0
+    assert f"rootdiff[{framework}]" in done.stderr
