@@ -13,7 +13,7 @@ from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError
-from rootdiff._failure import OnFailure, check_policy, report
+from rootdiff._failure import KEEP, OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo
 from rootdiff._numpy import NumpyBackend
@@ -88,9 +88,10 @@ def root(
         of `jax.vmap`. With it the systems that still run are solved as a smaller batch, so that finished ones cost
         nothing; everything that differs between systems must then come through `args`. Native solvers without
         `correct`, `bounds`, `callback`, `verbose` and `history`; ignored otherwise.
-    on_failure : {"raise", "warn", "nan", "ignore"}
+    on_failure : {"raise", "warn", "keep", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
-        return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+        return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; or return
+        the best iterate without a word, whose derivatives are meaningless.
         In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others
         share gets the sum over the good systems. `converged`, and `GradientReport.status`, tell which failed.
     jac : callable, optional
@@ -359,7 +360,7 @@ def _solve(
     sensitivities = Sensitivities(
         problem, structure, adjoint, raw.y, raw.factors, args, _is_parameter, options.on_failure, failed
     )
-    y = np.where(failed[..., None], np.nan, raw.y)
+    y = raw.y if options.on_failure in KEEP else np.where(failed[..., None], np.nan, raw.y)
     approximate = np.full(failed.shape, not adjoint.exact)
     return solution._replace(y=structure.unravel(y), sensitivities=sensitivities, approximate=approximate)
 

@@ -86,11 +86,11 @@ def root(
         cache; the residual is then traced for one system, and everything that differs between systems must come
         through `args`. Native solvers without `correct`, `bounds`, `callback`, `verbose` and `history`; ignored
         otherwise.
-    on_failure : {"raise", "warn", "nan", "ignore"}
-        What to do when a system fails: raise `ConvergenceError`; warn and return NaN for that system; return
-        NaN; or return the best iterate (its derivatives are then meaningless). A traced program, under ``jax.jit`` for
-        instance, can neither raise nor warn: there "raise" and "warn" mean "nan". So they do for the linear solve
-        of a derivative, everywhere.
+    on_failure : {"raise", "warn", "keep", "nan", "ignore"}
+        What to do when a system fails: raise `ConvergenceError`; warn and return NaN for that system; warn and return
+        its best iterate, whose derivatives are NaN; return NaN; or return the best iterate without a word, whose
+        derivatives are meaningless. A traced program, under ``jax.jit`` for instance, can neither raise nor warn:
+        there "raise" and "warn" mean "nan". So they do for the linear solve of a derivative, everywhere.
     correct : callable, optional
         ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
         on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.

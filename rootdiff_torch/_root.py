@@ -87,9 +87,10 @@ def root(
         of `torch.vmap`. With it the systems that still run are solved as a smaller batch, so that finished ones cost
         nothing; everything that differs between systems must then come through `args`. Native solvers without
         `correct`, `bounds`, `callback`, `verbose` and `history`, and no transform of torch.func; ignored otherwise.
-    on_failure : {"raise", "warn", "nan", "ignore"}
+    on_failure : {"raise", "warn", "keep", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
-        return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+        return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; or return
+        the best iterate without a word, whose derivatives are meaningless.
     correct : callable, optional
         ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
         on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rootdiff import _implicit
 from rootdiff._errors import ArgumentError
-from rootdiff._failure import report
+from rootdiff._failure import KEEP, report
 from rootdiff._iterate import Solver, StepInfo
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Solution, Status
@@ -332,7 +332,8 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
             problem.outcome.spoilt = True
             if problem.follows:
                 problem.outcome.carriers = _carriers(problem, y, plain, ~solution.converged)
-            y = torch.where(solution.converged[..., None], y, torch.nan)
+            if problem.on_failure not in KEEP:
+                y = torch.where(solution.converged[..., None], y, torch.nan)
         method = torch.zeros_like(raw.status) if raw.method is None else raw.method
         allowed = norm_allowed(raw.status, raw.residual_norm)
         return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, allowed, *known)

@@ -1,4 +1,4 @@
-"""A warning points at the user's line."""
+"""A warning points at the user's line; `"keep"` warns, and returns the best iterate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,3 +52,35 @@ def test_of_a_layer() -> None:
     layer = rootdiff_torch.nn.ImplicitLayer(lambda y, x: y**2 + x, on_failure="warn")
     call = lambda: torch.nn.Sequential(layer)(torch.ones(1, 1))
     assert place(call) == (__file__, call.__code__.co_firstlineno)
+
+
+#: The second system has no root: |y^2 + 1| is least at 0.
+A = [[4.0], [-1.0], [9.0]]
+
+
+@pytest.mark.parametrize(
+    ("rd", "array"), [(rootdiff, np.array), (rootdiff_torch, torch.tensor), (rootdiff_jax, jnp.array)]
+)
+def test_keep_returns_the_best_iterate(rd: ModuleType, array: Callable[..., Any]) -> None:
+    options = {"solver": "newton", "batch_ndim": 1, "on_failure": "keep"}
+    call = lambda: rd.root(lambda y, a: y**2 - a, array([[1.0]] * 3), array(A), **options)
+    assert place(call) == (__file__, call.__code__.co_firstlineno)
+    with pytest.warns(rd.ConvergenceWarning):
+        sol = call()
+    assert sol.converged.tolist() == [True, False, True]
+    np.testing.assert_allclose(np.asarray(sol.y)[[0, 2]], [[2.0], [3.0]], rtol=1e-5)
+    assert abs(float(sol.y[1, 0])) < 1
+
+
+@pytest.mark.filterwarnings("ignore::rootdiff.ConvergenceWarning")
+def test_keep_gives_no_derivative_of_what_it_keeps() -> None:
+    options = {"solver": "newton", "batch_ndim": 1, "on_failure": "keep"}
+    residual = lambda y, a: y**2 - a
+    expected = [0.25, np.nan, 1 / 6]
+    of_numpy = rootdiff.root(residual, np.ones((3, 1)), np.array(A), **options).vjp(np.ones((3, 1)))[0]
+    np.testing.assert_allclose(of_numpy[:, 0], expected, rtol=1e-6)
+    a = torch.tensor(A, requires_grad=True)
+    rootdiff_torch.root(residual, torch.ones(3, 1), a, **options).y.sum().backward()
+    np.testing.assert_allclose(a.grad[:, 0], expected, rtol=1e-4)
+    roots = lambda a: rootdiff_jax.root(residual, jnp.ones((3, 1)), a, **options).y.sum()
+    np.testing.assert_allclose(jax.grad(roots)(jnp.array(A))[:, 0], expected, rtol=1e-4)
