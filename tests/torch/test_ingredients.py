@@ -40,6 +40,7 @@ def in_place(y: Tensor, a: Tensor) -> Tensor:
         return torch.autograd.grad(energy(x, a), x, create_graph=True)[0]
 
 
+@pytest.mark.transform("torch.autograd.grad inside the residual")
 @pytest.mark.parametrize("force", [of_a_copy, of_a_sum, in_place])
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize(("solver", "adjoint"), [("newton", "lu"), ("newton_krylov", "gmres")])
@@ -79,6 +80,7 @@ solve.register_autograd(
 )
 
 
+@pytest.mark.transform("inside torch.library.custom_op, compiled or not")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_root_inside_a_custom_operator(compiled: bool) -> None:
     function: Any = torch.compile(solve, fullgraph=True, backend="aot_eager") if compiled else solve
@@ -91,6 +93,7 @@ def test_a_root_inside_a_custom_operator(compiled: bool) -> None:
 MATRIX = torch.tensor([[2.0, 1.0], [0.0, 4.0]], dtype=torch.float64)
 
 
+@pytest.mark.transform("a sparse matrix among args or closed over")
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
 @pytest.mark.parametrize("closed", [False, True])
@@ -105,6 +108,7 @@ def test_a_sparse_matrix(layout: str, closed: bool) -> None:
     torch.testing.assert_close(torch.autograd.grad(y[0], b)[0], inverse[0])
 
 
+@pytest.mark.transform("a sparse tensor that is differentiated", refused="ArgumentError")
 def test_a_sparse_matrix_that_is_differentiated_is_refused() -> None:
     matrix = MATRIX.to_sparse().requires_grad_()
     with pytest.raises(rd.ArgumentError, match=r"args\[0\]: .*sparse"):
@@ -115,6 +119,7 @@ def test_a_sparse_matrix_that_is_differentiated_is_refused() -> None:
         rd.root(lambda y: y, MATRIX.to_sparse())
 
 
+@pytest.mark.transform("nn.Embedding with sparse gradients")
 @pytest.mark.parametrize("closed", [False, True])
 def test_an_embedding_with_sparse_gradients(closed: bool) -> None:
     table, rows = nn.Embedding(4, 2, sparse=True, dtype=torch.float64), torch.tensor([1])

@@ -22,6 +22,7 @@ def number(value: float, tracked: bool = False) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, requires_grad=tracked)
 
 
+@pytest.mark.transform("a loop variable that the residual reads, backward after the loop")
 @pytest.mark.parametrize("entry", ["root", "fixed_point", "root_scalar", "continuation"])
 def test_a_loop_variable_is_that_of_its_pass(entry: str) -> None:
     w, total = number(2.0, True), number(0.0)
@@ -62,6 +63,7 @@ def test_a_captured_step_size_that_grows(higher: bool) -> None:
         assert torch.autograd.grad(slope, k)[0].item() == pytest.approx(second, rel=1e-5)
 
 
+@pytest.mark.transform("torch.func.vjp, pulled back after a captured number has changed")
 def test_a_pullback_that_waits() -> None:
     h = 3.0
     _, pull = torch.func.vjp(lambda w: rd.root(lambda y: y - w * h, ZERO).y, number(2.0))
@@ -80,6 +82,7 @@ def test_nested_functions_share_their_variables() -> None:
     assert torch.autograd.grad(y.sum(), w_before)[0].item() == pytest.approx(3.0)
 
 
+@pytest.mark.transform("a global name bound anew before the backward pass")
 def test_a_global_name_that_is_bound_anew() -> None:
     global factor
     factor, w = 3.0, number(2.0, True)
@@ -114,6 +117,7 @@ class Cell(nn.Module):
         return 0.1 * torch.tanh(z) + self.w * self.b * (self.factor if self.training else 1.0)
 
 
+@pytest.mark.transform("eval(), an attribute or a buffer of a module changed before the backward pass")
 @pytest.mark.parametrize("change", ["factor", "eval", "buffer"])
 def test_the_state_of_a_module_is_that_of_the_solve(change: str) -> None:
     def slope(change: Callable[[Cell], Any]) -> float:
@@ -164,6 +168,9 @@ def changed(kind: str) -> tuple[Callable[..., Tensor], tuple[Any, ...], Callable
     return lambda y, w, thing: thing.residual(y, w), (thing,), lambda: setattr(thing, "h", 4.0)
 
 
+@pytest.mark.transform(
+    "a dict, an array, an object or a tensor changed in place before the backward pass", refused="ArgumentError"
+)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -223,6 +223,7 @@ class Dropping(nn.Module):
         return torch.tanh(self.inner(z * mask) + x + noise)
 
 
+@pytest.mark.transform("dropout in the cell of a layer: one mask per solve")
 @pytest.mark.parametrize("solver", ["newton", "anderson"])
 def test_a_random_cell_draws_once_per_solve(solver: str) -> None:
     torch.manual_seed(0)
@@ -243,6 +244,7 @@ def test_a_random_cell_draws_once_per_solve(solver: str) -> None:
     assert not torch.equal(layer(x), z)
 
 
+@pytest.mark.transform("BatchNorm in training inside a batched solve", refused="ArgumentError")
 def test_normalisation_over_the_batch_is_refused() -> None:
     class Normed(nn.Module):
         def __init__(self, norm: nn.Module) -> None:
