@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any, Literal, get_args
 
@@ -9,8 +10,14 @@ from rootdiff._backend import Backend
 from rootdiff._errors import AdjointError, ArgumentError, ConvergenceError, ConvergenceWarning
 from rootdiff._solution import Solution, Status
 
-OnFailure = Literal["raise", "warn", "nan", "ignore"]
+OnFailure = Literal["raise", "warn", "keep", "nan", "ignore"]
+#: Packages whose frames lie between a user's call and a warning.
+_BETWEEN = ("rootdiff", "rootdiff_torch", "rootdiff_jax", "torch", "jax", "functools", "contextlib")
 _POLICIES: tuple[str, ...] = get_args(OnFailure)
+
+
+#: The policies under which the root of a failed system is its best iterate.
+KEEP = ("keep", "ignore")
 
 
 def check_policy(on_failure: str) -> None:
@@ -57,7 +64,7 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     rtol, atol = (default if value is None else value for value in (getattr(solver, n, None) for n in ("rtol", "atol")))
     lines.append(f"  Solver: {solver}; tolerance on y: rtol={rtol:.2g}, atol={atol:.2g}.")
     lines.append(
-        "  on_failure='warn', 'nan' or 'ignore' returns the Solution instead; the error carries it as .solution."
+        "  on_failure='warn', 'keep', 'nan' or 'ignore' returns the Solution; the error carries it as .solution."
     )
     _emit(on_failure, ConvergenceError("\n".join(lines), solution))
     return True
@@ -94,8 +101,8 @@ def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, r
             )
     lines.append(f"  Adjoint solver: {adjoint}.")
     lines.append(
-        "  on_failure='warn' or 'nan' makes NaN of these systems' derivatives and leaves the others alone; the error "
-        "carries the statuses as .solution."
+        "  on_failure='warn', 'keep' or 'nan' makes NaN of these systems' derivatives and leaves the others alone; the "
+        "error carries the statuses as .solution."
     )
     _emit(on_failure, AdjointError("\n".join(lines), info))
     return True
@@ -130,7 +137,15 @@ _ADJOINT_WORDS = {
 def _emit(on_failure: str, error: ConvergenceError) -> None:
     if on_failure == "raise":
         raise error
-    warnings.warn(str(error), ConvergenceWarning, stacklevel=4)
+    warnings.warn(str(error), ConvergenceWarning, stacklevel=_level_of_user())
+
+
+def _level_of_user() -> int:
+    """Return how many frames the code that called rootdiff lies above the caller of this."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _count(statuses: Any, one: str, many: str) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from rootdiff._compaction import batched_leaves, compactable
 from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
+from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError
-from rootdiff._failure import OnFailure, check_policy, report
+from rootdiff._failure import KEEP, OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo, run
 from rootdiff._numbers import as_unknown
@@ -88,9 +89,10 @@ def root(
         of `jax.vmap`. With it the systems that still run are solved as a smaller batch, so that finished ones cost
         nothing; everything that differs between systems must then come through `args`. Native solvers without
         `correct`, `bounds`, `callback`, `verbose` and `history`; ignored otherwise.
-    on_failure : {"raise", "warn", "nan", "ignore"}
+    on_failure : {"raise", "warn", "keep", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
-        return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+        return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; or return
+        the best iterate without a word, whose derivatives are meaningless.
         In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others
         share gets the sum over the good systems. `converged`, and `GradientReport.status`, tell which failed.
     jac : callable, optional
@@ -360,6 +362,8 @@ def _solve(
     y0 = as_unknown(NumpyBackend(), y0, args)
     problem, structure = bind(function, y0, args, options, fixed_point)
     solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
+    if structure.is_empty:
+        solver = Nothing()
     adjoint = get_adjoint(options.adjoint, "numpy")
     start = structure.ravel(y0)
     hooks = options.hooks or Hooks()
@@ -375,7 +379,7 @@ def _solve(
     sensitivities = Sensitivities(
         problem, structure, adjoint, raw.y, raw.factors, args, _is_parameter, options.on_failure, failed
     )
-    y = np.where(failed[..., None], np.nan, raw.y)
+    y = raw.y if options.on_failure in KEEP else np.where(failed[..., None], np.nan, raw.y)
     approximate = np.full(failed.shape, not adjoint.exact)
     error = None if raw.error is None else structure.unravel(raw.error)
     return solution._replace(y=structure.unravel(y), sensitivities=sensitivities, approximate=approximate, error=error)

@@ -46,6 +46,8 @@ class Sensitivities:
     def vjp(self, cotangent: Any) -> tuple[Any, ...]:
         """Return one cotangent per argument."""
         check_cotangent(self.structure, cotangent)
+        if self.structure.is_empty:
+            return self._like_args([np.zeros_like(parameter) for parameter in self.residual.parameters])
         w = np.astype(self.structure.ravel(cotangent), self.y.dtype)
         with np.errstate(all="ignore"):
             gradients, _ = _implicit.vjp(
@@ -64,6 +66,8 @@ class Sensitivities:
             for index, pair in enumerate(zip(self.args, tangents, strict=True))
             for part in self._tangents(index, *pair)
         )
+        if self.structure.is_empty:
+            return self.structure.unravel(self.y)
         with np.errstate(all="ignore"):
             derivative, _ = _implicit.jvp(
                 self.residual, self.adjoint, self.y, flat, self.factors, self.on_failure, self.failed
@@ -77,7 +81,7 @@ class Sensitivities:
         for place, parameter in enumerate(self.residual.parameters):
             shape = np.shape(parameter)
             columns.append([])
-            for index in np.ndindex(shape):
+            for index in () if self.structure.is_empty else np.ndindex(shape):
                 tangents = [np.zeros_like(p) for p in self.residual.parameters]
                 tangents[place][index] = 1
                 with np.errstate(all="ignore"):
@@ -94,7 +98,7 @@ class Sensitivities:
 
     def _block(self, columns: list[Array], shape: tuple[int, ...]) -> Any:
         """Return the pytree like y of derivatives with shape ``leaf.shape + shape``."""
-        if not columns:  # a parameter without entries
+        if not columns:  # a parameter without entries, or no systems
             root = self.structure.unravel(self.y)
             return optree.tree_map(lambda leaf: np.zeros(leaf.shape + shape, dtype=leaf.dtype), root)
         trees = [self.structure.unravel(column) for column in columns]

@@ -122,7 +122,7 @@ class Solution(NamedTuple):
     Attributes
     ----------
     y : pytree like `y0`
-        The root; of a failed system the best iterate, or NaN under ``on_failure="nan"``. The only field
+        The root; of a failed system the best iterate, or NaN under "warn" and "nan". The only field
         that is differentiable.
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.

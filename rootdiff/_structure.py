@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._numbers import as_value
@@ -42,6 +44,11 @@ class Structure:
     def size(self) -> int:
         """Number of real unknowns of one system, n."""
         return sum(self.sizes)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no systems."""
+        return 0 in self.batch
 
     def ravel(self, tree: Any) -> Array:
         """Return the flat vector, (*batch, n), of a pytree of this structure."""
@@ -168,7 +175,7 @@ def describe(backend: Backend, y0: Any, batch_ndim: int) -> Structure:
     )
     if structure.complex_step and any(structure.complex_leaves):
         raise ArgumentError("derivatives: the complex step cannot differentiate in a complex y0; give jac, jvp or vjp.")
-    if structure.size == 0 or math.prod(structure.batch) == 0:
+    if structure.size == 0:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
         raise ArgumentError(f"y0: it is empty (shape {shapes}); there is nothing to solve for.")
     return structure
@@ -179,7 +186,8 @@ def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
     for index, arg in enumerate(args):
         for leaf in backend.flatten(arg)[0]:
             framework = type(leaf).__module__.partition(".")[0]
-            foreign = framework in _FRAMEWORKS and not backend.is_array(leaf)
+            number = isinstance(leaf, np.generic)
+            foreign = framework in _FRAMEWORKS and not backend.is_array(leaf) and not number
             if foreign and hasattr(leaf, "shape"):
                 raise ArgumentTypeError(
                     f"args[{index}]: it holds a {framework} array ({type(leaf).__name__}), but this is the "

@@ -1,5 +1,12 @@
 """Differentiable root finding for JAX: the names of `rootdiff`, with roots that every JAX transform understands."""
 
+try:
+    import jax as _jax  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "rootdiff_jax: JAX is not installed. Install rootdiff with it: pip install 'rootdiff[jax]'.", name="jax"
+    ) from error
+
 from rootdiff import *  # noqa: F403
 from rootdiff import __all__ as _names_of_rootdiff
 from rootdiff_jax import nn as nn

@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from rootdiff._compaction import batched_leaves
 from rootdiff._coupling import check_independent, require_concrete
+from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
 from rootdiff._hooks import Hooks
@@ -86,11 +87,11 @@ def root(
         cache; the residual is then traced for one system, and everything that differs between systems must come
         through `args`. Native solvers without `correct`, `bounds`, `callback`, `verbose` and `history`; ignored
         otherwise.
-    on_failure : {"raise", "warn", "nan", "ignore"}
-        What to do when a system fails: raise `ConvergenceError`; warn and return NaN for that system; return
-        NaN; or return the best iterate (its derivatives are then meaningless). A traced program, under ``jax.jit`` for
-        instance, can neither raise nor warn: there "raise" and "warn" mean "nan". So they do for the linear solve
-        of a derivative, everywhere.
+    on_failure : {"raise", "warn", "keep", "nan", "ignore"}
+        What to do when a system fails: raise `ConvergenceError`; warn and return NaN for that system; warn and return
+        its best iterate, whose derivatives are NaN; return NaN; or return the best iterate without a word, whose
+        derivatives are meaningless. A traced program, under ``jax.jit`` for instance, can neither raise nor warn:
+        there "raise" and "warn" mean "nan". So they do for the linear solve of a derivative, everywhere.
     correct : callable, optional
         ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
         on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
@@ -357,6 +358,11 @@ def _solve(
         require_concrete(_is_concrete((y + 0, parameters)))
         flat = bind(function, structure, rebuild)
         check_independent(Residual(flat, tuple(parameters), SteppingBackend()), y)
+    if structure.is_empty:
+        parameters, rebuild = split_args(backend, args, _is_operand)
+        none = Nothing().solve(Residual(bind(function, structure, rebuild), tuple(parameters), backend), y)
+        approximate = none.status > 0
+        return Solution(structure.unravel(y), none.status, none.steps, none.residual_norm, approximate=approximate)
     traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
     correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
     problem = Problem(traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim)

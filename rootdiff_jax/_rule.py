@@ -16,6 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from rootdiff import _implicit
 from rootdiff._backend import Array, Pick
 from rootdiff._compaction import taken
+from rootdiff._failure import KEEP
 from rootdiff._iterate import StepInfo, run
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
@@ -78,7 +79,7 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a solve returns: `y` is `best`, the best iterate, but NaN in failed systems unless failures are ignored.
+    """What a solve returns: `y` is `best`, the best iterate, but NaN in failed systems unless that is to be kept.
 
     Only `y` has a derivative.
     """
@@ -116,7 +117,7 @@ def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
         residual = replace(residual, correct=lambda trial, y: correct(trial, y, *inputs.correct))
     raw = in_blocks(partial(run, problem.solver.fill(inputs.solver)), residual, inputs.y0, inputs.y0, inputs.solver)
     y = raw.y
-    if problem.on_failure != "ignore":
+    if problem.on_failure not in KEEP:
         y = jnp.where(_failed(raw.status)[..., None], jnp.nan, y)
     return Outputs(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.factors, raw.error)
 

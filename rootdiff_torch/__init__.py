@@ -1,5 +1,13 @@
 """Differentiable root finding for PyTorch: the names of `rootdiff`, for tensors, with roots that autograd follows."""
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "rootdiff_torch: PyTorch is not installed. Install rootdiff with it: pip install 'rootdiff[torch]'.",
+        name="torch",
+    ) from error
+
 from rootdiff import *  # noqa: F403
 from rootdiff import __all__ as _core
 from rootdiff import __version__ as __version__

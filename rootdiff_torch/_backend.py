@@ -13,13 +13,12 @@ from torch import Tensor
 
 from rootdiff._backend import Factoring, Function, HostFunction, in_python, last
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._derivatives import is_differentiable, pullback, pullbacks, pushforward, tensors
+from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
-from rootdiff_torch._namespace import Namespace
+from rootdiff_torch._namespace import HALF, Namespace
 from rootdiff_torch._recording import begins, check_lasts
 
 _T = TypeVar("_T")
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class TorchBackend(Factoring):
         return float(torch.finfo(dtype).eps)
 
     def lu_factor(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        wide = matrix.float() if matrix.dtype in _HALF else matrix  # LAPACK has no half precision
+        wide = matrix.float() if matrix.dtype in HALF else matrix  # LAPACK has no half precision
         if matrix.shape[-1] == 1:
             return wide, torch.ones_like(wide[..., 0], dtype=torch.int32)
         copies = _copies(wide)
@@ -155,7 +154,7 @@ class Linearization:
     """
 
     def __init__(self, function: Function, y: Tensor) -> None:
-        self._begun = begins()
+        self._begun, self._function = begins(), function
         with torch.enable_grad():
             self.y = y.detach().requires_grad_()
             self.f = function(self.y)
@@ -167,19 +166,30 @@ class Linearization:
     def matvec(self, v: Tensor) -> Tensor:
         """Return J v."""
         try:
-            return pullbacks(*self.transposed, v)
+            if self.transposed is not None:
+                return pullbacks(*self.transposed, v)
         except RuntimeError:  # a backward in the graph that cannot be differentiated
-            return (self.dense() @ v[..., None])[..., 0]
+            pass
+        return (self._matrix @ v[..., None])[..., 0]
 
     @cached_property
-    def transposed(self) -> tuple[Tensor, Tensor]:
-        """J^T u as a function of u, in which it is linear: pulling v back through it gives J v."""
+    def transposed(self) -> tuple[Tensor, Tensor] | None:
+        """J^T u as a function of u, in which it is linear: pulling v back through it gives J v.
+
+        None where a backward in the graph breaks the graph.
+        """
         check_lasts(self._begun)
         with torch.enable_grad():
             u = torch.zeros_like(self.f).requires_grad_()
             if not self.f.requires_grad:
                 return torch.zeros_like(u), u
+            if breaks_graph(self._function, (self.y,), (0,), self.f):
+                return None
             return torch.autograd.grad(self.f, self.y, u, create_graph=True, materialize_grads=True)[0], u
+
+    @cached_property
+    def _matrix(self) -> Tensor:
+        return self.dense()
 
     def dense(self) -> Tensor:
         """Return the Jacobian matrices, (*batch, n, n)."""

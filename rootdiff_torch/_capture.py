@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +20,30 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._derivatives import depth, is_dual, is_wrapped, levels, tensors, unwrapped
+from rootdiff_torch._derivatives import Shared, depth, graph_of, is_dual, is_wrapped, levels, tensors, unwrapped
 
 _ADVICE = (
     "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "
     "torch.jit, a custom autograd.Function or another way around torch's operators). Pass it through args."
 )
 
+#: What is wrong with a sparse tensor that is differentiated.
+SPARSE = (
+    "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
+    "values through args as a dense tensor, and build the sparse one inside. A constant may stay sparse."
+)
 #: Entries of a list that are searched for modules: layers come by the dozen, data by the thousand.
 _MANY = 100
 
 
+_MISSING = object()
+#: What every module has, and nobody rebinds: all but whether it trains.
+_OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
+
+
 @dataclass(frozen=True)
 class State:
-    """The parameters and buffers of modules at one time."""
+    """The parameters, buffers, parts, training flags and attributes of modules at one time."""
 
     entries: tuple[tuple[dict[str, Any], str, Any], ...]
 
@@ -45,16 +55,23 @@ class State:
             tuple(
                 (store, name, value)
                 for part in unique.values()
-                for store in (part._parameters, part._buffers)
+                for store in (part._parameters, part._buffers, part._modules, vars(part))
                 for name, value in store.items()
+                if store is not vars(part) or name not in _OF_EVERY_MODULE
             )
         )
+
+    def lasting(self) -> State:
+        """Return the state without what has changed: after one call, that is what the modules change themselves."""
+        return State(tuple(entry for entry in self.entries if entry[0].get(entry[1]) is entry[2]))
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Put the state back for a while."""
         changed = [
-            (store, name, value, store.get(name)) for store, name, value in self.entries if store.get(name) is not value
+            (store, name, value, store.get(name, _MISSING))
+            for store, name, value in self.entries
+            if store.get(name) is not value
         ]
         for store, name, value, _ in changed:
             store[name] = value
@@ -62,7 +79,10 @@ class State:
             yield
         finally:
             for store, name, _, present in changed:
-                store[name] = present
+                if present is _MISSING:
+                    del store[name]
+                else:
+                    store[name] = present
 
 
 def needs_capture() -> bool:
@@ -89,7 +109,7 @@ def capture(
         value = function(*plain)
         if not is_followed(value):
             return (), value
-        captured = used(function, (y, *parameters))
+        captured = used(function, (plain[0], *parameters))
         check_followed(with_captured(function, captured, len(plain)), [*plain, *[t.detach() for t in captured]])
     return captured, value.detach()
 
@@ -118,20 +138,27 @@ def check_followed(function: Callable[..., Tensor], inputs: Sequence[Tensor]) ->
     with torch.enable_grad():
         value = function(*inputs)
     if is_followed(value):
+        _check_made(function, inputs)
+
+
+def check_graph(value: Tensor, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    """Raise if the graph of `value`, that of `function` at `inputs`, leads to a tensor beside them."""
+    if _leads_beside(value, inputs):
+        _check_made(function, inputs)
+
+
+def _check_made(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    """Raise unless all that the value of `function` depends on is among its inputs, or made in the call."""
+    with torch.enable_grad(), _eagerly(), _Recorder(inputs) as recorder:
+        value = function(*inputs)
+    if is_wrapped(value) or is_dual(value) or _leads_beside(value, recorder.made.values()):
         raise ArgumentError(_ADVICE)
 
 
-def check_graph(value: Tensor, inputs: Sequence[Tensor]) -> None:
-    """Raise if the graph of `value` leads to a tensor beside `inputs`."""
-    known, seen, nodes = {id(tensor) for tensor in inputs}, set(), [value.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if id(getattr(node, "variable", value)) not in known | {id(value)}:
-            raise ArgumentError(_ADVICE)
-        nodes += [following for following, _ in node.next_functions]
+def _leads_beside(value: Tensor, known: Iterable[Tensor]) -> bool:
+    """Return whether the graph of `value` leads to a tensor that is not known."""
+    leaves = {id(value), *map(id, known)}
+    return any(id(getattr(node, "variable", value)) not in leaves for node in graph_of(value))
 
 
 def is_followed(tensor: Tensor) -> bool:
@@ -146,6 +173,31 @@ def modules_of(value: Any, depth: int = 5) -> Iterator[nn.Module]:
     elif depth > 0 and not isinstance(value, Tensor):
         for part in _parts(value):
             yield from modules_of(part, depth - 1)
+
+
+def refuse_batch_norm(function: Callable[..., Any], args: Any, evaluate: Callable[[], Any]) -> None:
+    """Raise if `evaluate` calls a module that normalises over the batch, so that its systems depend on each other."""
+    found = {
+        id(part): (name or type(module).__name__, part)
+        for module in modules_of((function, args))
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None)
+    }
+
+    def refuse(name: str, part: nn.Module, *_: Any) -> None:
+        raise ArgumentError(
+            f"residual: the module {name!r} ({type(part).__name__}) normalises over the batch, so that its systems are "
+            "not independent and their derivatives would be wrong. Call .eval() on it, take LayerNorm or GroupNorm, or "
+            "solve the batch as one system with batch_ndim=0."
+        )
+
+    hooks = [part.register_forward_pre_hook(functools.partial(refuse, name)) for name, part in found.values()]
+    try:
+        if hooks:
+            evaluate()
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -171,9 +223,8 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from getattr(value, "__dict__", {}).values()
 
 
-def _eagerly() -> AbstractContextManager[None]:
-    """Run what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one."""
-    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+#: Runs what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one.
+_eagerly = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
 
 class _Recorder(TorchFunctionMode):
@@ -201,6 +252,8 @@ class _Recorder(TorchFunctionMode):
             return
         if base is not tensor:
             raise ArgumentError(_ADVICE)
+        if tensor.layout is not torch.strided:
+            raise ArgumentError(f"residual: {SPARSE}")
         self.found[id(tensor)] = tensor
 
 

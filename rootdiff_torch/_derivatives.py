@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
+from threading import Lock
 from typing import Any, TypeVar
 
 import optree
@@ -12,11 +13,18 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from rootdiff._errors import RootdiffError
+from rootdiff._errors import ArgumentError, RootdiffError
 
 F = TypeVar("F", bound=Callable[..., Any])
 # torch.func has no public way to ask for its levels.
 _functorch = torch._C._functorch
+_Key = torch._C.DispatchKey
+_AUTOGRAD = (_Key.AutogradFunctionality, _Key.AutogradOther, _Key.AutogradNestedTensor, _Key.ADInplaceOrView)
+ONCE = (
+    "residual: the backward of a custom autograd.Function in it cannot be differentiated (it is once_differentiable, "
+    "or works outside autograd: in NumPy, under no_grad), so that there is no second derivative, nor one in forward "
+    "mode that is to be differentiated. Write its backward in differentiable operations."
+)
 
 
 class TransformError(RootdiffError, NotImplementedError):
@@ -36,8 +44,23 @@ def is_wrapped(tensor: Tensor) -> bool:
 
 
 def uncompiled(function: F) -> F:
-    """Return `function`, which torch.compile runs as it is."""
-    return torch.compiler.disable(function)  # type: ignore[no-any-return, no-untyped-call]
+    """Return `function`, which torch.compile runs as it is, and in which autograd works inside a custom operator too.
+
+    PyTorch runs the body of a `torch.library.custom_op` with the keys by which it dispatches to autograd excluded.
+    """
+
+    @wraps(function)
+    def dispatched(*args: Any, **options: Any) -> Any:
+        excluded = torch._C._dispatch_tls_is_dispatch_key_excluded(_AUTOGRAD[0])
+        if not excluded or torch.is_inference_mode_enabled():
+            return function(*args, **options)
+        included, left = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        for key in _AUTOGRAD:
+            left = left.remove(key)
+        with torch._C._ForceDispatchKeyGuard(included, left):
+            return function(*args, **options)
+
+    return torch.compiler.disable(dispatched)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def tensors(tree: Any) -> list[Tensor]:
@@ -142,17 +165,51 @@ def in_full_precision(y: Tensor) -> Iterator[None]:
     with torch.autocast(y.device.type, enabled=False):
         if y.device.type != "cuda":
             yield
-            return
-        cudnn = torch.backends.cudnn
-        try:
-            before, cudnn.allow_tf32 = cudnn.allow_tf32, False
-        except RuntimeError:  # the precision has been set by the newer of PyTorch's two ways: that choice stands
-            yield
-            return
+        else:
+            with _without_tf32():
+                yield
+
+
+class Shared:
+    """A context of the whole process, which the first thread that is in it enters, and the last one leaves.
+
+    Threads that saved and restored such a setting each by itself would leave it as another had set it.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make, self.lock, self.inside, self.entered = make, Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Be in the context for a while."""
+        with self.lock:
+            if self.inside == 0:
+                self.entered.enter_context(self.make())
+            self.inside += 1
         try:
             yield
         finally:
-            cudnn.allow_tf32 = before
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    self.entered.close()
+
+
+@contextmanager
+def _tf32_off() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    try:
+        before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    except RuntimeError:  # the precision has been set by the newer of PyTorch's two ways: that choice stands
+        yield
+        return
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
+_without_tf32 = Shared(_tf32_off)
 
 
 def hidden(values: Sequence[Any]) -> bool:
@@ -178,7 +235,13 @@ def pullback(
         inputs = [primals[place] for place in wanted]
         if not output.requires_grad:
             return tuple(map(torch.zeros_like, inputs))
-        return torch.autograd.grad(output, inputs, cotangent, create_graph=higher, materialize_grads=True)
+        found = torch.autograd.grad(output, inputs, cotangent, create_graph=higher, materialize_grads=True)
+        return tuple(map(dense, found))
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """Return a gradient as a dense tensor: that of an embedding may be sparse."""
+    return gradient if gradient.layout is torch.strided else gradient.to_dense()
 
 
 def pushforward(
@@ -191,19 +254,98 @@ def pushforward(
     """
     wanted = [place for place, primal in enumerate(primals) if is_differentiable(primal)]
 
+    outputs: list[Tensor] = []
+
+    def noting(*inputs: Tensor) -> Tensor:
+        outputs.append(function(*inputs))
+        return outputs[-1]
+
     def slope(cotangent: Tensor) -> Tensor:
-        parts = pullback(function, primals, wanted, cotangent)
+        parts = pullback(noting, primals, wanted, cotangent)
         products = [(tangents[place].conj() * part).real.sum() for place, part in zip(wanted, parts, strict=True)]
         return torch.stack([product.to(like.dtype) for product in products]).sum()
 
     if not wanted:
         return torch.zeros_like(like)
+    outside = any(tensor.requires_grad or is_wrapped(tensor) for tensor in tensors((primals, tangents)))
     try:
         result = pullback(slope, [torch.zeros_like(like)], [0], torch.ones_like(like.sum()))[0]
     except RuntimeError:
-        return _forward(function, primals, tangents, wanted)
-    outside = any(tensor.requires_grad or is_wrapped(tensor) for tensor in tensors((primals, tangents)))
+        return _otherwise(function, primals, tangents, wanted, like, outside)
+    if breaks_graph(function, primals, wanted, outputs[0]):
+        return _otherwise(function, primals, tangents, wanted, like, outside)
     return result if outside or is_dual(result) else result.detach()  # else its graph leads to our own aliases only
+
+
+def breaks_graph(
+    function: Callable[..., Tensor], primals: Sequence[Tensor], wanted: Sequence[int], output: Tensor
+) -> bool:
+    """Return whether the pullback of `function`, of which `output` is a value, is no differentiable operation.
+
+    That of a custom `autograd.Function` need not be: one that works in NumPy or under `no_grad` gives zeros without a
+    word. So where there is one, J v . u is compared with v . J^T u. Under a transform of torch.func that is not done.
+    """
+    if hidden((*primals, output)) or not has_custom_node(output):
+        return False
+    plain = [primal.detach() for primal in primals]
+    with torch.enable_grad():
+        for place in wanted:
+            plain[place].requires_grad_()
+        inputs = [plain[place] for place in wanted]
+        value = function(*plain)
+        u = _pattern(value).requires_grad_()
+        try:
+            parts = torch.autograd.grad(value, inputs, u, create_graph=True, materialize_grads=True)
+            forth = [(_pattern(part).conj() * part).real.sum() for part in parts]
+            total = torch.stack([part.to(u.dtype) for part in forth])
+            back = torch.autograd.grad(total.sum(), u, allow_unused=True, materialize_grads=True)[0]
+        except RuntimeError:
+            return True
+    size = total.detach().abs().sum() + (u * back).abs().sum()
+    return bool(((u * back).sum() - total.sum()).abs() > torch.finfo(u.dtype).eps ** 0.5 * size)
+
+
+def has_custom_node(output: Tensor) -> bool:
+    """Return whether the graph of `output` holds a custom `autograd.Function`."""
+    return any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in graph_of(output))
+
+
+def graph_of(output: Tensor) -> Iterator[Any]:
+    """Return the nodes of the graph of `output`."""
+    seen, nodes = set(), [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            nodes += [following for following, _ in node.next_functions]
+
+
+class Once(torch.autograd.Function):
+    """``(count, *gradients, *inputs) -> gradients``, so many, of the inputs, which cannot be differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(count: int, *values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value.clone() for value in values[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise ArgumentError(ONCE)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise ArgumentError(ONCE)
+
+
+def _pattern(like: Tensor) -> Tensor:
+    """Return weights of no special value, shaped as `like`."""
+    return torch.cos(torch.arange(1, like.numel() + 1, device=like.device) ** 2).to(like.dtype).reshape(like.shape)
 
 
 def pullbacks(output: Tensor, tensor: Tensor, cotangents: Tensor) -> Tensor:
@@ -224,14 +366,34 @@ def _grad(output: Tensor, tensor: Tensor, cotangent: Tensor) -> Tensor:
     return torch.autograd.grad(output, tensor, cotangent, retain_graph=True, materialize_grads=True)[0]
 
 
-def _forward(
-    function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor], wanted: Sequence[int]
+def in_forward_mode(function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Tensor:
+    """Return what `pushforward` does, by forward mode."""
+    wanted = [place for place, primal in enumerate(primals) if is_differentiable(primal)]
+    inputs, directions = [primals[place] for place in wanted], [tangents[place] for place in wanted]
+    return torch.func.jvp(replaced(function, primals, wanted), tuple(inputs), tuple(directions))[1]  # type: ignore[no-any-return]
+
+
+def _otherwise(
+    function: Callable[..., Tensor],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    wanted: Sequence[int],
+    like: Tensor,
+    outside: bool,
 ) -> Tensor:
-    return torch.func.jvp(  # type: ignore[no-any-return]
-        replaced(function, primals, wanted),
-        tuple(primals[place] for place in wanted),
-        tuple(tangents[place] for place in wanted),
-    )[1]
+    """Return what `pushforward` does, in forward mode, or row by row where the derivative is wanted once."""
+    directions = [tangents[place] for place in wanted]
+    try:
+        return in_forward_mode(function, primals, tangents)
+    except RuntimeError as error:
+        if outside:
+            raise ArgumentError(ONCE) from error
+    rows = []
+    for unit in torch.eye(like.numel(), dtype=like.dtype, device=like.device):
+        parts = pullback(function, primals, wanted, unit.reshape(like.shape))
+        products = [(v.conj() * part).real.sum().to(like.dtype) for v, part in zip(directions, parts, strict=True)]
+        rows.append(torch.stack(products).sum())
+    return torch.stack(rows).reshape(like.shape)
 
 
 def replaced(

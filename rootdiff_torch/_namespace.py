@@ -16,16 +16,40 @@ from rootdiff import _namespace
 from rootdiff_torch._derivatives import is_wrapped
 from rootdiff_torch._loops import is_here
 
+HALF = (torch.float16, torch.bfloat16)
 #: Numbers that selections have needed, as tensors.
 _constants: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 #: Numbers from which a look at a mask, or at a sum, costs less than a pass that selects or tests one by one.
 _MANY = 4096
 
 
+class _Linalg(_namespace.Namespace):
+    """The linear algebra, of which LAPACK has nothing in half precision."""
+
+    module = array_api_compat.torch.linalg  # type: ignore[attr-defined]
+
+    @staticmethod
+    def svd(x: Tensor, /, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
+        """Return the singular value decompositions, those of half precision computed in single."""
+        wide = x.float() if x.dtype in HALF else x
+        return tuple(part.to(x.dtype) for part in torch.linalg.svd(wide, full_matrices=full_matrices))
+
+
 class Namespace(_namespace.Namespace):
     """The functions that differ from those of `array_api_compat.torch`; the others are found there."""
 
     module = array_api_compat.torch
+    linalg = _Linalg()
+
+    @staticmethod
+    def clip(x: Tensor, /, min: Any = None, max: Any = None) -> Tensor:
+        """Return `x` with its entries kept between two numbers or arrays."""
+        return array_api_compat.torch.clip(x, _rounded(min, x.dtype), _rounded(max, x.dtype))
+
+    @staticmethod
+    def full_like(x: Tensor, /, fill_value: Any, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Return an array like `x` that holds one number."""
+        return torch.full_like(x, _rounded(fill_value, dtype or x.dtype), dtype=dtype)
 
     @staticmethod
     def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
@@ -120,6 +144,12 @@ class Namespace(_namespace.Namespace):
         return torch.where((norm > low) & (norm < torch.inf), norm, careful(x))
 
 
+def _rounded(value: Any, dtype: torch.dtype) -> Any:
+    """Return a number as float16 rounds it: infinity, where PyTorch would raise."""
+    large = dtype is torch.float16 and isinstance(value, float) and abs(value) > torch.finfo(dtype).max
+    return torch.inf if large and value > 0 else -torch.inf if large else value
+
+
 def _filled(value: Any, other: Any, condition: Tensor) -> Any:
     """Return a number as a tensor to select from beside `other`; one that was made before, not to make it each time."""
     if isinstance(value, Tensor | bool) or isinstance(other, bool):
@@ -131,6 +161,7 @@ def _filled(value: Any, other: Any, condition: Tensor) -> Any:
 
 
 def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    value = _rounded(value, dtype)
     key = value, dtype, device
     if key in _constants:
         return _constants[key]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
 
 from rootdiff._compaction import batched_leaves, compactable
 from rootdiff._coupling import check_independent, require_concrete
+from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
@@ -25,10 +28,23 @@ from rootdiff._structure import Structure, check_args, describe, fixed_point_res
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
-from rootdiff_torch._capture import State, capture, forward_active, modules_of, needs_capture, used, with_captured
+from rootdiff_torch._capture import (
+    SPARSE,
+    State,
+    capture,
+    forward_active,
+    is_followed,
+    modules_of,
+    needs_capture,
+    refuse_batch_norm,
+    used,
+    with_captured,
+)
 from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
+from rootdiff_torch._freezing import Freezer
 from rootdiff_torch._recording import check_device
 from rootdiff_torch._rule import Problem, Root, apply
+from rootdiff_torch._watching import Watched
 
 
 @uncompiled
@@ -72,9 +88,10 @@ def root(
         of `torch.vmap`. With it the systems that still run are solved as a smaller batch, so that finished ones cost
         nothing; everything that differs between systems must then come through `args`. Native solvers without
         `correct`, `bounds`, `callback`, `verbose` and `history`, and no transform of torch.func; ignored otherwise.
-    on_failure : {"raise", "warn", "nan", "ignore"}
+    on_failure : {"raise", "warn", "keep", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
-        return NaN for that system; return NaN; or return the best iterate (its derivatives are then meaningless).
+        return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; or return
+        the best iterate without a word, whose derivatives are meaningless.
     correct : callable, optional
         ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
         on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
@@ -312,6 +329,24 @@ def continuation(
     return with_path(BACKEND, hooks, sol)
 
 
+def _is_parameter(leaf: Any) -> bool:
+    """Return whether a leaf of args is handed to the rule; a sparse tensor is passed on as it is."""
+    return isinstance(leaf, Tensor) and leaf.layout is torch.strided
+
+
+def _plain_number(leaf: Any) -> Any:
+    """Return a scalar of NumPy as the number that it is."""
+    return leaf.item() if isinstance(leaf, np.generic) else leaf
+
+
+def _check_sparse(y0: Any, args: tuple[Any, ...]) -> None:
+    if not all(map(_is_parameter, tensors(y0))):
+        raise ArgumentError("y0: it is a sparse tensor. Make it dense with .to_dense().")
+    for index, arg in enumerate(args):
+        if any(not _is_parameter(leaf) and is_followed(leaf) for leaf in tensors(arg)):
+            raise ArgumentError(f"args[{index}]: {SPARSE}")
+
+
 def _is_floating(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
@@ -332,19 +367,26 @@ def _solve(
     check_policy(on_failure)
     y0 = as_unknown(BACKEND, y0, args)
     structure = describe(BACKEND, y0, batch_ndim)
+    leaves, tree = BACKEND.flatten(args)
+    args = BACKEND.unflatten(tree, [*map(_plain_number, leaves)])
     check_args(BACKEND, args)
+    _check_sparse(y0, args)
     if cuda_graph:
         _check_recordable(BACKEND.flatten(y0)[0][0].device, hooks)
     _check_devices(BACKEND.flatten(y0)[0], args)
     chosen = get_solver(solver, "torch") if solver != "auto" else Auto(fixed_point=fixed_point)
+    if structure.is_empty:
+        chosen = Nothing()
     chosen_adjoint = get_adjoint(adjoint, "torch")
     start = structure.ravel(y0)
-    leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
+    leaves, rebuild = split_args(BACKEND, args, _is_parameter)
     autocast = torch.is_autocast_enabled(start.device.type)
     with in_full_precision(start):
         parameters = [_explicit(leaf, start.dtype if autocast else None) for leaf in leaves]
         bind = fixed_point_residual if fixed_point else flat_residual
         flat = bind(function, structure, rebuild)
+        if math.prod(structure.batch) > 1:
+            refuse_batch_norm(function, args, lambda: flat(start, *parameters))
         if hooks.check:
             require_concrete(not levels())
             with torch.no_grad():
@@ -354,10 +396,19 @@ def _solve(
         state = State(())
         follows = needs_capture()
         if follows:
+            before = State.of([*modules_of((function, args))])
             captured, first = capture(flat, start, parameters)
-            state = State.of([*modules_of((function, args))])
+            state = before.lasting()
         count = len(parameters)
         hidden = bool(levels()) or torch.is_inference_mode_enabled()
+        differentiated = hidden or forward_active() or any(tensor.requires_grad for tensor in (*parameters, *captured))
+        frozen, watched = flat, Watched(())
+        if follows and differentiated:
+            freezer = Freezer()
+            parts, tree = BACKEND.flatten(args)
+            _, as_now = split_args(BACKEND, BACKEND.unflatten(tree, [*map(freezer.freeze, parts)]), _is_parameter)
+            frozen = bind(freezer.freeze(function), structure, as_now)
+            watched = Watched.of(function, args)
         hooked, of_correct = _attach(hooks, structure, flat, start)
         settings = _settings(chosen)
         inputs = [*parameters, *map(_explicit, captured)]
@@ -366,12 +417,12 @@ def _solve(
         flags = None if batched_args is None else batched_leaves(BACKEND, args, batched_args, structure.batch)
 
         def make(structure: Structure, args: tuple[Any, ...]) -> Residual:
-            leaves, rebuild = split_args(BACKEND, args, BACKEND.is_array)
+            leaves, rebuild = split_args(BACKEND, args, _is_parameter)
             flat = bind(function, structure, rebuild)
             return Residual(flat, tuple(leaves), BACKEND, fixed_point=fixed_point)
 
         problem = Problem(
-            function=_of_parameters(with_captured(flat, captured, 1 + count), 0, shown),
+            function=_of_parameters(with_captured(frozen, captured, 1 + count), 0, shown),
             direct=None if hidden else _of_parameters(flat, 0, count),
             take=None if flags is None else (lambda *args: compactable(make, structure, args, flags).take),
             structure=structure,
@@ -380,6 +431,7 @@ def _solve(
             on_failure=on_failure,
             arguments=lambda *parameters: rebuild(*parameters[:count]),
             state=state,
+            watched=watched,
             follows=follows,
             checked=bool(captured) or hidden or forward_active() or not any(tensor.requires_grad for tensor in inputs),
             first=first,

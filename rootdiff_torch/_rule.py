@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from rootdiff import _implicit
-from rootdiff._failure import report
+from rootdiff._errors import ArgumentError
+from rootdiff._failure import KEEP, report
 from rootdiff._iterate import Solver, StepInfo, run
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Solution, Status
@@ -27,7 +28,12 @@ from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, Linearization, TorchBackend
 from rootdiff_torch._capture import State, check_followed, check_graph
 from rootdiff_torch._derivatives import (
+    ONCE,
+    Once,
+    breaks_graph,
+    dense,
     hidden,
+    in_forward_mode,
     in_full_precision,
     is_differentiable,
     outer_forward_mode,
@@ -38,15 +44,27 @@ from rootdiff_torch._derivatives import (
     without_tangents,
 )
 from rootdiff_torch._loops import by_itself
+from rootdiff_torch._watching import Watched, check_still_root, norm_allowed
 
 
 @dataclass
 class Outcome:
-    """What is noted beside tensors: the byproduct's pytree, whether the solver is a chain, whether a system failed."""
+    """What is noted beside tensors.
+
+    Attributes
+    ----------
+    byproduct : Any. The pytree of what the solver knows of the inverse Jacobian.
+    is_chain : bool. Whether the solver is one.
+    spoilt : bool. Whether a system failed.
+    once : bool. Whether a derivative of the residual cannot be differentiated.
+    carriers : tuple of int. The parameters that carry the batch axes, looked for where a system failed.
+    """
 
     byproduct: Any = None
     is_chain: bool = False
     spoilt: bool = False
+    once: bool = False
+    carriers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,8 @@ class Problem:
         Returns, from the user's args, what takes some systems out of the batch, for plain parameters.
     state : State
         Of the modules that the residual calls.
+    watched : Watched
+        What the residual reads beside its inputs, to name what has changed.
     follows : bool
         Whether a derivative of what the residual closes over may be wanted, so that it must not depend on more than
         its inputs.
@@ -94,6 +114,7 @@ class Problem:
     direct: Callable[..., Tensor] | None
     arguments: Callable[..., tuple[Any, ...]]
     state: State
+    watched: Watched
     follows: bool
     take: Callable[..., Any] | None = None
     checked: bool = True
@@ -134,7 +155,11 @@ class Problem:
 
 
 class Root(torch.autograd.Function):
-    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, error, *known)`` on flat vectors."""
+    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, error, allowed, *byproduct)``.
+
+    Flat vectors. `allowed` is the norm that f may have at the root when that is differentiated, infinite where a system
+    failed.
+    """
 
     @staticmethod
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -147,7 +172,7 @@ class Root(torch.autograd.Function):
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.count = problem, len(parameters)
-        saved = (y, *parameters, others[0], *others[5:])
+        saved = (y, *parameters, *others[5:])
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
@@ -180,9 +205,13 @@ class Root(torch.autograd.Function):
             y, parameters, known = _at_root(ctx, without_tangents(ctx.saved_tensors))
             directions = _directions(parameters, tangents)
             with _settled(ctx.problem, y):
-                rhs = pushforward(partial(ctx.problem.function, y), parameters, directions, y)
+                of_parameters = partial(ctx.problem.function, y)
+                rhs = pushforward(of_parameters, parameters, directions, y)
                 t = _solve(ctx.problem, False, rhs, y, known, parameters)
-            return -t, None, None, None, None, None, *(None,) * (len(known) - 1)
+                if ctx.problem.outcome.once and hidden((rhs, *parameters)):  # found out by the solve alone
+                    rhs = in_forward_mode(of_parameters, parameters, directions)
+                    t = _solve(ctx.problem, False, rhs, y, known, parameters)
+            return -t, None, None, None, None, None, *(None,) * len(known)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, y0: Tensor, *parameters: Tensor) -> Any:
@@ -200,8 +229,8 @@ class Root(torch.autograd.Function):
 class LinearSolve(torch.autograd.Function):
     """``(problem, transpose, rhs, y, count, *known, *parameters) -> x`` with J x = rhs, or J^T x = rhs.
 
-    `known` are the status of the root and, flat, what the solver knows of the inverse Jacobian. `rhs` may have more
-    leading axes than `y`: several right-hand sides for one matrix.
+    `known` are the norm of f `allowed` at the root and, flat, what the solver knows of the inverse Jacobian. `rhs` may
+    have more leading axes than `y`: several right-hand sides for one matrix.
     """
 
     @staticmethod
@@ -301,10 +330,15 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
         y = raw.y
         if spoilt:
             problem.outcome.spoilt = True
-            y = torch.where(solution.converged[..., None], y, torch.nan)
+            if problem.follows:
+                problem.outcome.carriers = _carriers(problem, y, plain, ~solution.converged)
+            if problem.on_failure not in KEEP:
+                y = torch.where(solution.converged[..., None], y, torch.nan)
         method = torch.zeros_like(raw.status) if raw.method is None else raw.method
         error = torch.full_like(y, torch.inf) if raw.error is None else raw.error
-        return (y.clone() if y is start else y, raw.status, raw.steps, raw.residual_norm, method, error, *known)
+        allowed = norm_allowed(raw.status, raw.residual_norm)
+        others = (raw.status, raw.steps, raw.residual_norm, method, error, allowed)
+        return (y.clone() if y is start else y, *others, *known)
 
 
 def _solve_plain(
@@ -313,12 +347,24 @@ def _solve_plain(
     """Return what `LinearSolve` does, with its outcome noted."""
     with _settled(problem, y), _plain(y):
         b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
-        status, *known = [part.expand((*b.shape[: b.ndim - point.ndim], *part.shape)) for part in plain[:count]]
+        lead = b.shape[: b.ndim - point.ndim]
+        allowed, *known = [part.expand((*lead, *part.shape)) for part in plain[:count]]
         factors = BACKEND.unflatten(problem.outcome.byproduct, known)
         residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
+        _look(problem, residual, point, plain[0])
         operator = _stacked(residual.operator(point, factors), b, point)
-        x = _solved(problem, operator.T if transpose else operator, b, status)
+        x = _solved(problem, operator.T if transpose else operator, b, allowed)
         return x.clone() if x is b else x
+
+
+def _look(problem: Problem, residual: Residual, y: Tensor, allowed: Tensor) -> None:
+    """Evaluate the residual at its root: raise if it is none any more, and note whether it has second derivatives."""
+    primals = [tensor.detach() for tensor in (y, *residual.parameters)]
+    wanted = [place for place, primal in enumerate(primals) if is_differentiable(primal)]
+    with torch.enable_grad():
+        value = problem.function(*[primal.requires_grad_(place in wanted) for place, primal in enumerate(primals)])
+    check_still_root(residual, y, value, allowed, problem.watched)
+    problem.outcome.once = breaks_graph(problem.function, primals, wanted, value)
 
 
 def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -351,8 +397,12 @@ def _pull_back(
     u = _solve(problem, True, cotangent, y, known, parameters)
     residual = _Rule(problem.function, tuple(parameters), BACKEND, tuple(wanted))
     if problem.outcome.spoilt:
-        return _implicit.pullback_of_good(residual, y, _without_idle(u, cotangent))
-    return residual.parameter_vjp(y, -u)
+        found = _implicit.pullback_of_good(residual, y, _without_idle(u, cotangent))
+    else:
+        found = residual.parameter_vjp(y, -u)
+    if problem.outcome.once:
+        return apply(Once, len(found), *found, cotangent, y, *parameters)  # type: ignore[no-any-return]
+    return found
 
 
 def _pull_back_once(
@@ -365,27 +415,31 @@ def _pull_back_once(
 ) -> tuple[Tensor, ...]:
     """Return what `_pull_back` does, without a derivative of its own, by one evaluation of the residual."""
     with _plain(y):
-        b, point, status, *rest = [_normal(tensor) for tensor in (cotangent, y, *known)]
+        b, point, allowed, *rest = [_normal(tensor) for tensor in (cotangent, y, *known)]
         values = [_normal(tensor) for tensor in parameters]
         inputs = [values[place - 1].requires_grad_() for place in wanted]
         graph = Linearization(lambda y: problem.function(y, *values), point)
         if problem.follows and not problem.checked:
-            check_graph(graph.f, (graph.y, *inputs))
+            check_graph(graph.f, problem.function, (graph.y, *values))
+        bound = Residual(problem.function, tuple(values), BACKEND)
+        check_still_root(bound, point, graph.f, allowed, problem.watched)
         factors = BACKEND.unflatten(problem.outcome.byproduct, rest)
         precision = BACKEND.precision(point.dtype)
         operator = LinearOperator(
             BACKEND, graph.matvec, graph.rmatvec, graph.dense, precision, factors, fixed_point=problem.fixed_point
         )
-        u = _solved(problem, operator.T, b, status)
+        u = _solved(problem, operator.T, b, allowed)
         residual = _OfGraph(problem.function, tuple(values), BACKEND, graph.f, tuple(inputs))
         if problem.outcome.spoilt:
             return _implicit.pullback_of_good(residual, point, _without_idle(u, b))
         return residual.parameter_vjp(point, -u)
 
 
-def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, status: Tensor) -> Tensor:
+def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, allowed: Tensor) -> Tensor:
     """Return the checked solution for plain tensors; it is noted if a system failed."""
-    failed = status > int(Status.AT_PRECISION) if problem.outcome.spoilt else None
+    if rhs.numel() == 0:
+        return rhs
+    failed = allowed.isinf() if problem.outcome.spoilt else None
     x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed)
     if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
         problem.outcome.spoilt = True
@@ -394,6 +448,8 @@ def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, status: Ten
 
 def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
     """Return J^T u as a function of y and the parameters, for one or more vectors u."""
+    if ctx.problem.outcome.once:
+        raise ArgumentError(ONCE)
 
     def product(y: Tensor, *parameters: Tensor) -> Tensor:
         def one(vector: Tensor) -> Tensor:
@@ -406,6 +462,8 @@ def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
 
 def _product(ctx: Any, v: Tensor) -> Callable[..., Tensor]:
     """Return J v as a function of y and the parameters, for one or more vectors v."""
+    if ctx.problem.outcome.once:
+        raise ArgumentError(ONCE)
 
     def product(y: Tensor, *parameters: Tensor) -> Tensor:
         def of_y(point: Tensor) -> Tensor:
@@ -444,16 +502,50 @@ class _OfGraph(Residual):
             return ()
         if not self.value.requires_grad:
             return tuple(map(torch.zeros_like, self.inputs))
-        return torch.autograd.grad(self.value, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
+        found = torch.autograd.grad(self.value, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
+        return tuple(map(dense, found))
 
 
 def _at_root(ctx: Any, saved: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-    """Return y, the parameters, and the status with the byproduct, from what `Root` saved."""
+    """Return y, the parameters, and what is known of the root, from what `Root` saved."""
     y, *others = saved
     parameters, known = others[: ctx.count], others[ctx.count :]
     if ctx.problem.outcome.spoilt:
-        y = _implicit.regular_point(BACKEND.xp, y, known[0] > int(Status.AT_PRECISION))
+        failed = known[0].isinf()
+        y = _implicit.regular_point(BACKEND.xp, y, failed)
+        for place in ctx.problem.outcome.carriers:
+            parameters[place] = _regular(parameters[place], failed)
     return y, parameters, known
+
+
+def _regular(parameter: Tensor, failed: Tensor) -> Tensor:
+    """Return a parameter that carries the batch axes, with those of a good system where a system failed."""
+    rows = parameter.reshape(*failed.shape, -1)
+    return _implicit.regular_point(BACKEND.xp, rows, failed).reshape(parameter.shape)  # type: ignore[no-any-return]
+
+
+def _carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], failed: Tensor) -> tuple[int, ...]:
+    """Return which parameters carry the batch axes: shaped so, and of no effect on others than their own systems.
+
+    Where a system failed, its entries may make a derivative infinite or NaN, and zero times that is NaN in a gradient
+    that the systems share; so they are replaced by those of a good system, whose derivative counts for nothing.
+    """
+    y = _implicit.regular_point(BACKEND.xp, y, failed)
+    values, found = list(parameters), list[int]()
+
+    def of_good() -> Tensor:
+        return torch.where(failed[..., None], 0, problem.function(y, *values))
+
+    before = of_good()
+    for place, parameter in enumerate(parameters):
+        if failed.ndim == 0 or parameter.shape[: failed.ndim] != failed.shape or not is_differentiable(parameter):
+            continue
+        values[place] = _regular(parameter, failed)
+        if torch.equal(of_good(), before):
+            found.append(place)
+        else:
+            values[place] = parameter
+    return tuple(found)
 
 
 def _without_idle(u: Tensor, cotangent: Tensor) -> Tensor:

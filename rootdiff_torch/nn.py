@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure
 from rootdiff._iterate import Solver
 from rootdiff._registry import get_adjoint
@@ -45,6 +47,42 @@ class _FromLast(LinearSolver):
         return repr(self.adjoint)
 
 
+#: The generators are those of the process: threads draw again one after the other.
+_drawing = RLock()
+
+
+def _drawing_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function`, each call of which draws the random numbers of the first."""
+    states: list[Any] = []  # of the generators before the first call, once made; None if that drew nothing
+
+    def drawn(y: Tensor, *inputs: Any) -> Any:
+        devices = [y.device] if y.device.type == "cuda" else []
+        if not states:
+            before = _generators(devices)
+            output = function(y, *inputs)
+            same = all(map(torch.equal, before, _generators(devices)))
+            states.append(None if same else before)
+            return output
+        if states[0] is None:
+            return function(y, *inputs)
+        if devices and torch.cuda.is_current_stream_capturing():
+            raise ArgumentError(
+                "cuda_graph: the residual is random, and what it draws cannot be drawn again. Leave it out."
+            )
+        with _drawing, torch.random.fork_rng(devices=devices):
+            torch.set_rng_state(states[0][0])
+            for device, state in zip(devices, states[0][1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            return function(y, *inputs)
+
+    return drawn
+
+
+def _generators(devices: Sequence[torch.device]) -> list[Tensor]:
+    """Return the state of the generator of the CPU, and of those of `devices`."""
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+
+
 class ImplicitLayer(nn.Module):
     """A layer whose output y solves ``residual(y, *inputs) = 0``.
 
@@ -63,13 +101,19 @@ class ImplicitLayer(nn.Module):
     warm_adjoint : bool
         Start the linear solve of a backward pass from the last solution, where it has the right shape: for adjoints
         that iterate, in training on the same batch or with slowly changing gradients. The derivatives stay exact.
-    cuda_graph : bool
+    cuda_graph, check : bool
         As for `root`.
 
     Attributes
     ----------
     last : Solution or None
         That of the last call, detached; None before the first and under a transform of torch.func.
+
+    Notes
+    -----
+    A residual that is random, by dropout or noise, draws once per call of the layer: all evaluations of one solve and
+    of its derivatives have the same mask. Normalisation over the batch (`BatchNorm` in training) is refused: the
+    systems of a batch must be independent, which ``check=True`` tests.
 
     Examples
     --------
@@ -93,12 +137,14 @@ class ImplicitLayer(nn.Module):
         warm_start: bool = False,
         warm_adjoint: bool = False,
         cuda_graph: bool = False,
+        check: bool = False,
     ) -> None:
         super().__init__()
         self.residual = residual
         self.shape, self.batch_ndim = shape, batch_ndim
         self.solver, self.adjoint, self.on_failure = solver, adjoint, on_failure
         self.warm_start, self.warm_adjoint, self.cuda_graph = warm_start, warm_adjoint, cuda_graph
+        self.check = check
         if warm_adjoint:
             self.adjoint = _FromLast(get_adjoint(adjoint, "torch"))
         self.last: Solution | None = None
@@ -107,7 +153,7 @@ class ImplicitLayer(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         """Return the root for these inputs; its dtype is that of the layer's parameters, also under autocast."""
         solution = self._solve(
-            self.residual,
+            _drawing_once(self.residual),
             self._start(inputs[0]),
             *inputs,
             solver=self.solver,
@@ -115,6 +161,7 @@ class ImplicitLayer(nn.Module):
             batch_ndim=self.batch_ndim,
             on_failure=self.on_failure,
             cuda_graph=self.cuda_graph,
+            check=self.check,
         )
         transformed = is_wrapped(solution.y) or is_wrapped(solution.status)
         self.last = None if transformed else solution._replace(y=solution.y.detach())

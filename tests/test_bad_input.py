@@ -118,7 +118,7 @@ def test_option_out_of_range(make: Callable[[], Any], option: str) -> None:
 
 
 def test_unknown_policy(backend: Harness) -> None:
-    with pytest.raises(ArgumentError, match=r"on_failure.*'explode'.*'raise', 'warn', 'nan', 'ignore'"):
+    with pytest.raises(ArgumentError, match=r"on_failure.*'explode'.*'raise', 'warn', 'keep', 'nan', 'ignore'"):
         backend.solve(fine, Y0, A, on_failure="explode")
 
 

@@ -37,6 +37,7 @@ FLOORS = {
     "_problems": 3,
     "_hooks": 3,
     "_coupling": 3,
+    "_empty": 3,
     "_spectrum": 3,
     "_implicit": 4,
     "_registry": 4,
@@ -93,3 +94,11 @@ def test_import_loads_no_framework() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "rootdiff" in done.stdout.split()
     assert not {"torch", "jax", "hypothesis", "pytest"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_a_missing_framework_is_named_with_its_extra(framework: str) -> None:
+    code = f"import sys; sys.modules[{framework!r}] = None; import rootdiff_{framework}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode != 0
+    assert f"rootdiff[{framework}]" in done.stderr

@@ -73,6 +73,20 @@ def test_half(dtype: torch.dtype) -> None:
     close(a.grad.float(), torch.tensor([1 / 4, 1 / 6]), 5e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("solver", ["df_sane", "levenberg_marquardt", "pseudo_transient", "newton_krylov", "auto"])
+@pytest.mark.parametrize("adjoint", ["lstsq", "gmres", "lsmr"])
+def test_half_precision_by_other_methods(dtype: torch.dtype, solver: str, adjoint: str) -> None:
+    def run(w: Tensor, b: Tensor, **options: str) -> tuple[Tensor, Tensor]:
+        b = b.clone().requires_grad_()
+        y = rd.root(lambda y, b: y - 0.2 * torch.tanh(y @ w.mT) - b, torch.zeros_like(b), b, batch_ndim=1, **options).y
+        return y.detach().double(), torch.autograd.grad(y.sum(), b)[0].double()
+
+    w, b = W.to(dtype), THETAS.repeat(1, 2)[:, :3].to(dtype)
+    # eps is 8e-3 and 1e-3; a condition below 2
+    close(run(w, b, solver=solver, adjoint=adjoint), run(w.double(), b.double()), 5e-2)
+
+
 @pytest.mark.transform("complex state, holomorphic or not")
 @KINDS
 def test_complex(solver: str, adjoint: str) -> None:

@@ -127,3 +127,45 @@ def test_user_errors_pass_through() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         rd.root(broken, torch.zeros(1, dtype=torch.float64))
+
+
+#: Functions of one system's `a` and of the shared `k` that are NaN, or have no finite derivative, where a < 0.
+UNREAL = {
+    "elementwise": lambda a, k: torch.sqrt(a * k[0, 0]),
+    "broadcast": lambda a, k: k[0, 0] * torch.sqrt(a),
+    "matmul": lambda a, k: torch.log(a) @ k[:1, :1],
+    "matrix": lambda a, k: torch.sqrt(a) * k.sum(),  # k has as many rows as there are systems
+}
+
+
+@pytest.mark.parametrize("name", UNREAL)
+@pytest.mark.parametrize("way", ["args", "closure", "higher", "func"])
+def test_a_failed_system_leaves_shared_gradients_alone(name: str, way: str) -> None:
+    def roots(a: Tensor, k: Tensor) -> Tensor:
+        start, options = torch.ones_like(a), {"batch_ndim": 1, "on_failure": "nan"}
+        if way == "closure":
+            return rd.root(lambda y: y + y**3 - UNREAL[name](a, k), start, **options).y
+        return rd.root(lambda y, a, k: y + y**3 - UNREAL[name](a, k), start, a, k, **options).y
+
+    def gradients(a: Tensor, good: list[int]) -> tuple[Tensor, ...]:
+        k = torch.linspace(0.5, 1.5, 9, dtype=torch.float64).reshape(3, 3)
+        loss = lambda a, k: (roots(a, k)[good] ** 2).sum()
+        if way == "func":
+            return torch.func.grad(loss, argnums=(0, 1))(a, k)
+        inputs = (a.clone().requires_grad_(), k.requires_grad_())
+        first = torch.autograd.grad(loss(*inputs), inputs, create_graph=way == "higher")
+        return first if way != "higher" else (*first, *torch.autograd.grad(first[1].sum(), inputs))
+
+    found, alone = gradients(A, [0, 2]), gradients(A[[0, 2]], [0, 1])
+    for whole, part in zip(found, alone, strict=True):
+        expected = part
+        if len(part) == 2:
+            expected = torch.stack([part[0], torch.zeros_like(part[0]), part[1]])
+        torch.testing.assert_close(whole, expected)
+
+
+def test_forward_mode_of_a_shared_parameter() -> None:
+    k = torch.tensor(2.0, dtype=torch.float64)
+    function = lambda k: rd.root(lambda y, a, k: y - torch.sqrt(a * k), ONES, A, k, batch_ndim=1, on_failure="nan").y
+    _, pushed = torch.func.jvp(function, (k,), (torch.ones_like(k),))
+    torch.testing.assert_close(pushed, torch.sqrt(A / k) / 2, equal_nan=True)

@@ -205,3 +205,88 @@ def test_functional() -> None:
     for index, x in enumerate(THETAS):
         expected = gradients(iterated(layer.residual, x[None]), layer)
         close(tuple(value[index] for value in actual.values()), expected, TOL)
+
+
+class Dropping(nn.Module):
+    """A cell that drops entries of z, and adds noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.dropout = nn.Linear(3, 3, dtype=torch.float64), nn.Dropout(0.5)
+        with torch.no_grad():
+            self.inner.weight.copy_(W)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.with_draws(self.dropout(torch.ones_like(z)), 0.1 * torch.randn_like(z), z, x)
+
+    def with_draws(self, mask: Tensor, noise: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.inner(z * mask) + x + noise)
+
+
+@pytest.mark.transform("dropout in the cell of a layer: one mask per solve")
+@pytest.mark.parametrize("solver", ["newton", "anderson"])
+def test_a_random_cell_draws_once_per_solve(solver: str) -> None:
+    torch.manual_seed(0)
+    cell, x = Dropping(), torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+    layer = rd.nn.FixedPointLayer(cell, solver=solver)
+    torch.manual_seed(7)
+    z = layer(x)
+    after = torch.get_rng_state()
+    torch.manual_seed(7)
+    draws = cell.dropout(torch.ones_like(x)), 0.1 * torch.randn_like(x)
+    assert torch.equal(torch.get_rng_state(), after)  # the next call draws anew
+    expected = torch.zeros_like(x)
+    for _ in range(80):
+        expected = cell.with_draws(*draws, expected, x)
+    close(z, expected)
+    torch.rand(5)  # what others draw before the backward pass does not matter
+    close(gradients(z, cell), gradients(expected, cell))
+    assert not torch.equal(layer(x), z)
+
+
+@pytest.mark.transform("BatchNorm in training inside a batched solve", refused="ArgumentError")
+def test_normalisation_over_the_batch_is_refused() -> None:
+    class Normed(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.cell, self.norm = Cell(), norm
+
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            return self.norm(self.cell(z, x))
+
+    norm = nn.BatchNorm1d(3, dtype=torch.float64)
+    layer = rd.nn.FixedPointLayer(Normed(norm), shape=(3,))
+    with torch.no_grad(), pytest.raises(rd.ArgumentError, match=r"module 'norm' \(BatchNorm1d\)"):
+        layer(THETAS)
+    assert int(norm.num_batches_tracked) == 0
+    layer.eval()
+    assert bool(layer(THETAS).isfinite().all())
+    untracked, zeros = (
+        nn.BatchNorm1d(3, track_running_stats=False, dtype=torch.float64),
+        torch.zeros_like(THETAS[:, :1]),
+    )
+    with pytest.raises(rd.ArgumentError, match="norm"):
+        rd.root(Normed(untracked).eval(), zeros.expand(-1, 3), THETAS, batch_ndim=1)
+
+
+def test_a_norm_beside_the_cell_is_no_matter_of_the_solve() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.cell = nn.BatchNorm1d(2, dtype=torch.float64), Cell()
+
+        def step(self, z: Tensor, x: Tensor) -> Tensor:
+            return self.cell(z, x)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return rd.fixed_point(self.step, torch.zeros(4, 3, dtype=torch.float64), self.norm(x), batch_ndim=1).y
+
+    model = Model()
+    assert bool(model(THETAS).isfinite().all())
+    assert int(model.norm.num_batches_tracked) == 1
+
+
+def test_layers_check_that_systems_are_independent() -> None:
+    layer = rd.nn.FixedPointLayer(lambda z, x: 0.1 * (z + z.mean(0)) + x, check=True)
+    with pytest.raises(rd.ArgumentError, match="couples systems"):
+        layer(THETAS)

@@ -1,0 +1,145 @@
+"""What a residual is made of: gradients of energies, operators of one's own, sparse tensors, numbers of NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rootdiff_torch as rd
+
+START = torch.tensor([1.5, 2.5], dtype=torch.float64)
+#: y^3 = a, so that dy/da = 1 / (3 y^2) and its derivative -2 / (9 y^5).
+A = torch.tensor([8.0, 27.0], dtype=torch.float64)
+ROOT = torch.tensor([2.0, 3.0], dtype=torch.float64)
+
+
+def energy(y: Tensor, a: Tensor) -> Tensor:
+    return (y**4 / 4 - a * y).sum()
+
+
+def of_a_copy(y: Tensor, a: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = y if y.requires_grad else y.detach().requires_grad_()
+        return torch.autograd.grad(energy(x, a), x, create_graph=True)[0]
+
+
+def of_a_sum(y: Tensor, a: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = y + torch.zeros_like(y).requires_grad_()
+        return torch.autograd.grad(energy(x, a), x, create_graph=True)[0]
+
+
+def in_place(y: Tensor, a: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = y if y.requires_grad else y.requires_grad_()
+        return torch.autograd.grad(energy(x, a), x, create_graph=True)[0]
+
+
+@pytest.mark.transform("torch.autograd.grad inside the residual")
+@pytest.mark.parametrize("force", [of_a_copy, of_a_sum, in_place])
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize(("solver", "adjoint"), [("newton", "lu"), ("newton_krylov", "gmres")])
+def test_a_gradient_of_an_energy(force: Callable[..., Tensor], closed: bool, solver: str, adjoint: str) -> None:
+    a = A.clone().requires_grad_()
+    residual, args = (lambda y: force(y, a), ()) if closed else (force, (a,))
+    y = rd.root(residual, START, *args, solver=solver, adjoint=adjoint).y
+    torch.testing.assert_close(y, ROOT)
+    (first,) = torch.autograd.grad(y.sum(), a, create_graph=True)
+    torch.testing.assert_close(first, 1 / (3 * ROOT**2))
+    torch.testing.assert_close(torch.autograd.grad(first.sum(), a)[0], -2 / (9 * ROOT**5))
+
+
+def test_a_gradient_of_an_energy_of_nothing_differentiated() -> None:
+    y = rd.root(in_place, START, A).y
+    torch.testing.assert_close(y, ROOT)
+    assert not y.requires_grad
+
+
+@torch.library.custom_op("rootdiff_tests::solve", mutates_args=())
+def solve(a: Tensor) -> Tensor:
+    return rd.root(lambda y, a: y**3 - a, START, a).y.clone()
+
+
+@torch.library.custom_op("rootdiff_tests::pull_back", mutates_args=())
+def pull_back(a: Tensor, cotangent: Tensor) -> Tensor:
+    with torch.enable_grad():
+        a = a.detach().requires_grad_()
+        return torch.autograd.grad(rd.root(lambda y, a: y**3 - a, START, a).y, a, cotangent)[0].clone()
+
+
+solve.register_fake(torch.empty_like)
+pull_back.register_fake(lambda a, cotangent: torch.empty_like(a))
+solve.register_autograd(
+    lambda ctx, cotangent: pull_back(*ctx.saved_tensors, cotangent),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+@pytest.mark.transform("inside torch.library.custom_op, compiled or not")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_root_inside_a_custom_operator(compiled: bool) -> None:
+    function: Any = torch.compile(solve, fullgraph=True, backend="aot_eager") if compiled else solve
+    a = A.clone().requires_grad_()
+    y = function(a)
+    torch.testing.assert_close(y, ROOT)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), a)[0], 1 / (3 * ROOT**2))
+
+
+MATRIX = torch.tensor([[2.0, 1.0], [0.0, 4.0]], dtype=torch.float64)
+
+
+@pytest.mark.transform("a sparse matrix among args or closed over")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_sparse_matrix(layout: str, closed: bool) -> None:
+    matrix, b = getattr(MATRIX, layout)(), torch.tensor([3.0, 8.0], dtype=torch.float64, requires_grad=True)
+    if closed:
+        y = rd.root(lambda y, b: torch.mv(matrix, y) - b, torch.zeros_like(A), b).y
+    else:
+        y = rd.root(lambda y, b, matrix: torch.mv(matrix, y) - b, torch.zeros_like(A), b, matrix).y
+    inverse = torch.tensor([[0.5, -0.125], [0.0, 0.25]], dtype=torch.float64)
+    torch.testing.assert_close(y, inverse @ b)
+    torch.testing.assert_close(torch.autograd.grad(y[0], b)[0], inverse[0])
+
+
+@pytest.mark.transform("a sparse tensor that is differentiated", refused="ArgumentError")
+def test_a_sparse_matrix_that_is_differentiated_is_refused() -> None:
+    matrix = MATRIX.to_sparse().requires_grad_()
+    with pytest.raises(rd.ArgumentError, match=r"args\[0\]: .*sparse"):
+        rd.root(lambda y, matrix: torch.mv(matrix, y) - A, A, matrix)
+    with pytest.raises(rd.ArgumentError, match=r"residual: .*sparse"):
+        rd.root(lambda y: torch.mv(matrix, y) - A, A)
+    with pytest.raises(rd.ArgumentError, match="y0: it is a sparse tensor"):
+        rd.root(lambda y: y, MATRIX.to_sparse())
+
+
+@pytest.mark.transform("nn.Embedding with sparse gradients")
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_embedding_with_sparse_gradients(closed: bool) -> None:
+    table, rows = nn.Embedding(4, 2, sparse=True, dtype=torch.float64), torch.tensor([1])
+    if closed:
+        y = rd.root(lambda y: 2 * y - table(rows)[0], torch.zeros_like(A)).y
+    else:
+        y = rd.root(lambda y, w: 2 * y - w(rows)[0], torch.zeros_like(A), table).y
+    y.sum().backward()
+    expected = torch.zeros(4, 2, dtype=torch.float64)
+    expected[1] = 0.5
+    torch.testing.assert_close(table.weight.grad, expected)
+
+
+@pytest.mark.parametrize("number", [np.float64(8.0), np.float32(8.0), np.int64(8)])
+def test_a_number_of_numpy_is_a_number(number: Any) -> None:
+    seen = []
+
+    def residual(y: Tensor, options: dict[str, Any]) -> Tensor:
+        seen.append(type(options["a"]))
+        return y**3 - options["a"]
+
+    torch.testing.assert_close(rd.root(residual, START, {"a": number}).y, torch.full_like(START, 2.0))
+    assert set(seen) <= {int, float}
