@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,15 +13,19 @@ from scipy.linalg import get_lapack_funcs
 
 from rootdiff import _elimination
 from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, last
+from rootdiff._differences import Line, Slope, first_step, power_of_two, scale, slope
 from rootdiff._errors import ArgumentError
+from rootdiff._norms import numbers
 from rootdiff._numpy_namespace import Namespace
 
-#: A second difference below this part of the first leaves the central difference an error of about its square.
-_CURVATURE = 1e-4
-#: A second difference below this many times the rounding noise of f says nothing about curvature.
-_CLEAR_OF_NOISE = 1e3
-#: Changes of a step before it is taken as it is: enough for a factor 1e20, all that an entry without effect costs.
-_MAX_STEP_CHANGES = 7
+#: No step is longer than this part of an entry, unless the entry is so small that it may be a zero up to rounding.
+_LONGEST = 0.25
+#: Patterns of the nudges that show the rounding of f; one alone may show nothing, where f is rounded coarsely.
+_NUDGES = (3, 5)
+#: Rounding that one difference meets, in parts of what was known, which the next one is told of.
+_MORE = 8.0
+#: Entries whose ratios to their tangents are within this factor take one step together.
+_MAGNITUDE = 100.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,6 @@ class NumpyBackend(Factoring):
 
     References
     ----------
-    Nocedal & Wright (2006), section 8.1: the step eps^(1/3) of a central difference.
     Squire & Trapp (1998), "Using complex variables to estimate derivatives of real functions".
     Moré & Wild (2011), "Estimating computational noise", for the noise that the steps stay clear of.
     """
@@ -82,50 +85,43 @@ class NumpyBackend(Factoring):
         return function(y)
 
     def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
-        return function(y), self.jacobian(function, y)[..., 0]
+        value = function(y)
+        return value, self.measured_jacobian(function, y, value).value[..., 0]
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
-        ratios = [np.abs(p) / np.abs(t) for p, t in _moving(primals, tangents)]
-        if not ratios:
-            return value, np.zeros_like(value)
+        return value, self.directional(function, primals, tangents, value).value
 
-        def along(step: Any) -> Array:
-            return function(*[p + step * t for p, t in zip(primals, tangents, strict=True)])
-
-        smallest = min(float(np.min(ratio[ratio > 0], initial=np.inf)) for ratio in ratios)
-        smallest = max(smallest, 1e-200) if np.isfinite(smallest) else 1.0
-        if self.derivatives == "complex-step":
-            step = 1e-20 * smallest
-            return value, _imaginary(along(1j * step)) / step
-        scale = max(float(np.max(np.abs(t))) for _, t in _moving(primals, tangents))
-        size = max(float(np.max(np.abs(p))) for p, _ in _moving(primals, tangents)) or 1.0
-        step = size / scale * _central(value.dtype)
-        for _ in range(_MAX_STEP_CHANGES):
-            plus, minus = along(step), along(-step)
-            first, second = np.max(np.abs(plus - minus)), np.max(np.abs(plus - 2 * value + minus))
-            if second <= _CURVATURE * first or second <= _CLEAR_OF_NOISE * np.max(
-                self._noise(function, primals, value)
-            ):
-                break
-            # one of the entries is small in its units, and f is curved on the scale of this step
-            change = _CURVATURE * first / second if np.isfinite(second) else 0.0
-            step = step * min(max(float(change), 1e-3), 0.5)
-        else:
-            step = smallest * _central(value.dtype)
-        return value, _central_difference(along(step), along(-step), value, step)
+    def directional(
+        self, function: Function, primals: Sequence[Array], tangents: Sequence[Array], value: Array
+    ) -> Slope:
+        """Return the derivative along `tangents`, and its error: a difference for each order of magnitude in them."""
+        total = Slope(*[np.zeros_like(value)] * 3)
+        noise = None
+        for ratio, group in _of_one_magnitude(primals, tangents):
+            if self.derivatives == "complex-step":
+                step = 1e-20 * ratio
+                imaginary = _imaginary(_along(function, primals, group, 1j * step))
+                part = Slope(imaginary / step, *[np.zeros_like(value)] * 2)
+            else:
+                noise = self._noise(function, primals, value) if noise is None else noise
+                along = partial(_along, function, primals, group)
+                part = _slope(along, value, noise, ratio, ratio, shared=value.ndim > 1)
+            total = Slope(*(a + b for a, b in zip(total, part, strict=True)))
+        return total
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         value = function(*primals)
-        noise = self._noise(function, primals, value)
+        first_noise = self._noise(function, primals, value)
 
         def pullback(cotangent: Array) -> tuple[Array, ...]:
-            gradients = []
+            gradients, noise = [], first_noise
             for place, primal in enumerate(primals):
                 array = np.asarray(primal)
                 gradient = np.zeros_like(array)
                 for index in np.ndindex(array.shape):
-                    column = self._entry_derivative(function, primals, value, noise, place, index)
+                    found = self._entry_slope(function, primals, value, noise, place, index)
+                    noise, column = _learnt(found, noise, array[index]), found.value
                     # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
                     terms = np.where((cotangent == 0) | (column == 0), 0, cotangent * column)
                     gradient[index] = np.sum(terms)
@@ -135,12 +131,15 @@ class NumpyBackend(Factoring):
         return value, pullback
 
     def jacobian(self, function: Function, y: Array) -> Array:
-        value = function(y)
-        noise = self._noise(function, (y,), value)
-        columns = [
-            self._entry_derivative(function, (y,), value, noise, 0, (..., place)) for place in range(y.shape[-1])
-        ]
-        return np.stack(columns, axis=-1)
+        return self.measured_jacobian(function, y, function(y)).value
+
+    def measured_jacobian(self, function: Function, y: Array, value: Array) -> Slope:
+        """Return the Jacobian and its errors, both (*batch, n, n), at `y`, where the function has this value."""
+        noise, columns = self._noise(function, (y,), value), []
+        for place in range(y.shape[-1]):
+            columns.append(self._entry_slope(function, (y,), value, noise, 0, (..., place)))
+            noise = _learnt(columns[-1], noise, y[..., place, None])
+        return Slope(*(np.stack(parts, axis=-1) for parts in zip(*columns, strict=True)))
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
         matrix = cache(lambda: self.jacobian(function, y))
@@ -185,76 +184,93 @@ class NumpyBackend(Factoring):
         return np.asarray(array)
 
     def _noise(self, function: Function, primals: Sequence[Array], value: Array) -> Array:
-        """Return the change of f, (*batch, 1), when its inputs change by a rounding error."""
+        """Return the change of each component of f when its inputs change by a rounding error, and its own rounding."""
         if self.derivatives == "complex-step":
-            return np.zeros_like(value[..., :1])
+            return np.zeros_like(value)
         eps = np.finfo(value.dtype).eps
-        nudged = function(*[np.asarray(p) * (1 + 2 * eps) for p in primals])
-        return np.max(np.abs(nudged - value), axis=-1, keepdims=True) + eps * np.max(
-            np.abs(value), axis=-1, keepdims=True
-        )
+        changes = [np.abs(function(*_nudged(primals, eps, phase)) - value) for phase in _NUDGES]
+        return np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(value)
 
-    def _entry_derivative(
+    def _entry_slope(
         self, function: Function, primals: Sequence[Array], value: Array, noise: Array, place: int, index: Any
-    ) -> Array:
-        """Return the derivative, shaped like f, with respect to one entry (of each system) of one primal.
-
-        The step suits an entry of size one or larger. It shrinks where f is curved on that scale, which half the
-        step tells, or not finite, and grows where the difference drowns in rounding noise: for entries that are
-        small or large in the units they come in.
-        """
+    ) -> Slope:
+        """Return the derivative, shaped like f, with respect to one entry (of each system) of one primal."""
         array = np.asarray(primals[place])
+        size = np.abs(array[index])
+        shared = np.ndim(size) == 0 and value.ndim > 1
 
         def along(step: Any) -> Array:
             moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
             moved[index] += step
             return function(*primals[:place], moved, *primals[place + 1 :])
 
-        size = np.abs(array[index])
-        per_system = np.ndim(size) > 0
-        step = np.maximum(size, 1) * _central(array.dtype)
-
-        def shaped(step: Any) -> Any:
-            return step[..., None] if per_system else step
-
         if self.derivatives == "complex-step":
             step = np.where(size > 0, size, 1.0) * 1e-20  # far below rounding: there is no cancellation to balance
-            return _imaginary(along(1j * step)) / shaped(step)
-        shortest = np.where(size > 0, size, np.finfo(array.dtype).eps) * _central(array.dtype) * 1e-3
-        for _ in range(_MAX_STEP_CHANGES):
-            plus, half = along(step), along(0.5 * step)
-            first = 2 * np.max(np.abs(plus - value), axis=-1)
-            second = 4 * np.max(np.abs(plus - 2 * half + value), axis=-1)
-            clear = _CLEAR_OF_NOISE * noise[..., 0]
-            change = np.where(second > np.maximum(_CURVATURE * first, clear), _CURVATURE * first / second, 1.0)
-            change = np.where(np.maximum(first, second) <= clear, 1e3, np.maximum(change, 1e-3))
-            # a system that is not finite as it stands has no say
-            change = np.where(np.isfinite(second), change, np.where(np.isfinite(value).all(axis=-1), 0.1, 1e3))
-            change = change if per_system else np.min(change)
-            if np.all((change == 1) | (change < 1) & (step <= shortest)):
-                break
-            step = np.maximum(change * step, np.minimum(step, shortest))
-        else:
-            step = np.where(change < 1, 1e3 * shortest, step)  # still curved: an entry of another order of magnitude
-        return _central_difference(along(step), along(-step), value, shaped(step))
+            return Slope(_imaginary(along(1j * step)) / step[..., None], *[np.zeros_like(value)] * 2)
+        largest = np.max(np.abs(array)) if shared or array.ndim == 0 else np.max(np.abs(array), axis=-1)
+        return _slope(along, value, noise, scale(size, largest), size, shared)
 
 
-def _moving(primals: Sequence[Array], tangents: Sequence[Array]) -> list[tuple[Array, Array]]:
-    """Return the entries that a step along the tangents moves, and by how much."""
-    pairs = [(np.asarray(p), np.asarray(t)) for p, t in zip(primals, tangents, strict=True)]
-    return [(np.broadcast_to(p, t.shape)[t != 0], t[t != 0]) for p, t in pairs if np.any(t != 0)]
+def _slope(along: Function, value: Array, noise: Array, length: Any, size: Any, shared: bool) -> Slope:
+    """Return the derivative along a line on which a step of this `length` is as long as what it moves.
+
+    That is of the `size`, or where this is small of a size that is not known. A step that is `shared` by the systems of
+    a batch is one for all.
+    """
+    first = max(first_step(value.dtype), first_step(length.dtype))
+    longest = np.where(_LONGEST * size > first, _LONGEST * size, np.inf)
+    step = power_of_two(first * length, length.dtype)
+    if not shared:
+        return slope(Line(along, value, noise, step, longest))
+    line = Line(lambda step: along(step).reshape(-1), value.reshape(-1), noise.reshape(-1), step, longest)
+    return Slope(*(part.reshape(value.shape) for part in slope(line)))
 
 
-def _central(dtype: Any) -> Any:
-    return np.finfo(dtype).eps ** (1 / 3)
+def _learnt(found: Slope, noise: Array, entry: Array) -> Array:
+    """Return the size of rounding errors of f, for the next derivative, as the last one, in this entry, has shown it.
+
+    A term of f is rounded; and the differences may have met more rounding. Much more is a kink, and of one entry.
+    """
+    seen = np.minimum(found.noise, _MORE * noise)
+    return np.fmax(np.maximum(noise, seen), np.finfo(noise.dtype).eps * np.abs(found.value * entry))
 
 
-def _central_difference(plus: Array, minus: Array, value: Array, step: Any) -> Array:
-    """Return the central difference, or the one-sided one where the other side leaves the domain of f."""
-    with np.errstate(invalid="ignore"):
-        central = (plus - minus) / (2 * step)
-        one_sided = np.where(np.isfinite(plus), (plus - value) / step, (value - minus) / step)
-    return np.where(np.isfinite(central), central, one_sided).astype(value.dtype)
+def _of_one_magnitude(primals: Sequence[Array], tangents: Sequence[Array]) -> Iterator[tuple[Any, list[Array]]]:
+    """Yield the tangents in parts, with the least ratio of an entry to its tangent: of one order of magnitude each.
+
+    An entry that is zero counts as one of size one.
+    """
+    ratios = []
+    for primal, tangent in zip(primals, tangents, strict=True):
+        p, t = np.broadcast_arrays(np.abs(primal), np.abs(tangent))
+        ratios.append(np.where(t > 0, np.maximum(np.where(p > 0, p, 1) / np.where(t > 0, t, 1), 1e-200), np.inf))
+    least = 0.0
+    while True:
+        least = min((float(np.min(ratio[ratio >= least], initial=np.inf)) for ratio in ratios), default=np.inf)
+        if not least < np.inf:
+            return
+        most = _MAGNITUDE * least
+        yield (
+            np.float64(least),
+            [np.where((ratio >= least) & (ratio < most), t, 0) for ratio, t in zip(ratios, tangents, strict=True)],
+        )
+        least = most
+
+
+def _nudged(primals: Sequence[Array], eps: Any, phase: int) -> Iterator[Array]:
+    """Yield the primals with their entries changed by two roundings, in a pattern of signs."""
+    for primal in primals:
+        array = np.asarray(primal)
+        signs = np.sign(np.sin(numbers(np, array.reshape(-1)) ** 2 + phase)).reshape(array.shape)
+        yield np.astype(array * (1 + 2 * max(eps, np.finfo(array.dtype).eps) * signs), array.dtype)
+
+
+def _along(function: Function, primals: Sequence[Array], tangents: Sequence[Array], step: Any) -> Array:
+    """Return the function at the primals plus `step` times the tangents."""
+    moved = [p + step * t for p, t in zip(primals, tangents, strict=True)]
+    if np.iscomplexobj(step):
+        return function(*moved)
+    return function(*[np.astype(m, p.dtype) for m, p in zip(moved, primals, strict=True)])
 
 
 def _imaginary(value: Array) -> Array:

@@ -18,6 +18,7 @@ FLOORS = {
     "_errors": 0,
     "_namespace": 0,
     "_norms": 0,
+    "_differences": 0,
     "_numpy": 0,
     "_numpy_namespace": 0,
     "_solution": 0,
