@@ -152,6 +152,27 @@ def slope(line: Line) -> Slope:
     return Slope(best.value.astype(line.value.dtype), error, noise)
 
 
+@np.errstate(all="ignore")
+def refined(line: Line, found: Slope) -> Slope:
+    """Return a derivative of higher order, where its error is smaller than that of the one that was `found`.
+
+    Its error is about eps^(4/5), with a step of about eps^(1/5): five times the evaluations for three more digits. The
+    step of the `line` is the scale of what moves.
+    """
+    shares = np.where(found.value != 0, found.noise / np.abs(found.value), np.inf)
+    rounding = np.clip(np.min(shares, axis=-1) / line.step, np.finfo(line.value.dtype).eps, 1e-2)
+    step = power_of_two(np.minimum(line.step * rounding ** (1 / 5), line.longest / 2), line.step.dtype)
+    fits = np.ones_like(step, dtype=bool) if line.room is None else 2 * step <= np.minimum(*line.room)
+    step = np.where(fits, step, 0)
+    near, far = (line.along(k * step) - line.along(-k * step) for k in (1, 2))
+    t = np.where(fits, step, 1)[..., None]
+    value, lower = (8 * near - far) / (12 * t), near / (2 * t)
+    bent = np.abs(value - lower)  # the square of the step, of which the error is again the square
+    error = found.noise / t + np.fmin(bent, 1.2 * bent**2 / np.abs(value))
+    better = fits[..., None] & (error < found.error)
+    return Slope(np.where(better, value, found.value), np.where(better, error, found.error), found.noise)
+
+
 def _shorter(best: _Best, noise: Array, wanted: Array) -> Array:
     """Return the factor that makes the error, as the square of the step, what is wanted, or as small as the noise."""
     balanced = np.cbrt(noise / (best.step * best.error))

@@ -47,6 +47,10 @@ class Hooks:
         observe = self._observer(structure) if self.callback or self.verbose or self.history else None
         return replace(residual, correct=correct, observe=observe)
 
+    def box(self, structure: Structure, y: Array) -> tuple[Array, Array] | None:
+        """Return the bounds as vectors like `y`, if there are any."""
+        return None if self.bounds is None else _bound_vectors(structure, self.bounds, y)
+
     def recorded(self, xp: Any) -> History | None:
         """Return the history, where it was asked for."""
         if not self.history or not self.records:
@@ -72,13 +76,17 @@ class Hooks:
         return correct
 
     def _observer(self, structure: Structure) -> Callable[[StepInfo], None]:
+        xp = structure.backend.xp
+
         def observe(info: StepInfo) -> None:
             if self.history:
                 self.records.append(info)
             if self.verbose:
                 print(line(structure.backend, info))
             if self.callback is not None:
-                self.callback(info._replace(y=structure.unravel(info.y)))
+                # copies: what a callback writes into is not the solver's
+                own = StepInfo(info.method, *(xp.asarray(array, copy=True) for array in info[1:]))
+                self.callback(own._replace(y=structure.unravel(own.y)))
 
         return observe
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -13,24 +13,21 @@ from scipy.linalg import get_lapack_funcs
 
 from rootdiff import _elimination
 from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, last
-from rootdiff._differences import Line, Slope, first_step, power_of_two, scale, slope
 from rootdiff._errors import ArgumentError
-from rootdiff._norms import numbers
 from rootdiff._numpy_namespace import Namespace
-
-#: No step is longer than this part of an entry, unless the entry is so small that it may be a zero up to rounding.
-_LONGEST = 0.25
-#: Patterns of the nudges that show the rounding of f; one alone may show nothing, where f is rounded coarsely.
-_NUDGES = (3, 5)
-#: Rounding that one difference meets, in parts of what was known, which the next one is told of.
-_MORE = 8.0
-#: Entries whose ratios to their tangents are within this factor take one step together.
-_MAGNITUDE = 100.0
+from rootdiff._slopes import Slopes
 
 
 @dataclass(frozen=True)
 class NumpyBackend(Factoring):
     """NumPy, with derivatives by central differences or, on request, by complex steps.
+
+    Attributes
+    ----------
+    box : tuple of arrays like y, or None
+        Lower and upper bounds of the unknown, which differences do not leave.
+    fine : bool
+        Whether differences with respect to entries are of higher order, which costs twice the evaluations.
 
     References
     ----------
@@ -39,6 +36,8 @@ class NumpyBackend(Factoring):
     """
 
     derivatives: Literal["finite-difference", "complex-step"] = "finite-difference"
+    box: tuple[Array, Array] | None = field(default=None, compare=False)
+    fine: bool = False
 
     name = "numpy"
     traced = False
@@ -56,7 +55,8 @@ class NumpyBackend(Factoring):
 
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         try:
-            return function(_read_only(y), *_read_only(args))
+            # a copy, for the user may write the next value into the same buffer
+            return optree.tree_map(_copied, function(_read_only(y), *_read_only(args)))
         except ValueError as error:
             if "read-only" not in str(error):
                 raise
@@ -86,60 +86,37 @@ class NumpyBackend(Factoring):
 
     def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
         value = function(y)
-        return value, self.measured_jacobian(function, y, value).value[..., 0]
+        return value, self.slopes(function, (y,), value, self.box).jacobian().value[..., 0]
+
+    def slopes(
+        self, function: Function, primals: Sequence[Array], value: Array, box: tuple[Array, Array] | None = None
+    ) -> Slopes:
+        """Return the derivatives of the function at the primals, where it has this value, with their errors."""
+        return Slopes(function, primals, value, self.derivatives == "complex-step", box, self.fine)
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
-        return value, self.directional(function, primals, tangents, value).value
-
-    def directional(
-        self, function: Function, primals: Sequence[Array], tangents: Sequence[Array], value: Array
-    ) -> Slope:
-        """Return the derivative along `tangents`, and its error: a difference for each order of magnitude in them."""
-        total = Slope(*[np.zeros_like(value)] * 3)
-        noise = None
-        for ratio, group in _of_one_magnitude(primals, tangents):
-            if self.derivatives == "complex-step":
-                step = 1e-20 * ratio
-                imaginary = _imaginary(_along(function, primals, group, 1j * step))
-                part = Slope(imaginary / step, *[np.zeros_like(value)] * 2)
-            else:
-                noise = self._noise(function, primals, value) if noise is None else noise
-                along = partial(_along, function, primals, group)
-                part = _slope(along, value, noise, ratio, ratio, shared=value.ndim > 1)
-            total = Slope(*(a + b for a, b in zip(total, part, strict=True)))
-        return total
+        return value, self.slopes(function, primals, value).along(tangents).value
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         value = function(*primals)
-        first_noise = self._noise(function, primals, value)
 
         def pullback(cotangent: Array) -> tuple[Array, ...]:
-            gradients, noise = [], first_noise
-            for place, primal in enumerate(primals):
-                array = np.asarray(primal)
-                gradient = np.zeros_like(array)
-                for index in np.ndindex(array.shape):
-                    found = self._entry_slope(function, primals, value, noise, place, index)
-                    noise, column = _learnt(found, noise, array[index]), found.value
+            slopes = self.slopes(function, primals, value)
+            gradients = []
+            for place, primal in enumerate(slopes.primals):
+                gradient = np.zeros_like(primal)
+                for index in np.ndindex(primal.shape):
+                    column = slopes.entry(place, index).value
                     # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
-                    terms = np.where((cotangent == 0) | (column == 0), 0, cotangent * column)
-                    gradient[index] = np.sum(terms)
+                    gradient[index] = np.sum(np.where((cotangent == 0) | (column == 0), 0, cotangent * column))
                 gradients.append(gradient)
             return tuple(gradients)
 
         return value, pullback
 
     def jacobian(self, function: Function, y: Array) -> Array:
-        return self.measured_jacobian(function, y, function(y)).value
-
-    def measured_jacobian(self, function: Function, y: Array, value: Array) -> Slope:
-        """Return the Jacobian and its errors, both (*batch, n, n), at `y`, where the function has this value."""
-        noise, columns = self._noise(function, (y,), value), []
-        for place in range(y.shape[-1]):
-            columns.append(self._entry_slope(function, (y,), value, noise, 0, (..., place)))
-            noise = _learnt(columns[-1], noise, y[..., place, None])
-        return Slope(*(np.stack(parts, axis=-1) for parts in zip(*columns, strict=True)))
+        return self.slopes(function, (y,), function(y), self.box).jacobian().value
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
         matrix = cache(lambda: self.jacobian(function, y))
@@ -183,103 +160,9 @@ class NumpyBackend(Factoring):
     def to_numpy(self, array: Array) -> Any:
         return np.asarray(array)
 
-    def _noise(self, function: Function, primals: Sequence[Array], value: Array) -> Array:
-        """Return the change of each component of f when its inputs change by a rounding error, and its own rounding."""
-        if self.derivatives == "complex-step":
-            return np.zeros_like(value)
-        eps = np.finfo(value.dtype).eps
-        changes = [np.abs(function(*_nudged(primals, eps, phase)) - value) for phase in _NUDGES]
-        return np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(value)
 
-    def _entry_slope(
-        self, function: Function, primals: Sequence[Array], value: Array, noise: Array, place: int, index: Any
-    ) -> Slope:
-        """Return the derivative, shaped like f, with respect to one entry (of each system) of one primal."""
-        array = np.asarray(primals[place])
-        size = np.abs(array[index])
-        shared = np.ndim(size) == 0 and value.ndim > 1
-
-        def along(step: Any) -> Array:
-            moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
-            moved[index] += step
-            return function(*primals[:place], moved, *primals[place + 1 :])
-
-        if self.derivatives == "complex-step":
-            step = np.where(size > 0, size, 1.0) * 1e-20  # far below rounding: there is no cancellation to balance
-            return Slope(_imaginary(along(1j * step)) / step[..., None], *[np.zeros_like(value)] * 2)
-        largest = np.max(np.abs(array)) if shared or array.ndim == 0 else np.max(np.abs(array), axis=-1)
-        return _slope(along, value, noise, scale(size, largest), size, shared)
-
-
-def _slope(along: Function, value: Array, noise: Array, length: Any, size: Any, shared: bool) -> Slope:
-    """Return the derivative along a line on which a step of this `length` is as long as what it moves.
-
-    That is of the `size`, or where this is small of a size that is not known. A step that is `shared` by the systems of
-    a batch is one for all.
-    """
-    first = max(first_step(value.dtype), first_step(length.dtype))
-    longest = np.where(_LONGEST * size > first, _LONGEST * size, np.inf)
-    step = power_of_two(first * length, length.dtype)
-    if not shared:
-        return slope(Line(along, value, noise, step, longest))
-    line = Line(lambda step: along(step).reshape(-1), value.reshape(-1), noise.reshape(-1), step, longest)
-    return Slope(*(part.reshape(value.shape) for part in slope(line)))
-
-
-def _learnt(found: Slope, noise: Array, entry: Array) -> Array:
-    """Return the size of rounding errors of f, for the next derivative, as the last one, in this entry, has shown it.
-
-    A term of f is rounded; and the differences may have met more rounding. Much more is a kink, and of one entry.
-    """
-    seen = np.minimum(found.noise, _MORE * noise)
-    return np.fmax(np.maximum(noise, seen), np.finfo(noise.dtype).eps * np.abs(found.value * entry))
-
-
-def _of_one_magnitude(primals: Sequence[Array], tangents: Sequence[Array]) -> Iterator[tuple[Any, list[Array]]]:
-    """Yield the tangents in parts, with the least ratio of an entry to its tangent: of one order of magnitude each.
-
-    An entry that is zero counts as one of size one.
-    """
-    ratios = []
-    for primal, tangent in zip(primals, tangents, strict=True):
-        p, t = np.broadcast_arrays(np.abs(primal), np.abs(tangent))
-        ratios.append(np.where(t > 0, np.maximum(np.where(p > 0, p, 1) / np.where(t > 0, t, 1), 1e-200), np.inf))
-    least = 0.0
-    while True:
-        least = min((float(np.min(ratio[ratio >= least], initial=np.inf)) for ratio in ratios), default=np.inf)
-        if not least < np.inf:
-            return
-        most = _MAGNITUDE * least
-        yield (
-            np.float64(least),
-            [np.where((ratio >= least) & (ratio < most), t, 0) for ratio, t in zip(ratios, tangents, strict=True)],
-        )
-        least = most
-
-
-def _nudged(primals: Sequence[Array], eps: Any, phase: int) -> Iterator[Array]:
-    """Yield the primals with their entries changed by two roundings, in a pattern of signs."""
-    for primal in primals:
-        array = np.asarray(primal)
-        signs = np.sign(np.sin(numbers(np, array.reshape(-1)) ** 2 + phase)).reshape(array.shape)
-        yield np.astype(array * (1 + 2 * max(eps, np.finfo(array.dtype).eps) * signs), array.dtype)
-
-
-def _along(function: Function, primals: Sequence[Array], tangents: Sequence[Array], step: Any) -> Array:
-    """Return the function at the primals plus `step` times the tangents."""
-    moved = [p + step * t for p, t in zip(primals, tangents, strict=True)]
-    if np.iscomplexobj(step):
-        return function(*moved)
-    return function(*[np.astype(m, p.dtype) for m, p in zip(moved, primals, strict=True)])
-
-
-def _imaginary(value: Array) -> Array:
-    if not np.isdtype(value.dtype, "complex floating"):
-        raise ArgumentError(
-            "derivatives: the complex step needs a residual that keeps complex numbers complex, but this one returned "
-            f"{value.dtype}. Avoid np.abs, np.real and float buffers in it, or use derivatives='finite-difference'."
-        )
-    return np.imag(value)
+def _copied(leaf: Any) -> Any:
+    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _read_only(tree: Any) -> Any:
