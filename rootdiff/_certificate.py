@@ -60,7 +60,7 @@ def gradient_report(
     about 3 digits of the gradient can be trusted; the error comes from the root
     """
     options = Options("auto", adjoint, batch_ndim, "ignore", derivatives, jac, jvp, vjp)
-    problem, structure = bind(residual, y, args, options, fixed_point=False)
+    problem, structure, _ = bind(residual, y, args, options, fixed_point=False)
     flat = structure.ravel(y)
     if cotangent is not None:
         check_cotangent(structure, cotangent)

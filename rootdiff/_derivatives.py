@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -75,24 +76,44 @@ class GivenResidual(Residual):
     def parameter_vjp(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         if self.rules.vjp is None:
             return super().parameter_vjp(y, cotangent)
-        leaves, tree = self.backend.flatten(self.rules.args)
-        given = tree.flatten_up_to(tuple(self._pulled(y, cotangent)[1:]))
-        pairs = [(leaf, value) for leaf, value in zip(leaves, given, strict=True) if self.rules.is_parameter(leaf)]
-        return tuple(np.zeros_like(leaf) if value is None else np.asarray(value) for leaf, value in pairs)
+        cotangents = []
+        for index, (arg, given) in enumerate(zip(self.rules.args, self._pulled(y, cotangent)[1:], strict=True)):
+            leaves, tree = self.backend.flatten(arg)
+            try:
+                values = [None] * len(leaves) if given is None else tree.flatten_up_to(given)
+            except ValueError as error:
+                raise ArgumentError(
+                    f"vjp: the cotangent that it returned for args[{index}] has another structure; it must be a pytree "
+                    "like it, or None for zero."
+                ) from error
+            pairs = zip(leaves, values, strict=True)
+            cotangents += [_cotangent(index, leaf, value) for leaf, value in pairs if self.rules.is_parameter(leaf)]
+        return tuple(cotangents)
 
     def _given_jacobian(self, y: Array) -> Array:
         structure = self.rules.structure
         assert self.rules.jac is not None
         if len(structure.shapes) > 1:
             raise ArgumentError("jac: it is for a y0 that is one array; for a pytree give jvp or vjp.")
-        matrix = np.asarray(structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args))
+        given = structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args)
+        matrix = np.asarray(given.toarray() if hasattr(given, "toarray") else given)  # a sparse matrix of SciPy
         shape = structure.shapes[0]
         if matrix.shape != structure.batch + shape + shape:
             raise ArgumentError(
                 f"jac: it returned shape {matrix.shape}, but must return {structure.batch + shape + shape}: "
                 "the batch axes, those of the residual, those of y."
             )
-        return np.astype(matrix.reshape(*structure.batch, y.shape[-1], y.shape[-1]), y.dtype)
+        size = math.prod(shape)
+        matrix = matrix.reshape(*structure.batch, size, size)
+        if structure.complex_leaves[0]:
+            # a holomorphic residual acts on real and imaginary parts as multiplication by its derivative does
+            real, imag = np.real(matrix), np.imag(matrix)
+            matrix = np.concat([np.concat([real, -imag], axis=-1), np.concat([imag, real], axis=-1)], axis=-2)
+        elif np.iscomplexobj(matrix):
+            raise ArgumentError(
+                "jac: it returned complex numbers, but y0 is real. Return the derivative of real parts."
+            )
+        return np.astype(matrix, y.dtype)
 
     def _pushed(self, y: Array, tangent: Array, parameters: tuple[Array, ...] | None) -> Array:
         structure = self.rules.structure
@@ -104,17 +125,17 @@ class GivenResidual(Residual):
             for leaf in leaves
         ]
         assert self.rules.jvp is not None
-        output = self.rules.jvp(
-            (structure.unravel(y), *self.rules.args),
-            (structure.unravel(tangent), *self.backend.unflatten(tree, tangents)),
-        )
+        primals = (structure.unravel(y), *self.rules.args)
+        along = (structure.unravel(tangent), *self.backend.unflatten(tree, tangents))
+        output = self.backend.call(self.rules.jvp, primals, (along,))
         structure.check(output, "jvp")
         return structure.ravel(output)
 
     def _pulled(self, y: Array, cotangent: Array) -> tuple[Any, ...]:
         structure = self.rules.structure
         assert self.rules.vjp is not None
-        output = self.rules.vjp((structure.unravel(y), *self.rules.args), structure.unravel(cotangent))
+        primals = (structure.unravel(y), *self.rules.args)
+        output = self.backend.call(self.rules.vjp, primals, (structure.unravel(cotangent),))
         if not isinstance(output, tuple) or len(output) != 1 + len(self.rules.args):
             raise ArgumentError(
                 f"vjp: it returned {type(output).__name__}, but must return a tuple of {1 + len(self.rules.args)} "
@@ -122,3 +143,15 @@ class GivenResidual(Residual):
             )
         structure.check(output[0], "vjp")
         return output
+
+
+def _cotangent(index: int, leaf: Array, value: Any) -> Array:
+    if value is None:
+        return np.zeros_like(leaf)
+    array = np.asarray(value)
+    if array.shape != leaf.shape:
+        raise ArgumentError(
+            f"vjp: the cotangent that it returned for args[{index}] has shape {array.shape}, but the argument has "
+            f"shape {leaf.shape}; a vjp sums over what the argument is broadcast to."
+        )
+    return np.astype(array, leaf.dtype)

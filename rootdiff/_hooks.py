@@ -47,6 +47,10 @@ class Hooks:
         observe = self._observer(structure) if self.callback or self.verbose or self.history else None
         return replace(residual, correct=correct, observe=observe)
 
+    def box(self, structure: Structure, y: Array) -> tuple[Array, Array] | None:
+        """Return the bounds as vectors like `y`, if there are any."""
+        return None if self.bounds is None else _bound_vectors(structure, self.bounds, y)
+
     def recorded(self, xp: Any) -> History | None:
         """Return the history, where it was asked for."""
         if not self.history or not self.records:
@@ -78,9 +82,16 @@ class Hooks:
             if self.verbose:
                 print(line(structure.backend, info))
             if self.callback is not None:
-                self.callback(info)
+                self.callback(_copied(structure.backend, info))
 
         return observe
+
+
+def _copied(backend: Any, info: Any) -> Any:
+    """Return a record with copies of its arrays: what a callback writes into is not the solver's."""
+    leaves, structure = backend.flatten(info)
+    own = [backend.xp.asarray(leaf, copy=True) if backend.is_array(leaf) else leaf for leaf in leaves]
+    return backend.unflatten(structure, own)
 
 
 def line(backend: Any, info: StepInfo) -> str:

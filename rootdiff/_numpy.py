@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
@@ -15,27 +15,29 @@ from rootdiff import _elimination
 from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, last
 from rootdiff._errors import ArgumentError
 from rootdiff._numpy_namespace import Namespace
-
-#: A second difference below this part of the first leaves the central difference an error of about its square.
-_CURVATURE = 1e-4
-#: A second difference below this many times the rounding noise of f says nothing about curvature.
-_CLEAR_OF_NOISE = 1e3
-#: Changes of a step before it is taken as it is: enough for a factor 1e20, all that an entry without effect costs.
-_MAX_STEP_CHANGES = 7
+from rootdiff._slopes import Slopes
 
 
 @dataclass(frozen=True)
 class NumpyBackend(Factoring):
     """NumPy, with derivatives by central differences or, on request, by complex steps.
 
+    Attributes
+    ----------
+    box : tuple of arrays like y, or None
+        Lower and upper bounds of the unknown, which differences do not leave.
+    fine : bool
+        Whether differences with respect to entries are of higher order, which costs twice the evaluations.
+
     References
     ----------
-    Nocedal & Wright (2006), section 8.1: the step eps^(1/3) of a central difference.
     Squire & Trapp (1998), "Using complex variables to estimate derivatives of real functions".
     Moré & Wild (2011), "Estimating computational noise", for the noise that the steps stay clear of.
     """
 
     derivatives: Literal["finite-difference", "complex-step"] = "finite-difference"
+    box: tuple[Array, Array] | None = field(default=None, compare=False)
+    fine: bool = False
 
     name = "numpy"
     traced = False
@@ -53,7 +55,8 @@ class NumpyBackend(Factoring):
 
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         try:
-            return function(_read_only(y), *_read_only(args))
+            # a copy, for the user may write the next value into the same buffer
+            return optree.tree_map(_copied, function(_read_only(y), *_read_only(args)))
         except ValueError as error:
             if "read-only" not in str(error):
                 raise
@@ -82,65 +85,38 @@ class NumpyBackend(Factoring):
         return function(y)
 
     def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
-        return function(y), self.jacobian(function, y)[..., 0]
+        value = function(y)
+        return value, self.slopes(function, (y,), value, self.box).jacobian().value[..., 0]
+
+    def slopes(
+        self, function: Function, primals: Sequence[Array], value: Array, box: tuple[Array, Array] | None = None
+    ) -> Slopes:
+        """Return the derivatives of the function at the primals, where it has this value, with their errors."""
+        return Slopes(function, primals, value, self.derivatives == "complex-step", box, self.fine)
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
-        ratios = [np.abs(p) / np.abs(t) for p, t in _moving(primals, tangents)]
-        if not ratios:
-            return value, np.zeros_like(value)
-
-        def along(step: Any) -> Array:
-            return function(*[p + step * t for p, t in zip(primals, tangents, strict=True)])
-
-        smallest = min(float(np.min(ratio[ratio > 0], initial=np.inf)) for ratio in ratios)
-        smallest = max(smallest, 1e-200) if np.isfinite(smallest) else 1.0
-        if self.derivatives == "complex-step":
-            step = 1e-20 * smallest
-            return value, _imaginary(along(1j * step)) / step
-        scale = max(float(np.max(np.abs(t))) for _, t in _moving(primals, tangents))
-        size = max(float(np.max(np.abs(p))) for p, _ in _moving(primals, tangents)) or 1.0
-        step = size / scale * _central(value.dtype)
-        for _ in range(_MAX_STEP_CHANGES):
-            plus, minus = along(step), along(-step)
-            first, second = np.max(np.abs(plus - minus)), np.max(np.abs(plus - 2 * value + minus))
-            if second <= _CURVATURE * first or second <= _CLEAR_OF_NOISE * np.max(
-                self._noise(function, primals, value)
-            ):
-                break
-            # one of the entries is small in its units, and f is curved on the scale of this step
-            change = _CURVATURE * first / second if np.isfinite(second) else 0.0
-            step = step * min(max(float(change), 1e-3), 0.5)
-        else:
-            step = smallest * _central(value.dtype)
-        return value, _central_difference(along(step), along(-step), value, step)
+        return value, self.slopes(function, primals, value).along(tangents).value
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         value = function(*primals)
-        noise = self._noise(function, primals, value)
 
         def pullback(cotangent: Array) -> tuple[Array, ...]:
+            slopes = self.slopes(function, primals, value)
             gradients = []
-            for place, primal in enumerate(primals):
-                array = np.asarray(primal)
-                gradient = np.zeros_like(array)
-                for index in np.ndindex(array.shape):
-                    column = self._entry_derivative(function, primals, value, noise, place, index)
+            for place, primal in enumerate(slopes.primals):
+                gradient = np.zeros_like(primal)
+                for index in np.ndindex(primal.shape):
+                    column = slopes.entry(place, index).value
                     # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
-                    terms = np.where((cotangent == 0) | (column == 0), 0, cotangent * column)
-                    gradient[index] = np.sum(terms)
+                    gradient[index] = np.sum(np.where((cotangent == 0) | (column == 0), 0, cotangent * column))
                 gradients.append(gradient)
             return tuple(gradients)
 
         return value, pullback
 
     def jacobian(self, function: Function, y: Array) -> Array:
-        value = function(y)
-        noise = self._noise(function, (y,), value)
-        columns = [
-            self._entry_derivative(function, (y,), value, noise, 0, (..., place)) for place in range(y.shape[-1])
-        ]
-        return np.stack(columns, axis=-1)
+        return self.slopes(function, (y,), function(y), self.box).jacobian().value
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
         matrix = cache(lambda: self.jacobian(function, y))
@@ -184,86 +160,9 @@ class NumpyBackend(Factoring):
     def to_numpy(self, array: Array) -> Any:
         return np.asarray(array)
 
-    def _noise(self, function: Function, primals: Sequence[Array], value: Array) -> Array:
-        """Return the change of f, (*batch, 1), when its inputs change by a rounding error."""
-        if self.derivatives == "complex-step":
-            return np.zeros_like(value[..., :1])
-        eps = np.finfo(value.dtype).eps
-        nudged = function(*[np.asarray(p) * (1 + 2 * eps) for p in primals])
-        return np.max(np.abs(nudged - value), axis=-1, keepdims=True) + eps * np.max(
-            np.abs(value), axis=-1, keepdims=True
-        )
 
-    def _entry_derivative(
-        self, function: Function, primals: Sequence[Array], value: Array, noise: Array, place: int, index: Any
-    ) -> Array:
-        """Return the derivative, shaped like f, with respect to one entry (of each system) of one primal.
-
-        The step suits an entry of size one or larger. It shrinks where f is curved on that scale, which half the
-        step tells, or not finite, and grows where the difference drowns in rounding noise: for entries that are
-        small or large in the units they come in.
-        """
-        array = np.asarray(primals[place])
-
-        def along(step: Any) -> Array:
-            moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
-            moved[index] += step
-            return function(*primals[:place], moved, *primals[place + 1 :])
-
-        size = np.abs(array[index])
-        per_system = np.ndim(size) > 0
-        step = np.maximum(size, 1) * _central(array.dtype)
-
-        def shaped(step: Any) -> Any:
-            return step[..., None] if per_system else step
-
-        if self.derivatives == "complex-step":
-            step = np.where(size > 0, size, 1.0) * 1e-20  # far below rounding: there is no cancellation to balance
-            return _imaginary(along(1j * step)) / shaped(step)
-        shortest = np.where(size > 0, size, np.finfo(array.dtype).eps) * _central(array.dtype) * 1e-3
-        for _ in range(_MAX_STEP_CHANGES):
-            plus, half = along(step), along(0.5 * step)
-            first = 2 * np.max(np.abs(plus - value), axis=-1)
-            second = 4 * np.max(np.abs(plus - 2 * half + value), axis=-1)
-            clear = _CLEAR_OF_NOISE * noise[..., 0]
-            change = np.where(second > np.maximum(_CURVATURE * first, clear), _CURVATURE * first / second, 1.0)
-            change = np.where(np.maximum(first, second) <= clear, 1e3, np.maximum(change, 1e-3))
-            # a system that is not finite as it stands has no say
-            change = np.where(np.isfinite(second), change, np.where(np.isfinite(value).all(axis=-1), 0.1, 1e3))
-            change = change if per_system else np.min(change)
-            if np.all((change == 1) | (change < 1) & (step <= shortest)):
-                break
-            step = np.maximum(change * step, np.minimum(step, shortest))
-        else:
-            step = np.where(change < 1, 1e3 * shortest, step)  # still curved: an entry of another order of magnitude
-        return _central_difference(along(step), along(-step), value, shaped(step))
-
-
-def _moving(primals: Sequence[Array], tangents: Sequence[Array]) -> list[tuple[Array, Array]]:
-    """Return the entries that a step along the tangents moves, and by how much."""
-    pairs = [(np.asarray(p), np.asarray(t)) for p, t in zip(primals, tangents, strict=True)]
-    return [(np.broadcast_to(p, t.shape)[t != 0], t[t != 0]) for p, t in pairs if np.any(t != 0)]
-
-
-def _central(dtype: Any) -> Any:
-    return np.finfo(dtype).eps ** (1 / 3)
-
-
-def _central_difference(plus: Array, minus: Array, value: Array, step: Any) -> Array:
-    """Return the central difference, or the one-sided one where the other side leaves the domain of f."""
-    with np.errstate(invalid="ignore"):
-        central = (plus - minus) / (2 * step)
-        one_sided = np.where(np.isfinite(plus), (plus - value) / step, (value - minus) / step)
-    return np.where(np.isfinite(central), central, one_sided).astype(value.dtype)
-
-
-def _imaginary(value: Array) -> Array:
-    if not np.isdtype(value.dtype, "complex floating"):
-        raise ArgumentError(
-            "derivatives: the complex step needs a residual that keeps complex numbers complex, but this one returned "
-            f"{value.dtype}. Avoid np.abs, np.real and float buffers in it, or use derivatives='finite-difference'."
-        )
-    return np.imag(value)
+def _copied(leaf: Any) -> Any:
+    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _read_only(tree: Any) -> Any:

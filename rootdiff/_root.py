@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +18,12 @@ from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver, StepInfo, run
 from rootdiff._numbers import as_unknown
 from rootdiff._numpy import NumpyBackend
+from rootdiff._parameters import check_meaning, check_rule, frozen, is_parameter
 from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
-from rootdiff._sensitivities import Sensitivities
+from rootdiff._rules import check_rules
+from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Solution
 from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
@@ -77,7 +79,8 @@ def root(
     y0 : array or pytree of arrays, (*batch, ...), floating
         Initial guess, in the units of the unknown; all leaves of one precision.
     *args : pytrees
-        Parameters. Floating arrays and floats are differentiated; everything else is passed on as it is.
+        Parameters. Real floating arrays and floats are differentiated; everything else is passed on as it is. Arrays
+        are copied, so that what is written into them later does not change a derivative.
     solver, adjoint : str or object
         A registered name (see `available_solvers`, `available_adjoints`) or a value such as ``Newton(rtol=1e-8)``.
         "auto" takes `Newton` (`Chord` for one system of more than 64) and `LU` for at most 1024 unknowns, else a
@@ -96,20 +99,23 @@ def root(
         In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others
         share gets the sum over the good systems. `converged`, and `GradientReport.status`, tell which failed.
     jac : callable, optional
-        ``jac(y, *args)`` returns df/dy, (*batch, *shape, *shape), where `y0` is one array.
+        ``jac(y, *args)`` returns df/dy, (*batch, *shape, *shape), where `y0` is one array; a SciPy sparse matrix is
+        made dense. Where derivatives are asked for, or a solve fails, one product tells whether a rule is right.
     jvp : callable, optional
         ``jvp((y, *args), (y_dot, *args_dot))`` returns the derivative of the residual; the tangent of a leaf that is
         not differentiated is None.
     vjp : callable, optional
         ``vjp((y, *args), cotangent)`` returns a tuple of cotangents of y and of each of `args`.
     derivatives : {"finite-difference", "complex-step"}
-        How to get the derivatives that were not given: by central differences (relative error about eps^(2/3)), or
-        by complex steps, exact to rounding, for a residual that is analytic and takes complex numbers.
+        How to get the derivatives that were not given: by central differences (relative error about eps^(2/3), where
+        f is rounded to eps), or by complex steps, exact to rounding, for a residual that is analytic and takes complex
+        numbers.
     correct : callable, optional
         ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
         on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
     bounds : tuple (lo, hi), optional
-        Numbers, None, or pytrees like `y0`: trial points are projected onto the box; roots on its border are found.
+        Numbers, None, or pytrees like `y0`: trial points are projected onto the box, and no difference leaves it; roots
+        on its border are found.
     callback : callable, optional
         Called with a `StepInfo` after each step.
     verbose : bool
@@ -312,9 +318,10 @@ def continuation(
     >>> sol.y, sol.jacobian()
     (array([2.]), (array([[0.07692308]]),))
     """
-    start, args = continuation_start(NumpyBackend(), args0, args1, _is_parameter)
+    start, args = continuation_start(NumpyBackend(), args0, args1, is_parameter)
+    y0 = as_unknown(NumpyBackend(), y0, args)
     path = Continuation(
-        start=tuple(map(np.asarray, start)),
+        start=frozen(describe(NumpyBackend(), y0, 0), start),
         solver=get_solver(solver, "numpy"),
         method=method,
         first_step=first_step,
@@ -328,31 +335,33 @@ def continuation(
 
 def bind(
     function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
-) -> tuple[Residual, Structure]:
-    """Check the arguments and return the residual on flat vectors with the structure of the unknown."""
+) -> tuple[Residual, Structure, tuple[Any, ...]]:
+    """Check the arguments; return the residual on flat vectors, the structure of the unknown, and copies of `args`."""
     check_policy(options.on_failure)
     if options.derivatives not in _DERIVATIVES:
         raise ArgumentError(
             f"derivatives: got {options.derivatives!r}; allowed are {', '.join(map(repr, _DERIVATIVES))}."
         )
+    _check_functions(function, options)
     backend = NumpyBackend(options.derivatives)
     structure = describe(backend, y0, options.batch_ndim)
+    check_meaning("y0", y0)
     check_args(backend, args)
+    args = frozen(structure, args)
 
     def make(structure: Structure, args: tuple[Any, ...]) -> Residual:
-        parameters, rebuild = split_args(backend, args, _is_parameter)
+        parameters, rebuild = split_args(backend, args, is_parameter)
         flat = fixed_point_residual if fixed_point else flat_residual
-        values = tuple(map(np.asarray, parameters))
-        problem = Residual(flat(function, structure, rebuild), values, backend, fixed_point=fixed_point)
+        problem = Residual(flat(function, structure, rebuild), tuple(parameters), backend, fixed_point=fixed_point)
         if not any((options.jac, options.jvp, options.vjp)):
             return problem
-        rules = DerivativeRules(options.jac, options.jvp, options.vjp, structure, args, _is_parameter)
+        rules = DerivativeRules(options.jac, options.jvp, options.vjp, structure, args, is_parameter)
         return GivenResidual(problem.function, problem.parameters, backend, rules)
 
     if options.batched_args is None:
-        return make(structure, args), structure
+        return make(structure, args), structure, args
     flags = batched_leaves(backend, args, options.batched_args, structure.batch)
-    return compactable(make, structure, args, flags), structure
+    return compactable(make, structure, args, flags), structure, args
 
 
 def _solve(
@@ -360,24 +369,38 @@ def _solve(
 ) -> Solution:
     check_args(NumpyBackend(), args)
     y0 = as_unknown(NumpyBackend(), y0, args)
-    problem, structure = bind(function, y0, args, options, fixed_point)
+    problem, structure, kept = bind(function, y0, args, options, fixed_point)
     solver = get_solver(options.solver, "numpy") if options.solver != "auto" else Auto(fixed_point=fixed_point)
     if structure.is_empty:
         solver = Nothing()
     adjoint = get_adjoint(options.adjoint, "numpy")
     start = structure.ravel(y0)
     hooks = options.hooks or Hooks()
+    problem = replace(problem, backend=NumpyBackend(options.derivatives, hooks.box(structure, start)))
     with np.errstate(all="ignore"):
         if hooks.check:
             check_independent(problem, start)
         raw = run(solver, hooks.attach(problem, structure, start), start)
+    raw = raw._replace(y=np.array(raw.y))  # after no step it is y0, which the user may change
     solution = Solution(
         structure.unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method, hooks.recorded(np)
     )
-    report(problem.backend, solution, options.on_failure, solver, (y0, *args))
     failed = ~solution.converged & (options.on_failure != "ignore")
+    if isinstance(problem, GivenResidual) and np.any(failed):  # a wrong rule explains more than a status
+        with np.errstate(all="ignore"):
+            check_rules(problem, raw.y, failed)
+    report(problem.backend, solution, options.on_failure, solver, (y0, *args))
     sensitivities = Sensitivities(
-        problem, structure, adjoint, raw.y, raw.factors, args, _is_parameter, options.on_failure, failed
+        problem,
+        structure,
+        adjoint,
+        raw.y,
+        raw.factors,
+        kept,
+        options.on_failure,
+        failed,
+        raw.residual_norm,
+        Binding(bind, function, replace(options, solver="auto", hooks=None, batched_args=None), fixed_point),
     )
     y = raw.y if options.on_failure in KEEP else np.where(failed[..., None], np.nan, raw.y)
     approximate = np.full(failed.shape, not adjoint.exact)
@@ -385,7 +408,11 @@ def _solve(
     return solution._replace(y=structure.unravel(y), sensitivities=sensitivities, approximate=approximate, error=error)
 
 
-def _is_parameter(leaf: Any) -> bool:
-    if isinstance(leaf, np.ndarray | np.generic):
-        return bool(np.isdtype(leaf.dtype, "real floating"))
-    return isinstance(leaf, float)
+def _check_functions(function: Any, options: Options) -> None:
+    check_rule("residual", function if function is not None else "None")
+    advice = " Without it derivatives are those of derivatives='finite-difference', or of 'complex-step'."
+    for name in ("jac", "jvp", "vjp"):
+        check_rule(name, getattr(options, name), advice)
+    if options.hooks is not None:
+        check_rule("correct", options.hooks.correct)
+        check_rule("callback", options.hooks.callback)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import optree
 
 from rootdiff import _implicit
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
+from rootdiff._derivatives import GivenResidual
+from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._parameters import check_tangent, is_parameter
 from rootdiff._residual import Residual
+from rootdiff._rules import check_rules
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
+
+#: Roundings of f by which its norm at the root may grow between a solve and its derivative.
+_MOVED = 100.0
+
+
+class Binding(NamedTuple):
+    """What makes the residual again, where it has been pickled: ``bind(function, y, args, options, fixed_point)``."""
+
+    bind: Callable[..., Any]
+    function: Callable[..., Any]
+    options: Any
+    fixed_point: bool
 
 
 @dataclass(frozen=True, repr=False)  # a Solution prints its numbers
@@ -26,11 +43,13 @@ class Sensitivities:
     residual : Residual
         Its parameters are the floating leaves of `args`.
     y : array, (*batch, n). The root; of a failed system the best iterate.
-    failed : boolean array, (*batch). Systems whose derivatives are not vouched for: none, if failures are ignored.
     args : tuple
-        The arguments of the solve.
-    is_parameter : callable
-        Tells the leaves of `args` that are differentiated.
+        Copies of the arguments of the solve.
+    failed : boolean array, (*batch). Systems whose derivatives are not vouched for: none, if failures are ignored.
+    residual_norm : array, (*batch). Largest absolute residual at `y`, at the time of the solve.
+    binding : Binding
+    believed : bool
+        Whether to take the rules of the user, and the residual as it is now, without a look at them.
     """
 
     residual: Residual
@@ -39,9 +58,11 @@ class Sensitivities:
     y: Array
     factors: Any
     args: tuple[Any, ...]
-    is_parameter: Callable[[Any], bool]
     on_failure: str
     failed: Array
+    residual_norm: Array
+    binding: Binding
+    believed: bool = False
 
     def vjp(self, cotangent: Any) -> tuple[Any, ...]:
         """Return one cotangent per argument."""
@@ -50,6 +71,7 @@ class Sensitivities:
             return self._like_args([np.zeros_like(parameter) for parameter in self.residual.parameters])
         w = np.astype(self.structure.ravel(cotangent), self.y.dtype)
         with np.errstate(all="ignore"):
+            assert self._checked
             gradients, _ = _implicit.vjp(
                 self.residual, self.adjoint, self.y, w, self.factors, self.on_failure, self.failed
             )
@@ -69,6 +91,7 @@ class Sensitivities:
         if self.structure.is_empty:
             return self.structure.unravel(self.y)
         with np.errstate(all="ignore"):
+            assert self._checked
             derivative, _ = _implicit.jvp(
                 self.residual, self.adjoint, self.y, flat, self.factors, self.on_failure, self.failed
             )
@@ -76,25 +99,54 @@ class Sensitivities:
 
     def jacobian(self) -> tuple[Any, ...]:
         """Return dy/dargs, one entry per argument: a linear solve for each entry of args."""
-        factors = self.factors
-        columns: list[list[Array]] = []
-        for place, parameter in enumerate(self.residual.parameters):
-            shape = np.shape(parameter)
-            columns.append([])
-            for index in () if self.structure.is_empty else np.ndindex(shape):
-                tangents = [np.zeros_like(p) for p in self.residual.parameters]
-                tangents[place][index] = 1
-                with np.errstate(all="ignore"):
-                    column, info = _implicit.jvp(
-                        self.residual, self.adjoint, self.y, tuple(tangents), factors, self.on_failure, self.failed
-                    )
-                factors = factors if info.factors is None else info.factors
-                columns[-1].append(column)
-        blocks = [
-            self._block(parts, np.shape(parameter))
-            for parts, parameter in zip(columns, self.residual.parameters, strict=True)
-        ]
+        parameters = self.residual.parameters
+        columns: list[list[Array]] = [[] for _ in parameters]
+        with np.errstate(all="ignore"):
+            assert self._checked
+            y = _implicit.regular_point(np, self.y, self.failed)
+            operator = self.residual.operator(y, self.factors)
+            for place, rhs in () if self.structure.is_empty else _parameter_columns(self.residual, y):
+                column, info = _implicit.solve(operator, self.adjoint, rhs, self.on_failure, self.failed)
+                operator = operator if info.factors is None else replace(operator, factors=info.factors)
+                columns[place].append(-column)
+        blocks = [self._block(parts, np.shape(p)) for parts, p in zip(columns, parameters, strict=True)]
         return self._like_args(blocks)
+
+    def __reduce__(self) -> Any:
+        """Pickle what makes the residual again; where it cannot be pickled, a `Solution` loses its derivatives only."""
+        y, names = self.structure.unravel(self.y), ("adjoint", "y", "factors", "on_failure", "failed", "residual_norm")
+        parts = (self.binding, y, self.args, {name: getattr(self, name) for name in names})
+        try:
+            pickle.dumps(parts)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            return Lost, (str(error),)
+        return _restored, parts
+
+    @cached_property
+    def _checked(self) -> bool:
+        """True, once it is known that the residual is that of the solve and that the rules are its derivatives."""
+        if self.believed:
+            return True
+        good = ~self.failed
+        self._check_residual(good)
+        if isinstance(self.residual, GivenResidual):
+            check_rules(self.residual, self.y, good)
+        return True
+
+    def _check_residual(self, good: Array) -> None:
+        value = self.residual(self.y)
+        norm = np.max(np.abs(value), axis=-1)
+        if not np.any(good & (norm > self.residual_norm)):
+            return
+        noise = self.residual.backend.slopes(self.residual._of_y, (self.y,), value).noise  # type: ignore[attr-defined]
+        moved = good & (norm > self.residual_norm + _MOVED * np.max(noise, axis=-1))
+        if np.any(moved):
+            raise ArgumentError(
+                f"residual: at the root its norm is {np.max(norm[moved]):.3g}, but at the solve it was "
+                f"{np.max(self.residual_norm[moved]):.3g}. What it reads besides y and args has changed since (an "
+                "array written into, a variable bound anew), or it is random; its derivative would be that of another "
+                "problem. Pass what changes through args, which the solve copies."
+            )
 
     def _block(self, columns: list[Array], shape: tuple[int, ...]) -> Any:
         """Return the pytree like y of derivatives with shape ``leaf.shape + shape``."""
@@ -107,7 +159,7 @@ class Sensitivities:
     def _tangents(self, index: int, arg: Any, tangent: Any) -> list[Array]:
         leaves, tree = optree.tree_flatten(arg)
         if tangent is None:
-            return [np.zeros_like(leaf) for leaf in leaves if self.is_parameter(leaf)]
+            return [np.zeros_like(leaf) for leaf in leaves if is_parameter(leaf)]
         try:
             values = tree.flatten_up_to(tangent)
         except ValueError as error:
@@ -116,9 +168,10 @@ class Sensitivities:
             ) from error
         flat = []
         for leaf, value in zip(leaves, values, strict=True):
-            if not self.is_parameter(leaf):
+            check_tangent(index, leaf, value)
+            if not is_parameter(leaf):
                 continue
-            array = np.zeros_like(leaf) if value is None else np.asarray(value, dtype=np.asarray(leaf).dtype)
+            array = np.zeros_like(leaf) if value is None else _real(f"jvp: tangent {index}", value, leaf.dtype)
             if array.shape != np.shape(leaf):
                 raise ArgumentError(
                     f"jvp: tangent {index} has shape {array.shape}, but args[{index}] has {np.shape(leaf)}."
@@ -129,8 +182,53 @@ class Sensitivities:
     def _like_args(self, parameters: Any) -> tuple[Any, ...]:
         leaves, tree = self.structure.backend.flatten(self.args)
         values = iter(parameters)
-        filled = [next(values) if self.is_parameter(leaf) else None for leaf in leaves]
+        filled = [next(values) if is_parameter(leaf) else None for leaf in leaves]
         return self.structure.backend.unflatten(tree, filled)  # type: ignore[no-any-return]
+
+
+def _parameter_columns(residual: Residual, y: Array) -> Iterator[tuple[int, Array]]:
+    """Yield the derivative of the residual, (*batch, n), for each entry of a parameter, with the place of that."""
+    parameters = residual.parameters
+    if isinstance(residual, GivenResidual) and residual.rules.jvp is not None:
+        for place, parameter in enumerate(parameters):
+            for index in np.ndindex(parameter.shape):
+                tangents = tuple(np.zeros_like(p) for p in parameters)
+                tangents[place][index] = 1
+                yield place, residual.parameter_jvp(y, tangents)
+        return
+    of_parameters = partial(residual.function, y)
+    slopes = residual.backend.slopes(of_parameters, parameters, of_parameters(*parameters))  # type: ignore[attr-defined]
+    for place, parameter in enumerate(parameters):
+        for index in np.ndindex(parameter.shape):
+            yield place, slopes.entry(place, index).value
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What is left of the derivatives of a root where its residual could not be pickled."""
+
+    reason: str
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ArgumentTypeError(
+            f"Solution: it has been pickled without its derivatives, since the residual cannot be: {self.reason}. "
+            "Define the residual at the top of a module, or ask for derivatives where the solve was made."
+        )
+
+
+def _restored(binding: Binding, y: Any, args: tuple[Any, ...], rest: dict[str, Any]) -> Sensitivities:
+    bind, function, options, fixed_point = binding
+    residual, structure, args = bind(function, y, args, options, fixed_point)
+    return Sensitivities(residual, structure, args=args, binding=binding, **rest)
+
+
+def _real(what: str, value: Any, dtype: Any) -> Array:
+    array = np.asarray(value)
+    if np.iscomplexobj(array):
+        raise ArgumentError(f"{what} is complex, but what it belongs to is real. Give its real part.")
+    return np.astype(array, dtype)
 
 
 def check_cotangent(structure: Structure, cotangent: Any) -> None:
@@ -142,3 +240,6 @@ def check_cotangent(structure: Structure, cotangent: Any) -> None:
             f"vjp: the cotangent has leaves of shape {[np.shape(leaf) for leaf in leaves]}; "
             f"it must be like y, with {shapes}."
         )
+    for leaf, is_complex in zip(leaves, structure.complex_leaves, strict=True):
+        if np.iscomplexobj(leaf) and not is_complex:
+            raise ArgumentError("vjp: the cotangent is complex, but y is real. Give its real part.")

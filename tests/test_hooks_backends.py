@@ -49,6 +49,22 @@ def _first(trial, y):
     return trial[:1]
 
 
+@pytest.mark.parametrize("package", ["numpy", "torch"])
+def test_a_callback_that_writes_into_what_it_gets_changes_nothing(package):
+    if package == "torch":
+        xp, rd = pytest.importorskip("torch"), pytest.importorskip("rootdiff_torch")
+    else:
+        xp, rd = np, rootdiff
+
+    def spoil(info):
+        for array in (info.y, info.residual_norm, info.step_norm, info.status):
+            array[...] = 1
+
+    start = xp.asarray([[1.0], [2.0]], dtype=xp.float64)
+    sol = rd.root(lambda y: y**2 - 16, start, batch_ndim=1, callback=spoil)
+    np.testing.assert_allclose(sol.y, [[4.0], [4.0]])
+
+
 @pytest.mark.parametrize("options", [{"bounds": (0.0, None)}, {"verbose": True}])
 def test_solvers_with_steps_of_their_own_refuse_hooks(options):
     jnp = pytest.importorskip("jax.numpy")

@@ -44,6 +44,7 @@ def backtrack(
     shorten: Callable[[Array, Array], Array] | None = None,
     slope: bool = False,
     futile: Callable[[], Array] | None = None,
+    natural: Callable[[Array], Array] | None = None,
 ) -> Trial:
     """Shorten `step` per system until ``accept(size, length)`` holds or the step vanishes in rounding.
 
@@ -59,6 +60,8 @@ def backtrack(
         Whether to compute the derivative of systems of one unknown too, with each residual.
     futile : callable, optional
         Returns where no shorter step is worth a trial, (*batch); asked once, if some first trial was rejected.
+    natural : callable, optional
+        From the residual of a first trial, (*batch, n), to where that is accepted after all; asked likewise.
     """
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
@@ -91,6 +94,9 @@ def backtrack(
         return frozen(xp, ~open_(carry), carry[0], new) if length.ndim else new, count + 1
 
     def search(*start: Any) -> tuple[Any, ...]:
+        if natural is not None:
+            better = (start[2] < xp.inf) & natural(start[1])
+            start = (*start[:4], start[4] | better, start[5] | better, *start[6:])
         if futile is not None:
             start = (*start[:5], start[5] | futile(), *start[6:])
         count = xp.zeros_like(start[5], dtype=xp.int32)

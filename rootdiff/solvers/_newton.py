@@ -55,6 +55,9 @@ class NewtonState(NamedTuple):
 class Newton(IterativeSolver):
     """Newton's method, globalised by Armijo backtracking on the sum of squares.
 
+    A whole step after which the simplified correction is a tenth as long is taken too, whatever the units of the rows
+    make of the sum of squares.
+
     Parameters
     ----------
     rtol, atol, max_steps
@@ -71,8 +74,8 @@ class Newton(IterativeSolver):
     ----------
     Dennis & Schnabel (1996), "Numerical Methods for Unconstrained Optimization and Nonlinear Equations",
     algorithms A6.3.1 and 6.5. Deuflhard (2011), "Newton Methods for Nonlinear Problems", section 2.1, for the
-    (simplified) correction as error estimate. Grippo, Lampariello & Lucidi (1986), "A nonmonotone line search
-    technique for Newton's method".
+    (simplified) correction as error estimate, section 3.3, for the natural test of a step. Grippo, Lampariello & Lucidi
+    (1986), "A nonmonotone line search technique for Newton's method".
 
     Examples
     --------
@@ -119,7 +122,12 @@ class Newton(IterativeSolver):
         scalar, norms = state.slope is not None, state.norms
         size = norm2(xp, f) if norms is None else norms[..., 0]
         bound, noisy = (None, None) if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
-        trial = armijo(residual, y, f, direction, size, scalar, bound)
+
+        def natural(f: Array) -> Array:
+            assert again is not None
+            return norm2(xp, again(f)) <= _FAST * length
+
+        trial = armijo(residual, y, f, direction, size, scalar, bound, None if again is None or scalar else natural)
         following = None if again is None else again(trial.f)
         unfinished = trial.accepted
         if noisy is not None:
@@ -166,7 +174,7 @@ def _error(
     error = xp.where(trusted(trial, size)[..., None], xp.abs(direction), xp.inf)
     if following is None:
         return error
-    fast = norm2(xp, following) <= _FAST * length
+    fast = trial.accepted & (norm2(xp, following) <= _FAST * length)
     # an f that rounding makes zero tells nothing, next to a multiple root not even that it is near
     if slope is None or trial.slope is None:
         fast = fast & (trial.size > 0)
@@ -223,11 +231,13 @@ def armijo(
     size: Array,
     slope: bool = False,
     bound: Array | None = None,
+    natural: Callable[[Array], Array] | None = None,
 ) -> Trial:
     """Backtrack along a direction on which |f|^2 / 2 has the slope -|f|^2, until it falls below `bound`^2 / 2.
 
-    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` as for `backtrack`. Where f may
-    be nothing but rounding, only the whole step is tried; of one unknown, where to ask costs a trial, others too.
+    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` and `natural` as for `backtrack`.
+    Where f may be nothing but rounding, only the whole step is tried; of one unknown, where to ask costs a trial,
+    others too.
     """
     xp = residual.xp
     slack = 1.0 if bound is None else (bound / xp.where(size > 0, size, 1.0)) ** 2
@@ -242,7 +252,7 @@ def armijo(
     def futile() -> Array:
         return _is_noisy(residual, y, f, size)
 
-    return backtrack(residual, y, direction, accept, shorten, slope, None if slope else futile)
+    return backtrack(residual, y, direction, accept, shorten, slope, None if slope else futile, natural)
 
 
 def trusted(trial: Trial, size: Array) -> Array:

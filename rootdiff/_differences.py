@@ -1,0 +1,232 @@
+"""Derivatives by differences, each with an error that is measured.
+
+One stencil takes a step to one side, half of it, and a step to the other side. The central difference is the
+derivative; its distance from the slope of the cubic through the same points tells its error, be it the curvature of f
+or the rounding of f. Where it is that of curvature the step shrinks, where it is that of rounding the step grows. Each
+component of f, in its own units, keeps the best of what the steps gave it.
+
+References
+----------
+Nocedal & Wright (2006), section 8.1: the step eps^(1/3) of a central difference. Gill, Murray, Saunders & Wright
+(1983), "Computing forward-difference intervals for numerical optimization". Moré & Wild (2011), "Estimating
+computational noise".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rootdiff._backend import Array
+
+#: Steps after the first one that a derivative may cost, and longer ones that are tried until f feels one.
+_MAX_CHANGES, _MAX_SILENT = 6, 6
+#: A step changes by this factor at most; where f is not finite, by this one.
+_FACTOR = 1e3
+#: An error up to this many times what the known rounding of f explains counts as rounding.
+_MARGIN = 20.0
+#: Fewer roundings of f than these are no change of f.
+_FELT = 8.0
+#: Entries so many times smaller than the largest of their array, or than one, may be of the same scale.
+_SMALLER = 100.0
+#: Part of the error that the stencil shows which is, where f is rounded, that of the central difference.
+_OF_ROUNDING = 0.2
+
+
+class Slope(NamedTuple):
+    """A derivative, (*batch, m), its estimated absolute error, and the size of the rounding of f that it met."""
+
+    value: Array
+    error: Array
+    noise: Array
+
+
+class _Best(NamedTuple):
+    """The best derivative of each component so far, with its error, its step, and the change of f over it."""
+
+    value: Array
+    error: Array
+    step: Array
+    change: Array
+
+
+@dataclass(frozen=True)
+class Line:
+    """A function of one number t per system, or of one for all, that is to be differentiated at t = 0.
+
+    Attributes
+    ----------
+    along : callable
+        From t, (*batch), to f there, (*batch, m).
+    value, noise : array, (*batch, m)
+        f at 0, and the size of its rounding errors.
+    step : array, (*batch)
+        The first step, positive.
+    longest : array like `step`
+        No step is longer.
+    room : tuple of arrays like `step`, or None
+        How far t may go below 0 and above 0.
+    """
+
+    along: Callable[[Any], Array]
+    value: Array
+    noise: Array
+    step: Any
+    longest: Any
+    room: tuple[Any, Any] | None = None
+
+    def change(self, t: Any) -> Array:
+        return self.along(t) - self.value
+
+    def allowed(self, step: Any) -> tuple[Any, Any]:
+        """Return the step to take in place of `step`, signed, and whether it may be taken to the other side too."""
+        step = np.minimum(step, self.longest)
+        if self.room is None:
+            return step, np.ones_like(step, dtype=bool)
+        below, above = self.room
+        widest = np.maximum(below, above)
+        step = np.where(widest > 0, np.minimum(step, widest), step)  # without any room there is no other way
+        forward = above >= step
+        return np.where(forward | (below < step), step, -step), np.where(forward, below, above) >= step
+
+
+def power_of_two(step: Any, dtype: Any) -> Any:
+    """Return the power of two just below a positive `step`: added to a number, it is not rounded."""
+    least = np.finfo(dtype).smallest_normal * 2.0**10
+    return np.ldexp(np.ones_like(step, dtype=dtype), np.frexp(np.maximum(step, least))[1] - 1)
+
+
+def first_step(dtype: Any) -> Any:
+    """Return the step of a central difference in an entry of size one."""
+    return np.finfo(dtype).eps ** (1 / 3)
+
+
+def scale(size: Any, largest: Any) -> Any:
+    """Return the scale of an entry, which tells its first step, from its `size` and the `largest` one of its array.
+
+    A smaller entry may be one of a larger scale, so that a longer step is less rounded; but the step must be shorter
+    than the entry, which may not change its sign. One is the scale of a zero.
+    """
+    wide = np.minimum(np.minimum(largest, 1), _SMALLER * size)
+    return np.where(size > 0, np.maximum(size, wide), np.ones_like(size))
+
+
+@np.errstate(all="ignore")
+def slope(line: Line) -> Slope:
+    """Return the derivative at 0 of the function on a `line`."""
+    step, change = _felt(line)
+    if not np.any(change):
+        return Slope(np.zeros_like(line.value), np.zeros_like(line.value), line.noise)
+    eps = np.finfo(line.value.dtype).eps
+    good, rough = (
+        eps ** (1 / 2),
+        eps ** (1 / 6),
+    )  # relative errors that a smooth f, and one of large rounding, may leave
+    best, noise = _stencil(line, step, change), line.noise
+    can_shrink = can_grow = np.isfinite(line.value)
+    for left in range(_MAX_CHANGES, -1, -1):
+        size, rounding = best.change / best.step, noise / best.step
+        is_rounding = best.error <= _MARGIN * rounding
+        shrinks = can_shrink & ~is_rounding & ~(best.error <= good * size)
+        grows = can_grow & is_rounding & (rounding > rough * size) & (size > 0)
+        if left == 0 or not (shrinks.any() or grows.any()):
+            break
+        target = best.step * np.where(shrinks, _shorter(best, noise, good * size), _longer(rounding, rough * size))
+        least = np.min(np.where(shrinks, target, np.inf), axis=-1)
+        most = np.max(np.where(grows, target, 0), axis=-1)
+        step = power_of_two(np.where(least < np.inf, least, np.where(most > 0, most, step)), line.step.dtype)
+        other = _stencil(line, step)
+        silent = (other.change == 0) & (best.change > 0)
+        better = (other.error < best.error) & ~silent
+        shorter, longer = other.step < best.step, other.step > best.step
+        # a shorter step that does not help tells that the rounding of f is larger than it seemed
+        seen = np.where(silent, best.error * best.step, other.error * other.step)
+        noise = np.where(shorter & ~better & np.isfinite(seen), np.maximum(noise, 0.25 * seen), noise)
+        can_shrink = can_shrink & ~(shorter & ~better) & ~(longer & better)
+        can_grow = can_grow & ~(longer & ~better) & ~(shorter & better)
+        best = _Best(*(np.where(better, new, old) for new, old in zip(other, best, strict=True)))
+    error = np.where(is_rounding, np.maximum(_OF_ROUNDING * best.error, rounding / 4), best.error)
+    return Slope(best.value.astype(line.value.dtype), error, noise)
+
+
+@np.errstate(all="ignore")
+def refined(line: Line, found: Slope) -> Slope:
+    """Return a derivative of higher order, where its error is smaller than that of the one that was `found`.
+
+    Its error is about eps^(4/5), with a step of about eps^(1/5): five times the evaluations for three more digits. The
+    step of the `line` is the scale of what moves.
+    """
+    shares = np.where(found.value != 0, found.noise / np.abs(found.value), np.inf)
+    rounding = np.clip(np.min(shares, axis=-1) / line.step, np.finfo(line.value.dtype).eps, 1e-2)
+    step = power_of_two(np.minimum(line.step * rounding ** (1 / 5), line.longest / 2), line.step.dtype)
+    fits = np.ones_like(step, dtype=bool) if line.room is None else 2 * step <= np.minimum(*line.room)
+    step = np.where(fits, step, 0)
+    near, far = (line.along(k * step) - line.along(-k * step) for k in (1, 2))
+    t = np.where(fits, step, 1)[..., None]
+    value, lower = (8 * near - far) / (12 * t), near / (2 * t)
+    bent = np.abs(value - lower)  # the square of the step, of which the error is again the square
+    error = found.noise / t + np.fmin(bent, 1.2 * bent**2 / np.abs(value))
+    better = fits[..., None] & (error < found.error)
+    return Slope(np.where(better, value, found.value), np.where(better, error, found.error), found.noise)
+
+
+def _shorter(best: _Best, noise: Array, wanted: Array) -> Array:
+    """Return the factor that makes the error, as the square of the step, what is wanted, or as small as the noise."""
+    balanced = np.cbrt(noise / (best.step * best.error))
+    factor = np.clip(np.maximum(np.sqrt(wanted / best.error), balanced), 1 / _FACTOR, 0.5)
+    return np.where(np.isfinite(best.error), factor, 1 / _FACTOR)
+
+
+def _longer(rounding: Array, wanted: Array) -> Array:
+    """Return the factor that makes the rounding error, as the inverse of the step, what is wanted."""
+    return np.clip(rounding / np.where(wanted > 0, wanted, 1), 10, _FACTOR)
+
+
+def _felt(line: Line) -> tuple[Any, Array]:
+    """Return the first step that changes f, unless none does, and the change."""
+    known = np.isfinite(line.value)
+    step = line.step
+    for left in range(_MAX_SILENT, -1, -1):
+        change = line.change(line.allowed(step)[0])
+        silent = ~np.any(known & ~(np.abs(change) <= _FELT * line.noise), axis=-1) & np.any(known, axis=-1)
+        if left == 0 or not silent.any():
+            break
+        # an entry far below one may be a zero up to rounding, which tells no scale
+        further = np.minimum(np.maximum(_FACTOR * step, first_step(line.value.dtype)), line.longest)
+        further = np.where(silent, np.maximum(power_of_two(further, step.dtype), step), step)
+        if not np.any(further > step):
+            break
+        step = further
+    return step, change
+
+
+def _stencil(line: Line, step: Any, first: Array | None = None) -> _Best:
+    """Return the derivative by steps of this length; `first` is the change of f over the whole one."""
+    signed, both = line.allowed(step)
+    t, both_sides = signed[..., None], both[..., None]
+    first = line.change(signed) if first is None else first
+    half = line.change(signed / 2)
+    third = line.change(np.where(both, -signed, signed / 4))
+    central = (first - third) / (2 * t)
+    cubic = (8 / 3 * half - first / 2 - third / 6) / t
+    value, error = _one_sided(t, first, half, third)
+    value = np.where(both_sides, central, value)
+    error = np.where(both_sides, np.abs(central - cubic), error)
+    change = np.maximum(*(np.where(np.isfinite(part), np.abs(part), 0) for part in (first, third)))
+    lost = np.isfinite(line.value) & ~np.isfinite(error) & both_sides
+    for sign, end in ((1, first), (-1, third)):
+        if np.any(lost & np.isfinite(end)):  # the other side leaves the domain of f
+            middle = half if sign == 1 else line.change(-signed / 2)
+            other, its_error = _one_sided(sign * t, end, middle, line.change(sign * signed / 4))
+            found = lost & np.isfinite(its_error)
+            value, error, lost = np.where(found, other, value), np.where(found, its_error, error), lost & ~found
+    return _Best(value, np.where(np.isfinite(error), error, np.inf), np.broadcast_to(np.abs(t), value.shape), change)
+
+
+def _one_sided(t: Array, first: Array, half: Array, quarter: Array) -> tuple[Array, Array]:
+    """Return the derivative from the changes of f over t, t/2 and t/4, and its error."""
+    outer, inner = (4 * half - first) / t, (4 * quarter - half) / (t / 2)
+    return inner, np.abs(inner - outer)

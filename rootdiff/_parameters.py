@@ -1,0 +1,76 @@
+"""What of the arguments is a parameter in NumPy, and the copies of the arguments that a solve keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optree
+
+from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._structure import Structure
+
+
+def is_parameter(leaf: Any) -> bool:
+    """Return whether a leaf of args is differentiated: a real floating array or NumPy scalar, or a float."""
+    if isinstance(leaf, np.ndarray | np.generic):
+        return bool(np.isdtype(leaf.dtype, "real floating"))
+    return isinstance(leaf, float)
+
+
+def frozen(structure: Structure, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return `args` with copies of the arrays in them, so that who changes them later does not change a derivative.
+
+    A number without a shape of its own, a float or a NumPy scalar, takes the precision of the unknown.
+    """
+    dtype = np.result_type(*(np.dtype(leaf).type(0).real.dtype for leaf in structure.dtypes))
+
+    def copied(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return np.array(leaf)
+        if is_parameter(leaf):
+            return np.asarray(leaf, dtype=dtype)
+        return leaf
+
+    for index, arg in enumerate(args):
+        check_meaning(f"args[{index}]", arg)
+    leaves, tree = structure.backend.flatten(args)
+    return structure.backend.unflatten(tree, [copied(leaf) for leaf in leaves])  # type: ignore[no-any-return]
+
+
+def check_meaning(name: str, tree: Any) -> None:
+    """Raise if a leaf carries more than the numbers of an array, which would be lost: a mask, units, labels."""
+    for leaf in optree.tree_leaves(tree):
+        kind = type(leaf)
+        if isinstance(leaf, np.ndarray):
+            if kind not in (np.ndarray, np.memmap) and np.isdtype(leaf.dtype, ("real floating", "complex floating")):
+                raise ArgumentTypeError(
+                    f"{name}: it is or holds a {kind.__module__}.{kind.__name__}, a kind of NumPy array whose meaning "
+                    "(a mask, units, another product) would be lost. Pass np.asarray(...) of it, in the units of the "
+                    "residual, and make what you need of it inside the residual."
+                )
+        elif hasattr(leaf, "__array__") and hasattr(leaf, "dtype") and not isinstance(leaf, np.generic):
+            raise ArgumentTypeError(
+                f"{name}: it is or holds a {kind.__module__}.{kind.__name__}, which has no derivative here. Pass its "
+                "numbers, np.asarray(...) of it, or let the residual close over it, where it is constant."
+            )
+
+
+def check_rule(name: str, rule: Any, advice: str = "") -> None:
+    """Raise unless `rule` is a function or None."""
+    if rule is not None and not callable(rule):
+        raise ArgumentTypeError(f"{name}: got {rule!r}; it must be a function, or None.{advice}")
+
+
+def check_tangent(index: int, leaf: Any, tangent: Any) -> None:
+    """Raise if there is a tangent for a leaf of args that is not differentiated."""
+    if not is_parameter(leaf) and tangent is not None:
+        raise ArgumentError(
+            f"jvp: tangent {index} has an entry for {_described(leaf)}, which is not differentiated: only real "
+            "floating arrays and floats are. Give None there; make it a floating array if it is a parameter."
+        )
+
+
+def _described(leaf: Any) -> str:
+    dtype = getattr(leaf, "dtype", None)
+    return f"a {type(leaf).__name__}" + (f" of {dtype}" if dtype is not None else "")

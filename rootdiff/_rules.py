@@ -1,0 +1,88 @@
+"""Whether the rules that a NumPy user gave are the derivatives of the residual: one product along a vector tells."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from rootdiff._backend import Array
+from rootdiff._derivatives import GivenResidual
+from rootdiff._differences import Slope
+from rootdiff._errors import ArgumentError
+from rootdiff._judge import pattern
+
+#: A product may be off by so many times the estimated error of the difference that it is compared with.
+_MARGIN = 100.0
+
+
+def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
+    """Raise if a rule contradicts the residual at `y`, along vectors of no special value.
+
+    Parameters
+    ----------
+    y : array, (*batch, n). The root, or the end of a solve.
+    where : boolean array, (*batch). The systems that count.
+
+    Raises
+    ------
+    ArgumentError
+        If a product differs from a difference of the residual by more than the error of this; the message names the
+        rule.
+    """
+    rules, parameters, backend = residual.rules, residual.parameters, residual.backend
+    value = residual(y)
+    along_y, along_args = _weights(y, 1), tuple(_weights(p, 2) for p in parameters)
+    of_y = backend.slopes(residual._of_y, (y,), value, backend.box).along((along_y,))  # type: ignore[attr-defined]
+    counts = where[..., None]
+    if rules.jac is not None:
+        _compare("jac", "y", np.matvec(residual.jacobian(y), along_y), of_y, counts)
+    if rules.jvp is not None:
+        _compare("jvp", "y", residual.jvp(y, along_y), of_y, counts)
+    if rules.vjp is not None:
+        u = _row_weights(y, of_y, counts)
+        _compare("vjp", "y", np.sum(residual.vjp(y, u) * along_y), _weighed(u, of_y))
+    if not parameters or rules.jvp is rules.vjp is None:
+        return
+    of_args = backend.slopes(partial(residual.function, y), parameters, value).along(along_args)  # type: ignore[attr-defined]
+    if rules.jvp is not None:
+        _compare("jvp", "args", residual.parameter_jvp(y, along_args), of_args, counts)
+    if rules.vjp is not None:
+        u = _row_weights(y, of_args, counts)
+        products = [np.sum(g * t) for g, t in zip(residual.parameter_vjp(y, u), along_args, strict=True)]
+        _compare("vjp", "args", sum(products), _weighed(u, of_args))
+
+
+def _weights(array: Array, phase: int) -> Array:
+    """Return a vector as large as `array`, in its units, with no special relation between its entries."""
+    flat = array.reshape(-1)
+    size = np.where(flat != 0, np.abs(flat), np.ones_like(flat))
+    return np.astype(size * pattern(np, flat, np.asarray(float(phase))), array.dtype).reshape(array.shape)
+
+
+def _row_weights(y: Array, of: Slope, counts: Array) -> Array:
+    """Return a cotangent that weighs each equation in its own units; none where the derivative is not finite."""
+    size = np.abs(of.value) + of.error
+    known = np.isfinite(size) & counts
+    return np.where(known, _weights(np.ones_like(y), 3) / np.where(known & (size > 0), size, 1), 0)
+
+
+def _weighed(u: Array, of: Slope) -> Slope:
+    terms = np.where(u == 0, 0, u * of.value)
+    return Slope(np.sum(terms), np.sum(np.where(u == 0, 0, np.abs(u) * of.error)), np.sum(np.abs(terms)))
+
+
+def _compare(rule: str, of: str, given: Array, difference: Slope, counts: Array | bool = True) -> None:
+    given = np.asarray(given)
+    rough = np.finfo(given.dtype).eps ** (1 / 4)
+    size = np.maximum(np.maximum(np.abs(given), np.abs(difference.value)), difference.noise)
+    off = np.abs(given - difference.value)
+    wrong = counts & np.isfinite(difference.value) & ~(off <= _MARGIN * difference.error + rough * size)
+    if np.any(wrong):
+        place = tuple(int(index) for index in np.argwhere(wrong)[0])
+        where = f", in equation {place[0] if len(place) == 1 else place}" if place else ""
+        raise ArgumentError(
+            f"{rule}: it is not the derivative of the residual with respect to {of}. Along a vector it gives "
+            f"{given[place]:.6g}{where}; differences of the residual give {difference.value[place]:.6g}, with an error "
+            f"of about {difference.error[place]:.1g}. Check the rule, or leave it away: then differences are taken."
+        )

@@ -1,0 +1,183 @@
+"""The derivatives of a function of NumPy arrays: by entries, along tangents, by differences or complex steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rootdiff._backend import Array, Function
+from rootdiff._differences import Line, Slope, first_step, power_of_two, refined, scale, slope
+from rootdiff._errors import ArgumentError
+from rootdiff._norms import numbers
+
+#: No step is longer than this part of an entry, unless the entry is so small that it may be a zero up to rounding.
+_LONGEST = 0.25
+#: Patterns of the nudges that show the rounding of f; one alone may show nothing, where f is rounded coarsely.
+_NUDGES = (3, 5)
+#: Rounding that one difference meets, in parts of what was known, which the next one is told of.
+_MORE = 8.0
+#: Entries whose ratios to their tangents are within this factor take one step together.
+_MAGNITUDE = 100.0
+
+
+class Slopes:
+    """The derivatives of ``function(*primals)``, (*batch, m), each with its error.
+
+    Parameters
+    ----------
+    value : array, (*batch, m). The function at the primals.
+    complex_step : bool
+        Whether to take complex steps, which have no error.
+    box : tuple of arrays like the first primal, or None
+        Its lower and upper bounds, which no step leaves.
+    fine : bool
+        Whether to take differences of higher order with respect to entries, at twice the cost.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        primals: Sequence[Array],
+        value: Array,
+        complex_step: bool = False,
+        box: tuple[Array, Array] | None = None,
+        fine: bool = False,
+    ) -> None:
+        self.function, self.value, self.complex_step, self.fine = function, value, complex_step, fine
+        self.primals, self.box = [np.asarray(primal) for primal in primals], box
+        self._learnt: Array | None = None
+
+    @cached_property
+    def noise(self) -> Array:
+        """The change of each component of f when its inputs change by a rounding error, and its own rounding."""
+        eps = np.finfo(self.value.dtype).eps
+        changes = [np.abs(self.function(*self._nudged(eps, phase)) - self.value) for phase in _NUDGES]
+        return np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(self.value)
+
+    def jacobian(self) -> Slope:
+        """Return the derivative with respect to the last axis of the first primal, (*batch, n): (*batch, m, n)."""
+        columns = [self.entry(0, (..., place)) for place in range(self.primals[0].shape[-1])]
+        return Slope(*(np.stack(parts, axis=-1) for parts in zip(*columns, strict=True)))
+
+    def entry(self, place: int, index: Any) -> Slope:
+        """Return the derivative with respect to one entry (of each system) of one primal."""
+        array = self.primals[place]
+        size = np.abs(array[index])
+
+        def along(step: Any) -> Array:
+            moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
+            moved[index] += step
+            return self.function(*self.primals[:place], moved, *self.primals[place + 1 :])
+
+        if self.complex_step:
+            step = np.where(size > 0, size, 1.0) * 1e-20  # far below rounding: there is no cancellation to balance
+            return self._exact(imaginary(along(1j * step)) / step[..., None])
+        largest = np.max(np.abs(array), axis=None if size.ndim == 0 else -1)
+        room = None
+        if self.box is not None and place == 0:
+            room = (array - self.box[0])[index], (self.box[1] - array)[index]
+        found = self._slope(along, scale(size, largest), size, room, self.fine)
+        # a term of f is rounded, and the differences may have met more rounding; much more is a kink, and of one entry
+        seen = np.minimum(found.noise, _MORE * self._known)
+        term = np.finfo(self.value.dtype).eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
+        self._learnt = np.fmax(np.maximum(self._known, seen), term)
+        return found
+
+    def along(self, tangents: Sequence[Array]) -> Slope:
+        """Return the derivative along `tangents`, one per primal: a difference for each order of magnitude in them."""
+        total = self._exact(np.zeros_like(self.value))
+        for ratio, group in self._of_one_magnitude(tangents):
+
+            def along(step: Any, group: list[Array] = group) -> Array:
+                moved = [p + step * t for p, t in zip(self.primals, group, strict=True)]
+                if not np.iscomplexobj(step):
+                    moved = [np.astype(m, p.dtype) for m, p in zip(moved, self.primals, strict=True)]
+                return self.function(*moved)
+
+            if self.complex_step:
+                part = self._exact(imaginary(along(1e-20j * ratio)) / (1e-20 * ratio))
+            else:
+                part = self._slope(along, ratio, ratio, self._room(group[0]))
+            total = Slope(*(a + b for a, b in zip(total, part, strict=True)))
+        return total
+
+    @property
+    def _known(self) -> Array:
+        return self.noise if self._learnt is None else self._learnt
+
+    def _exact(self, value: Array) -> Slope:
+        return Slope(value, np.zeros_like(value), np.zeros_like(value))
+
+    def _slope(self, along: Callable[[Any], Array], length: Any, size: Any, room: Any, fine: bool = False) -> Slope:
+        """Return the derivative along a line on which a step of this `length` is as long as what it moves.
+
+        That is of the `size`, or where this is small of a size that is not known.
+        """
+        value, known = self.value, self._known
+        first = max(first_step(value.dtype), first_step(length.dtype))
+        longest = np.where(_LONGEST * size > first, _LONGEST * size, np.inf)
+        shared = np.ndim(length) == 0 and value.ndim > 1  # one step for all systems, which count as one
+        if shared:
+            value, known = value.reshape(-1), known.reshape(-1)
+        line = Line(
+            (lambda step: along(step).reshape(-1)) if shared else along,
+            value,
+            known,
+            power_of_two(first * length, length.dtype),
+            longest,
+            room,
+        )
+        found = slope(line)
+        if fine:
+            found = refined(replace(line, step=length), found)
+        return Slope(*(part.reshape(self.value.shape) for part in found)) if shared else found
+
+    def _room(self, tangent: Array) -> tuple[Any, Any] | None:
+        """Return how far a step along a tangent of the first primal may go to either side."""
+        if self.box is None:
+            return None
+        lower, upper = (np.abs(bound - self.primals[0]) for bound in self.box)
+        rates = np.where(tangent != 0, np.abs(tangent), 1)
+        ahead = np.where(tangent > 0, upper, np.where(tangent < 0, lower, np.inf)) / rates
+        back = np.where(tangent > 0, lower, np.where(tangent < 0, upper, np.inf)) / rates
+        return np.min(back), np.min(ahead)
+
+    def _nudged(self, eps: Any, phase: int) -> Iterator[Array]:
+        """Yield the primals with their entries changed by two roundings, in a pattern of signs."""
+        for place, array in enumerate(self.primals):
+            signs = np.sign(np.sin(numbers(np, array.reshape(-1)) ** 2 + phase)).reshape(array.shape)
+            nudged = np.astype(array * (1 + 2 * max(eps, np.finfo(array.dtype).eps) * signs), array.dtype)
+            yield np.clip(nudged, *self.box) if self.box is not None and place == 0 else nudged
+
+    def _of_one_magnitude(self, tangents: Sequence[Array]) -> Iterator[tuple[Any, list[Array]]]:
+        """Yield the tangents in parts, with the least ratio of an entry to its tangent: of one order of magnitude each.
+
+        An entry that is zero counts as one of size one.
+        """
+        ratios = []
+        for primal, tangent in zip(self.primals, tangents, strict=True):
+            p, t = np.broadcast_arrays(np.abs(primal), np.abs(tangent))
+            ratios.append(np.where(t > 0, np.maximum(np.where(p > 0, p, 1) / np.where(t > 0, t, 1), 1e-200), np.inf))
+        least = 0.0
+        while True:
+            least = min((float(np.min(ratio[ratio >= least], initial=np.inf)) for ratio in ratios), default=np.inf)
+            if not least < np.inf:
+                return
+            most = _MAGNITUDE * least
+            pairs = zip(ratios, tangents, strict=True)
+            yield np.float64(least), [np.where((ratio >= least) & (ratio < most), t, 0) for ratio, t in pairs]
+            least = most
+
+
+def imaginary(value: Array) -> Array:
+    """Return the imaginary part of what a residual makes of a complex step."""
+    if not np.isdtype(value.dtype, "complex floating"):
+        raise ArgumentError(
+            "derivatives: the complex step needs a residual that keeps complex numbers complex, but this one returned "
+            f"{value.dtype}. Avoid np.abs, np.real and float buffers in it, or use derivatives='finite-difference'."
+        )
+    return np.imag(value)

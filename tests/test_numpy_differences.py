@@ -1,0 +1,132 @@
+"""Differences for NumPy: unknowns, parameters and equations in any units, rounding of any size, few evaluations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rootdiff
+
+
+@pytest.mark.parametrize("start", [1e-10, 0.0, 1e-6])
+def test_an_unknown_far_smaller_than_one(start: float) -> None:
+    # ligand in mol/l: L + u L / (u + L) = T; at T = 2 u, L = sqrt(2) u and dL/dT = (2 + sqrt(2)) / 4
+    u = 1e-10
+    sol = rootdiff.root(lambda y, t: y + u * y / (u + y) - t, np.array([start]), np.array([2 * u]))
+    np.testing.assert_allclose(sol.y, 2**0.5 * u, rtol=1e-9)
+    np.testing.assert_allclose(sol.jacobian()[0], [[(2 + 2**0.5) / 4]], rtol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12, 1e16])
+def test_equations_in_other_units(scale: float) -> None:
+    def residual(y: Any, p: Any) -> Any:
+        return np.stack([scale * (y[0] ** 2 + y[1] - p[0]), y[0] * y[1] - p[1]])
+
+    # what is asked here are the differences: whether the linear solve is vouched for is another promise
+    sol = rootdiff.root(residual, np.array([1.0, 1.5]), np.array([2.5, 1.2]), on_failure="ignore")
+    x, y = sol.y
+    expected = np.linalg.inv([[2 * x, 1], [y, x]])
+    np.testing.assert_allclose(sol.jacobian()[0], expected, rtol=1e-8)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_unknowns_and_parameters_from_1e_minus_12_to_1e12(seed: int) -> None:
+    # mass action in random units: y_k = scale_k, with y_k^a_k and couplings of every sign
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.uniform(-12, 12, 3)
+    units = 10.0 ** rng.uniform(-12, 12, 3)
+    matrix = np.eye(3) + 0.2 * rng.standard_normal((3, 3))
+    theta = units * rng.uniform(0.5, 2, 3)
+
+    def residual(y: Any, theta: Any) -> Any:
+        return np.log(y / scale) + 0.1 * (matrix @ (y / scale)) - np.sqrt(theta / units)
+
+    sol = rootdiff.root(residual, scale, theta)
+    slope = np.diag(1 / sol.y) + 0.1 * matrix / scale
+    expected = np.linalg.solve(slope, np.diag(0.5 / np.sqrt(theta * units)))
+    np.testing.assert_allclose(sol.jacobian()[0] * theta / sol.y[:, None], expected * theta / sol.y[:, None], atol=1e-7)
+
+
+def test_a_tangent_through_parameters_of_different_magnitude() -> None:
+    sol = rootdiff.root(lambda y, p: y - np.tanh(p[1]) - p[1] - 1e-10 * p[0], np.zeros(1), np.array([1e10, 0.5]))
+    np.testing.assert_allclose(sol.jvp(np.ones(2)), 2 - np.tanh(0.5) ** 2 + 1e-10, rtol=1e-8)
+
+
+def test_a_tangent_through_the_parameters_of_a_stirred_tank() -> None:
+    # first-order reaction in a cooled tank: feed 1 - y against k0 exp(-E / T) y, with T = T0 + D (1 - y)
+    def residual(y: Any, p: Any) -> Any:
+        k0, energy, feed, rise = p
+        return 1 - y - k0 * np.exp(-energy / (feed + rise * (1 - y))) * y
+
+    theta = np.array([7e10, 8750.0, 350.0, 20.0])
+    sol = rootdiff.root(residual, np.array([0.5]), theta)
+    y, (k0, energy, feed, rise) = sol.y[0], theta
+    t = feed + rise * (1 - y)
+    k = k0 * np.exp(-energy / t)
+    grows = k * y * energy / t**2
+    gradient = -np.array([k * y / k0, -k * y / t, grows, grows * (1 - y)]) / (1 + k - grows * rise)
+    for tangent in (np.ones(4), theta, np.array([1e9, -3.0, 0.0, 1.0])):
+        np.testing.assert_allclose(sol.jvp(tangent), gradient @ tangent, rtol=1e-7)
+
+
+def test_a_residual_that_rounds_to_float32() -> None:
+    def residual(y: Any, a: Any) -> Any:
+        return (y.astype(np.float32) ** 3 + y.astype(np.float32) - a.astype(np.float32)).astype(float)
+
+    sol = rootdiff.root(residual, np.array([1.0]), np.array([10.0]), on_failure="ignore")
+    # the rounding is 1e-6 in f: at the best step a derivative is known to about its power of 2/3
+    np.testing.assert_allclose(sol.jacobian()[0], [[1 / 13]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("units", [1.0, 1e-4, 1e5])
+@pytest.mark.parametrize("start", [0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.5, 2.0, 3.0])
+def test_a_flat_equation_is_solved_to_the_rounding_of_f(start: float, units: float) -> None:
+    # van der Waals at the critical point, reduced: a triple root, flat over eps^(1/3)
+    def residual(v: Any) -> Any:
+        v = v / units
+        return 8 / (3 * v - 1) - 3 / v**2 - 1
+
+    sol = rootdiff.root(residual, np.array([start * units]))
+    np.testing.assert_allclose(sol.y, units, rtol=5e-5)
+
+
+@pytest.mark.parametrize("start", [-5.0, -1.0, 0.0, 0.3, 0.7, 0.9, 1.1, 1.5, 2.0, 5.0, 100.0])
+@pytest.mark.parametrize(("dtype", "gap"), [(np.float64, 0.0), (np.float32, 1e-5)])
+def test_an_expanded_cube_is_solved(start: float, dtype: Any, gap: float) -> None:
+    sol = rootdiff.root(lambda y: y**3 - 3 * y**2 + 3 * y - 1 - gap, np.array([start], dtype))
+    np.testing.assert_allclose(sol.y, 1 + gap ** (1 / 3), atol=5e-5 if dtype is np.float64 else 1e-3)
+
+
+def test_a_kink_and_an_unknown_without_effect_cost_few_evaluations() -> None:
+    calls = 0
+
+    def residual(y: Any, p: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return np.stack([y[0] - np.abs(p[0]), y[1] - p[1]])
+
+    sol = rootdiff.root(residual, np.ones(2), np.array([1.0, 2.0, 3.0]))
+    calls = 0
+    np.testing.assert_allclose(sol.jacobian()[0], [[1, 0, 0], [0, 1, 0]], atol=1e-9)
+    assert calls <= 50
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_a_smooth_jacobian_costs_three_evaluations_a_column(n: int) -> None:
+    calls = 0
+    matrix = 3 * np.eye(n) + np.random.default_rng(n).standard_normal((n, n)) / n**0.5
+
+    def residual(y: Any, b: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return matrix @ y + np.exp(0.1 * y) - b
+
+    from rootdiff._numpy import NumpyBackend
+
+    y = np.linspace(0.3, 2, n)
+    NumpyBackend().jacobian(lambda y: residual(y, 1.0), y)
+    assert calls == 3 * n + 3  # and the value, and two looks at its rounding

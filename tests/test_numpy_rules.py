@@ -1,0 +1,178 @@
+"""Derivatives that a user gives for NumPy: taken in the forms that they come in, and not believed without a look."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import rootdiff
+from rootdiff import ArgumentError, ArgumentTypeError
+
+B = np.array([[1.0, 0.0, 2.0], [0.5, -1.0, 1.0]])
+THETA = np.array([0.3, -0.2, 0.9])
+
+
+def f(y: Any, theta: Any) -> Any:
+    """Two unknowns that meet in one coupling, 0.8 y_1 in the first equation."""
+    return np.stack([2 * y[0] + 0.8 * y[1] + y[0] ** 3, 3 * y[1] - 0.5 * y[0]]) - B @ theta
+
+
+def jac(y: Any, theta: Any) -> Any:
+    return np.array([[2 + 3 * y[0] ** 2, 0.8], [-0.5, 3.0]])
+
+
+def without_a_coupling(y: Any, theta: Any) -> Any:
+    return np.array([[2 + 3 * y[0] ** 2, 0.0], [-0.5, 3.0]])
+
+
+def jvp(primals: Any, tangents: Any) -> Any:
+    return jac(*primals) @ tangents[0] - B @ tangents[1]
+
+
+def vjp(primals: Any, w: Any) -> Any:
+    return jac(*primals).T @ w, -B.T @ w
+
+
+WRONG = {
+    "jac: a coupling": ({"jac": without_a_coupling}, "jac: it is not the derivative.*respect to y"),
+    "jac: a factor": ({"jac": lambda y, t: 1.01 * jac(y, t)}, "jac: it is not the derivative.*respect to y"),
+    "jac: transposed": ({"jac": lambda y, t: jac(y, t).T}, "jac: it is not the derivative.*respect to y"),
+    "jvp: forgets args": ({"jvp": lambda p, t: jac(*p) @ t[0]}, "jvp: it is not the derivative.*respect to args"),
+    "jvp: forgets y": ({"jac": jac, "jvp": lambda p, t: -B @ t[1]}, "jvp: it is not the derivative.*respect to y"),
+    "vjp: not transposed": (
+        {"vjp": lambda p, w: (jac(*p) @ w, -B.T @ w)},
+        "vjp: it is not the derivative.*respect to y",
+    ),
+    "vjp: sign of args": ({"vjp": lambda p, w: (vjp(p, w)[0], B.T @ w)}, "vjp: it is not the deriv.*respect to args"),
+    "vjp: no args": ({"vjp": lambda p, w: (vjp(p, w)[0], None)}, "vjp: it is not the derivative.*respect to args"),
+    "vjp: shape of args": ({"vjp": lambda p, w: (vjp(p, w)[0], np.zeros(2))}, r"vjp.*args\[0\] has shape \(2,\)"),
+    "vjp: a list": ({"vjp": lambda p, w: (vjp(p, w)[0], [w, w])}, r"vjp.*args\[0\] has shape \(2, 2\)"),
+    "vjp: shape of y": ({"vjp": lambda p, w: (np.zeros(3), -B.T @ w)}, r"vjp: it returned shape \(3,\)"),
+}
+
+
+@pytest.mark.parametrize("ask", ["vjp", "jvp", "jacobian"])
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_rule_is_an_error_that_names_it(case: str, ask: str) -> None:
+    rules, words = WRONG[case]
+
+    def derivative() -> None:
+        sol = rootdiff.root(f, np.zeros(2), THETA, **rules)  # type: ignore[arg-type]
+        {"vjp": lambda: sol.vjp(np.ones(2)), "jvp": lambda: sol.jvp(THETA), "jacobian": sol.jacobian}[ask]()
+
+    with pytest.raises(ArgumentError, match=words):
+        derivative()
+
+
+def test_a_singular_jac_of_a_regular_residual_is_a_wrong_rule() -> None:
+    with pytest.raises(ArgumentError, match="jac: it is not the derivative"):
+        rootdiff.root(f, np.zeros(2), THETA, jac=lambda y, t: np.array([[1.0, 1.0], [1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_a_wrong_rule_is_found_in_any_units_and_a_right_one_is_not(scale: float) -> None:
+    units = np.array([scale, 1.0])
+
+    def residual(y: Any, theta: Any) -> Any:
+        return f(y / units, theta) / units[::-1]
+
+    def scaled(given: Any) -> Any:
+        return lambda y, theta: given(y / units, theta) / units / units[::-1, None]
+
+    sol = rootdiff.root(residual, units, THETA, jac=scaled(jac), on_failure="ignore")
+    y = sol.y / units
+    expected = np.linalg.solve(jac(y, THETA), B) * units[:, None]
+    np.testing.assert_allclose(sol.jacobian()[0], expected, rtol=1e-7)
+    with pytest.raises(ArgumentError, match="jac: it is not the derivative"):
+        rootdiff.root(residual, units, THETA, jac=scaled(without_a_coupling), on_failure="ignore").jacobian()
+
+
+def test_a_right_rule_at_a_kink_is_believed() -> None:
+    sol = rootdiff.root(lambda y, a: y + np.abs(y) / 2 - a, np.ones(1), np.zeros(1), jac=lambda y, a: np.array([[1.5]]))
+    np.testing.assert_allclose(sol.jacobian()[0], [[1 / 1.5]])
+
+
+def test_a_look_at_the_rules_costs_few_evaluations() -> None:
+    calls = 0
+
+    def counted(y: Any, theta: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return f(y, theta)
+
+    sol = rootdiff.root(counted, np.zeros(2), THETA, jac=jac, jvp=jvp, vjp=vjp)
+    calls = 0
+    sol.vjp(np.ones(2))
+    assert calls <= 16
+    calls = 0
+    sol.vjp(np.ones(2))
+    assert calls == 0
+
+
+@pytest.mark.parametrize("form", ["csr_matrix", "csc_array", "coo_array", "dia_matrix"])
+def test_a_sparse_jac(form: str) -> None:
+    make = getattr(scipy.sparse, form)
+    sol = rootdiff.root(f, np.zeros(2), THETA, jac=lambda y, theta: make(jac(y, theta)))
+    np.testing.assert_allclose(sol.jacobian()[0], np.linalg.solve(jac(sol.y, THETA), B), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_jac_of_complex_unknowns(batch: tuple[int, ...]) -> None:
+    # holomorphic: z^2 + c z = a, dz/da = 1 / (2 z + c)
+    c = np.array([1.0 + 2.0j, 0.5 - 1.0j])
+    a = np.array([0.7])
+    start = np.broadcast_to(np.array([0.5 + 0.5j, 0.5 + 0.2j]), (*batch, 2)).copy()
+    sol = rootdiff.root(
+        lambda z, a: z**2 + c * z - a,
+        start,
+        a,
+        jac=lambda z, a: (2 * z + c)[..., None] * np.eye(2),
+        batch_ndim=len(batch),
+    )
+    np.testing.assert_allclose(sol.y**2 + c * sol.y, np.full((*batch, 2), 0.7 + 0j), atol=1e-12)
+    np.testing.assert_allclose(sol.jvp(np.ones(1)), 1 / (2 * sol.y + c), rtol=1e-8)
+
+
+def test_a_complex_jac_of_a_real_unknown() -> None:
+    with pytest.raises(ArgumentError, match="jac: it returned complex numbers, but y0 is real"):
+        rootdiff.root(f, np.zeros(2), THETA, jac=lambda y, theta: jac(y, theta) + 0j)
+
+
+@pytest.mark.parametrize("rule", ["jac", "jvp", "vjp"])
+@pytest.mark.parametrize("value", ["2-point", True, "cs"])
+def test_a_rule_that_is_no_function(rule: str, value: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match=rf"{rule}: got {value!r}.*function.*derivatives='finite-difference'"):
+        rootdiff.root(f, np.zeros(2), THETA, **{rule: value})  # type: ignore[arg-type]
+
+
+def test_other_arguments_that_are_no_functions() -> None:
+    with pytest.raises(ArgumentTypeError, match="residual: got 3"):
+        rootdiff.root(3, np.zeros(2), THETA)  # type: ignore[arg-type]
+    for name in ("correct", "callback"):
+        with pytest.raises(ArgumentTypeError, match=f"{name}: got 1"):
+            rootdiff.root(f, np.zeros(2), THETA, **{name: 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("start", [0.0, 1e-9, 0.3])
+def test_differences_stay_within_the_bounds(start: float) -> None:
+    # math.sqrt raises outside of its domain; the root of sqrt(y) + y = a is ((1 + 4 a)^(1/2) - 1)^2 / 4
+    def residual(y: Any, a: Any) -> Any:
+        return np.array([math.sqrt(y[0]) + y[0] - a[0], math.sqrt(1 - y[1]) - a[0] * y[0]])
+
+    sol = rootdiff.root(residual, np.array([start, 1.0]), np.array([0.75]), bounds=(0.0, np.array([np.inf, 1.0])))
+    np.testing.assert_allclose(sol.y, [0.25, 1 - 0.1875**2], rtol=1e-9)
+    slope = 1 / (1 + 0.5 / 0.5)
+    np.testing.assert_allclose(sol.jacobian()[0][0], [slope], rtol=1e-7)
+
+
+def test_differences_at_a_root_on_the_border() -> None:
+    def residual(y: Any, a: Any) -> Any:
+        return np.array([math.pow(y[0], 1.5) + 2 * y[0] - a[0]])
+
+    sol = rootdiff.root(residual, np.array([0.5]), np.array([0.0]), bounds=(0.0, None))
+    np.testing.assert_allclose(sol.y, [0.0], atol=1e-12)
+    np.testing.assert_allclose(sol.jacobian()[0], [[0.5]], rtol=1e-2)  # f'' is infinite there
