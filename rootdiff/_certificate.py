@@ -50,7 +50,8 @@ def gradient_report(
     Notes
     -----
     The errors are estimates, not bounds: on random problems with conditions up to 1e10 within a factor of ten of the
-    true ones. The cost is that of a few Newton steps and gradients.
+    true ones. The accuracy of differences, and the rounding of the residual, are measured; an inner iteration whose
+    error is smooth around the root cannot be seen. The cost is that of some ten Newton steps and gradients.
 
     Examples
     --------

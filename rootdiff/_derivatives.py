@@ -49,6 +49,9 @@ class GivenResidual(Residual):
             return np.stack([self.vjp(y, np.broadcast_to(eye[k], y.shape)) for k in range(n)], axis=-2)
         return super().jacobian(y)
 
+    def measured_jacobian(self, y: Array) -> None:
+        return None
+
     def with_slope(self, y: Array) -> tuple[Array, Array]:
         return self(y), self.jacobian(y)[..., 0]
 

@@ -28,6 +28,10 @@ _MAX_CHANGES, _MAX_SILENT = 6, 6
 _FACTOR = 1e3
 #: An error up to this many times what the known rounding of f explains counts as rounding.
 _MARGIN = 20.0
+#: Two derivatives that differ by more than this many times their errors contradict each other.
+_APART = 4.0
+#: Stairs of f are no higher than this many roundings: those of float32 in float64.
+_STAIR = 1e10
 #: Fewer roundings of f than these are no change of f.
 _FELT = 8.0
 #: Entries so many times smaller than the largest of their array, or than one, may be of the same scale.
@@ -139,7 +143,14 @@ def slope(line: Line) -> Slope:
         most = np.max(np.where(grows, target, 0), axis=-1)
         step = power_of_two(np.where(least < np.inf, least, np.where(most > 0, most, step)), line.step.dtype)
         other = _stencil(line, step)
-        silent = (other.change == 0) & (best.change > 0)
+        gap = np.abs(other.value - best.value)
+        # within a stair of a coarsely rounded term f is smooth, with a slope that is not the one of f: of two steps
+        # that contradict each other the shorter one is not trusted, if the stairs are as low as those of float32
+        terms = eps * np.abs(best.value) * line.step[..., None] / first_step(line.value.dtype)
+        stair = gap * np.minimum(best.step, other.step) <= _STAIR * np.maximum(noise, terms)
+        stair = stair & (gap > _APART * (best.error + other.error))
+        silent = ((other.change == 0) & (best.change > 0) | stair) & (other.step < best.step)
+        best = best._replace(error=np.where(stair & (other.step > best.step), gap, best.error))
         better = (other.error < best.error) & ~silent
         shorter, longer = other.step < best.step, other.step > best.step
         # a shorter step that does not help tells that the rounding of f is larger than it seemed

@@ -10,8 +10,9 @@ from typing import Any
 from rootdiff._backend import Array
 from rootdiff._failure import adjoint_words
 from rootdiff._iterate import signs
-from rootdiff._norms import max_norm, norm2
+from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._residual import LinearOperator, Residual
+from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear import AutoLinear, LinearSolver
 from rootdiff.linear._condition import one_norm, row_sizes
@@ -21,8 +22,16 @@ from rootdiff.linear._contract import judge
 _POLISHING_STEPS = 3
 #: Patterns of signs, of which a rounding error could be any.
 _PHASES = (1, 2, 3)
+#: Changes of sign in turn, of a small system and of a large one.
+_WALSH, _FEWER = 8, 4
 #: Root mean square of an error that is uniform up to half an eps, in eps.
 _TYPICAL = 0.5 / math.sqrt(3)
+#: Differences of this order, over so many steps, leave rounding errors only; where the one of the last order is so much
+#: smaller than the one before they do not yet. The wider spacing of two, as a part of each unknown, for what is
+#: iterated to a tolerance: over short ways it is smooth.
+_ORDER, _POINTS, _FALLING, _WIDE = 6, 8, 0.3, 0.02
+#: An equation with so many times the error of its dtype computes in a lower precision than it returns, or iterates.
+_NOISIER = 16.0
 #: From this relative error on the gradient has no digit to speak of.
 _WORTHLESS = 0.1
 
@@ -42,9 +51,13 @@ class GradientReport:
         be factored.
     adjoint_residual : float
         ``norm(J^T u - w) / norm(w)`` of the adjoint solve, the largest in a batch.
-    root_error, adjoint_error, rounding_error : float
+    root_error, adjoint_error, derivative_error, rounding_error : float
         Estimated relative errors of the gradient, in the Euclidean norm over all parameters: because y is not quite the
-        root, because the adjoint system is not quite solved, and because y, f and its derivatives are rounded.
+        root, because the adjoint system is not quite solved, because the derivatives of f are differences (zero where
+        they are not), and because y, f and its derivatives are rounded.
+    gradient_error : float
+        Estimated relative error of the gradient: its distance from the one without the first three errors, which may
+        cancel, and the fourth.
     status : integer array, (*batch). `Status` of the adjoint solve: the mask of what failed.
     rank_deficient : bool
         Whether the Jacobian is singular and the gradient is that of minimum norm.
@@ -62,18 +75,15 @@ class GradientReport:
     adjoint_residual: float
     root_error: float
     adjoint_error: float
+    derivative_error: float
     rounding_error: float
+    gradient_error: float
     status: Any
     rank_deficient: bool
     adjoint: str
     exact: bool
     verdict: str = ""
     remedy: str = ""
-
-    @property
-    def gradient_error(self) -> float:
-        """The sum of the three estimated errors."""
-        return self.root_error + self.adjoint_error + self.rounding_error
 
     def __str__(self) -> str:
         rows = [
@@ -83,6 +93,7 @@ class GradientReport:
             ("relative adjoint residual", self.adjoint_residual),
             ("gradient error from the root", self.root_error),
             ("gradient error from the adjoint", self.adjoint_error),
+            ("gradient error from differences", self.derivative_error),
             ("gradient error from rounding", self.rounding_error),
             ("gradient error, estimated", self.gradient_error),
         ]
@@ -96,50 +107,71 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     """Return the certificate of the gradient at `y`, (*batch, n), for the cotangent `w`; values must be concrete.
 
     Each source is estimated by what the gradient changes by: at a root polished by Newton's method; with the adjoint
-    solution corrected by its residual; with the equations and the adjoint system changed by a rounding in each term.
+    solution corrected by its residual; with differences of higher order, where derivatives are differences; with the
+    equations and the adjoint system changed by a rounding in each term, as large as the residual shows it.
     """
     backend, xp = residual.backend, residual.xp
-    operator = residual.operator(y)
-    u, info = adjoint.solve(operator.T, w)
-    info = judge(operator.T, adjoint, u, w, info)
+    given = residual.operator(y)
+    u, info = adjoint.solve(given.T, w)
+    info = judge(given.T, adjoint, u, w, info)
     solver = adjoint if info.rank is not None else AutoLinear()
-    _, reference = solver.solve(operator, residual(y))
-    operator = replace(operator, factors=reference.factors)
-    correction, _ = solver.solve(operator.T, w - operator.T.matvec(u))
-    gradient = residual.parameter_vjp(y, -(u + correction))
+    given = _factored(given, solver, w)
+    correction, _ = solver.solve(given.T, w - given.T.matvec(u))
+    fine, operator, errors = _finest(residual, y, given)
+    operator = _factored(operator, solver, w)
+    exact, _ = solver.solve(operator.T, w)
+    gradient = fine.parameter_vjp(y, -exact)
     size = _size(xp, gradient)
 
     def change(parts: tuple[Array, ...]) -> float:
         """Return the relative size of a change of the gradient."""
         return _ratio(_size(xp, parts), size)
 
+    def compared(other: tuple[Array, ...]) -> float:
+        """Return the relative distance of another gradient."""
+        return change(tuple(a - b for a, b in zip(other, gradient, strict=True)))
+
+    def quick(operator: LinearOperator, rhs: Array) -> Array:
+        """Return the solution of a system that is all but that of the factors."""
+        if operator.factors is None:
+            return solver.solve(operator, rhs)[0]
+        x = operator.approximate_inverse(rhs)
+        return x + operator.approximate_inverse(rhs - operator.matvec(x))
+
     def moved(point: Array) -> float:
-        """Return the relative change of the gradient where y moves."""
-        other, _ = solver.solve(residual.operator(point, operator.factors).T, w)
-        there = residual.parameter_vjp(point, -other)
-        return change(tuple(a - b for a, b in zip(there, gradient, strict=True)))
+        """Return the relative change of the gradient where y moves by a rounding."""
+        other = quick(fine.operator(point, operator.factors).T, w)
+        return compared(fine.parameter_vjp(point, -other))
 
     def spread(error: Callable[[Array], float]) -> float:
         """Return the root mean square of an error over changes of several sign patterns."""
-        return math.sqrt(sum(error(signs(xp, y, phase)) ** 2 for phase in _PHASES) / len(_PHASES))
+        patterns = _patterns(xp, y)
+        return math.sqrt(sum(error(pattern) ** 2 for pattern in patterns) / len(patterns))
 
-    root = _polished(residual, solver, y, operator.factors)
-    slope = _TYPICAL * row_sizes(operator.T, u, w) * operator.precision
-    noise = _noise(residual, operator, y)
-    tilted = spread(lambda sign: change(residual.parameter_vjp(y, solver.solve(operator.T, slope * sign)[0])))
-    shifted = spread(lambda sign: moved(y + solver.solve(operator, noise * sign)[0]))
+    root = _polished(fine, solver, y, operator.factors)
+    noise, of_slopes = _noise(fine, operator, y)
+    slope = _slope_errors(operator, errors, exact, w, of_slopes / row_sizes(operator, y, fine(y)))
+    tilted = spread(lambda sign: change(fine.parameter_vjp(y, quick(operator.T, slope * sign))))
+    shifted = spread(lambda sign: moved(y + quick(operator, noise * sign)))
     relative = info.relative_residual
     if not adjoint.exact:
-        relative = norm2(xp, w - operator.T.matvec(u)) / norm2(xp, w)
+        relative = norm2(xp, w - given.T.matvec(u)) / norm2(xp, w)
     rank = None if info.rank is None else int(xp.min(info.rank))
+    user = residual.parameter_vjp(y, -u)
+    best_u, _ = solver.solve(fine.operator(root, operator.factors).T, w)
+    best = fine.parameter_vjp(root, -best_u)
+    distance = change(tuple(a - b for a, b in zip(user, best, strict=True)))
+    rounding = tilted + shifted + operator.precision
     report = GradientReport(
         residual_norm=_largest(xp, max_norm(xp, residual(y))),
         y_error=_largest(xp, norm2(xp, y - root) / norm2(xp, root)),
         condition=_condition(operator),
         adjoint_residual=_largest(xp, relative),
-        root_error=moved(root),
+        root_error=compared(best),
         adjoint_error=change(residual.parameter_vjp(y, correction)),
-        rounding_error=tilted + shifted + operator.precision,
+        derivative_error=0.0 if fine is residual else compared(residual.parameter_vjp(y, -(u + correction))),
+        rounding_error=rounding,
+        gradient_error=math.hypot(distance, rounding),
         status=backend.to_numpy(info.status),
         rank_deficient=rank is not None and rank < y.shape[-1],
         adjoint=repr(adjoint),
@@ -147,6 +179,55 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     )
     verdict, remedy = _verdict(report)
     return replace(report, verdict=verdict, remedy=remedy)
+
+
+def _patterns(xp: Any, y: Array) -> list[Array]:
+    """Return patterns of signs, shaped like `y`: for up to eight unknowns orthogonal ones, which miss no direction."""
+    index = numbers(xp, y) - 1
+    count = _WALSH if y.shape[-1] <= FEW else _FEWER
+    found = []
+    for pattern in range(count):
+        sign = signs(xp, y, 1)
+        for bit in range(pattern.bit_length()):
+            if pattern >> bit & 1:
+                sign = sign * (1 - 2 * (xp.floor(index / 2**bit) % 2))
+        found.append(sign)
+    return found
+
+
+def _factored(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> LinearOperator:
+    """Return the operator with the factors that the solver makes of it."""
+    return replace(operator, factors=solver.solve(operator, rhs)[1].factors)
+
+
+def _finest(residual: Residual, y: Array, operator: LinearOperator) -> tuple[Residual, LinearOperator, Array | None]:
+    """Return the residual with the most accurate derivatives there are, its operator, and the errors of its entries.
+
+    Where derivatives are exact to rounding it is the residual itself, and the errors are None.
+    """
+    finer = getattr(residual.backend, "refined", None)
+    if finer is None:
+        return residual, operator, None
+    fine = replace(residual, backend=finer)
+    jacobian = fine.measured_jacobian(y)
+    if jacobian is None:
+        return fine, fine.operator(y), None
+    matrix, errors = jacobian
+    return fine, replace(fine.operator(y), dense=lambda: matrix).tabulated(), errors
+
+
+def _slope_errors(operator: LinearOperator, errors: Array | None, u: Array, w: Array, relative: Array) -> Array:
+    """Return the size of the errors in each row of the adjoint system, (*batch, n): of the entries times `u`.
+
+    Those of an equation are no more accurate than the equation itself, whose `relative` error is measured.
+    """
+    xp = operator.backend.xp
+    eps = xp.finfo(w.dtype).eps
+    excess = xp.where(relative > _NOISIER * eps, relative, xp.zeros_like(relative))
+    rough = row_sizes(operator.T, excess * u, xp.zeros_like(w))
+    if errors is not None:
+        return rough + norm2(xp, xp.matrix_transpose(errors) * u[..., None, :])
+    return rough + _TYPICAL * operator.precision * row_sizes(operator.T, u, w)
 
 
 def _polished(residual: Residual, solver: LinearSolver, y: Array, factors: Any) -> Array:
@@ -162,8 +243,14 @@ def _polished(residual: Residual, solver: LinearSolver, y: Array, factors: Any) 
     return y
 
 
-def _noise(residual: Residual, operator: LinearOperator, y: Array) -> Array:
-    """Return the size of rounding errors in each equation, (*batch, n): of y, of the terms, of the parameters."""
+def _noise(residual: Residual, operator: LinearOperator, y: Array) -> tuple[Array, Array]:
+    """Return the size of rounding errors in each equation, (*batch, n), and of what they make of its slopes.
+
+    They are those of y, of the terms, of the parameters.
+
+    A residual that computes in a lower precision, or iterates to a tolerance, does not show it where y changes by a
+    rounding: so high differences over longer steps are looked at too.
+    """
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
     f = residual(y)
@@ -176,7 +263,37 @@ def _noise(residual: Residual, operator: LinearOperator, y: Array) -> Array:
         ]
         change = residual.with_parameters(*moved)(y * (1 + eps * signs(xp, y, phase))) - f
         largest = xp.maximum(largest, xp.abs(change))
-    return _TYPICAL * largest
+    small, large = (_roughness(residual, y, spacing) for spacing in (0.5 * eps ** (1 / 4), _WIDE))
+    noise = xp.maximum(_TYPICAL * largest, small)
+    # what is smooth over short ways and rough over long ones has slopes that are off by the roughness over such a way
+    waves = xp.where(large > _NOISIER * noise, large / _WIDE, xp.zeros_like(large))
+    return xp.maximum(noise, large), xp.maximum(noise, waves)
+
+
+def _roughness(residual: Residual, y: Array, spacing: float) -> Array:
+    """Return the root mean square of what is not smooth in each equation around `y`, (*batch, n), zero if it is smooth.
+
+    What high differences leave of a smooth function falls with their order, what they leave of rounding does not.
+
+    References
+    ----------
+    Moré & Wild (2011), "Estimating computational noise", section 2.
+    """
+    xp = residual.xp
+    step = spacing * y * signs(xp, y, 1)
+    half = _POINTS // 2
+    try:
+        table = xp.stack([residual(y + k * step) for k in range(-half, half + 1)])
+    except (ArithmeticError, ValueError):  # so far from y the residual may have no value
+        return xp.zeros_like(y)
+    found = []
+    for order in range(1, _POINTS):
+        table = table[1:] - table[:-1]
+        # the differences of independent errors have this many times their variance
+        found.append(xp.sqrt(xp.mean(table**2, axis=0) / math.comb(2 * order, order)))
+    *_, before, last = found[:_ORDER]
+    rough = xp.isfinite(last) & (last >= _FALLING * before)
+    return xp.where(rough, last, xp.zeros_like(last))
 
 
 def _condition(operator: LinearOperator) -> float:
@@ -211,6 +328,7 @@ def _verdict(report: GradientReport) -> tuple[str, str]:
     sources = {
         "the root": (report.root_error, "solve to a tighter tolerance (rtol, atol)"),
         "the adjoint solve": (report.adjoint_error, "use adjoint='lu', or a smaller rtol of the iterative adjoint"),
+        "differences": (report.derivative_error, "give jac, jvp or vjp, or use derivatives='complex-step'"),
         "rounding": (report.rounding_error, "use a higher precision, exact derivatives, or rescale the problem"),
     }
     source, (_, remedy) = max(sources.items(), key=lambda item: item[1][0])
@@ -220,5 +338,5 @@ def _verdict(report: GradientReport) -> tuple[str, str]:
     kept = f"about {digits} digit{'s' if digits > 1 else ''} of the gradient can be trusted"
     if report.rank_deficient:
         kept += ", which is that of minimum norm, the Jacobian being singular"
-    good = report.rounding_error >= 0.5 * total
+    good = report.rounding_error + report.derivative_error >= 0.5 * total
     return (kept, "") if good else (f"{kept}; the error comes from {source}", remedy)

@@ -203,6 +203,14 @@ class Residual:
         """Return df/dy, (*batch, n, n)."""
         return self.backend.jacobian(self._of_y, y)
 
+    def measured_jacobian(self, y: Array) -> tuple[Array, Array] | None:
+        """Return df/dy, (*batch, n, n), and the errors of its entries, where they are measured; else None."""
+        slopes = getattr(self.backend, "slopes", None)
+        if slopes is None:
+            return None
+        found = slopes(self._of_y, (y,), self(y), self.backend.box).jacobian()  # type: ignore[attr-defined]
+        return found.value, found.error
+
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         """Return (df/dargs) v, (*batch, n), with one tangent per parameter."""
 

@@ -66,6 +66,8 @@ def _exact(a: Any, s: Any, b: Any, c: Any, theta: Any, w: Any, y: Any) -> tuple[
             square = mpmath.matrix([mpmath.mpf(float(k)) * v**2 / 2 for k, v in zip(s, exact, strict=True)])
             residual = known[0] * exact + square - known[1] * known[3] - known[2]
             slope = known[0] + mpmath.diag([mpmath.mpf(float(k)) * v for k, v in zip(s, exact, strict=True)])
+            if mpmath.norm(residual) < mpmath.mpf(10) ** -50:
+                break
             exact -= mpmath.lu_solve(slope, residual)
         assert mpmath.norm(residual) < mpmath.mpf(10) ** -50
         gradient = known[1].T * mpmath.lu_solve(slope.T, mpmath.matrix(w.tolist()))
