@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernels import KERNELS, under
+from tests.kernels import KERNELS, MOST_STEPS, under
 
-#: A linear system takes one step, and further ones as long as the corrections shrink by chance: that depends on how a
-#: kernel rounds. Seen are up to 10; without the look at the noise of f they are more than 50.
-MOST_STEPS = 12
+#: Where five of seven digits are lost the smallest unknowns may have none left.
+UNKNOWN = ("newton float32 5 near", "newton float32 5 far", "auto float32 5 near", "auto float32 5 far")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_ill_conditioned_systems_end_under_each_kernel(kernel):
     found = under(kernel)
-    assert [name for name, (status, *_) in found.items() if status not in ("CONVERGED", "AT_PRECISION")] == []
-    assert [(name, steps) for name, (_, steps, _) in found.items() if steps > MOST_STEPS] == []
+    solved = {name: entry for name, entry in found.items() if entry[0] in ("CONVERGED", "AT_PRECISION")}
+    failed = {name: status for name, (status, *_) in found.items() if name not in solved}
+    assert set(failed) <= set(UNKNOWN)
+    assert set(failed.values()) <= {"ILL_DETERMINED"}
+    assert [(name, steps) for name, (_, steps, _) in solved.items() if steps > MOST_STEPS] == []
     # the error of a solution by LU factors, in units of eps times the condition number
     assert [(name, error) for name, (*_, error) in found.items() if error > 100] == []

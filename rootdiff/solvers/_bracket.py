@@ -96,7 +96,8 @@ class BracketSolver(IterativeSolver):
         norm = max_norm(xp, f)
         found = (at.status <= int(Status.AT_PRECISION)) & (norm > 0)
         status = xp.where(found & ~_continuous(residual, at, norm, solver.rtol), int(Status.STALLED), at.status)
-        error = 2 * half_width(xp, at.a, at.b)
+        # where f is zero the width of the bracket does not matter
+        error = xp.where(f == 0, xp.finfo(y.dtype).eps * xp.abs(y), 2 * half_width(xp, at.a, at.b))
         return RawSolution(y, xp.astype(status, xp.int32), at.count, norm, error=error)
 
     def _allowed(self, xp: Any, at: Bracket) -> Array:

@@ -134,3 +134,12 @@ def test_a_root_far_below_one_is_found_where_f_is_infinite_at_an_end():
     with np.errstate(divide="ignore"):
         sol = rootdiff.root_scalar(lambda y: np.log(y) + 46, (0.0, 1.0), solver="bisection")
     np.testing.assert_allclose(sol.y, np.exp(-46.0), rtol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_error_is_that_of_the_root(method):
+    sol = rootdiff.root_scalar(
+        lambda y: y**2 - np.array([2.0, 3.0, 4.0]), (np.zeros(3), np.array([8.0, 8.0, 4.0])), solver=method
+    )
+    assert np.all(np.abs(sol.y - np.sqrt([2.0, 3.0, 4.0])) <= sol.error)
+    assert np.all(sol.error <= 1e-11)
