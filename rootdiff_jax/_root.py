@@ -25,7 +25,7 @@ from rootdiff._structure import Structure, check_args, describe, fixed_point_res
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
-from rootdiff_jax._precision import in_full_precision
+from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
 from rootdiff_jax._settings import split
 from rootdiff_jax._trace import Traced, trace
@@ -67,7 +67,7 @@ def root(
         ``residual(y, *args)`` returns a pytree like `y0`: one value per unknown, in any units. It is traced, as under
         ``jax.jit``, and must treat the systems of a batch independently. One with a `custom_vjp` in it is
         differentiable in reverse mode only.
-    y0 : jax.Array or pytree of them, (*batch, ...), floating
+    y0 : array, float or pytree of them, (*batch, ...), floating
         Initial guess, in the units of the unknown; all leaves of one precision. Not differentiated.
     *args : pytrees
         Parameters. Floating arrays and floats are differentiated; integer and boolean arrays are traced; everything
@@ -165,7 +165,7 @@ def fixed_point(
     ----------
     cell : callable
         ``cell(z, *args)`` returns a pytree like `z0`.
-    z0 : jax.Array or pytree of them, (*batch, ...), floating
+    z0 : array, float or pytree of them, (*batch, ...), floating
         Initial guess. Not differentiated.
     *args, adjoint, batch_ndim, batched_args, on_failure, check
         As for `root`.
@@ -323,6 +323,7 @@ def _solve(
 ) -> Solution:
     check_policy(options.on_failure)
     backend = JaxBackend()
+    y0 = jax.tree.map(_as_unknown, y0)
     structure = describe(backend, y0, options.batch_ndim)
     args = jax.tree.map(_as_jax, args)
     check_args(backend, args)
@@ -336,7 +337,7 @@ def _solve(
         parameters, rebuild = split_args(backend, args, _is_operand)
         require_concrete(_is_concrete((y + 0, parameters)))
         flat = bind(function, structure, rebuild)
-        check_independent(Residual(flat, tuple(parameters), SteppingBackend()), y)
+        in_own_settings(check_independent)(Residual(flat, tuple(parameters), SteppingBackend()), y)
     traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
     correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
     problem = Problem(traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim)
@@ -398,6 +399,14 @@ def _is_concrete(tree: Any) -> bool:
 def _as_jax(leaf: Any) -> Any:
     """Return NumPy's arrays as JAX's, as JAX itself does everywhere."""
     return jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+
+def _as_unknown(leaf: Any) -> Any:
+    """Return a leaf of y0 as an array that has a dtype of its own, unlike a number."""
+    leaf = _as_jax(leaf)
+    if isinstance(leaf, float | complex):
+        return jnp.asarray(leaf, dtype=jnp.result_type(type(leaf)))
+    return leaf.astype(leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
 
 
 def _is_operand(leaf: Any) -> bool:

@@ -21,7 +21,7 @@ from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
-from rootdiff_jax._precision import in_full_precision
+from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced, vary, varying_axes
 
@@ -109,6 +109,7 @@ def _forward(problem: Problem, *inputs: Any) -> Outputs:
     return _run(problem, Inputs(*inputs), problem.residual(inputs[-1]))
 
 
+@in_own_settings
 def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
     if problem.correct is not None:
         correct = problem.correct
@@ -125,6 +126,7 @@ _reverse_rule = jax.custom_vjp(_forward, nondiff_argnums=(0,))
 
 
 @in_full_precision
+@in_own_settings
 def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Outputs, Outputs]:
     outputs = _rule(problem, *primals)
     _, _, adjoint, _, operands = primals
@@ -146,6 +148,7 @@ def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Outputs, Any]:
 
 
 @in_full_precision
+@in_own_settings
 def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tuple[Any, ...]:
     inputs, outputs, moving = saved
     _, _, adjoint, _, operands = inputs
@@ -197,6 +200,7 @@ def _linear_solve(
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
         @in_full_precision
+        @in_own_settings
         def solve(many: bool, b: Array, values: Any) -> Array:
             settings, y, factors, operands, failed = values
             adjoint = problem.adjoint.fill(settings)
@@ -217,11 +221,24 @@ def _linear_solve(
         by_number = partial(solve, False) if template.for_many() is template else _by_number(solve)
         return lambda _, b: by_number(b, values)
 
-    product = residual.vjp if transposed else residual.jvp
+    of_residual = residual.vjp if transposed else residual.jvp
+
+    def product(vector: Array) -> Array:
+        return of_residual(y, vector) * _one(y)
+
     try:
-        return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed), solver(not transposed))
+        return lax.custom_linear_solve(product, rhs, solver(transposed), solver(not transposed))
     except ValueError:  # a while_loop in the residual has no transpose: forward mode only
-        return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed))
+        return lax.custom_linear_solve(product, rhs, solver(transposed))
+
+
+def _one(y: Array) -> Array:
+    """Return ones, which depend on `y` as far as JAX knows.
+
+    `lax.custom_linear_solve` has no derivative where that of its product is known to be zero, as it is where the
+    Jacobian is constant.
+    """
+    return jnp.where(jnp.zeros_like(y, dtype=bool), y, jnp.ones_like(y))
 
 
 def _by_number(solve: Callable[[bool, Array, Any], Array]) -> Callable[[Array, Any], Array]:
