@@ -28,7 +28,7 @@ from rootdiff_jax._backend import JaxBackend, SteppingBackend
 from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
 from rootdiff_jax._settings import split
-from rootdiff_jax._trace import Traced, trace
+from rootdiff_jax._trace import Traced, trace, vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -338,8 +338,15 @@ def _solve(
         require_concrete(_is_concrete((y + 0, parameters)))
         flat = bind(function, structure, rebuild)
         in_own_settings(check_independent)(Residual(flat, tuple(parameters), SteppingBackend()), y)
-    traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
-    correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
+    y = vary(y, frozenset[Any]().union(*map(varying_axes, jax.tree.leaves(solver_values))))
+    for _ in range(2):  # again, where a start that is the same on all devices leads to iterates that are not
+        traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
+        correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
+        axes = traced.axes if correct is None else traced.axes | correct.axes
+        if axes <= varying_axes(y):
+            break
+        y = vary(y, axes)
+    _check_collectives(traced, correct, y)
     problem = Problem(traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim)
     inputs = Inputs(y, solver_values, adjoint_values, of_correct, operands)
     out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
@@ -367,9 +374,24 @@ def _traced(
     first = (slice(0, 1),) * lead
     of_one = [part[first] if flag else part for part, flag in zip(parameters, flags, strict=True)]
     single = replace(structure, batch=(1,) * lead)
-    traced, operands = trace(bind(function, single, rebuild), y[first], of_one)
+    traced, operands = trace(bind(function, single, rebuild), y[first], of_one, flags)
     further = operands[len(parameters) :]
     return traced, (*parameters, *further), (*flags, *(False for _ in further))
+
+
+def _check_collectives(function: Traced, correct: Traced | None, y: Any) -> None:
+    """Raise if an evaluation communicates along an axis on which the unknowns differ, or may."""
+    names = function.names if correct is None else function.names | correct.names
+    # JAX knows what varies along the axes of a mesh, unless told not to care; of those that vmap has named it does not
+    coupled = sorted(str(n) for n in names if n in varying_axes(y) or n not in varying_axes(jax.lax.axis_index(n)))
+    if coupled:
+        raise ArgumentError(
+            f"residual: it communicates (psum, pmean, all_gather, ...) along the axis {', '.join(coupled)}, on which y "
+            "differs, or may as far as JAX knows: the systems along it are not independent. Give what is coupled as "
+            "one system, without vmap or shard_map over this axis; compute sums that do not depend on y before the "
+            "solve, and pass them through args; in shard_map with check_vma=True, give a y0 that is the same on all "
+            "devices, and let the residual return what is."
+        )
 
 
 def _attach(

@@ -23,7 +23,7 @@ from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
 from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._settings import Template
-from rootdiff_jax._trace import Traced, vary, varying_axes
+from rootdiff_jax._trace import Traced, alike, vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ def _linear_solve(
 
     A failed system gives NaN, but for a zero right-hand side zero: what does not depend on it stays clear of it.
     """
-    residual = problem.residual(operands)
-    # inside shard_map everything that the linear solve takes varies over the mesh alike
+    # inside shard_map everything that `custom_linear_solve` takes varies over the mesh alike
+    summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)
     settings = tuple(vary(value, varying_axes(y)) for value in settings)
     failed = None if problem.on_failure == "ignore" else _failed(outputs.status)
 
@@ -216,20 +216,34 @@ def _linear_solve(
 
             return in_blocks(part, problem.residual(operands), y, (b, y, factors, failed), settings)
 
-        values = (settings, y, outputs.factors, operands, failed)
+        values, inside = _varied((settings, y, outputs.factors, operands, failed), summed)
         template = problem.adjoint.solver
         by_number = partial(solve, False) if template.for_many() is template else _by_number(solve)
-        return lambda _, b: by_number(b, values)
+        return lambda _, b: vary(by_number(alike(b, summed), inside(values)), summed)
 
-    of_residual = residual.vjp if transposed else residual.jvp
+    known, known_inside = _varied((y, operands), summed)
 
     def product(vector: Array) -> Array:
-        return of_residual(y, vector) * _one(y)
+        y, operands = known_inside(known)
+        residual = problem.residual(operands)
+        of_residual = residual.vjp if transposed else residual.jvp
+        return vary(of_residual(y, alike(vector, summed)) * _one(y), summed)
 
+    rhs = vary(rhs, summed)
     try:
-        return lax.custom_linear_solve(product, rhs, solver(transposed), solver(not transposed))
+        x = lax.custom_linear_solve(product, rhs, solver(transposed), solver(not transposed))
     except ValueError:  # a while_loop in the residual has no transpose: forward mode only
-        return lax.custom_linear_solve(product, rhs, solver(transposed))
+        x = lax.custom_linear_solve(product, rhs, solver(transposed))
+    return alike(x, summed)
+
+
+def _varied(values: Any, axes: frozenset[Any]) -> tuple[Any, Callable[[Any], Any]]:
+    """Return nested arrays typed as varying over `axes` too, and what gives them the types that they have."""
+
+    def inside(varied: Any) -> Any:
+        return jax.tree.map(lambda value, old: alike(value, axes - varying_axes(old)), varied, values)
+
+    return jax.tree.map(lambda value: vary(value, axes), values), inside
 
 
 def _one(y: Array) -> Array:
