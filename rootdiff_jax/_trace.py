@@ -87,8 +87,9 @@ def alike(value: Any, axes: Iterable[Any]) -> Any:
     if not axes or jnp.issubdtype(value.dtype, jax.dtypes.extended):  # a random key
         return value
     if jnp.issubdtype(value.dtype, jnp.inexact):
-        return lax.pmean(value, axes)
-    return lax.pmax(value.astype(jnp.int32), axes).astype(value.dtype) if value.dtype == bool else lax.pmax(value, axes)
+        return lax.pmean(value, axes)  # type: ignore[no-untyped-call]
+    largest = lax.pmax(value.astype(jnp.int32), axes)  # type: ignore[no-untyped-call]
+    return largest.astype(value.dtype)
 
 
 def _opened(closed: Any, inputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
