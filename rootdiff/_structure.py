@@ -69,12 +69,14 @@ class Structure:
         xp = self.backend.xp
         lead = tuple(vector.shape[:-1])
         leaves, start = [], 0
-        for shape, size, is_complex in zip(self.shapes, self.sizes, self.complex_leaves, strict=True):
+        for shape, size, dtype, is_complex in zip(
+            self.shapes, self.sizes, self.dtypes, self.complex_leaves, strict=True
+        ):
             part = vector if len(self.shapes) == 1 else vector[..., start : start + size]
             start += size
             if is_complex:
-                half = size // 2
-                part = part[..., :half] + 1j * part[..., half:]
+                real, imaginary = (xp.astype(half, dtype) for half in (part[..., : size // 2], part[..., size // 2 :]))
+                part = real + 1j * imaginary
             leaves.append(part if tuple(part.shape) == lead + shape else xp.reshape(part, lead + shape))
         return self.backend.unflatten(self.tree, leaves)
 

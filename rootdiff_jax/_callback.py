@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from rootdiff._backend import Array, HostFunction
+from rootdiff_jax._trace import vary, varying_axes
 
 _WIDE, _PAIR = ("float64", "int64", "uint64"), "complex128"
 
@@ -39,7 +40,8 @@ def on_host(function: HostFunction, residual: Any, y: Array, *values: Any) -> tu
     halved, _ = result
     # JAX refuses a derivative of what it calls, but not where only bits go in: those have none, and it would be zero
     sums = [jnp.sum(array) for array in arrays if array.dtype.name in (*_WIDE, _PAIR)]
-    root, steps = jax.pure_callback(run, result, [*map(_halved, arrays)], sums, vmap_method="sequential")
+    found = jax.pure_callback(run, result, [*map(_halved, arrays)], sums, vmap_method="sequential")
+    root, steps = (vary(part, varying_axes(y)) for part in found)  # which JAX takes to be the same on all devices
     return (root if halved.dtype == y.dtype else lax.bitcast_convert_type(root, y.dtype)), steps
 
 

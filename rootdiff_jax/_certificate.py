@@ -15,7 +15,7 @@ from rootdiff._residual import Residual
 from rootdiff._structure import check_args, describe, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff_jax._backend import JaxBackend
-from rootdiff_jax._precision import in_full_precision
+from rootdiff_jax._precision import in_full_precision, in_own_settings
 
 
 @in_full_precision
@@ -64,7 +64,7 @@ def gradient_report(
     problem = Residual(flat_residual(residual, structure, rebuild), parameters, backend)
     flat_y = structure.ravel(y)
     w = jnp.ones_like(flat_y) if cotangent is None else jnp.astype(structure.ravel(cotangent), flat_y.dtype)
-    return measure(problem, get_adjoint(adjoint, "jax"), flat_y, w)
+    return in_own_settings(measure)(problem, get_adjoint(adjoint, "jax"), flat_y, w)
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from rootdiff import _namespace
+from rootdiff_jax._precision import for_lapack
 
 #: A program for a CPU reduces one number after the other, and each call of it lists three buffers for each reduction in
 #: its text, executed or not, and more for one of over 32 numbers. So up to so many rows of up to this length are
@@ -19,10 +21,27 @@ from rootdiff import _namespace
 _ROWS, _LENGTH, _PIECE = 64, 128, 8
 
 
+class _Linalg(_namespace.Namespace):
+    """`svd`; all other functions are those of `jax.numpy.linalg`."""
+
+    module = jnp.linalg
+
+    @staticmethod
+    def svd(x: Array, /, *, full_matrices: bool = True) -> Any:
+        """Return the singular values, and the vectors on both sides."""
+        return tuple(part.astype(x.dtype) for part in jnp.linalg.svd(for_lapack(x), full_matrices=full_matrices))
+
+
 class Namespace(_namespace.Namespace):
     """Reductions, norms and `numbers`; all other functions are those of `jax.numpy`."""
 
     module = jnp
+    linalg = _Linalg()
+
+    @staticmethod
+    def isdtype(dtype: Any, kind: Any) -> bool:
+        """Return whether a dtype is of a kind; that of a random key is of none."""
+        return not jnp.issubdtype(dtype, jax.dtypes.extended) and jnp.isdtype(dtype, kind)
 
     @staticmethod
     def sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:

@@ -1,4 +1,4 @@
-"""Products in the precision of their dtype."""
+"""JAX's settings for numbers while a solver runs: those that its code is written for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,3 +27,23 @@ def in_full_precision(function: F) -> F:
             return function(*args, **kwargs)
 
     return cast(F, run)
+
+
+def in_own_settings(function: F) -> F:
+    """Return `function`, run under JAX's default rules of promotion, which the solvers are written for.
+
+    The user's ``jax_numpy_rank_promotion`` and ``jax_numpy_dtype_promotion`` hold where a residual is traced: not here,
+    where it is a jaxpr already.
+    """
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return cast(F, run)
+
+
+def for_lapack(array: jax.Array) -> jax.Array:
+    """Return an array in float32 where it is of half precision, which LAPACK does not have."""
+    return array.astype(jnp.float32) if array.dtype.itemsize == 2 else array

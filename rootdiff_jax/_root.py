@@ -27,10 +27,10 @@ from rootdiff._structure import Structure, check_args, describe, fixed_point_res
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
-from rootdiff_jax._precision import in_full_precision
+from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
 from rootdiff_jax._settings import split
-from rootdiff_jax._trace import Traced, trace
+from rootdiff_jax._trace import Traced, trace, vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def root(
         ``residual(y, *args)`` returns a pytree like `y0`: one value per unknown, in any units. It is traced, as under
         ``jax.jit``, and must treat the systems of a batch independently. One with a `custom_vjp` in it is
         differentiable in reverse mode only.
-    y0 : jax.Array or pytree of them, (*batch, ...), floating
+    y0 : array, float or pytree of them, (*batch, ...), floating
         Initial guess, in the units of the unknown; all leaves of one precision. Not differentiated.
     *args : pytrees
         Parameters. Floating arrays and floats are differentiated; integer and boolean arrays are traced; everything
@@ -167,7 +167,7 @@ def fixed_point(
     ----------
     cell : callable
         ``cell(z, *args)`` returns a pytree like `z0`.
-    z0 : jax.Array or pytree of them, (*batch, ...), floating
+    z0 : array, float or pytree of them, (*batch, ...), floating
         Initial guess. Not differentiated.
     *args, adjoint, batch_ndim, batched_args, on_failure, check
         As for `root`.
@@ -343,7 +343,7 @@ def _solve(
 ) -> Solution:
     check_policy(options.on_failure)
     backend = JaxBackend()
-    y0 = as_unknown(backend, y0, args)
+    y0 = jax.tree.map(_as_unknown, as_unknown(backend, y0, args))
     structure = describe(backend, y0, options.batch_ndim)
     args = jax.tree.map(_as_jax, args)
     check_args(backend, args)
@@ -357,14 +357,21 @@ def _solve(
         parameters, rebuild = split_args(backend, args, _is_operand)
         require_concrete(_is_concrete((y + 0, parameters)))
         flat = bind(function, structure, rebuild)
-        check_independent(Residual(flat, tuple(parameters), SteppingBackend()), y)
+        in_own_settings(check_independent)(Residual(flat, tuple(parameters), SteppingBackend()), y)
     if structure.is_empty:
         parameters, rebuild = split_args(backend, args, _is_operand)
         none = Nothing().solve(Residual(bind(function, structure, rebuild), tuple(parameters), backend), y)
         approximate = none.status > 0
         return Solution(structure.unravel(y), none.status, none.steps, none.residual_norm, approximate=approximate)
-    traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
-    correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
+    y = vary(y, frozenset[Any]().union(*map(varying_axes, jax.tree.leaves(solver_values))))
+    for _ in range(2):  # again, where a start that is the same on all devices leads to iterates that are not
+        traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
+        correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
+        axes = traced.axes if correct is None else traced.axes | correct.axes
+        if axes <= varying_axes(y):
+            break
+        y = vary(y, axes)
+    _check_collectives(traced, correct, y)
     problem = Problem(traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim)
     inputs = Inputs(y, solver_values, adjoint_values, of_correct, operands)
     out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
@@ -395,9 +402,24 @@ def _traced(
     first = (slice(0, 1),) * lead
     of_one = [part[first] if flag else part for part, flag in zip(parameters, flags, strict=True)]
     single = replace(structure, batch=(1,) * lead)
-    traced, operands = trace(bind(function, single, rebuild), y[first], of_one)
+    traced, operands = trace(bind(function, single, rebuild), y[first], of_one, flags)
     further = operands[len(parameters) :]
     return traced, (*parameters, *further), (*flags, *(False for _ in further))
+
+
+def _check_collectives(function: Traced, correct: Traced | None, y: Any) -> None:
+    """Raise if an evaluation communicates along an axis on which the unknowns differ, or may."""
+    names = function.names if correct is None else function.names | correct.names
+    # JAX knows what varies along the axes of a mesh, unless told not to care; of those that vmap has named it does not
+    coupled = sorted(str(n) for n in names if n in varying_axes(y) or n not in varying_axes(jax.lax.axis_index(n)))
+    if coupled:
+        raise ArgumentError(
+            f"residual: it communicates (psum, pmean, all_gather, ...) along the axis {', '.join(coupled)}, on which y "
+            "differs, or may as far as JAX knows: the systems along it are not independent. Give what is coupled as "
+            "one system, without vmap or shard_map over this axis; compute sums that do not depend on y before the "
+            "solve, and pass them through args; in shard_map with check_vma=True, give a y0 that is the same on all "
+            "devices, and let the residual return what is."
+        )
 
 
 def _attach(
@@ -427,6 +449,14 @@ def _is_concrete(tree: Any) -> bool:
 def _as_jax(leaf: Any) -> Any:
     """Return NumPy's arrays as JAX's, as JAX itself does everywhere."""
     return jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+
+def _as_unknown(leaf: Any) -> Any:
+    """Return a leaf of y0 as an array that has a dtype of its own, unlike a number."""
+    leaf = _as_jax(leaf)
+    if isinstance(leaf, float | complex):
+        return jnp.asarray(leaf, dtype=jnp.result_type(type(leaf)))
+    return leaf.astype(leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
 
 
 def _is_operand(leaf: Any) -> bool:

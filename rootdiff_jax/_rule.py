@@ -22,9 +22,9 @@ from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
-from rootdiff_jax._precision import in_full_precision
+from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._settings import Template
-from rootdiff_jax._trace import Traced, vary, varying_axes
+from rootdiff_jax._trace import Traced, alike, vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def _forward(problem: Problem, *inputs: Any) -> Outputs:
     return _run(problem, Inputs(*inputs), problem.residual(inputs[-1]))
 
 
+@in_own_settings
 def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
     if problem.correct is not None:
         correct = problem.correct
@@ -127,6 +128,7 @@ _reverse_rule = jax.custom_vjp(_forward, nondiff_argnums=(0,))
 
 
 @in_full_precision
+@in_own_settings
 def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Outputs, Outputs]:
     outputs = _rule(problem, *primals)
     _, _, adjoint, _, operands = primals
@@ -148,6 +150,7 @@ def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Outputs, Any]:
 
 
 @in_full_precision
+@in_own_settings
 def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tuple[Any, ...]:
     inputs, outputs, moving = saved
     _, _, adjoint, _, operands = inputs
@@ -192,13 +195,14 @@ def _linear_solve(
 
     A failed system gives NaN, but for a zero right-hand side zero: what does not depend on it stays clear of it.
     """
-    residual = problem.residual(operands)
-    # inside shard_map everything that the linear solve takes varies over the mesh alike
+    # inside shard_map everything that `custom_linear_solve` takes varies over the mesh alike
+    summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)
     settings = tuple(vary(value, varying_axes(y)) for value in settings)
     failed = None if problem.on_failure == "ignore" else _failed(outputs.status)
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
         @in_full_precision
+        @in_own_settings
         def solve(many: bool, b: Array, values: Any) -> Array:
             settings, y, factors, operands, failed = values
             adjoint = problem.adjoint.fill(settings)
@@ -214,16 +218,43 @@ def _linear_solve(
 
             return in_blocks(part, problem.residual(operands), y, (b, y, factors, failed), settings)
 
-        values = (settings, y, outputs.factors, operands, failed)
+        values, inside = _varied((settings, y, outputs.factors, operands, failed), summed)
         template = problem.adjoint.solver
         by_number = partial(solve, False) if template.for_many() is template else _by_number(solve)
-        return lambda _, b: by_number(b, values)
+        return lambda _, b: vary(by_number(alike(b, summed), inside(values)), summed)
 
-    product = residual.vjp if transposed else residual.jvp
+    known, known_inside = _varied((y, operands), summed)
+
+    def product(vector: Array) -> Array:
+        y, operands = known_inside(known)
+        residual = problem.residual(operands)
+        of_residual = residual.vjp if transposed else residual.jvp
+        return vary(of_residual(y, alike(vector, summed)) * _one(y), summed)
+
+    rhs = vary(rhs, summed)
     try:
-        return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed), solver(not transposed))
+        x = lax.custom_linear_solve(product, rhs, solver(transposed), solver(not transposed))
     except ValueError:  # a while_loop in the residual has no transpose: forward mode only
-        return lax.custom_linear_solve(partial(product, y), rhs, solver(transposed))
+        x = lax.custom_linear_solve(product, rhs, solver(transposed))
+    return alike(x, summed)
+
+
+def _varied(values: Any, axes: frozenset[Any]) -> tuple[Any, Callable[[Any], Any]]:
+    """Return nested arrays typed as varying over `axes` too, and what gives them the types that they have."""
+
+    def inside(varied: Any) -> Any:
+        return jax.tree.map(lambda value, old: alike(value, axes - varying_axes(old)), varied, values)
+
+    return jax.tree.map(lambda value: vary(value, axes), values), inside
+
+
+def _one(y: Array) -> Array:
+    """Return ones, which depend on `y` as far as JAX knows.
+
+    `lax.custom_linear_solve` has no derivative where that of its product is known to be zero, as it is where the
+    Jacobian is constant.
+    """
+    return jnp.where(jnp.zeros_like(y, dtype=bool), y, jnp.ones_like(y))
 
 
 def _by_number(solve: Callable[[bool, Array, Any], Array]) -> Callable[[Array, Any], Array]:

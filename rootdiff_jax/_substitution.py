@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rootdiff._backend import Array
+from rootdiff_jax._precision import for_lapack
 
 #: Unknowns up to which, and systems from which, this is faster than a loop over LAPACK (measured: 1.1 to 8 times).
 _MAX_UNKNOWNS = 8
@@ -20,8 +21,8 @@ _EXCHANGES = 8
 
 def factor(matrix: Array) -> tuple[Array, Array]:
     """Return the LU factors, (*batch, n, n), and the row order, (*batch, n), which each solve would make of pivots."""
-    factors, pivots, order = lax.linalg.lu(matrix)
-    return factors, _row_order(pivots) if jax.default_backend() == "cpu" else order
+    factors, pivots, order = lax.linalg.lu(for_lapack(matrix))
+    return factors.astype(matrix.dtype), _row_order(pivots) if jax.default_backend() == "cpu" else order
 
 
 def _row_order(pivots: Array) -> Array:
@@ -52,14 +53,15 @@ def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
 def one_by_one(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     """Do what `solve` does by LAPACK, for one system after the other."""
     matrix, order = factors
+    dtype, matrix, rhs = rhs.dtype, for_lapack(matrix), for_lapack(rhs)
     across = partial(lax.linalg.triangular_solve, jnp.broadcast_to(matrix, (*rhs.shape, rhs.shape[-1])), left_side=True)
     order = jnp.broadcast_to(order, rhs.shape)
     if transpose:
         x = across(rhs[..., None], transpose_a=True)
         x = across(x, lower=True, transpose_a=True, unit_diagonal=True)[..., 0]
-        return _placed(x, order)
+        return _placed(x, order).astype(dtype)
     x = across(jnp.take_along_axis(rhs, order, axis=-1)[..., None], lower=True, unit_diagonal=True)
-    return across(x)[..., 0]
+    return across(x)[..., 0].astype(dtype)
 
 
 def _together(matrix: Array, order: Array, rhs: Array, transpose: bool) -> Array:

@@ -28,11 +28,18 @@ class Traced:
     ----------
     reverse_only : bool
         Whether a `custom_vjp` is in it, so that it has no forward-mode derivative.
+    axes : frozenset
+        The mesh axes of an enclosing ``shard_map`` that its value varies over.
+    names : frozenset
+        The axes, of a mesh or named by `jax.vmap`, over which each evaluation communicates.
     """
 
     def __init__(self, jaxpr: Any, operands: Sequence[Any]) -> None:
         self._jaxpr = jaxpr
         self.reverse_only = _has_custom_vjp(jaxpr)
+        (value,) = jaxpr.outvars
+        self.axes = varying_axes(value.aval)
+        self.names = frozenset(name for equation in equations(jaxpr) for name in _names(equation))
         self._key = _key(jaxpr, operands, _ORDERS)
         self._hash = hash(self._key)
 
@@ -47,10 +54,16 @@ class Traced:
         return isinstance(other, Traced) and self._hash == other._hash and self._key == other._key
 
 
-def trace(function: Callable[..., Array], y: Array, parameters: Sequence[Any]) -> tuple[Traced, tuple[Any, ...]]:
-    """Return `function` as ``traced(y, *operands)``, and the operands: the parameters, then what it closes over."""
+def trace(
+    function: Callable[..., Array], y: Array, parameters: Sequence[Any], samples: Sequence[bool] | None = None
+) -> tuple[Traced, tuple[Any, ...]]:
+    """Return `function` as ``traced(y, *operands)``, and the operands: the parameters, then what it closes over.
+
+    `samples` tell which of the parameters stand for others of their type.
+    """
     jaxpr, inputs = _opened(jax.make_jaxpr(function)(y, *parameters), (y, *parameters))
-    jaxpr, hoisted = _hoist(jaxpr, inputs)
+    places = [1 + place for place, flag in enumerate(samples or ()) if flag]
+    jaxpr, hoisted = _hoist(jaxpr, inputs, frozenset([0, *places]))
     inputs = (*inputs, *hoisted)
     return Traced(jaxpr, inputs), inputs[1:]
 
@@ -68,20 +81,33 @@ def vary(value: Any, axes: Iterable[Any]) -> Any:
     return lax.pcast(value, missing, to="varying") if missing else value
 
 
+def alike(value: Any, axes: Iterable[Any]) -> Any:
+    """Return `value`, which is the same on all devices along `axes`, typed as such: what JAX knows of a sum alone."""
+    axes = tuple(axes)
+    if not axes or jnp.issubdtype(value.dtype, jax.dtypes.extended):  # a random key
+        return value
+    if jnp.issubdtype(value.dtype, jnp.inexact):
+        return lax.pmean(value, axes)  # type: ignore[no-untyped-call]
+    largest = lax.pmax(value.astype(jnp.int32), axes)  # type: ignore[no-untyped-call]
+    return largest.astype(value.dtype)
+
+
 def _opened(closed: Any, inputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
     """Return the jaxpr of a traced function with its constants as further inputs, and all inputs."""
     jaxpr = closed.jaxpr
     return jaxpr.replace(constvars=[], invars=[*jaxpr.invars, *jaxpr.constvars]), (*inputs, *closed.consts)
 
 
-def _hoist(jaxpr: Any, inputs: Sequence[Any]) -> tuple[Any, list[Any]]:
+def _hoist(jaxpr: Any, inputs: Sequence[Any], unknown: frozenset[int]) -> tuple[Any, list[Any]]:
     """Return the jaxpr with what it makes of constants alone as further inputs, and the values of these.
 
     Floating literals always, since a closure over a Python float has it as one, and must not compile anew for each
-    value. Inside ``shard_map`` all else too: there constants are typed as varying over the mesh, but only once.
+    value. Where it has to do with the axes of a mesh all else too: constants are typed as varying, and are summed over
+    devices, only once. Inputs at the `unknown` places are no constants.
     """
-    sharded = any(equation.primitive.name == "pvary" for equation in jaxpr.eqns)
-    known = dict(zip(jaxpr.invars[1:], inputs[1:], strict=True))
+    apart = any(equation.primitive.name == "pvary" or _names(equation) for equation in jaxpr.eqns)
+    pairs = enumerate(zip(jaxpr.invars, inputs, strict=True))
+    known = {variable: value for place, (variable, value) in pairs if place not in unknown}
     count = len(known)
 
     def hoist(atom: Any) -> Any:
@@ -94,7 +120,7 @@ def _hoist(jaxpr: Any, inputs: Sequence[Any]) -> tuple[Any, list[Any]]:
 
     equations = []
     for equation in jaxpr.eqns:
-        if sharded and all(isinstance(atom, Literal) or atom in known for atom in equation.invars):
+        if apart and all(isinstance(atom, Literal) or atom in known for atom in equation.invars):
             values = [atom.val if isinstance(atom, Literal) else known[atom] for atom in equation.invars]
             known |= zip(equation.outvars, _apply(equation, values), strict=True)
         else:
@@ -114,9 +140,11 @@ def _apply(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield the equations of a jaxpr, and of those in their parameters."""
+    """Yield the equations of a jaxpr, and of those in their parameters, but not of a ``shard_map`` within."""
     for equation in jaxpr.eqns:
         yield equation
+        if equation.primitive.name == "shard_map":
+            continue
         for inner in _jaxprs(tuple(equation.params.values())):
             yield from equations(inner)
 
@@ -130,6 +158,17 @@ def _jaxprs(value: Any) -> Iterator[Any]:
     elif isinstance(value, tuple):
         for item in value:
             yield from _jaxprs(item)
+
+
+def _names(equation: Any) -> list[Any]:
+    """Return the named axes that an equation communicates over."""
+    if equation.primitive.name in ("pvary", "axis_index"):
+        return []
+    found: list[Any] = []
+    for key in ("axes", "axis_name"):
+        axes = equation.params.get(key, ())
+        found += axes if isinstance(axes, tuple) else [axes]
+    return [name for name in found if not isinstance(name, int)]
 
 
 def _has_custom_vjp(jaxpr: Any) -> bool:

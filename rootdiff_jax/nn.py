@@ -12,6 +12,7 @@ from rootdiff._residual import Residual
 from rootdiff._spectrum import growth_rate
 from rootdiff._structure import describe, flat_residual
 from rootdiff_jax._backend import JaxBackend
+from rootdiff_jax._precision import in_own_settings
 
 __all__ = ["jacobian_penalty", "spectral_radius"]
 
@@ -43,7 +44,8 @@ def spectral_radius(cell: Callable[..., Any], z: Any, *args: Any, batch_ndim: in
     0.9...
     """
     flat, y = _flat(cell, z, args, batch_ndim)
-    return growth_rate(Residual(flat, (), JaxBackend()), jax.lax.stop_gradient(y), steps)  # type: ignore[no-any-return]
+    residual = Residual(flat, (), JaxBackend())
+    return in_own_settings(growth_rate)(residual, jax.lax.stop_gradient(y), steps)  # type: ignore[no-any-return]
 
 
 def jacobian_penalty(

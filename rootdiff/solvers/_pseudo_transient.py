@@ -107,7 +107,8 @@ class PseudoTransient(IterativeSolver):
         new = trial.size
         ratio = xp.clip(size / xp.where(new > 0, new, 1.0), 1 / self.growth, self.growth)
         time_step = state.time_step * xp.where(taken, ratio, 1 / self.growth)
-        longest = xp.finfo(y.dtype).eps ** -2
+        limits = xp.finfo(y.dtype)
+        longest = min(float(limits.eps) ** -2, float(limits.max))
         status = xp.where(taken | (time_step > 1 / longest), int(Status.RUNNING), int(Status.SINGULAR))
         keep = taken[..., None]
         return TransientState(

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import rootdiff_jax as rd
@@ -89,6 +91,74 @@ def with_many_numbers(manual: bool) -> None:
         np.testing.assert_allclose(jax.jit(function)(spread), 2 * np.log(a) / a, **EXACT)
 
 
+def by_shard_map_from_one_start() -> None:
+    """A start that is the same on both devices, of solves that are not: by their args, closures or `axis_index`."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    rows, start, newton = PartitionSpec("batch"), jnp.asarray(START), {"solver": "newton", "adjoint": "lu"}
+
+    def spread(function: Any) -> Any:
+        return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)
+
+    def by_args(theta: Any) -> Any:
+        return rd.root(f, start, theta, **newton).y
+
+    def all_at_once(thetas: Any) -> Any:
+        y = jax.vmap(by_args)(thetas)
+        slopes = jax.vmap(jax.grad(lambda theta: loss(by_args(theta))))(thetas)
+        hessians = jax.vmap(jax.hessian(lambda theta: loss(by_args(theta))))(thetas)
+        batch = rd.root(f, jnp.stack([start] * len(thetas)), thetas, batch_ndim=1, **newton).y
+        closing = jax.vmap(lambda theta: rd.root(lambda y: f(y, theta), start, **newton).y)(thetas)
+        index = jnp.full(len(thetas), rd.fixed_point(lambda z: 0.5 * z + lax.axis_index("batch"), 1.0, **newton).y)
+        squares, weight = thetas**2, jnp.asarray(THETA) ** 2  # args alone, and what is the same on both devices
+        parts = rd.root(
+            lambda y, a: weight * y - a**2, squares, squares, batch_ndim=1, batched_args=(0,), solver="newton"
+        )
+        return y, slopes, hessians, batch, closing, index, parts.y
+
+    y, slopes, hessians, batch, closing, index, parts = jax.jit(spread(all_at_once))(jnp.asarray(THETAS))
+    check(y, slopes)
+    for other in (batch, closing):
+        np.testing.assert_allclose(other, c(THETAS), **EXACT)
+    np.testing.assert_allclose(hessians, jax.vmap(jax.hessian(lambda t: loss(c(t))))(THETAS), **EXACT)
+    np.testing.assert_allclose(index, [0.0, 0.0, 2.0, 2.0], **EXACT)
+    np.testing.assert_allclose(parts, THETAS**4 / THETA**2, **EXACT)
+
+
+def by_shard_map_with_sums_over_devices() -> None:
+    """A layer whose parameters and state are on both devices, its data spread: z = 0.5 z + w mean(x)."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    x, w = jnp.linspace(-1.0, 2.0, 8).reshape(4, 2), jnp.array([0.5, -2.0])
+
+    def spread(function: Any, *specs: Any) -> Any:
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[0])
+
+    def layer(w: Any, x: Any) -> Any:
+        def cell(z: Any, w: Any, x: Any) -> Any:
+            return 0.25 * z + lax.pmean(jnp.mean(0.25 * z + w * x, axis=0), "batch")
+
+        return rd.fixed_point(cell, jnp.zeros(2), w, x, solver="newton", adjoint="lu").y
+
+    @jax.jit
+    def found(w: Any, x: Any) -> Any:
+        whole = spread(layer, PartitionSpec(), PartitionSpec("batch"))
+        return whole(w, x), jax.grad(lambda w, x: jnp.sum(whole(w, x) ** 2), argnums=(0, 1))(w, x)
+
+    y, (of_w, of_x) = found(w, x)
+    mean = np.mean(x, axis=0)
+    np.testing.assert_allclose(y, 2 * w * mean, **EXACT)
+    np.testing.assert_allclose(of_w, 8 * w * mean**2, **EXACT)
+    np.testing.assert_allclose(of_x, np.broadcast_to(8 * w**2 * mean / 4, (4, 2)), **EXACT)
+
+    def coupled(y0: Any) -> Any:
+        return rd.root(lambda y: y - 0.3 * jnp.cos(lax.pmean(y, "batch")), y0).y
+
+    for check_vma in (True, False):  # devices would leave the loop at different steps
+        rows = PartitionSpec("batch")
+        function = jax.shard_map(coupled, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=check_vma)
+        with pytest.raises(rd.ArgumentError, match=r"residual: it communicates .* along the axis batch"):
+            function(x)
+
+
 CASES = {
     "jit-explicit-many": partial(with_many_numbers, False),
     "shard_map-many": partial(with_many_numbers, True),
@@ -97,6 +167,8 @@ CASES = {
     "jit-explicit-newton-lu": partial(by_jit, AxisType.Explicit, "newton", "lu"),
     "shard_map-newton-lu": partial(by_shard_map, "newton", "lu"),
     "shard_map-newton-gmres": partial(by_shard_map, "newton", "gmres"),
+    "shard_map-one-start": by_shard_map_from_one_start,
+    "shard_map-sums": by_shard_map_with_sums_over_devices,
     "shard_map-shared": by_shard_map_with_shared_parameter,
 }
 

@@ -48,3 +48,47 @@ def test_hessian_is_the_difference_of_gradients() -> None:
     differences = [(gradient(THETA + step) - gradient(THETA - step)) / 2e-5 for step in steps]
     hessian = jax.jit(jax.hessian(lambda theta: loss(solve(NEWTON, "lu")(theta))))(THETA)
     np.testing.assert_allclose(hessian, differences, rtol=1e-7, atol=1e-7)
+
+
+#: By residual: linear, with kinks, and linear in y alone.
+PIECEWISE = {
+    "linear": (lambda y, x: 3 * y - x, 0.0),
+    "relu": (lambda y, x: y + jax.nn.relu(y) - x, 0.0),
+    "shift": (lambda y, x: 2 * y - x**3, 6.0),
+}
+
+
+@pytest.mark.transform("hessian where the Jacobian is constant or piecewise constant: reverse over reverse")
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_a_jacobian_that_does_not_depend_on_y_has_second_derivatives(name: str) -> None:
+    residual, exact = PIECEWISE[name]
+
+    def solve(x: Any) -> Any:
+        return rd.root(residual, jnp.zeros(()), x, solver="newton", adjoint="lu").y
+
+    np.testing.assert_allclose(jax.jit(jax.jacrev(jax.jacrev(solve)))(2.0), exact, **EXACT)
+
+
+@pytest.mark.transform("reverse over reverse of a linear residual: each adjoint, entry point and batch")
+def test_second_derivatives_of_linear_residuals_by_each_way() -> None:
+    x, matrix = jnp.array([2.0, 3.0]), jnp.array([[3.0, 1.0], [0.5, 2.0]])
+
+    def of_cell(x: Any) -> Any:
+        return rd.fixed_point(lambda z, x: 0.1 * z + 0.9 * x**2, jnp.zeros(2), x, solver="newton", adjoint="gmres").y
+
+    def of_batch(x: Any) -> Any:
+        options = {"batch_ndim": 1, "solver": "newton", "batched_args": (0,)}
+        return rd.root(lambda y, x: 3 * y - 3 * x**2, x[:, None], x[:, None], **options).y
+
+    ways = {
+        "fixed_point": of_cell,
+        "closure": lambda x: rd.root(lambda y: matrix @ (y - x**2), x, solver="newton", adjoint="lstsq").y,
+        "batch": of_batch,
+        "scalar": lambda x: rd.root_scalar(lambda y, x: 3 * y - 3 * x**2, (-50.0, 50.0), x).y,
+    }
+    for name, way in ways.items():
+        twice = jax.jacrev(jax.jacrev(lambda x, way=way: way(x).sum()))
+        if name == "batch":
+            np.testing.assert_allclose(jax.jit(twice)(x), 2 * np.eye(2), **EXACT)
+        else:  # refused, if at all, while it is traced
+            assert jax.eval_shape(twice, x).shape == (2, 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
@@ -47,3 +48,22 @@ def test_products_outside_of_the_solve_are_left_alone() -> None:
     x = jnp.ones((2, 3), dtype=jnp.float32)
     jaxpr = jax.make_jaxpr(lambda x: jnp.sum(x @ W) + loss(W, x, "newton", "lu"))(x).jaxpr
     assert None in set(products(jaxpr))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "solver", "adjoint"),
+    [(jnp.float16, "newton", "lu"), (jnp.bfloat16, "anderson", "gmres"), (jnp.bfloat16, "newton", "lstsq")],
+)
+def test_half_precision(dtype: Any, solver: str, adjoint: str) -> None:
+    """z = c + tanh(z) / 2 with c such that z = 1: to a few roundings, as the default tolerance eps^(3/4) allows."""
+    c = jnp.full(2, 1 - np.tanh(1.0) / 2, dtype)
+
+    def solve(c: Any) -> Any:
+        start = jnp.full(2, 0.8, dtype)
+        return rd.fixed_point(lambda z, c: c + jnp.tanh(z) / 2, start, c, solver=solver, adjoint=adjoint).y
+
+    rtol = 2 * float(jnp.finfo(dtype).eps) ** 0.75
+    y, slope = jax.jit(lambda c: (solve(c), jax.grad(lambda c: solve(c).sum())(c)))(c)
+    assert y.dtype == slope.dtype == dtype
+    np.testing.assert_allclose(y.astype(float), 1.0, rtol=rtol)
+    np.testing.assert_allclose(slope.astype(float), 1 / (1 - 0.5 / np.cosh(1.0) ** 2), rtol=rtol)

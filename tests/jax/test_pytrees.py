@@ -93,6 +93,31 @@ def test_integer_unknown_is_refused() -> None:
         rd.root(lambda y: y, {"u": jnp.ones(2), "k": jnp.array([1])})
 
 
+def cubic(y: Any, a: Any) -> Any:
+    return y**3 + y - a
+
+
+@pytest.mark.parametrize(
+    ("y0", "a", "wanted"),
+    [
+        (0.5, 2.0, 1.0),
+        (np.float64(0.5), np.float32(2.0), 1.0),
+        (np.array([0.5, 0.5]), np.array([2.0, 10.0]), [1.0, 2.0]),
+    ],
+)
+def test_unknowns_that_are_numbers_or_arrays_of_numpy(y0: Any, a: Any, wanted: Any) -> None:
+    y = rd.root(cubic, y0, a).y
+    assert y.dtype == jnp.float64
+    np.testing.assert_allclose(y, wanted, **EXACT)
+    found = jax.vmap(lambda a: rd.fixed_point(lambda z, a: 0.5 * z + a, y0, a).y)(jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(found, np.multiply.outer([2.0, 4.0], np.ones(np.shape(y0))), **EXACT)
+
+
+def test_a_random_key_as_unknown_is_refused() -> None:
+    with pytest.raises(rd.ArgumentTypeError, match="y0: it has dtype key"):
+        rd.root(cubic, jax.random.key(0), 2.0)
+
+
 def test_random_key_as_argument() -> None:
     def noisy(y: Any, key: Any, a: Any) -> Any:
         return y - a * jax.random.normal(key, (2,))

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent.parent
             "shard_map-newton-gmres": "shard_map, iterative adjoint",
             "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
             "shard_map-many": "shard_map, a large batch of single unknowns",
+            "shard_map-one-start": "shard_map of a start that is the same on all devices: grad, hessian, closures",
+            "shard_map-sums": "grad of shard_map with sums over devices in the residual: a data-parallel layer",
             "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
         }.items()
     ],

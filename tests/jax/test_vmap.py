@@ -91,3 +91,14 @@ def test_systems_of_a_batch_stop_each_on_its_own() -> None:
     alone = [rd.root(f, y0, jnp.asarray(theta)) for y0, theta in zip(starts, THETAS, strict=True)]
     assert sol.steps.tolist() == [int(one.steps) for one in alone]
     assert len(set(sol.steps.tolist())) > 1
+
+
+@pytest.mark.transform("vmap with an axis name over which the residual communicates", refused="ArgumentError")
+def test_a_residual_that_couples_what_vmap_maps_over_is_refused() -> None:
+    def mapped(residual: Any) -> Any:
+        return jax.vmap(lambda a: rd.root(residual, jnp.zeros(2), a, solver="newton").y, axis_name="k")(STARTS[:, :2])
+
+    with pytest.raises(rd.ArgumentError, match=r"residual: it communicates .* along the axis k"):
+        mapped(lambda y, a: y - a * jnp.cos(jax.lax.pmean(y, "k")))
+    shared = mapped(lambda y, a: 2 * y - a - jax.lax.pmean(a, "k"))  # a sum of args alone
+    np.testing.assert_allclose(shared, (STARTS[:, :2] + STARTS[:, :2].mean(axis=0)) / 2, **EXACT)
