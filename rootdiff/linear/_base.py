@@ -46,13 +46,10 @@ class LinearSolver(ABC):
         bias no residual test bounds.
     direct : bool
         Whether small systems are solved by their entries.
-    judged : bool
-        Whether `solve` judges its solutions by the contract itself, but for those that it returns with factors.
     """
 
     exact: ClassVar[bool] = True
     direct: ClassVar[bool] = False
-    judged: ClassVar[bool] = False
     runtime: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:

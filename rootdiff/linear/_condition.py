@@ -65,12 +65,15 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     return largest + xp.abs(rhs)
 
 
-def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: float) -> Array:
+def skeel_condition(
+    operator: LinearOperator, x: Array, sizes: Array, screen: float, suspicious: Array | None = None
+) -> Array:
     """Return ``max(abs(A^-1) sizes) / max(abs(x))``, (*batch), the condition of x against changes of each entry of A.
 
     The inverse is what ``operator.factors`` make of a vector. With ``sizes = abs(A) abs(x)`` the condition does not
     depend on the scaling of rows, so that units do not look like singularity. One solve bounds it from
-    below; only where that exceeds `screen` it is estimated properly. For one unknown that solve tells it.
+    below; only where that exceeds `screen`, or in `suspicious` systems, (*batch), it is estimated properly. For one
+    unknown that solve tells it.
 
     References
     ----------
@@ -83,13 +86,13 @@ def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: fl
         return max_norm(xp, operator.approximate_inverse(sizes)) / safe
     probe = pattern(xp, x, xp.full_like(size, 5)) * sizes
     bound = max_norm(xp, operator.approximate_inverse(probe)) / safe
-    suspicious = ~(bound <= screen)
+    unclear = ~(bound <= screen) if suspicious is None else suspicious | ~(bound <= screen)
 
     def estimate(x: Array, sizes: Array) -> Array:
         factored = operator.factored()
         solve, solve_transposed = factored.approximate_inverse, factored.T.approximate_inverse
         # max(|A^-1| g) is the 1-norm of diag(g) A^-T
         norm = one_norm(backend, lambda v: sizes * solve_transposed(v), lambda v: solve(sizes * v), x)
-        return xp.where(suspicious, norm / safe, bound)
+        return xp.where(unclear, norm / safe, bound)
 
-    return backend.when(xp.any(suspicious), estimate, (x, sizes), bound)
+    return backend.when(xp.any(unclear), estimate, (x, sizes), bound)

@@ -33,7 +33,8 @@ class LU(LinearSolver):
 
     As adjoint it starts from the factors or the quasi-Newton inverse that the solver ended with, and removes by
     iterative refinement the error of their being of another point; it factors anew only where that stalls, or
-    where there are at most 64 unknowns.
+    where there are at most 64 unknowns. New factors get one step of refinement, so that rows in other units are
+    solved too.
 
     References
     ----------
