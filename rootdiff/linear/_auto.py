@@ -46,7 +46,7 @@ class AutoLinear(LinearSolver):
         return replace(self, few=False)
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        shape = tuple(rhs.shape)
+        shape = tuple(rhs.shape)[operator.several :]  # that of the matrices counts
         dense, many = is_dense(shape), shape[-1] > _FEW_UNKNOWNS
         if operator.is_factored or (dense and not (operator.fixed_point and many)):
             if self._tries(operator, rhs):

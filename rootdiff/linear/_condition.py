@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import signs
@@ -56,6 +57,8 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     """
     xp, n = operator.backend.xp, x.shape[-1]
     if operator.matrix is not None:
+        if operator.several:
+            return _sizes_of_several(xp, operator.distinct(operator.matrix, x), x) + xp.abs(rhs)
         return norm2(xp, operator.matrix * x[..., None, :]) + xp.abs(rhs)
     index = numbers(xp, x) - 1
     largest = xp.abs(operator.matvec(signs(xp, x, 4) * x))
@@ -63,6 +66,16 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
         pattern = 1 - 2 * (xp.floor(index / period) % 2)
         largest = xp.maximum(largest, xp.abs(operator.matvec(pattern * x)))
     return largest + xp.abs(rhs)
+
+
+def _sizes_of_several(xp: Any, matrix: Array, x: Array) -> Array:
+    """Return the root sums of squares of ``A_ij x_j`` for several x of each matrix, in the memory of these x."""
+    a, sizes = xp.abs(matrix), xp.abs(x)
+    row, largest = xp.max(a, axis=-1), max_norm(xp, x)[..., None]
+    row, largest = (xp.where((part > 0) & xp.isfinite(part), part, xp.ones_like(part)) for part in (row, largest))
+    squares = ((a / row[..., None]) ** 2 @ ((sizes / largest) ** 2)[..., None])[..., 0]
+    # where the squares are too small for the dtype, the sum of absolute values bounds them from below
+    return xp.maximum(xp.sqrt(squares) * row * largest, (a @ sizes[..., None])[..., 0] / x.shape[-1] ** 0.5)
 
 
 def skeel_condition(
@@ -84,8 +97,11 @@ def skeel_condition(
     safe = xp.where(size > 0, size, xp.ones_like(size))
     if x.shape[-1] == 1:
         return max_norm(xp, operator.approximate_inverse(sizes)) / safe
-    probe = pattern(xp, x, xp.full_like(size, 5)) * sizes
-    bound = max_norm(xp, operator.approximate_inverse(probe)) / safe
+    weights = sizes / safe[..., None]
+    for _ in range(operator.several):  # one probe for all right-hand sides of a matrix
+        weights = xp.max(weights, axis=0)
+    probe = pattern(xp, weights, xp.full_like(weights[..., 0], 5)) * weights
+    bound = max_norm(xp, operator.approximate_inverse(probe)) + xp.zeros_like(size)
     unclear = ~(bound <= screen) if suspicious is None else suspicious | ~(bound <= screen)
 
     def estimate(x: Array, sizes: Array) -> Array:

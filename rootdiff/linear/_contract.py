@@ -9,7 +9,7 @@ can do better then; how far the solution may be off is a matter of the condition
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._norms import max_norm, norm2
@@ -22,83 +22,95 @@ from rootdiff.linear._condition import row_sizes, skeel_condition
 SINGULAR_AT = 0.1
 #: One solve with a random-like right-hand side underestimates that error a hundredfold only when very unlucky.
 SCREEN_AT = SINGULAR_AT / 100
+#: A step of refinement longer than this part of x is none: it would take many, of a matrix that is nearly singular.
+_SHORT = 0.5
+
+
+class _Solved(NamedTuple):
+    """A solution with its residual ``b - A x`` and, where the inverse is at hand, the sizes of the terms of each row.
+
+    In `suspicious` systems, (*batch), the matrix may be singular, whatever the first look at its condition says.
+    """
+
+    x: Array
+    residual: Array
+    sizes: Array | None = None
+    suspicious: Array | None = None
 
 
 def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple[Array, LinearInfo]:
-    """Return the solution by `solver`, refined where its inverse is at hand, and how it went, judged by `judge`.
+    """Return the solution by `solver`, refined where its inverse is at hand, and how it went.
+
+    The status is one that a product has checked, whatever the solver says. An approximate solver is only asked for a
+    finite result; its relative residual is NaN: not computed.
+    """
+    x, info = solver.solve(operator, rhs)
+    if not solver.exact:
+        return x, _unchecked(operator.backend.xp, x, info)
+    solved = _Solved(x, rhs - operator.matvec(x))
+    if info.factors is not None:
+        solved = _refined(replace(operator, factors=info.factors), solved, rhs, info.relative_residual is None)
+    return solved.x, _judged(operator, solver, solved, rhs, info)
+
+
+def _unchecked(xp: Any, x: Array, info: LinearInfo) -> LinearInfo:
+    finite = xp.all(xp.isfinite(x), axis=-1)
+    status = xp.where((info.status <= int(Status.AT_PRECISION)) & ~finite, int(Status.NONFINITE), info.status)
+    return info._replace(status=xp.astype(status, xp.int32), relative_residual=xp.full_like(x[..., 0], xp.nan))
+
+
+def _refined(operator: LinearOperator, solved: _Solved, rhs: Array, wanted: bool) -> _Solved:
+    """Return the solution after one step of refinement, in the systems in which the step is short.
+
+    Not where it is not `wanted`, because the solver has refined it, or not needed, for one unknown. The right-hand side
+    of the step consists of roundings: a long step makes a matrix suspicious, since a singular one amplifies them.
 
     References
     ----------
     Skeel (1980), "Iterative refinement implies numerical stability for Gaussian elimination": partial pivoting alone
     leaves rows of other units with errors of the largest one.
     """
-    x, info = solver.solve(operator, rhs)
-    if info.factors is None or info.relative_residual is not None or x.shape[-1] == 1:
-        return x, judge(operator, solver, x, rhs, info)
-    x, moved = _refined(replace(operator, factors=info.factors), x, rhs)
-    return x, judge(operator, solver, x, rhs, info, ~(moved <= SCREEN_AT))
-
-
-def _refined(operator: LinearOperator, x: Array, rhs: Array) -> tuple[Array, Array]:
-    """Return x after one step of refinement, in the systems in which that solves every row as well or better.
-
-    And the relative size of the step, (*batch): its right-hand side is of roundings, which a singular matrix amplifies.
-    """
     xp = operator.backend.xp
-    residual = rhs - operator.matvec(x)
-    step = operator.approximate_inverse(residual)
-    new = x + step
-    sizes = row_sizes(operator, new, rhs)
-    before, after = (_by_row(xp, rows, sizes) for rows in (residual, rhs - operator.matvec(new)))
-    return xp.where((after <= before)[..., None], new, x), relative_size(xp, max_norm(xp, step), max_norm(xp, x))
+    x, residual, moved = solved.x, solved.residual, None
+    if wanted and x.shape[-1] > 1:
+        step = operator.approximate_inverse(residual)
+        moved = relative_size(xp, max_norm(xp, step), max_norm(xp, x))
+        x = xp.where((moved <= _SHORT)[..., None], x + step, x)
+        residual = rhs - operator.matvec(x)
+    finite = xp.all(xp.isfinite(x), axis=-1, keepdims=True)
+    sizes = row_sizes(operator, xp.where(finite, x, xp.ones_like(x)), rhs)
+    return _Solved(x, residual, sizes, None if moved is None else ~(moved <= SCREEN_AT))
 
 
-def judge(
-    operator: LinearOperator,
-    solver: LinearSolver,
-    x: Array,
-    rhs: Array,
-    info: LinearInfo,
-    suspicious: Array | None = None,
+def _judged(
+    operator: LinearOperator, solver: LinearSolver, solved: _Solved, rhs: Array, info: LinearInfo
 ) -> LinearInfo:
-    """Return what is known of a solve, with a status that one product has checked and a relative residual.
-
-    In `suspicious` systems, (*batch), the matrix may be singular, whatever the first look at its condition says.
-    An approximate solver is only asked for a finite result; its relative residual is NaN: not computed.
-    """
-    xp = operator.backend.xp
+    """Return what is known of a solve, with a status and a relative residual that are those of its residual."""
+    xp, x, sizes = operator.backend.xp, solved.x, solved.sizes
     finite = xp.all(xp.isfinite(x), axis=-1)
-    if not solver.exact:
-        status = xp.where((info.status <= int(Status.AT_PRECISION)) & ~finite, int(Status.NONFINITE), info.status)
-        unknown = xp.full_like(x[..., 0], xp.nan)
-        return info._replace(status=xp.astype(status, xp.int32), relative_residual=unknown)
-    residual = rhs - operator.matvec(x)
-    size, norm = norm2(xp, rhs), norm2(xp, residual)
-    relative = relative_size(xp, norm, size)
+    size, norm = norm2(xp, rhs), norm2(xp, solved.residual)
     failure = xp.where(info.status <= int(Status.AT_PRECISION), int(Status.STALLED), info.status)
-    if info.factors is not None:
-        sizes = row_sizes(operator, xp.where(finite[..., None], x, xp.ones_like(x)), rhs)
-        inverse = replace(operator, factors=info.factors)
-        known = xp.all(xp.isfinite(sizes), axis=-1)
-        condition = skeel_condition(inverse, x, sizes, SCREEN_AT / operator.precision, suspicious)
-        singular = ~finite | ~(operator.precision * condition < SINGULAR_AT)
-        # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
-        largest = x.shape[-1] ** 0.5 * sizes
-        by_row = _by_row(xp, residual, largest) <= MARGIN * operator.precision
-        stable = _small(operator, norm, largest, size) | by_row
-        failure = xp.where(known, xp.where(singular, int(Status.SINGULAR), failure), int(Status.NONFINITE))
-        solved, stable = (norm <= solver.tolerance(operator) * size) & ~singular, stable & ~singular
-    else:
+    within = norm <= solver.tolerance(operator) * size
+    if sizes is None:
         # a solver made of others may know that one of them found a singular matrix, even if some x solves the system
         regular = info.status != int(Status.SINGULAR)
-        solved = (norm <= solver.tolerance(operator) * size) & regular
-        stable = backward_stable(operator, x, rhs, norm, size, ~solved) & regular
+        stable = backward_stable(operator, x, rhs, norm, size, ~within)
+    else:
+        inverse = replace(operator, factors=info.factors)
+        condition = skeel_condition(inverse, x, sizes, SCREEN_AT / operator.precision, solved.suspicious)
+        regular = finite & (operator.precision * condition < SINGULAR_AT)
+        # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
+        largest = x.shape[-1] ** 0.5 * sizes
+        by_row = _by_row(xp, solved.residual, largest) <= MARGIN * operator.precision
+        stable = _small(operator, norm, largest, size) | by_row
+        known = xp.all(xp.isfinite(sizes), axis=-1)
+        failure = xp.where(known, xp.where(regular, failure, int(Status.SINGULAR)), int(Status.NONFINITE))
     if info.rank is not None:
         failure = xp.where(finite & (info.rank < x.shape[-1]), int(Status.SINGULAR), failure)
-    status = xp.where(stable, int(Status.AT_PRECISION), failure)
-    status = xp.where(solved, int(Status.CONVERGED), status)
+    status = xp.where(stable & regular, int(Status.AT_PRECISION), failure)
+    status = xp.where(within & regular, int(Status.CONVERGED), status)
     status = xp.where(xp.isfinite(size), status, int(Status.NONFINITE))
-    return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative)
+    return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative_size(xp, norm, size))
 
 
 def backward_stable(
