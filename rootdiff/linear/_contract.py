@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
@@ -41,16 +42,54 @@ class _Solved(NamedTuple):
 def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple[Array, LinearInfo]:
     """Return the solution by `solver`, refined where its inverse is at hand, and how it went.
 
-    The status is one that a product has checked, whatever the solver says. An approximate solver is only asked for a
-    finite result; its relative residual is NaN: not computed.
+    The status is one that a product has checked, whatever the solver says. Where it raises an error of numerics (a
+    ``LinAlgError`` of any library, an ``ArithmeticError``), all its systems have failed. An approximate solver is only
+    asked for a finite result; its relative residual is NaN: not computed.
     """
-    x, info = solver.solve(operator, rhs)
+    try:
+        x, info = solver.solve(operator, rhs)
+    except Exception as error:
+        if not _is_of_numerics(error):
+            raise
+        x, info = _raised(operator, rhs)
+    _check_shapes(operator, solver, x, rhs, info)
     if not solver.exact:
         return x, _unchecked(operator.backend.xp, x, info)
     solved = _Solved(x, rhs - operator.matvec(x))
     if info.factors is not None:
         solved = _refined(replace(operator, factors=info.factors), solved, rhs, info.relative_residual is None)
     return solved.x, _judged(operator, solver, solved, rhs, info)
+
+
+def _is_of_numerics(error: Exception) -> bool:
+    """Return whether a matrix, not a mistake, makes a solver raise; the frameworks have a `LinAlgError` each."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ArithmeticError) or not names.isdisjoint({"LinAlgError", "_LinAlgError"})
+
+
+def _raised(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
+    xp = operator.backend.xp
+    finite = xp.all(xp.isfinite(rhs) & xp.isfinite(operator.matvec(rhs)), axis=-1)
+    status = xp.where(finite, int(Status.SINGULAR), int(Status.NONFINITE))
+    return xp.full_like(rhs, xp.nan), LinearInfo(xp.astype(status, xp.int32))
+
+
+def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: Array, info: Any) -> None:
+    """Raise `ArgumentError` where a solver returns something else than a solution per right-hand side and its info."""
+    is_array, shape = operator.backend.is_array, tuple(rhs.shape)
+    if not is_array(x) or tuple(x.shape) != shape:
+        found = f"shape {tuple(x.shape)}" if is_array(x) else type(x).__name__
+        raise ArgumentError(
+            f"adjoint: {solver} returned {found} for right-hand sides of shape {shape}. It must return an array of "
+            "that shape, (*batch, n): one solution for each of them."
+        )
+    if not isinstance(info, LinearInfo) or not is_array(info.status) or tuple(info.status.shape) != shape[:-1]:
+        status = getattr(info, "status", info)
+        found = f"a status of shape {tuple(status.shape)}" if is_array(status) else f"{status!r}"
+        raise ArgumentError(
+            f"adjoint: {solver} returned {found}. With its solution it must return a LinearInfo whose status is an "
+            f"integer array of shape {shape[:-1]}, (*batch)."
+        )
 
 
 def _unchecked(xp: Any, x: Array, info: LinearInfo) -> LinearInfo:
