@@ -20,7 +20,7 @@ from rootdiff._residual import LinearOperator, Residual
 from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
-from rootdiff.linear._contract import judge
+from rootdiff.linear._contract import checked
 
 
 def vjp(
@@ -78,8 +78,7 @@ def solve(
     xp = operator.backend.xp
     if adjoint.direct and rhs.shape[-1] <= FEW:
         operator = operator.tabulated()
-    x, info = adjoint.solve(operator, rhs)
-    info = judge(operator, adjoint, x, rhs, info)
+    x, info = checked(operator, adjoint, rhs)
     some = operator.backend.traced or report_adjoint(operator.backend, info, on_failure, adjoint, failed)
     if on_failure != "ignore" and (some or failed is not None):
         wrong = info.status > int(Status.AT_PRECISION)

@@ -16,7 +16,7 @@ from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear import AutoLinear, LinearSolver
 from rootdiff.linear._condition import one_norm, row_sizes
-from rootdiff.linear._contract import judge
+from rootdiff.linear._contract import checked
 
 #: Newton steps towards the root that the given point is compared with; from anywhere near it, three reach rounding.
 _POLISHING_STEPS = 3
@@ -112,8 +112,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     """
     backend, xp = residual.backend, residual.xp
     given = residual.operator(y)
-    u, info = adjoint.solve(given.T, w)
-    info = judge(given.T, adjoint, u, w, info)
+    u, info = checked(given.T, adjoint, w)
     solver = adjoint if info.rank is not None else AutoLinear()
     given = _factored(given, solver, w)
     correction, _ = solver.solve(given.T, w - given.T.matvec(u))

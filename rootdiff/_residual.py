@@ -38,6 +38,8 @@ class LinearOperator:
         Whether the matrix is G - I, with G the Jacobian of a cell, or its transpose.
     matrix : array, (*batch, n, n), or None
         The matrices, where they are at hand: products are then those with them.
+    several : int
+        Leading axes of the vectors that number right-hand sides of the same matrices, which need not have them.
     form : callable, optional
         Returns these matrices, not transposed, made once more: to carry them into a branch costs a compiled program a
         copy, whether the branch is taken or not.
@@ -53,6 +55,7 @@ class LinearOperator:
     guess: Array | None = None
     fixed_point: bool = False
     matrix: Array | None = None
+    several: int = 0
     form: Callable[[], Array] | None = None
 
     def tabulated(self) -> LinearOperator:
@@ -67,6 +70,10 @@ class LinearOperator:
             matrix=matrix,
             form=self.T.dense if self.transposed else self.dense,
         )
+
+    def distinct(self, matrix: Array, rhs: Array) -> Array:
+        """Return matrices, (*batch, n, n), without the axes of `several` right-hand sides, (several, *batch, n)."""
+        return matrix[(0,) * (matrix.ndim - 1 - rhs.ndim + self.several)]
 
     @property
     def symmetric_product(self) -> Callable[[Array], Array]:

@@ -19,6 +19,8 @@ from rootdiff_jax._precision import for_lapack
 #: folded: cut into pieces, and the sum of these into numbers. A compiler makes one loop of it, and may make the result,
 #: and the row, anew for each use, with other roundings.
 _ROWS, _LENGTH, _PIECE = 64, 128, 8
+#: Numbers up to which the copies that this makes cost nothing.
+_NUMBERS = 2**11
 
 
 class _Linalg(_namespace.Namespace):
@@ -94,7 +96,8 @@ class Namespace(_namespace.Namespace):
 
 
 def _is_short(x: Array, axis: Any) -> bool:
-    return bool(axis == -1 and 1 <= x.shape[-1] <= _LENGTH and math.prod(x.shape[:-1]) <= _ROWS)
+    few = x.size <= _NUMBERS and math.prod(x.shape[:-1]) <= _ROWS
+    return bool(axis == -1 and 1 <= x.shape[-1] <= _LENGTH and few)
 
 
 def _folded(operation: Callable[[Array, Array], Array], x: Array, keepdims: bool) -> Array:

@@ -18,7 +18,7 @@ from rootdiff._backend import Array, Pick
 from rootdiff._compaction import taken
 from rootdiff._failure import KEEP
 from rootdiff._iterate import StepInfo, run
-from rootdiff._residual import Residual
+from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
@@ -203,24 +203,24 @@ def _linear_solve(
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
         @in_full_precision
         @in_own_settings
-        def solve(many: bool, b: Array, values: Any) -> Array:
+        def solve(several: int | None, b: Array, values: Any) -> Array:
             settings, y, factors, operands, failed = values
             adjoint = problem.adjoint.fill(settings)
-            adjoint = adjoint.for_many() if many else adjoint
+            adjoint = adjoint if several == 0 else adjoint.for_many()
 
             def part(residual: Residual, arrays: Any) -> Array:
                 b, y, factors, failed = arrays
                 b = settled(b)
-                operator = residual.operator(y, factors)
+                operator = _for_several(residual.operator(y, factors), several or 0)
                 operator = operator.T if of_transpose else operator
                 x, _ = _implicit.solve(operator, adjoint, b, problem.on_failure, failed)
                 return jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
 
-            return in_blocks(part, problem.residual(operands), y, (b, y, factors, failed), settings)
+            residual, arrays = problem.residual(operands), (b, y, factors, failed)
+            return part(residual, arrays) if several else in_blocks(part, residual, y, arrays, settings)
 
         values, inside = _varied((settings, y, outputs.factors, operands, failed), summed)
-        template = problem.adjoint.solver
-        by_number = partial(solve, False) if template.for_many() is template else _by_number(solve)
+        by_number = _by_number(solve) if problem.adjoint.solver.direct else partial(solve, 0)
         return lambda _, b: vary(by_number(alike(b, summed), inside(values)), summed)
 
     known, known_inside = _varied((y, operands), summed)
@@ -257,16 +257,30 @@ def _one(y: Array) -> Array:
     return jnp.where(jnp.zeros_like(y, dtype=bool), y, jnp.ones_like(y))
 
 
-def _by_number(solve: Callable[[bool, Array, Any], Array]) -> Callable[[Array, Any], Array]:
-    """Return ``solve(False, b, values)``, which under vmap is ``solve(True, b, values)`` for each of many."""
-    one = custom_vmap(partial(solve, False))
+def _by_number(solve: Callable[[int | None, Array, Any], Array], several: int = 0) -> Callable[[Array, Any], Array]:
+    """Return ``solve(several, b, values)``, of `b` with so many axes before those of the systems in `values`.
+
+    Where vmap adds one to `b` alone, its systems are right-hand sides of the same matrices: one more such axis. Where
+    it adds one to the `values` too, there are many matrices: None stands for that.
+    """
+    one = custom_vmap(partial(solve, several))
 
     @one.def_vmap
     def rule(_: int, batched: list[Any], b: Array, values: Any) -> tuple[Array, bool]:
+        if not any(jax.tree.leaves(batched[1])):
+            return _by_number(solve, several + 1)(b, values), True
         axes = jax.tree.map(lambda flag: 0 if flag else None, batched)
-        return jax.vmap(partial(solve, True), in_axes=tuple(axes))(b, values), True
+        return jax.vmap(partial(solve, several or None), in_axes=tuple(axes))(b, values), True
 
     return one
+
+
+def _for_several(operator: LinearOperator, several: int) -> LinearOperator:
+    """Return the operator for vectors with so many more axes before those of the systems."""
+    matvec, rmatvec = operator.matvec, operator.rmatvec
+    for _ in range(several):
+        matvec, rmatvec = jax.vmap(matvec), jax.vmap(rmatvec)
+    return replace(operator, matvec=matvec, rmatvec=rmatvec, several=several)
 
 
 def _linearisation_point(outputs: Outputs) -> Array:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from rootdiff._backend import Array
+from rootdiff_jax import _lapack
 from rootdiff_jax._precision import for_lapack
 
 #: Unknowns up to which, and systems from which, this is faster than a loop over LAPACK (measured: 1.1 to 8 times).
@@ -21,7 +21,7 @@ _EXCHANGES = 8
 
 def factor(matrix: Array) -> tuple[Array, Array]:
     """Return the LU factors, (*batch, n, n), and the row order, (*batch, n), which each solve would make of pivots."""
-    factors, pivots, order = lax.linalg.lu(for_lapack(matrix))
+    factors, pivots, order = _lapack.lu(for_lapack(matrix))
     return factors.astype(matrix.dtype), _row_order(pivots) if jax.default_backend() == "cpu" else order
 
 
@@ -54,14 +54,17 @@ def one_by_one(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Arr
     """Do what `solve` does by LAPACK, for one system after the other."""
     matrix, order = factors
     dtype, matrix, rhs = rhs.dtype, for_lapack(matrix), for_lapack(rhs)
-    across = partial(lax.linalg.triangular_solve, jnp.broadcast_to(matrix, (*rhs.shape, rhs.shape[-1])), left_side=True)
-    order = jnp.broadcast_to(order, rhs.shape)
+    more = rhs.shape[: rhs.ndim + 1 - matrix.ndim]  # several right-hand sides of one matrix are columns
+    x = jnp.moveaxis(jnp.reshape(rhs, (math.prod(more), *rhs.shape[len(more) :])), 0, -1)
     if transpose:
-        x = across(rhs[..., None], transpose_a=True)
-        x = across(x, lower=True, transpose_a=True, unit_diagonal=True)[..., 0]
-        return _placed(x, order).astype(dtype)
-    x = across(jnp.take_along_axis(rhs, order, axis=-1)[..., None], lower=True, unit_diagonal=True)
-    return across(x)[..., 0].astype(dtype)
+        x = _lapack.triangular_solve(matrix, x, transpose_a=True)
+        x = _lapack.triangular_solve(matrix, x, lower=True, transpose_a=True, unit_diagonal=True)
+        x = _placed(x, order)
+    else:
+        x = jnp.take_along_axis(x, order[..., None], axis=-2)
+        x = _lapack.triangular_solve(matrix, x, lower=True, unit_diagonal=True)
+        x = _lapack.triangular_solve(matrix, x)
+    return jnp.reshape(jnp.moveaxis(x, -1, 0), rhs.shape).astype(dtype)
 
 
 def _together(matrix: Array, order: Array, rhs: Array, transpose: bool) -> Array:
@@ -94,7 +97,7 @@ def _together(matrix: Array, order: Array, rhs: Array, transpose: bool) -> Array
 
 
 def _placed(x: Array, order: Array) -> Array:
-    """Return the numbers of each system, (*batch, n), at the places that `order` names; to sort that takes far longer.
+    """Return the rows of each system, (*batch, n, k), at the places that `order` names; to sort that takes far longer.
 
     Systems are mapped over, so that a batch that is spread over devices stays there.
     """
@@ -102,6 +105,6 @@ def _placed(x: Array, order: Array) -> Array:
     def place(x: Array, order: Array) -> Array:
         return jnp.zeros_like(x).at[order].set(x, unique_indices=True)
 
-    for _ in range(x.ndim - 1):
+    for _ in range(order.ndim - 1):
         place = jax.vmap(place)
     return place(x, order)

@@ -125,9 +125,10 @@ class TorchBackend(Factoring):
         wide = rhs.to(matrix.dtype)
         if rhs.shape[-1] == 1:
             return (wide / matrix[..., 0]).to(rhs.dtype)
-        copies = min(_copies(matrix), _copies(pivots[..., None]))  # of one matrix: right-hand sides side by side
+        copies = min(_copies(matrix), _copies(pivots[..., None]))
         matrix, pivots = matrix[(0,) * copies], pivots[(0,) * copies]
-        columns = wide.reshape(-1, *rhs.shape[copies:]).movedim(0, -1)
+        several = rhs.ndim + 1 - matrix.ndim  # of one matrix: right-hand sides side by side
+        columns = wide.reshape(-1, *rhs.shape[several:]).movedim(0, -1)
         # factors that a solver has not made yet are zeros, which are no pivots
         x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
         return x.movedim(-1, 0).reshape(rhs.shape).to(rhs.dtype)

@@ -347,8 +347,8 @@ def _solve_plain(
     """Return what `LinearSolve` does, with its outcome noted."""
     with _settled(problem, y), _plain(y):
         b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
-        lead = b.shape[: b.ndim - point.ndim]
-        allowed, *known = [part.expand((*lead, *part.shape)) for part in plain[:count]]
+        allowed, *known = plain[:count]
+        allowed = allowed.expand((*b.shape[: b.ndim - point.ndim], *allowed.shape))
         factors = BACKEND.unflatten(problem.outcome.byproduct, known)
         residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
         _look(problem, residual, point, plain[0])
@@ -563,7 +563,7 @@ def _stacked(operator: LinearOperator, rhs: Tensor, y: Tensor) -> LinearOperator
         matrix: Tensor = operator.dense()
         return matrix.expand((*lead, *matrix.shape))
 
-    return replace(operator, dense=dense)
+    return replace(operator, dense=dense, several=len(lead))
 
 
 def _directions(primals: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from rootdiff._residual import LinearOperator
 from rootdiff._sizes import is_dense
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver
-from rootdiff.linear._contract import judge
+from rootdiff.linear._contract import checked
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._lsmr import LSMR
 from rootdiff.linear._lu import LU
@@ -41,21 +41,19 @@ class AutoLinear(LinearSolver):
     few: bool = True
 
     direct = True
-    judged = True
 
     def for_many(self) -> AutoLinear:
         return replace(self, few=False)
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        shape = tuple(rhs.shape)
+        shape = tuple(rhs.shape)[operator.several :]  # that of the matrices counts
         dense, many = is_dense(shape), shape[-1] > _FEW_UNKNOWNS
         if operator.is_factored or (dense and not (operator.fixed_point and many)):
             if self._tries(operator, rhs):
                 return _again(operator, rhs, *attempt(operator, rhs), LU())
             return LU().solve(operator, rhs)
         first = GMRES(max_restarts=1) if dense else GMRES()
-        x, info = first.solve(operator, rhs)
-        info = judge(operator, first, x, rhs, info)
+        x, info = checked(operator, first, rhs)
         return _again(operator, rhs, x, info, LU() if is_dense(shape, shape[-1]) else LSMR())
 
     def _tries(self, operator: LinearOperator, rhs: Array) -> bool:
@@ -72,8 +70,7 @@ def _again(
     failed = info.status > int(Status.AT_PRECISION)
 
     def solve(rhs: Array, x: Array) -> tuple[Array, Array, Array]:
-        other_x, other = second.solve(operator, rhs)
-        other = judge(operator, second, other_x, rhs, other)
+        other_x, other = checked(operator, second, rhs)
         return (
             xp.where(failed[..., None], other_x, x),
             xp.where(failed, other.status, info.status),

@@ -46,13 +46,10 @@ class LinearSolver(ABC):
         bias no residual test bounds.
     direct : bool
         Whether small systems are solved by their entries.
-    judged : bool
-        Whether `solve` judges its solutions by the contract itself, but for those that it returns with factors.
     """
 
     exact: ClassVar[bool] = True
     direct: ClassVar[bool] = False
-    judged: ClassVar[bool] = False
     runtime: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -97,7 +94,8 @@ class LinearFunction(LinearSolver):
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         x = self.function(operator, rhs)
-        return x, LinearInfo(finite_status(operator.backend.xp, x))
+        fits = operator.backend.is_array(x) and tuple(x.shape) == tuple(rhs.shape)  # else an error where it is checked
+        return x, LinearInfo(finite_status(operator.backend.xp, x if fits else rhs))
 
 
 def finite_status(xp: Any, x: Array, failure: Status = Status.NONFINITE) -> Array:

@@ -12,6 +12,8 @@ from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 #: Roundings of a product by which a symmetric matrix may seem not to be.
 _ROUNDINGS = 100.0
+#: Steps in a cycle that few unknowns get too.
+_STEPS = 1000
 
 
 def probes(xp: Any, like: Array) -> tuple[Array, Array]:
@@ -52,8 +54,9 @@ class CG(Krylov):
     ----------
     rtol, max_restarts, preconditioner
         As for `Krylov`.
-    max_steps : int
-        Steps in a cycle.
+    max_steps : int, optional
+        Steps in a cycle. Default: 2 n, at least 1000: without rounding n steps are enough, and each new cycle forgets
+        what the last one has learnt.
 
     References
     ----------
@@ -67,7 +70,7 @@ class CG(Krylov):
     (array([0.25]),)
     """
 
-    max_steps: int = 1000
+    max_steps: int | None = None
 
     runtime = (*Krylov.runtime, "max_steps")
 
@@ -84,8 +87,9 @@ class CG(Krylov):
             direction = preconditioned + ratio(xp, slope, state.slope)[..., None] * state.direction
             return _State(state.x + length * state.direction, residual, direction, slope)
 
+        limit = max(_STEPS, 2 * residual.shape[-1]) if self.max_steps is None else self.max_steps
         direction = precondition(residual)
         start = _State(xp.zeros_like(residual), residual, direction, dot(xp, residual, direction))
         plain = None if self._preconditions(operator) else (lambda state: xp.sqrt(state.slope))
         # the error descends in the norm of A
-        return run_cycle(operator.backend, start, step, goal, self.max_steps, plain, descends=True)
+        return run_cycle(operator.backend, start, step, goal, limit, plain, descends=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rootdiff._backend import Array, Backend
 from rootdiff._iterate import signs
@@ -56,6 +57,8 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     """
     xp, n = operator.backend.xp, x.shape[-1]
     if operator.matrix is not None:
+        if operator.several:
+            return _sizes_of_several(xp, operator.distinct(operator.matrix, x), x) + xp.abs(rhs)
         return norm2(xp, operator.matrix * x[..., None, :]) + xp.abs(rhs)
     index = numbers(xp, x) - 1
     largest = xp.abs(operator.matvec(signs(xp, x, 4) * x))
@@ -65,12 +68,25 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     return largest + xp.abs(rhs)
 
 
-def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: float) -> Array:
+def _sizes_of_several(xp: Any, matrix: Array, x: Array) -> Array:
+    """Return the root sums of squares of ``A_ij x_j`` for several x of each matrix, in the memory of these x."""
+    a, sizes = xp.abs(matrix), xp.abs(x)
+    row, largest = xp.max(a, axis=-1), max_norm(xp, x)[..., None]
+    row, largest = (xp.where((part > 0) & xp.isfinite(part), part, xp.ones_like(part)) for part in (row, largest))
+    squares = ((a / row[..., None]) ** 2 @ ((sizes / largest) ** 2)[..., None])[..., 0]
+    # where the squares are too small for the dtype, the sum of absolute values bounds them from below
+    return xp.maximum(xp.sqrt(squares) * row * largest, (a @ sizes[..., None])[..., 0] / x.shape[-1] ** 0.5)
+
+
+def skeel_condition(
+    operator: LinearOperator, x: Array, sizes: Array, screen: float, suspicious: Array | None = None
+) -> Array:
     """Return ``max(abs(A^-1) sizes) / max(abs(x))``, (*batch), the condition of x against changes of each entry of A.
 
     The inverse is what ``operator.factors`` make of a vector. With ``sizes = abs(A) abs(x)`` the condition does not
     depend on the scaling of rows, so that units do not look like singularity. One solve bounds it from
-    below; only where that exceeds `screen` it is estimated properly. For one unknown that solve tells it.
+    below; only where that exceeds `screen`, or in `suspicious` systems, (*batch), it is estimated properly. For one
+    unknown that solve tells it.
 
     References
     ----------
@@ -81,15 +97,18 @@ def skeel_condition(operator: LinearOperator, x: Array, sizes: Array, screen: fl
     safe = xp.where(size > 0, size, xp.ones_like(size))
     if x.shape[-1] == 1:
         return max_norm(xp, operator.approximate_inverse(sizes)) / safe
-    probe = pattern(xp, x, xp.full_like(size, 5)) * sizes
-    bound = max_norm(xp, operator.approximate_inverse(probe)) / safe
-    suspicious = ~(bound <= screen)
+    weights = sizes / safe[..., None]
+    for _ in range(operator.several):  # one probe for all right-hand sides of a matrix
+        weights = xp.max(weights, axis=0)
+    probe = pattern(xp, weights, xp.full_like(weights[..., 0], 5)) * weights
+    bound = max_norm(xp, operator.approximate_inverse(probe)) + xp.zeros_like(size)
+    unclear = ~(bound <= screen) if suspicious is None else suspicious | ~(bound <= screen)
 
     def estimate(x: Array, sizes: Array) -> Array:
         factored = operator.factored()
         solve, solve_transposed = factored.approximate_inverse, factored.T.approximate_inverse
         # max(|A^-1| g) is the 1-norm of diag(g) A^-T
         norm = one_norm(backend, lambda v: sizes * solve_transposed(v), lambda v: solve(sizes * v), x)
-        return xp.where(suspicious, norm / safe, bound)
+        return xp.where(unclear, norm / safe, bound)
 
-    return backend.when(xp.any(suspicious), estimate, (x, sizes), bound)
+    return backend.when(xp.any(unclear), estimate, (x, sizes), bound)

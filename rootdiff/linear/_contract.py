@@ -9,9 +9,11 @@ can do better then; how far the solution may be off is a matter of the condition
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._norms import norm2
+from rootdiff._errors import ArgumentError
+from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
@@ -21,48 +23,133 @@ from rootdiff.linear._condition import row_sizes, skeel_condition
 SINGULAR_AT = 0.1
 #: One solve with a random-like right-hand side underestimates that error a hundredfold only when very unlucky.
 SCREEN_AT = SINGULAR_AT / 100
+#: A step of refinement longer than this part of x is none: it would take many, of a matrix that is nearly singular.
+_SHORT = 0.5
 
 
-def judge(operator: LinearOperator, solver: LinearSolver, x: Array, rhs: Array, info: LinearInfo) -> LinearInfo:
-    """Return what is known of a solve, with a status that one product has checked and a relative residual.
+class _Solved(NamedTuple):
+    """A solution with its residual ``b - A x`` and, where the inverse is at hand, the sizes of the terms of each row.
 
-    An approximate solver is only asked for a finite result; its relative residual is NaN: not computed.
+    In `suspicious` systems, (*batch), the matrix may be singular, whatever the first look at its condition says.
     """
-    if solver.judged and info.factors is None:
-        return info
-    xp = operator.backend.xp
-    finite = xp.all(xp.isfinite(x), axis=-1)
+
+    x: Array
+    residual: Array
+    sizes: Array | None = None
+    suspicious: Array | None = None
+
+
+def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple[Array, LinearInfo]:
+    """Return the solution by `solver`, refined where its inverse is at hand, and how it went.
+
+    The status is one that a product has checked, whatever the solver says. Where it raises an error of numerics (a
+    ``LinAlgError`` of any library, an ``ArithmeticError``), all its systems have failed. An approximate solver is only
+    asked for a finite result; its relative residual is NaN: not computed.
+    """
+    try:
+        x, info = solver.solve(operator, rhs)
+    except Exception as error:
+        if not _is_of_numerics(error):
+            raise
+        x, info = _raised(operator, rhs)
+    _check_shapes(operator, solver, x, rhs, info)
     if not solver.exact:
-        status = xp.where((info.status <= int(Status.AT_PRECISION)) & ~finite, int(Status.NONFINITE), info.status)
-        unknown = xp.full_like(x[..., 0], xp.nan)
-        relative = unknown if info.relative_residual is None else info.relative_residual
-        return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative)
-    relative, size = info.relative_residual, norm2(xp, rhs)
-    if relative is None:
-        relative = relative_size(xp, norm2(xp, rhs - operator.matvec(x)), size)
-    norm = relative * xp.where(size > 0, size, xp.ones_like(size))
-    failure = xp.where(info.status <= int(Status.AT_PRECISION), int(Status.STALLED), info.status)
+        return x, _unchecked(operator.backend.xp, x, info)
+    solved = _Solved(x, rhs - operator.matvec(x))
     if info.factors is not None:
-        sizes = row_sizes(operator, xp.where(finite[..., None], x, xp.ones_like(x)), rhs)
-        inverse = replace(operator, factors=info.factors)
-        known = xp.all(xp.isfinite(sizes), axis=-1)
-        condition = skeel_condition(inverse, x, sizes, SCREEN_AT / operator.precision)
-        singular = ~finite | ~(operator.precision * condition < SINGULAR_AT)
-        # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
-        stable = _small(operator, norm, x.shape[-1] ** 0.5 * sizes, size)
-        failure = xp.where(known, xp.where(singular, int(Status.SINGULAR), failure), int(Status.NONFINITE))
-        solved, stable = (norm <= solver.tolerance(operator) * size) & ~singular, stable & ~singular
-    else:
+        solved = _refined(replace(operator, factors=info.factors), solved, rhs, info.relative_residual is None)
+    return solved.x, _judged(operator, solver, solved, rhs, info)
+
+
+def _is_of_numerics(error: Exception) -> bool:
+    """Return whether a matrix, not a mistake, makes a solver raise; the frameworks have a `LinAlgError` each."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ArithmeticError) or not names.isdisjoint({"LinAlgError", "_LinAlgError"})
+
+
+def _raised(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
+    xp = operator.backend.xp
+    finite = xp.all(xp.isfinite(rhs) & xp.isfinite(operator.matvec(rhs)), axis=-1)
+    status = xp.where(finite, int(Status.SINGULAR), int(Status.NONFINITE))
+    return xp.full_like(rhs, xp.nan), LinearInfo(xp.astype(status, xp.int32))
+
+
+def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: Array, info: Any) -> None:
+    """Raise `ArgumentError` where a solver returns something else than a solution per right-hand side and its info."""
+    is_array, shape = operator.backend.is_array, tuple(rhs.shape)
+    if not is_array(x) or tuple(x.shape) != shape:
+        found = f"shape {tuple(x.shape)}" if is_array(x) else type(x).__name__
+        raise ArgumentError(
+            f"adjoint: {solver} returned {found} for right-hand sides of shape {shape}. It must return an array of "
+            "that shape, (*batch, n): one solution for each of them."
+        )
+    if not isinstance(info, LinearInfo) or not is_array(info.status) or tuple(info.status.shape) != shape[:-1]:
+        status = getattr(info, "status", info)
+        found = f"a status of shape {tuple(status.shape)}" if is_array(status) else f"{status!r}"
+        raise ArgumentError(
+            f"adjoint: {solver} returned {found}. With its solution it must return a LinearInfo whose status is an "
+            f"integer array of shape {shape[:-1]}, (*batch)."
+        )
+
+
+def _unchecked(xp: Any, x: Array, info: LinearInfo) -> LinearInfo:
+    finite = xp.all(xp.isfinite(x), axis=-1)
+    status = xp.where((info.status <= int(Status.AT_PRECISION)) & ~finite, int(Status.NONFINITE), info.status)
+    return info._replace(status=xp.astype(status, xp.int32), relative_residual=xp.full_like(x[..., 0], xp.nan))
+
+
+def _refined(operator: LinearOperator, solved: _Solved, rhs: Array, wanted: bool) -> _Solved:
+    """Return the solution after one step of refinement, in the systems in which the step is short.
+
+    Not where it is not `wanted`, because the solver has refined it, or not needed, for one unknown. The right-hand side
+    of the step consists of roundings: a long step makes a matrix suspicious, since a singular one amplifies them.
+
+    References
+    ----------
+    Skeel (1980), "Iterative refinement implies numerical stability for Gaussian elimination": partial pivoting alone
+    leaves rows of other units with errors of the largest one.
+    """
+    xp = operator.backend.xp
+    x, residual, moved = solved.x, solved.residual, None
+    if wanted and x.shape[-1] > 1:
+        step = operator.approximate_inverse(residual)
+        moved = relative_size(xp, max_norm(xp, step), max_norm(xp, x))
+        x = xp.where((moved <= _SHORT)[..., None], x + step, x)
+        residual = rhs - operator.matvec(x)
+    finite = xp.all(xp.isfinite(x), axis=-1, keepdims=True)
+    sizes = row_sizes(operator, xp.where(finite, x, xp.ones_like(x)), rhs)
+    return _Solved(x, residual, sizes, None if moved is None else ~(moved <= SCREEN_AT))
+
+
+def _judged(
+    operator: LinearOperator, solver: LinearSolver, solved: _Solved, rhs: Array, info: LinearInfo
+) -> LinearInfo:
+    """Return what is known of a solve, with a status and a relative residual that are those of its residual."""
+    xp, x, sizes = operator.backend.xp, solved.x, solved.sizes
+    finite = xp.all(xp.isfinite(x), axis=-1)
+    size, norm = norm2(xp, rhs), norm2(xp, solved.residual)
+    failure = xp.where(info.status <= int(Status.AT_PRECISION), int(Status.STALLED), info.status)
+    within = norm <= solver.tolerance(operator) * size
+    if sizes is None:
         # a solver made of others may know that one of them found a singular matrix, even if some x solves the system
         regular = info.status != int(Status.SINGULAR)
-        solved = (norm <= solver.tolerance(operator) * size) & regular
-        stable = backward_stable(operator, x, rhs, norm, size, ~solved) & regular
+        stable = backward_stable(operator, x, rhs, norm, size, ~within)
+    else:
+        inverse = replace(operator, factors=info.factors)
+        condition = skeel_condition(inverse, x, sizes, SCREEN_AT / operator.precision, solved.suspicious)
+        regular = finite & (operator.precision * condition < SINGULAR_AT)
+        # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
+        largest = x.shape[-1] ** 0.5 * sizes
+        by_row = _by_row(xp, solved.residual, largest) <= MARGIN * operator.precision
+        stable = _small(operator, norm, largest, size) | by_row
+        known = xp.all(xp.isfinite(sizes), axis=-1)
+        failure = xp.where(known, xp.where(regular, failure, int(Status.SINGULAR)), int(Status.NONFINITE))
     if info.rank is not None:
         failure = xp.where(finite & (info.rank < x.shape[-1]), int(Status.SINGULAR), failure)
-    status = xp.where(stable, int(Status.AT_PRECISION), failure)
-    status = xp.where(solved, int(Status.CONVERGED), status)
+    status = xp.where(stable & regular, int(Status.AT_PRECISION), failure)
+    status = xp.where(within & regular, int(Status.CONVERGED), status)
     status = xp.where(xp.isfinite(size), status, int(Status.NONFINITE))
-    return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative)
+    return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative_size(xp, norm, size))
 
 
 def backward_stable(
@@ -79,6 +166,11 @@ def backward_stable(
         return ~open_ | _small(operator, norm, row_sizes(operator, x, rhs), size)
 
     return operator.backend.when(xp.any(open_ & asked), weigh, (x,), ~open_)
+
+
+def _by_row(xp: Any, residual: Array, sizes: Array) -> Array:
+    """Return the largest part, (*batch), that the residual is of the size of its row (Oettli & Prager 1964)."""
+    return max_norm(xp, residual / xp.where(sizes > 0, sizes, xp.ones_like(sizes)))
 
 
 def _small(operator: LinearOperator, norm: Array, sizes: Array, size: Array) -> Array:

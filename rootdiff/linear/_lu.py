@@ -33,7 +33,8 @@ class LU(LinearSolver):
 
     As adjoint it starts from the factors or the quasi-Newton inverse that the solver ended with, and removes by
     iterative refinement the error of their being of another point; it factors anew only where that stalls, or
-    where there are at most 64 unknowns.
+    where there are at most 64 unknowns. New factors get one step of refinement, so that rows in other units are
+    solved too.
 
     References
     ----------
@@ -56,11 +57,11 @@ class LU(LinearSolver):
             return self._reuse(operator, rhs)
         backend, xp = operator.backend, operator.backend.xp
         factors: Byproduct
-        if backend.eliminates(rhs.shape):
-            x, known = backend.eliminate(_matrix(operator), rhs, transpose=operator.transposed)
+        if not operator.several and backend.eliminates(rhs.shape):
+            x, known = backend.eliminate(_matrix(operator, rhs), rhs, transpose=operator.transposed)
             factors = (known,)
         else:
-            factors = _factor(operator)
+            factors = _factor(operator, rhs)
             x = backend.lu_solve(factors, rhs, transpose=operator.transposed)
         return x, LinearInfo(finite_status(xp, x, Status.SINGULAR), None, factors)
 
@@ -68,23 +69,26 @@ class LU(LinearSolver):
         return None if backend.eliminates(y.shape) else no_factors(backend.xp, y)
 
     def _reuse(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
+        """Refine from the factors at hand; where that stalls for any right-hand side of a matrix, factor it anew."""
         backend, xp = operator.backend, operator.backend.xp
         old = operator.factors
         assert old is not None
         size = norm2(xp, rhs)
-        first = _refine(operator, rhs, size)
-        stale = ~backward_stable(operator, first.x, rhs, first.norm, size)
+        x, norm = _refine(operator, rhs, size)
+        stale = ~backward_stable(operator, x, rhs, norm, size)
+        stale = xp.any(stale, axis=tuple(range(operator.several))) if operator.several else stale
 
-        def anew(rhs: Array) -> tuple[_Refined, Byproduct]:
-            fresh = (*_factor(operator), *(xp.zeros_like(update) for update in old[2:]))
+        def anew(rhs: Array) -> tuple[tuple[Array, Array], Byproduct]:
+            fresh = (*_factor(operator, rhs), *(xp.zeros_like(update) for update in old[2:]))
             again = _refine(replace(operator, factors=fresh), rhs, size)
-            spare = stale.ndim - (old[0].ndim - 2)  # several right-hand sides for one matrix
-            systems = xp.any(stale, axis=tuple(range(spare))) if spare else stale
-            return select(xp, stale, again, first), select(xp, systems, fresh, old)
+            if stale.ndim == 0:  # of a single matrix: it is stale
+                return again, fresh
+            several = stale | xp.zeros_like(norm, dtype=xp.bool)
+            return select(xp, several, again, (x, norm)), select(xp, stale, fresh, old)
 
-        refined, factors = backend.when(xp.any(stale), anew, (rhs,), (first, old))
-        status = finite_status(xp, refined.x, Status.SINGULAR)
-        return refined.x, LinearInfo(status, relative_size(xp, refined.norm, size), factors)
+        (x, norm), factors = backend.when(xp.any(stale), anew, (rhs,), ((x, norm), old))
+        status = finite_status(xp, x, Status.SINGULAR)
+        return x, LinearInfo(status, relative_size(xp, norm, size), factors)
 
 
 def no_factors(xp: Any, y: Array) -> tuple[Array, Array]:
@@ -92,17 +96,22 @@ def no_factors(xp: Any, y: Array) -> tuple[Array, Array]:
     return xp.zeros_like(y[..., None] * y[..., None, :]), xp.zeros_like(y, dtype=xp.int32)
 
 
-def _matrix(operator: LinearOperator) -> Array:
-    """Return the matrix that is not transposed, which serves both directions."""
-    return operator.T.dense() if operator.transposed else operator.dense()
+def _matrix(operator: LinearOperator, rhs: Array) -> Array:
+    """Return the matrix that is not transposed, which serves both directions and all right-hand sides."""
+    return operator.distinct(operator.T.dense() if operator.transposed else operator.dense(), rhs)
 
 
-def _factor(operator: LinearOperator) -> tuple[Array, Array]:
-    return operator.backend.lu_factor(_matrix(operator))
+def _factor(operator: LinearOperator, rhs: Array) -> tuple[Array, Array]:
+    return operator.backend.lu_factor(_matrix(operator, rhs))
 
 
-def _refine(operator: LinearOperator, rhs: Array, size: Array) -> _Refined:
-    """Solve by an approximate inverse; refine while each step gains a digit (Higham 2002, section 12.1)."""
+def _refine(operator: LinearOperator, rhs: Array, size: Array) -> tuple[Array, Array]:
+    """Return x, found by an approximate inverse, and the norm of ``b - A x``; refined while each step gains a digit.
+
+    References
+    ----------
+    Higham (2002), section 12.1.
+    """
     backend, xp, inverse = operator.backend, operator.backend.xp, operator.approximate_inverse
     goal = 2 * operator.precision * size
 
@@ -126,4 +135,5 @@ def _refine(operator: LinearOperator, rhs: Array, size: Array) -> _Refined:
     x = inverse(rhs)
     residual = rhs - operator.matvec(x)
     start = _Refined(x, residual, norm2(xp, residual), xp.full_like(size, xp.inf), xp.zeros_like(size, dtype=xp.int32))
-    return backend.while_loop(lambda state: xp.any(unfinished(state)), body, start)  # type: ignore[no-any-return]
+    last = backend.while_loop(lambda state: xp.any(unfinished(state)), body, start)
+    return last.x, last.norm

@@ -14,7 +14,7 @@ from rootdiff._registry import get_adjoint
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear import LinearSolver
-from rootdiff.linear._contract import judge
+from rootdiff.linear._contract import checked
 from rootdiff.testing._check_residual import run_once
 from rootdiff.testing._diagnosis import DIAGONAL, FLOAT32, MINUS, TRANSPOSE
 from rootdiff.testing._drivers import Driver, get_driver
@@ -169,9 +169,8 @@ def _compiled(adjoint: LinearSolver, driver: Driver, transposed: bool, dtype: st
             None if stale is None else backend.lu_factor(stale),
         )
         operator = operator.T if transposed else operator
-        x, info = adjoint.solve(operator, rhs)
-        checked = judge(operator, adjoint, x, rhs, info)
-        return x, checked.status, checked.relative_residual
+        x, info = checked(operator, adjoint, rhs)
+        return x, info.status, info.relative_residual
 
     return driver.compiled(run)
 

@@ -281,3 +281,18 @@ def test_cg_takes_no_other_matrix_for_a_symmetric_one(arrays: Any) -> None:
     for operator in (arrays.operator(symmetric), arrays.operator(symmetric).T):
         found, info = _implicit.solve(operator, rootdiff.CG(), arrays.array(symmetric @ x), "raise")
         np.testing.assert_allclose(arrays.numpy(found), x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cg", "gmres"])
+def test_a_symmetric_system_gets_as_many_steps_as_it_has_unknowns(numpy_arrays: Any, name: str) -> None:
+    n = 2000  # second differences: a condition of 1.6e6
+
+    def product(v: Any) -> Any:
+        padded = np.pad(v, 1)
+        return 2 * v - padded[:-2] - padded[2:]
+
+    operator = rootdiff.LinearOperator(numpy_arrays.backend, product, product, lambda: None, np.finfo(float).eps)
+    x, info = _implicit.solve(operator, rootdiff.get_adjoint(name), np.ones(n), "raise")
+    place = np.arange(1.0, n + 1)
+    np.testing.assert_allclose(x, place * (n + 1 - place) / 2, rtol=1e-8)
+    assert int(info.status) <= Status.AT_PRECISION

@@ -1,0 +1,85 @@
+"""Linear solvers of others: nothing that they return is believed, and what they raise is a status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rootdiff
+from rootdiff import LinearInfo, LinearSolver, Status, _implicit
+from tests.harness import HARNESSES
+
+
+class Liar(LinearSolver):
+    """Claims to have solved, to have been judged, and to have no residual."""
+
+    judged = True
+
+    def solve(self, operator: Any, rhs: Any) -> Any:
+        zeros = 0 * rhs[..., 0]
+        return 7 * rhs, LinearInfo(operator.backend.xp.astype(zeros, operator.backend.xp.int32), zeros)
+
+
+def test_what_a_solver_claims_is_checked(arrays: Any) -> None:
+    _, info = _implicit.solve(arrays.operator(np.eye(3)), Liar(), arrays.array(np.ones(3)), "ignore")
+    assert int(info.status) == Status.STALLED
+    assert float(info.relative_residual) == pytest.approx(6.0)
+
+
+def test_a_lie_reaches_no_gradient() -> None:
+    sol = rootdiff.root(lambda y, a: y - a, np.zeros(2), np.ones(2), adjoint=Liar())
+    with pytest.raises(rootdiff.AdjointError, match="STALLED"):
+        sol.vjp(np.ones(2))
+
+
+@pytest.mark.parametrize("wrong", [lambda _, b: b[..., :1], lambda _, b: b[..., None], lambda _, b: None])
+def test_a_wrong_shape_is_named(arrays: Any, wrong: Any) -> None:
+    adjoint = rootdiff.LinearFunction(wrong)
+    with pytest.raises(rootdiff.ArgumentError, match=r"LinearFunction.*\(3,\).*It must return an array"):
+        _implicit.solve(arrays.operator(np.eye(3)), adjoint, arrays.array(np.ones(3)), "nan")
+
+
+def test_an_info_that_is_none_is_named(arrays: Any) -> None:
+    class Careless(LinearSolver):
+        def solve(self, operator: Any, rhs: Any) -> Any:
+            return rhs, 0
+
+    with pytest.raises(rootdiff.ArgumentError, match=r"Careless.*returned 0.*LinearInfo"):
+        _implicit.solve(arrays.operator(np.eye(3)), Careless(), arrays.array(np.ones(3)), "nan")
+
+
+def _double(y: Any, a: Any) -> Any:
+    return y**2 - a
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_what_an_adjoint_raises_is_a_status(name: str) -> None:
+    def solve(operator: Any, rhs: Any) -> Any:
+        matrix = operator.dense()
+        if name == "numpy":
+            return np.linalg.solve(matrix, rhs)
+        import torch
+
+        return torch.linalg.solve(matrix, rhs)
+
+    adjoint = rootdiff.LinearFunction(solve)
+    harness, start, ones = HARNESSES[name](), np.zeros(1), np.ones(1)
+    jac = {"jac": lambda y, a: np.diag(2 * y)} if name == "numpy" else {}
+    options = {"adjoint": adjoint, **jac}
+    with pytest.raises(rootdiff.AdjointError, match="SINGULAR"):
+        harness.vjp(_double, start, start, w=ones, **options)
+    (gradient,) = harness.vjp(_double, start, start, w=ones, on_failure="nan", **options).derivative
+    assert np.isnan(gradient).all()
+    with pytest.warns(rootdiff.ConvergenceWarning, match="SINGULAR"):
+        harness.vjp(_double, start, start, w=ones, on_failure="warn", **options)
+
+
+def test_a_mistake_in_an_adjoint_is_not_hidden() -> None:
+    def mistaken(operator: Any, rhs: Any) -> Any:
+        raise KeyError("mistake")
+
+    sol = rootdiff.root(lambda y, a: y - a, np.zeros(1), np.ones(1), adjoint=rootdiff.LinearFunction(mistaken))
+    with pytest.raises(KeyError, match="mistake"):
+        sol.vjp(np.ones(1))

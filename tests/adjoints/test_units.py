@@ -1,0 +1,99 @@
+"""Rows and unknowns in other units: an accurate derivative is not refused.
+
+Each oracle is a solve of the same system with its units taken out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rootdiff
+from rootdiff import Status, _implicit
+from tests.harness import HARNESSES
+
+
+def _scaled(rng: np.random.Generator, count: int, n: int, decades: float) -> tuple[np.ndarray, ...]:
+    """Return matrices of a condition below 1e3, and the units of their rows and of their unknowns."""
+    plain = rng.standard_normal((count, n, n))
+    plain = plain[np.linalg.cond(plain) < 1e3]
+    rows, unknowns = 10 ** rng.uniform(-decades, decades, (2, *plain.shape[:2]))
+    return rows[..., None] * plain * unknowns[:, None], rows, unknowns
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("n", "decades"), [(2, 4.0), (8, 15.0), (30, 6.0)])
+def test_regular_systems_are_not_refused(arrays: Any, n: int, decades: float, transposed: bool) -> None:
+    rng = np.random.default_rng(n)
+    matrix, rows, unknowns = _scaled(rng, 100, n, decades)
+    if transposed:
+        rows, unknowns = unknowns, rows
+    rhs = np.ones(rows.shape)
+    operator = arrays.operator(matrix)
+    operator = operator.T if transposed else operator
+    x, info = _implicit.solve(operator, rootdiff.get_adjoint("lu"), arrays.array(rhs), "ignore")
+    assert np.all(arrays.numpy(info.status) <= Status.AT_PRECISION)
+    system = np.swapaxes(matrix, -1, -2) if transposed else matrix
+    expected = np.linalg.solve(system / rows[..., None] / unknowns[:, None], (rhs / rows)[..., None])[..., 0] / unknowns
+    error = np.max(np.abs(arrays.numpy(x) - expected), axis=-1) / np.max(np.abs(expected), axis=-1)
+    assert np.max(error) < 1e-11  # a condition of 1e3, with room for the growth of n numbers in each
+
+
+def _two(y: Any, a: Any, b: Any) -> Any:
+    return (a @ y[..., None])[..., 0] - b
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])
+def test_one_entry_that_is_larger(name: str) -> None:
+    harness = HARNESSES[name]()
+    matrix = np.array([[-0.4, 0.6], [-0.5, -200.0]])
+    b, ones = np.array([1.0, 2.0]), np.ones(2)
+    options: dict[str, Any] = {"jac": lambda y, a, b: a} if name == "numpy" else {}
+    _, gradient = harness.vjp(_two, np.zeros(2), matrix, b, w=ones, solver="newton", **options).derivative
+    rtol = 1e-9 if name == "numpy" else 1e-12  # which takes differences in b
+    # by Cramer's rule: the determinant is 80.3
+    np.testing.assert_allclose(gradient, [(-200 + 0.5) / 80.3, (-0.4 - 0.6) / 80.3], rtol=rtol)
+    tangent = harness.jvp(_two, np.zeros(2), matrix, b, v=(0 * matrix, ones), solver="newton", **options).derivative
+    np.testing.assert_allclose(tangent, [(-200 - 0.6) / 80.3, (-0.4 + 0.5) / 80.3], rtol=rtol)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stiff_sources(seed: int) -> None:
+    """A y + d sinh(y) = b with d from 1 to 1e6."""
+    torch = pytest.importorskip("torch")
+    rd = pytest.importorskip("rootdiff_torch")
+    rng = np.random.default_rng(seed)
+    n = 30
+    matrix, d, root = rng.standard_normal((n, n)), 10 ** rng.uniform(0, 6, n), rng.uniform(-1, 1, n)
+    b = torch.tensor(matrix @ root + d * np.sinh(root), requires_grad=True)
+    a, sources = torch.tensor(matrix), torch.tensor(d)
+    sol = rd.root(lambda y, b: a @ y + sources * torch.sinh(y) - b, torch.tensor(root), b)
+    (gradient,) = torch.autograd.grad(sol.y.sum(), b)
+    jacobian = (matrix + np.diag(d * np.cosh(root))) / d[:, None]
+    np.testing.assert_allclose(gradient.numpy() * d, np.linalg.solve(jacobian.T, np.ones(n)), rtol=1e-7, atol=1e-9)
+
+
+def test_many_small_systems_at_once() -> None:
+    jax = pytest.importorskip("jax")
+    rd = pytest.importorskip("rootdiff_jax")
+    jnp = jax.numpy
+    jax.config.update("jax_enable_x64", True)
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((256, 2, 2))
+    matrix[np.arange(256), rng.integers(2, size=256), rng.integers(2, size=256)] *= 1e4
+    ones = np.ones((256, 2))
+
+    @jax.jit
+    def derivatives(a: Any) -> Any:
+        def solve(b: Any) -> Any:
+            f = lambda y, b: (a @ y[..., None])[..., 0] - b
+            return rd.root(f, jnp.zeros_like(b), b, batch_ndim=1, solver="newton").y
+
+        _, pull = jax.vjp(solve, jnp.asarray(ones))
+        return pull(jnp.asarray(ones))[0], jax.jvp(solve, (jnp.asarray(ones),), (jnp.asarray(ones),))[1]
+
+    gradient, tangent = derivatives(jnp.asarray(matrix))
+    np.testing.assert_allclose(gradient, np.linalg.solve(np.swapaxes(matrix, -1, -2), ones[..., None])[..., 0], 1e-9)
+    np.testing.assert_allclose(tangent, np.linalg.solve(matrix, ones[..., None])[..., 0], 1e-9)
