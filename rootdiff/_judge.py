@@ -95,7 +95,7 @@ def judged(
     usable = asked & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
 
     def judge(start: Array, y: Array, old: Array, status: Array) -> _Found:
-        look = _at_point if is_dense(tuple(y.shape)) else _by_rows
+        look = _at_point if residual.differentiable and is_dense(tuple(y.shape)) else _by_rows
         failed = xp.where(status <= int(Status.AT_PRECISION), int(Status.STALLED), status)
         found = look(solver, residual, start, y, first_norm, raw.residual_norm, failed)
         if not residual.backend.traced:  # a program that is compiled draws no numbers of its own

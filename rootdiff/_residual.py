@@ -170,6 +170,11 @@ class Residual:
         return False
 
     @property
+    def differentiable(self) -> bool:
+        """Whether it has a derivative as far as is known: one that calls out of a JAX program has none."""
+        return getattr(self.backend, "differentiable", True)
+
+    @property
     def divisible(self) -> bool:
         """Whether some of the systems can be solved by themselves; not if a user watches or corrects their steps."""
         return self.take is not None and self.correct is None and self.observe is None

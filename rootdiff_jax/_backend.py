@@ -28,10 +28,12 @@ _MANY = 4096
 class JaxBackend:
     """JAX; `reverse_only` is for a residual with a `custom_vjp` in it, which has no forward mode.
 
-    Its products with the Jacobian are then transposes of products with the transposed Jacobian.
+    Its products with the Jacobian are then transposes of products with the transposed Jacobian. One that is not
+    `differentiable` has neither.
     """
 
     reverse_only: bool = False
+    differentiable: bool = True
 
     name = "jax"
     traced = True

@@ -44,6 +44,17 @@ def in_own_settings(function: F) -> F:
     return cast(F, run)
 
 
+def without_nan_checks(function: F) -> F:
+    """Return `function`, in which ``jax_debug_nans`` is off: in a solve a NaN is a status, and what reports it."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.debug_nans(False):
+            return function(*args, **kwargs)
+
+    return cast(F, run)
+
+
 def for_lapack(array: jax.Array) -> jax.Array:
     """Return an array in float32 where it is of half precision, which LAPACK does not have."""
     return array.astype(jnp.float32) if array.dtype.itemsize == 2 else array

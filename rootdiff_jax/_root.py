@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -16,7 +17,7 @@ from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure, check_policy, report
-from rootdiff._hooks import Hooks
+from rootdiff._hooks import History, Hooks
 from rootdiff._iterate import Solver, StepInfo
 from rootdiff._numbers import as_unknown
 from rootdiff._problems import continuation_start, scalar_problem, with_path
@@ -27,7 +28,7 @@ from rootdiff._structure import Structure, check_args, describe, fixed_point_res
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Continuation
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
-from rootdiff_jax._precision import in_full_precision, in_own_settings
+from rootdiff_jax._precision import in_full_precision, in_own_settings, without_nan_checks
 from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
 from rootdiff_jax._settings import split
 from rootdiff_jax._trace import Traced, trace, vary, varying_axes
@@ -338,6 +339,7 @@ def _is_floating(leaf: Any) -> bool:
 
 
 @in_full_precision
+@without_nan_checks
 def _solve(
     function: Callable[..., Any], y0: Any, args: tuple[Any, ...], options: _Options, fixed_point: bool
 ) -> Solution:
@@ -345,6 +347,7 @@ def _solve(
     backend = JaxBackend()
     y0 = jax.tree.map(_as_unknown, as_unknown(backend, y0, args))
     structure = describe(backend, y0, options.batch_ndim)
+    _check_known_shape(structure)
     args = jax.tree.map(_as_jax, args)
     check_args(backend, args)
     given = get_solver(options.solver, "jax") if options.solver != "auto" else Auto(fixed_point=fixed_point)
@@ -386,6 +389,16 @@ def _solve(
         best = solution._replace(y=structure.unravel(out.best))
         report(backend, best, options.on_failure, given, (y0, *args))
     return solution
+
+
+def _check_known_shape(structure: Structure) -> None:
+    """Raise if the number of systems or unknowns is a symbol of `jax.export`: much is decided by these numbers."""
+    unknown = [str(size) for size in (*structure.batch, structure.size) if jax.export.is_symbolic_dim(size)]
+    if unknown:
+        raise ArgumentError(
+            f"y0: its shape has the symbolic dimension {', '.join(unknown)}, of which a solve must know the value. For "
+            "a batch of any size use jax.vmap over the solve of one system, instead of batch_ndim."
+        )
 
 
 def _traced(
@@ -461,3 +474,8 @@ def _as_unknown(leaf: Any) -> Any:
 
 def _is_operand(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | float | complex)
+
+
+# so that a `Solution` can be what an exported program returns
+for _tuple in (Solution, History):
+    jax.export.register_namedtuple_serialization(_tuple, serialized_name=f"rootdiff.{_tuple.__name__}")

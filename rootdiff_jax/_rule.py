@@ -58,7 +58,7 @@ class Problem:
 
     def residual(self, operands: tuple[Any, ...]) -> Residual:
         """Return the residual with its parameters bound."""
-        backend = JaxBackend(self.function.reverse_only)
+        backend = JaxBackend(self.function.reverse_only, self.function.differentiable)
         residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point)
         return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
 
@@ -103,7 +103,7 @@ def solve(problem: Problem, inputs: Inputs) -> Outputs:
 
 def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], None]) -> Outputs:
     """Return the root of concrete arrays, not compiled and without derivative; `observe` is called after each step."""
-    backend = SteppingBackend(problem.function.reverse_only)
+    backend = SteppingBackend(problem.function.reverse_only, problem.function.differentiable)
     return _run(problem, inputs, replace(problem.residual(inputs.operands), backend=backend, observe=observe))
 
 
@@ -136,7 +136,8 @@ def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, .
     moving = [place for place, tangent in enumerate(tangents[-1]) if not isinstance(tangent, SymbolicZero)]
     tangent = jnp.zeros_like(y)
     if moving:
-        of_moving, values = _in_some_operands(problem, y, operands, moving)
+        point, good = _regular(problem, outputs, y, operands)
+        of_moving, values = _in_some_operands(problem, point, good, moving)
         _, rhs = jax.jvp(of_moving, values, tuple(tangents[-1][place] for place in moving))
         tangent = -_linear_solve(problem, adjoint, operands, y, outputs, rhs, transposed=False)
     return outputs, jax.tree.map(SymbolicZero.from_primal_value, outputs)._replace(y=tangent)
@@ -158,7 +159,7 @@ def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tupl
         return None, None, None, None, None
     y = _linearisation_point(outputs)
     u = _linear_solve(problem, adjoint, operands, y, outputs, cotangents.y, transposed=True)
-    of_moving, values = _in_some_operands(problem, y, operands, list(moving))
+    of_moving, values = _in_some_operands(problem, *_regular(problem, outputs, y, operands), list(moving))
     found = dict(zip(moving, jax.vjp(of_moving, *values)[1](-u), strict=True))
     return None, None, None, None, tuple(found.get(place) for place in range(len(operands)))
 
@@ -180,6 +181,25 @@ def _in_some_operands(
         return problem.call(y, *merged)
 
     return function, tuple(operands[place] for place in places)
+
+
+def _regular(problem: Problem, outputs: Outputs, y: Array, operands: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
+    """Return the root and the operands with those of a good system where one failed, if they are known by system.
+
+    So that derivatives of the residual are finite there: a zero cotangent times one that is not would be NaN in what
+    the systems share.
+    """
+    if problem.batched is None or problem.on_failure == "ignore":
+        return y, operands
+    failed, lead = _failed(outputs.status), problem.batch_ndim
+
+    def regular(array: Any) -> Any:
+        flat = jnp.reshape(array, (*array.shape[:lead], -1))
+        found = _implicit.regular_point(jnp, lax.stop_gradient(flat), failed)
+        return jnp.reshape(jnp.where(failed[..., None], found, flat), array.shape)
+
+    parts = [regular(part) if flag else part for part, flag in zip(operands, problem.batched, strict=True)]
+    return regular(y), tuple(parts)
 
 
 def _linear_solve(

@@ -28,6 +28,8 @@ class Traced:
     ----------
     reverse_only : bool
         Whether a `custom_vjp` is in it, so that it has no forward-mode derivative.
+    differentiable : bool
+        Whether it does without callbacks, but for those in functions with a derivative rule.
     axes : frozenset
         The mesh axes of an enclosing ``shard_map`` that its value varies over.
     names : frozenset
@@ -37,6 +39,9 @@ class Traced:
     def __init__(self, jaxpr: Any, operands: Sequence[Any]) -> None:
         self._jaxpr = jaxpr
         self.reverse_only = _has_custom_vjp(jaxpr)
+        self.differentiable = not any(
+            equation.primitive.name.endswith("callback") for equation in equations(jaxpr, rules=False)
+        )
         (value,) = jaxpr.outvars
         self.axes = varying_axes(value.aval)
         self.names = frozenset(name for equation in equations(jaxpr) for name in _names(equation))
@@ -139,14 +144,18 @@ def _apply(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
     return found if equation.primitive.multiple_results else [found]
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield the equations of a jaxpr, and of those in their parameters, but not of a ``shard_map`` within."""
+def equations(jaxpr: Any, rules: bool = True) -> Iterator[Any]:
+    """Yield the equations of a jaxpr, and of those in their parameters, but not of a ``shard_map`` within.
+
+    Those of functions with a derivative rule of their own only with `rules`.
+    """
     for equation in jaxpr.eqns:
         yield equation
-        if equation.primitive.name == "shard_map":
+        name = equation.primitive.name
+        if name == "shard_map" or (name.startswith("custom_") and not rules):
             continue
         for inner in _jaxprs(tuple(equation.params.values())):
-            yield from equations(inner)
+            yield from equations(inner, rules)
 
 
 def _jaxprs(value: Any) -> Iterator[Any]:

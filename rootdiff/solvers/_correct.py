@@ -24,7 +24,7 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
     The secants of a solver do not tell the error next to a multiple root, a Newton correction does. Corrections are
     made from where f has fallen to the square root of `rtol` of its value at the start, as long as each reduces f as
     it does next to a root, until one is within tolerance. Above the sizes at which a Jacobian is formed by default,
-    nothing is done.
+    and where there is none, nothing is done.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
     Decker, Keller & Kelley (1983), "Convergence rates for Newton's method at singular points". Deuflhard (2011),
     "Newton Methods for Nonlinear Problems", chapter 2.
     """
-    if not is_dense(tuple(raw.y.shape)):
+    if not (residual.differentiable and is_dense(tuple(raw.y.shape))):
         return raw
     xp, backend = residual.xp, residual.backend
 

@@ -93,3 +93,14 @@ def test_residuals_that_differ_in_their_rule_alone_are_told_apart() -> None:
         return jax.grad(lambda a: rd.root(lambda y, a: y - line(a), jnp.ones(1), a).y[0])(1.0)
 
     np.testing.assert_allclose([gradient(2.0), gradient(5.0)], [2.0, 5.0], **EXACT)
+
+
+@pytest.mark.transform("a callback in the residual, by solvers that need no derivative")
+@pytest.mark.parametrize("solver", ["anderson", "df_sane", "scipy:krylov"])
+def test_a_cell_that_calls_numpy(solver: str) -> None:
+    def cell(z: Any, a: Any) -> Any:
+        kind = jax.ShapeDtypeStruct(z.shape, z.dtype)
+        return jax.pure_callback(lambda z, a: np.asarray(0.5 * z + a), kind, z, a, vmap_method="expand_dims")
+
+    found = rd.fixed_point(cell, jnp.zeros(2), jnp.array([1.0, -2.0]), solver=solver).y
+    np.testing.assert_allclose(found, [2.0, -4.0], rtol=1e-10)  # the default tolerance is 1.8e-12, f is linear

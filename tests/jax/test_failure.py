@@ -96,3 +96,28 @@ def test_gradient_after_a_minimiser_is_that_of_the_residual() -> None:
         return rd.root(lambda y, a: y**2 - a, jnp.asarray(ONE), a, solver="optimistix:BFGS").y[0]
 
     np.testing.assert_allclose(jax.jit(jax.grad(root))(2.0), 0.5 / np.sqrt(2.0), rtol=1e-6)  # BFGS is less exact
+
+
+def test_a_failed_system_leaves_what_systems_share_alone() -> None:
+    """y = sqrt(a k): of a = -1 neither the root nor the derivative of the residual is finite."""
+    a = jnp.array([[4.0], [-1.0]])
+
+    def objective(k: Any, a: Any) -> Any:
+        options = {"batch_ndim": 1, "batched_args": (0, None), "on_failure": "nan", "solver": "newton"}
+        sol = rd.root(lambda y, a, k: y - jnp.sqrt(a * k), jnp.ones((2, 1)), a, k, **options)
+        return jnp.where(sol.converged, sol.y[:, 0], 0.0).sum(), sol.y.sum()
+
+    masked = jax.jit(jax.grad(lambda k: objective(k, a)[0]))(2.0)
+    np.testing.assert_allclose(masked, np.sqrt(0.5), **EXACT)
+    whole, by_system = jax.jit(jax.grad(lambda k, a: objective(k, a)[1], argnums=(0, 1)))(2.0, a)
+    assert np.isnan(whole)
+    np.testing.assert_allclose(by_system, [[np.sqrt(2.0) / 4], [np.nan]], **EXACT)
+
+
+@pytest.mark.transform("jax_debug_nans: a failed solve is a failed solve")
+def test_failures_while_jax_looks_for_nans() -> None:
+    with jax.debug_nans(True):
+        with pytest.raises(rd.ConvergenceError, match="no root"):
+            rd.root(no_root, jnp.asarray(ONE), jnp.asarray(ONE), solver="newton")
+        sol = rd.root(no_root, jnp.asarray(ONE), jnp.asarray(ONE), solver="newton", on_failure="nan")
+    assert np.isnan(sol.y).all()
