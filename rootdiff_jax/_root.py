@@ -134,7 +134,8 @@ def root(
 
     An eager call traces the residual once, so that it sees what has changed in the objects it reads; wrap it in
     ``jax.jit`` to save that, or the whole call. In reverse mode, a parameter that several systems share gets NaN if
-    one of them failed, unless the loss masks that one out by `converged`. A ``scan`` around a root that is
+    one of them failed, unless the loss masks that one out by `converged` and the residual has a finite derivative
+    there, or `batched_args` are given. A ``scan`` around a root that is
     differentiated more than once needs forward mode first, ``jacrev(jacfwd(...))``: JAX forgets derivative rules in
     the reverse mode of a scan.
 
