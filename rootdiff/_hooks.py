@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._iterate import StepInfo
+from rootdiff._numbers import as_unknown
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure
 
@@ -105,7 +106,7 @@ def _bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, 
     xp = structure.backend.xp
     if bounds is None:
         return xp.full_like(y, -xp.inf), xp.full_like(y, xp.inf)
-    if not isinstance(bounds, tuple) or len(bounds) != 2:
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise ArgumentTypeError(
             f"bounds: got {bounds!r}; it must be a tuple (lo, hi) of numbers, pytrees like y0 or None."
         )
@@ -121,6 +122,7 @@ def _bound(structure: Structure, bound: Any, y: Array, missing: float) -> Array:
     backend, xp = structure.backend, structure.backend.xp
     if bound is None or isinstance(bound, int | float):
         return xp.full_like(y, missing if bound is None else float(bound))
+    bound = as_unknown(backend, bound, y)
     leaves, tree = backend.flatten(bound)
     if tree != structure.tree:
         raise ArgumentError("bounds: each must be a number, None, or a pytree of the structure of y0.")

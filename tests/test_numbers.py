@@ -54,6 +54,15 @@ def test_a_list_of_arrays_stays_a_pytree():
     assert sol.y["v"].tolist() == [2.0, 2.0]
 
 
+def test_bounds_are_lists_too():
+    for bounds in (([0.0, 0.0], [5, 5]), [[0, 0], None], [0, 5]):
+        sol = rootdiff.root(lambda y: [y[0] ** 2 - 2, y[1] - 3], [1, 1], bounds=bounds)
+        np.testing.assert_allclose(sol.y, [math.sqrt(2), 3.0], rtol=1e-11)
+    y0 = torch.ones(2, dtype=torch.float64)
+    sol = rootdiff_torch.root(lambda y: [y[0] ** 2 - 2, y[1] - 3], y0, bounds=([0, 0], [5, 5]))
+    np.testing.assert_allclose(sol.y, [math.sqrt(2), 3.0], rtol=1e-11)
+
+
 def test_torch_takes_lists_and_numbers_and_keeps_the_tape():
     a = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     y = rootdiff_torch.root(lambda y, a: [y[0] ** 2 - a, y[1] - 3.0], [1, 1], a).y
