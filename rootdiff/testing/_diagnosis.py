@@ -132,7 +132,17 @@ def transposed(given: Any, expected: Any) -> str:
         return "the given jac is minus the Jacobian of the residual"
     if given.shape == expected.shape and _close(given, np.swapaxes(expected, -1, -2)):
         return "the given jac equals the transpose of the Jacobian of the residual"
-    return "the given jac is not the Jacobian of the residual"
+    if _close(given, expected * np.eye(given.shape[-1])):
+        return "the given jac is the diagonal of the Jacobian of the residual"
+    factor = float(np.sum(given * expected) / np.sum(expected**2))
+    if _close(given, factor * expected):
+        return f"the given jac is {factor:.4g} times the Jacobian of the residual"
+    wrong = np.abs(given - expected) > _MATCH * np.max(np.abs(expected))
+    places = [tuple(map(int, place)) for place in np.argwhere(np.any(wrong, axis=0))]
+    return (
+        "the given jac is not the Jacobian of the residual: it differs in "
+        f"{', '.join(f'row {i}, column {j}' for i, j in places[:4])}{', ...' if len(places) > 4 else ''}"
+    )
 
 
 def _conjugate(subject: Subject, vector: Vector, of_y: bool) -> Vector:

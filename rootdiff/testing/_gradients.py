@@ -57,12 +57,22 @@ class Session:
     thorough: bool = False
     groups: list[Group] = field(default_factory=list)
 
+    def _why(self) -> str:
+        """Return why there may be no root, in words: from the Jacobian at the start."""
+        matrix = jacobian(self.subject, self.subject.y0, self.subject.theta)
+        if not np.all(np.isfinite(matrix)):
+            return ", where its Jacobian is not finite"
+        values = np.linalg.svd(matrix, compute_uv=False)
+        if values[-1] > self.subject.eps**0.5 * values[0]:
+            return ", so nothing to check"
+        return ", where its Jacobian is singular: look for a redundant equation, or an unknown that nothing depends on"
+
     def checks(self) -> Iterator[Check]:
         """Yield every check that needs a root."""
         for solver in self.solvers:
             yield from self._solve(solver)
         if not self.groups:
-            yield self.row("a root is found", "failed", note="no solver found a root from this y0, so nothing to check")
+            yield self.row("a root is found", "failed", note=f"no solver found a root from this y0{self._why()}")
         for group in self.groups:
             yield from self._regular(group)
             if group.regular and self.subject.theta.size:

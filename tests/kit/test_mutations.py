@@ -203,6 +203,27 @@ def test_batch_scaled_by_its_length() -> None:
     )
 
 
+SLOPE = np.array([[3.0, 1.0], [-0.5, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("jac", "cause"),
+    [
+        (lambda y, a: np.diag(np.diag(SLOPE) + 3 * y**2), "jac is the diagonal of the Jacobian"),
+        (lambda y, a: 2 * (SLOPE + np.diag(3 * y**2)), "jac is 2 times the Jacobian"),
+        (lambda y, a: SLOPE + np.diag([3 * y[0] ** 2, 0]), "differs in row 1, column 1"),
+    ],
+)
+def test_a_wrong_jac_is_described(jac: Any, cause: str) -> None:
+    f = lambda y, a: SLOPE @ y + y**3 - a
+    caught(lambda: check_residual(f, np.array([1.0, 0.7]), THETA, jac=jac, **FAST), cause, "given jac")
+
+
+def test_a_redundant_equation_is_named() -> None:
+    f = lambda y, a: np.stack([y[0] + y[1] - a[0], 2 * y[0] + 2 * y[1] - 3 * a[1]])
+    caught(lambda: check_residual(f, np.array([1.0, 0.7]), THETA, **FAST), "a redundant equation", "a root is found")
+
+
 def test_order_of_the_batch_matters() -> None:
     caught(
         lambda: check_residual(
