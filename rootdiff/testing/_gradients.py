@@ -58,7 +58,12 @@ class Session:
     groups: list[Group] = field(default_factory=list)
 
     def _why(self) -> str:
-        """Return why there may be no root, in words: from the Jacobian at the start."""
+        """Return why there may be no root, in words: from the given rules, and the Jacobian at the start."""
+        if {"jvp", "vjp"} & set(self.subject.options):
+            try:  # a failure that is not ignored makes rootdiff look at the rules
+                self.subject.with_options(on_failure="nan").solve(self.solvers[0], self.adjoints[0])
+            except ArgumentError as error:
+                return f"; {_first_line(error)}"
         matrix = jacobian(self.subject, self.subject.y0, self.subject.theta)
         if not np.all(np.isfinite(matrix)):
             return ", where its Jacobian is not finite"

@@ -335,9 +335,15 @@ def test_conjugate_forgotten() -> None:
     z0, a = np.array([1.0 - 0.5j]), np.array([1.3])
     check_residual(f, z0, a, modes=["vjp"], solvers=["newton"], adjoints=["gmres"], vjp=right)
     caught(
-        lambda: check_residual(f, z0, a, modes=["vjp"], solvers=["scipy:krylov"], adjoints=["gmres"], vjp=vjp),
+        lambda: check_residual(f, z0, a, modes=["vjp"], solvers=["auto"], adjoints=["gmres"], vjp=vjp),
         "complex conjugate is forgotten",
         "gradient (vjp)",
+    )
+    # a solver that the wrong rule keeps from a root
+    caught(
+        lambda: check_residual(f, z0, a, modes=["vjp"], solvers=["newton"], adjoints=["gmres"], vjp=vjp),
+        "vjp: it is not the derivative of the residual with respect to y",
+        "a root is found",
     )
 
 
