@@ -167,12 +167,13 @@ def is_followed(tensor: Tensor) -> bool:
 
 
 def modules_of(value: Any, depth: int = 5) -> Iterator[nn.Module]:
-    """Return the modules that a callable, or a pytree of arguments, holds in plain sight."""
-    if isinstance(value, nn.Module):
-        yield value
-    elif depth > 0 and not isinstance(value, Tensor):
-        for part in _parts(value):
-            yield from modules_of(part, depth - 1)
+    """Return the modules that a callable, or a pytree of arguments, holds in plain sight, each once."""
+    seen, parts = set[int](), [value]
+    for _ in range(depth + 1):
+        fresh = list({id(part): part for part in parts if id(part) not in seen}.values())
+        seen |= {id(part) for part in fresh}
+        yield from (part for part in fresh if isinstance(part, nn.Module))
+        parts = [inner for part in fresh if not isinstance(part, nn.Module | Tensor) for inner in _parts(part)]
 
 
 def refuse_batch_norm(function: Callable[..., Any], args: Any, evaluate: Callable[[], Any]) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 LIBRARIES = ("torch", "numpy", "builtins", "functools", "optree")
 #: Packages whose global names do not change.
 OURS = ("rootdiff", "rootdiff_torch")
+#: Where the functions stand that `torch.func.grad` and its like return; they close over the function that they are of.
+_TRANSFORMS = "torch._functorch.apis"
 #: Functions that use these look names up in ways that cannot be seen.
 _OPAQUE = {"globals", "eval", "exec", "vars", "locals"}
 #: What the interpreter looks up among the global names.
@@ -46,13 +48,14 @@ class Freezer:
 
     def _function(self, function: types.FunctionType) -> Any:
         package = package_of(function)
-        if package in LIBRARIES or hasattr(function, "_torchdynamo_orig_callable"):
+        transformed = function.__globals__.get("__name__") == _TRANSFORMS
+        if (package in LIBRARIES and not transformed) or hasattr(function, "_torchdynamo_orig_callable"):
             return function
         code = function.__code__
         assigned = _assigned(code)
         names = names_in(code)
         values: dict[str, Any] = function.__globals__
-        if package not in OURS and not (names & _OPAQUE or assigned & names):
+        if package not in (*OURS, *LIBRARIES) and not (names & _OPAQUE or assigned & names):
             values = {name: values[name] for name in names | _DUNDERS if name in values}
         pairs = [*zip(code.co_freevars, function.__closure__ or (), strict=True)]
         closure = tuple(cell if name in assigned else self._cell(cell) for name, cell in pairs)

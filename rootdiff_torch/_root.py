@@ -408,7 +408,7 @@ def _solve(
             parts, tree = BACKEND.flatten(args)
             _, as_now = split_args(BACKEND, BACKEND.unflatten(tree, [*map(freezer.freeze, parts)]), _is_parameter)
             frozen = bind(freezer.freeze(function), structure, as_now)
-            watched = Watched.of(function, args)
+            watched = Watched.of(function, args, freezer.made)
         hooked, of_correct = _attach(hooks, structure, flat, start)
         settings = _settings(chosen)
         inputs = [*parameters, *map(_explicit, captured)]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,10 @@ from rootdiff._solution import Status
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._freezing import LIBRARIES, OURS, names_in, package_of
 
-#: So many things are watched for each solve, arrays of at most so many entries.
+#: So many things are looked at for each solve, and arrays of at most so many entries.
 _WATCHED, _SMALL = 200, 1000
+#: What does not change in place.
+_CONSTANT = (int, float, complex, str, bytes, type(None))
 _CHANGED = "These have changed since: {}. Pass them through args, and take the derivative before you change them."
 #: Global names that hold these are not watched.
 _CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
@@ -44,15 +47,13 @@ class Watched:
     things: tuple[tuple[str, Any, Any], ...]
 
     @staticmethod
-    def of(function: Any, args: Any) -> Watched:
-        """Return what `function`, called with `args`, reads in plain sight."""
+    def of(function: Any, args: Any, frozen: Collection[int]) -> Watched:
+        """Return what `function`, called with `args`, reads in plain sight, but for the functions that are `frozen`."""
         seen: dict[int, tuple[str, Any, Any]] = {}
-        for name, value in (*_reached("the residual", function, 6), *_reached("args", args, 5)):
-            if len(seen) >= _WATCHED:
-                break
-            trace = _trace(value)
+        for name, value in _reached(("the residual", function), ("args", args)):
+            trace = None if id(value) in frozen else _trace(value)
             if trace is not None:
-                seen.setdefault(id(value), (name, value, trace))
+                seen[id(value)] = name, value, trace
         return Watched(tuple(seen.values()))
 
     def changed(self) -> list[str]:
@@ -86,21 +87,20 @@ def check_still_root(residual: Residual, y: Tensor, value: Tensor, allowed: Tens
     )
 
 
-def _reached(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    yield name, value
-    if depth == 0:
-        return
-    for part_name, part in _named_parts(name, value):
-        yield from _reached(part_name, part, depth - 1)
+def _reached(*roots: tuple[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Return what is reached from the roots, the nearest first, each once, and no more than `_WATCHED` of it."""
+    queue, seen = deque(roots), set[int]()
+    while queue and len(seen) < _WATCHED:
+        name, value = queue.popleft()
+        if id(value) not in seen and not isinstance(value, _CONSTANT):
+            seen.add(id(value))
+            yield name, value
+            queue += _named_parts(name, value)
 
 
 def _named_parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, types.FunctionType):
-        for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-            try:
-                yield variable, cell.cell_contents
-            except ValueError:
-                continue
+        yield from _variables(value).items()
         if package_of(value) not in (*LIBRARIES, *OURS):
             found = ((n, value.__globals__.get(n)) for n in names_in(value.__code__))
             yield from ((n, part) for n, part in found if not isinstance(part, _CODE))
@@ -120,8 +120,21 @@ def _named_parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{name}.{key}", part) for key, part in vars(value).items())
 
 
+def _variables(function: types.FunctionType) -> dict[str, Any]:
+    """Return what a function closes over, by name."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # a variable that is not assigned yet
+            continue
+    return found
+
+
 def _trace(value: Any) -> Any:
     """Return what changes where `value` is changed in place, or None."""
+    if isinstance(value, types.FunctionType):
+        return _variables(value)
     if isinstance(value, Tensor):
         return None if value.is_inference() else value._version
     if isinstance(value, np.ndarray):
@@ -136,7 +149,8 @@ def _trace(value: Any) -> Any:
 def _changes(name: str, value: Any, now: Any, before: Any) -> list[str]:
     if not isinstance(before, dict):
         return [name] if now != before else []
-    word = "{}.{}" if _is_object(value) else "{}[{!r}]"
+    words = {dict: "{}[{!r}]", list: "{}[{!r}]", types.FunctionType: "{1}"}
+    word = words.get(type(value), "{}.{}")
     missing = object()
     keys = (key for key in now | before if now.get(key, missing) is not before.get(key, missing))
     return [word.format(name, key) for key in keys]

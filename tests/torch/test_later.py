@@ -71,6 +71,13 @@ def test_a_pullback_that_waits() -> None:
     assert pull(ZERO + 1)[0].item() == pytest.approx(3.0)
 
 
+def test_a_variable_inside_a_transform_of_the_residual() -> None:
+    w, h = number(2.0, True), 3.0
+    y = rd.root(torch.func.grad(lambda y, w: (y**2 / 2 - w * h * y).sum()), ZERO, w).y
+    h = 5.0
+    assert torch.autograd.grad(y.sum(), w)[0].item() == pytest.approx(3.0)
+
+
 def test_nested_functions_share_their_variables() -> None:
     w, scale = number(2.0, True), 3.0
 
@@ -162,6 +169,18 @@ def changed(kind: str) -> tuple[Callable[..., Tensor], tuple[Any, ...], Callable
     if kind == "module":
         cell = Cell()
         return lambda y, w: y - w - cell(y), (), lambda: cell.b.mul_(2.0)
+    if kind in ("compiled", "list"):
+        k = 3.0
+
+        def inner(y: Tensor, w: Tensor) -> Tensor:
+            return y - w * k
+
+        def rebind() -> None:
+            nonlocal k
+            k = 4.0
+
+        hidden = torch.compile(inner, backend="eager") if kind == "compiled" else [inner]
+        return hidden if kind == "compiled" else lambda y, w: hidden[0](y, w), (), rebind
     thing = Thing()
     if kind == "self":
         return thing.residual, (), lambda: setattr(thing, "h", 4.0)
@@ -180,6 +199,8 @@ def changed(kind: str) -> tuple[Callable[..., Tensor], tuple[Any, ...], Callable
         ("module", r"cell\.b"),
         ("self", r"self of Thing\.h"),
         ("argument", r"args\.h"),
+        ("compiled", "k"),
+        ("list", "k"),
     ],
 )
 @pytest.mark.parametrize("higher", [False, True])
