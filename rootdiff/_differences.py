@@ -180,8 +180,10 @@ def refined(line: Line, found: Slope) -> Slope:
     value, lower = (8 * near - far) / (12 * t), near / (2 * t)
     bent = np.abs(value - lower)  # the square of the step, of which the error is again the square
     error = found.noise / t + np.fmin(bent, 1.2 * bent**2 / np.abs(value))
-    better = fits[..., None] & (error < found.error)
-    return Slope(np.where(better, value, found.value), np.where(better, error, found.error), found.noise)
+    # by luck an error may seem to be none
+    known = np.maximum(found.error, _OF_ROUNDING * found.noise / (line.step * first_step(line.value.dtype))[..., None])
+    better = fits[..., None] & (error < known)
+    return Slope(np.where(better, value, found.value), np.where(better, error, known), found.noise)
 
 
 def _shorter(best: _Best, noise: Array, wanted: Array) -> Array:

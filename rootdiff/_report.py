@@ -12,6 +12,7 @@ from rootdiff._failure import adjoint_words
 from rootdiff._iterate import signs
 from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._residual import LinearOperator, Residual
+from rootdiff._roughness import roughness, spacing
 from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear import AutoLinear, LinearSolver
@@ -26,10 +27,8 @@ _PHASES = (1, 2, 3)
 _WALSH, _FEWER = 8, 4
 #: Root mean square of an error that is uniform up to half an eps, in eps.
 _TYPICAL = 0.5 / math.sqrt(3)
-#: Differences of this order, over so many steps, leave rounding errors only; where the one of the last order is so much
-#: smaller than the one before they do not yet. The wider spacing of two, as a part of each unknown, for what is
-#: iterated to a tolerance: over short ways it is smooth.
-_ORDER, _POINTS, _FALLING, _WIDE = 6, 8, 0.3, 0.02
+#: The wider spacing of two, as a part of each unknown: what is iterated to a tolerance is smooth over short ways.
+_WIDE = 0.02
 #: An equation with so many times the error of its dtype computes in a lower precision than it returns, or iterates.
 _NOISIER = 16.0
 #: From this relative error on the gradient has no digit to speak of.
@@ -157,7 +156,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
         relative = norm2(xp, w - given.T.matvec(u)) / norm2(xp, w)
     rank = None if info.rank is None else int(xp.min(info.rank))
     user = residual.parameter_vjp(y, -u)
-    best_u, _ = solver.solve(fine.operator(root, operator.factors).T, w)
+    best_u, _ = solver.solve(fine.operator(root).T, w)  # factors of another point leave its error
     best = fine.parameter_vjp(root, -best_u)
     distance = change(tuple(a - b for a, b in zip(user, best, strict=True)))
     rounding = tilted + shifted + operator.precision
@@ -262,37 +261,20 @@ def _noise(residual: Residual, operator: LinearOperator, y: Array) -> tuple[Arra
         ]
         change = residual.with_parameters(*moved)(y * (1 + eps * signs(xp, y, phase))) - f
         largest = xp.maximum(largest, xp.abs(change))
-    small, large = (_roughness(residual, y, spacing) for spacing in (0.5 * eps ** (1 / 4), _WIDE))
+    small, large = (_roughness(residual, y, part) for part in (spacing(eps), _WIDE))
     noise = xp.maximum(_TYPICAL * largest, small)
     # what is smooth over short ways and rough over long ones has slopes that are off by the roughness over such a way
     waves = xp.where(large > _NOISIER * noise, large / _WIDE, xp.zeros_like(large))
     return xp.maximum(noise, large), xp.maximum(noise, waves)
 
 
-def _roughness(residual: Residual, y: Array, spacing: float) -> Array:
-    """Return the root mean square of what is not smooth in each equation around `y`, (*batch, n), zero if it is smooth.
-
-    What high differences leave of a smooth function falls with their order, what they leave of rounding does not.
-
-    References
-    ----------
-    Moré & Wild (2011), "Estimating computational noise", section 2.
-    """
-    xp = residual.xp
-    step = spacing * y * signs(xp, y, 1)
-    half = _POINTS // 2
+def _roughness(residual: Residual, y: Array, part: float) -> Array:
+    """Return the roughness of each equation, (*batch, n), over steps of so large a part of each unknown."""
+    step = part * y * signs(residual.xp, y, 1)
     try:
-        table = xp.stack([residual(y + k * step) for k in range(-half, half + 1)])
+        return roughness(residual.xp, lambda k: residual(y + k * step))
     except (ArithmeticError, ValueError):  # so far from y the residual may have no value
-        return xp.zeros_like(y)
-    found = []
-    for order in range(1, _POINTS):
-        table = table[1:] - table[:-1]
-        # the differences of independent errors have this many times their variance
-        found.append(xp.sqrt(xp.mean(table**2, axis=0) / math.comb(2 * order, order)))
-    *_, before, last = found[:_ORDER]
-    rough = xp.isfinite(last) & (last >= _FALLING * before)
-    return xp.where(rough, last, xp.zeros_like(last))
+        return residual.xp.zeros_like(y)
 
 
 def _condition(operator: LinearOperator) -> float:

@@ -13,6 +13,7 @@ from rootdiff._backend import Array, Function
 from rootdiff._differences import Line, Slope, first_step, power_of_two, refined, scale, slope
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import numbers
+from rootdiff._roughness import roughness, spacing
 
 #: No step is longer than this part of an entry, unless the entry is so small that it may be a zero up to rounding.
 _LONGEST = 0.25
@@ -56,7 +57,9 @@ class Slopes:
         """The change of each component of f when its inputs change by a rounding error, and its own rounding."""
         eps = np.finfo(self.value.dtype).eps
         changes = [np.abs(self.function(*self._nudged(eps, phase)) - self.value) for phase in _NUDGES]
-        return np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(self.value)
+        noise = np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(self.value)
+        # where the slopes of large terms cancel a nudge shows little of their rounding
+        return np.maximum(noise, self._roughness(eps)) if self.fine else noise
 
     def jacobian(self) -> Slope:
         """Return the derivative with respect to the last axis of the first primal, (*batch, n): (*batch, m, n)."""
@@ -149,9 +152,21 @@ class Slopes:
     def _nudged(self, eps: Any, phase: int) -> Iterator[Array]:
         """Yield the primals with their entries changed by two roundings, in a pattern of signs."""
         for place, array in enumerate(self.primals):
-            signs = np.sign(np.sin(numbers(np, array.reshape(-1)) ** 2 + phase)).reshape(array.shape)
-            nudged = np.astype(array * (1 + 2 * max(eps, np.finfo(array.dtype).eps) * signs), array.dtype)
+            roundings = 2 * max(eps, np.finfo(array.dtype).eps) * _signs(array, phase)
+            nudged = np.astype(array * (1 + roundings), array.dtype)
             yield np.clip(nudged, *self.box) if self.box is not None and place == 0 else nudged
+
+    def _roughness(self, eps: Any) -> Array:
+        """Return what is rough in f over steps of all primals at once: small ones, but far longer than roundings."""
+        steps = [spacing(eps) * p * _signs(p, 7) for p in self.primals]
+
+        def along(k: int) -> Array:
+            moved = [np.astype(p + k * step, p.dtype) for p, step in zip(self.primals, steps, strict=True)]
+            if self.box is not None:
+                moved[0] = np.clip(moved[0], *self.box)
+            return self.function(*moved)
+
+        return roughness(np, along)
 
     def _of_one_magnitude(self, tangents: Sequence[Array]) -> Iterator[tuple[Any, list[Array]]]:
         """Yield the tangents in parts, with the least ratio of an entry to its tangent: of one order of magnitude each.
@@ -171,6 +186,10 @@ class Slopes:
             pairs = zip(ratios, tangents, strict=True)
             yield np.float64(least), [np.where((ratio >= least) & (ratio < most), t, 0) for ratio, t in pairs]
             least = most
+
+
+def _signs(array: Array, phase: int) -> Array:
+    return np.sign(np.sin(numbers(np, array.reshape(-1)) ** 2 + phase)).reshape(array.shape)
 
 
 def imaginary(value: Array) -> Array:

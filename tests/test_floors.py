@@ -20,6 +20,7 @@ FLOORS = {
     "_norms": 0,
     "_sizes": 0,
     "_differences": 0,
+    "_roughness": 0,
     "_slopes": 0,
     "_numpy": 0,
     "_numpy_namespace": 0,
