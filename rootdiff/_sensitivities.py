@@ -100,12 +100,14 @@ class Sensitivities:
     def jacobian(self) -> tuple[Any, ...]:
         """Return dy/dargs, one entry per argument: a linear solve for each entry of args."""
         parameters = self.residual.parameters
+        if self.structure.is_empty:
+            return self._like_args([self._block([], np.shape(parameter)) for parameter in parameters])
         columns: list[list[Array]] = [[] for _ in parameters]
         with np.errstate(all="ignore"):
             assert self._checked
             y = _implicit.regular_point(np, self.y, self.failed)
             operator = self.residual.operator(y, self.factors)
-            for place, rhs in () if self.structure.is_empty else _parameter_columns(self.residual, y):
+            for place, rhs in _parameter_columns(self.residual, y):
                 column, info = _implicit.solve(operator, self.adjoint, rhs, self.on_failure, self.failed)
                 operator = operator if info.factors is None else replace(operator, factors=info.factors)
                 columns[place].append(-column)
