@@ -31,7 +31,7 @@ from rootdiff_jax._backend import JaxBackend, SteppingBackend
 from rootdiff_jax._precision import in_full_precision, in_own_settings, without_nan_checks
 from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
 from rootdiff_jax._settings import split
-from rootdiff_jax._trace import Traced, trace, vary, varying_axes
+from rootdiff_jax._trace import Traced, partition, trace, vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -372,10 +372,12 @@ def _solve(
         traced, operands, batched = _traced(bind, function, structure, y, args, options.batched_args)
         correct, observe, of_correct = _attach(options.hooks, structure, traced, y, operands)
         axes = traced.axes if correct is None else traced.axes | correct.axes
-        if axes <= varying_axes(y):
+        settled = batched is not None or traced.spec == partition(y)
+        if axes <= varying_axes(y) and settled:
             break
-        y = vary(y, axes)
+        y = vary(y if settled else _spread(y, traced.spec), axes)
     _check_collectives(traced, correct, y)
+    _check_spread(y)
     problem = Problem(traced, solver, adjoint, options.on_failure, correct, fixed_point, batched, options.batch_ndim)
     inputs = Inputs(y, solver_values, adjoint_values, of_correct, operands)
     out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
@@ -413,6 +415,9 @@ def _traced(
     leaves = zip(backend.flatten(args)[0], batched_leaves(backend, args, batched_args, structure.batch), strict=True)
     flags = [flag for leaf, flag in leaves if _is_operand(leaf)]
     lead = len(structure.batch)
+    by_system = [y, *(part for part, flag in zip(parameters, flags, strict=True) if flag)]
+    if any(any(partition(part)[:lead]) for part in by_system):  # a batch over explicit axes stays together
+        return *trace(bind(function, structure, rebuild), y, parameters), None
     first = (slice(0, 1),) * lead
     of_one = [part[first] if flag else part for part, flag in zip(parameters, flags, strict=True)]
     single = replace(structure, batch=(1,) * lead)
@@ -433,6 +438,21 @@ def _check_collectives(function: Traced, correct: Traced | None, y: Any) -> None
             "one system, without vmap or shard_map over this axis; compute sums that do not depend on y before the "
             "solve, and pass them through args; in shard_map with check_vma=True, give a y0 that is the same on all "
             "devices, and let the residual return what is."
+        )
+
+
+def _spread(y: Any, spec: Any) -> Any:
+    """Return the start, spread over the explicit axes of a mesh."""
+    return jax.sharding.reshard(y, spec)  # type: ignore[no-untyped-call]
+
+
+def _check_spread(y: Any) -> None:
+    """Raise if the unknowns of one system are spread over an explicit axis: slices and products of them are not."""
+    axis = partition(y)[-1]
+    if axis is not None:
+        raise ArgumentError(
+            f"y0: the unknowns of one system are spread over the explicit axis {axis} of a mesh; only systems of a "
+            "batch can be. Use a mesh with axes of the type AxisType.Auto, over which XLA spreads what is inside."
         )
 
 

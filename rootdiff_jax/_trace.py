@@ -32,6 +32,8 @@ class Traced:
         Whether it does without callbacks, but for those in functions with a derivative rule.
     axes : frozenset
         The mesh axes of an enclosing ``shard_map`` that its value varies over.
+    spec : PartitionSpec
+        How its value is spread over the explicit axes of a mesh.
     names : frozenset
         The axes, of a mesh or named by `jax.vmap`, over which each evaluation communicates.
     """
@@ -43,7 +45,7 @@ class Traced:
             equation.primitive.name.endswith("callback") for equation in equations(jaxpr, rules=False)
         )
         (value,) = jaxpr.outvars
-        self.axes = varying_axes(value.aval)
+        self.axes, self.spec = varying_axes(value.aval), partition(value.aval)
         self.names = frozenset(name for equation in equations(jaxpr) for name in _names(equation))
         self._key = _key(jaxpr, operands, _ORDERS)
         self._hash = hash(self._key)
@@ -78,6 +80,12 @@ def varying_axes(value: Any) -> frozenset[Any]:
     kind: Any = value if isinstance(value, jax.core.ShapedArray) else jax.typeof(value)
     axes: frozenset[Any] = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
     return axes
+
+
+def partition(value: Any) -> Any:
+    """Return how `value`, an array or its type, is spread over the explicit axes of a mesh."""
+    kind: Any = value if isinstance(value, jax.core.ShapedArray) else jax.typeof(value)
+    return kind.sharding.spec
 
 
 def vary(value: Any, axes: Iterable[Any]) -> Any:

@@ -48,6 +48,21 @@ def by_jit(kind: AxisType, solver: str, adjoint: str) -> None:
     check(y, gradient)
 
 
+def by_jit_from_one_start() -> None:
+    """A start that is the same on both devices, args that are spread; `batched_args` leave the batch where it is."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
+    rows = NamedSharding(mesh, PartitionSpec("batch"))
+    with jax.set_mesh(mesh):
+        thetas = jax.device_put(jnp.asarray(THETAS), rows)
+        options = {"solver": "newton", "adjoint": "lu", "batched_args": (0,)}
+        function = jax.jit(jax.grad(lambda t: objective(t, jnp.asarray(STARTS), **options), has_aux=True))
+        gradient, y = function(thetas)
+        assert y.sharding.is_equivalent_to(rows, 2)
+        with pytest.raises(rd.ArgumentError, match="y0: the unknowns of one system are spread over the explicit axis"):
+            rd.root(lambda y, a: y - a, jnp.zeros(4), jax.device_put(jnp.ones(4), rows))
+    check(y, gradient)
+
+
 def by_shard_map(solver: str, adjoint: str) -> None:
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
     rows = PartitionSpec("batch")
@@ -165,6 +180,7 @@ CASES = {
     "jit-auto-newton-lu": partial(by_jit, AxisType.Auto, "newton", "lu"),
     "jit-auto-newton-gmres": partial(by_jit, AxisType.Auto, "newton", "gmres"),
     "jit-explicit-newton-lu": partial(by_jit, AxisType.Explicit, "newton", "lu"),
+    "jit-explicit-one-start": by_jit_from_one_start,
     "shard_map-newton-lu": partial(by_shard_map, "newton", "lu"),
     "shard_map-newton-gmres": partial(by_shard_map, "newton", "gmres"),
     "shard_map-one-start": by_shard_map_from_one_start,

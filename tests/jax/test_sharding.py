@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
             "jit-auto-newton-lu": "jit over a sharded batch, direct adjoint: no all-gather",
             "jit-auto-newton-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
             "jit-explicit-newton-lu": "jit over a sharded batch with explicit sharding: no all-gather",
+            "jit-explicit-one-start": "jit over sharded args with explicit sharding, a start that is on all devices",
             "shard_map-newton-lu": "shard_map, direct adjoint",
             "shard_map-newton-gmres": "shard_map, iterative adjoint",
             "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
