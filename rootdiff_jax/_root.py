@@ -346,7 +346,7 @@ def _solve(
 ) -> Solution:
     check_policy(options.on_failure)
     backend = JaxBackend()
-    y0 = jax.tree.map(_as_unknown, as_unknown(backend, y0, args))
+    y0 = jax.tree.map(_with_own_dtype, in_own_settings(as_unknown)(backend, y0, args))
     structure = describe(backend, y0, options.batch_ndim)
     _check_known_shape(structure)
     args = jax.tree.map(_as_jax, args)
@@ -485,7 +485,7 @@ def _as_jax(leaf: Any) -> Any:
     return jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
 
-def _as_unknown(leaf: Any) -> Any:
+def _with_own_dtype(leaf: Any) -> Any:
     """Return a leaf of y0 as an array that has a dtype of its own, unlike a number."""
     leaf = _as_jax(leaf)
     if isinstance(leaf, float | complex):
