@@ -10,7 +10,8 @@ no part: it was masked out.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._failure import report_adjoint
@@ -20,7 +21,8 @@ from rootdiff._residual import LinearOperator, Residual
 from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
-from rootdiff.linear._contract import checked
+from rootdiff.linear._condition import row_sizes
+from rootdiff.linear._contract import SINGULAR_AT, checked
 
 
 def vjp(
@@ -31,6 +33,7 @@ def vjp(
     factors: Any = None,
     on_failure: str = "raise",
     failed: Array | None = None,
+    error: Array | None = None,
 ) -> tuple[tuple[Array, ...], LinearInfo]:
     """Return ``w^T dy/dargs``, one cotangent per parameter: solve J^T u = w, then -u^T (df/dargs).
 
@@ -38,10 +41,13 @@ def vjp(
     ----------
     failed : boolean array, (*batch), optional
         Systems whose `y` is no root.
+    error : array, (*batch, n), optional
+        Estimate of the error of `y`.
     """
     xp = residual.xp
     y = regular_point(xp, y, failed)
-    u, info = solve(residual.operator(y, factors).T, adjoint, cotangent, on_failure, failed)
+    beside = None if error is None else Beside(y, error, lambda y: residual.operator(y).T)
+    u, info = solve(residual.operator(y, factors).T, adjoint, cotangent, on_failure, failed, beside)
     if on_failure == "ignore":
         return residual.parameter_vjp(y, -u), info
     idle = xp.all(cotangent == 0, axis=-1, keepdims=True)
@@ -56,12 +62,22 @@ def jvp(
     factors: Any = None,
     on_failure: str = "raise",
     failed: Array | None = None,
+    error: Array | None = None,
 ) -> tuple[Array, LinearInfo]:
-    """Return ``(dy/dargs) v``: solve J t = (df/dargs) v, then -t; `failed` as for `vjp`."""
+    """Return ``(dy/dargs) v``: solve J t = (df/dargs) v, then -t; `failed` and `error` as for `vjp`."""
     y = regular_point(residual.xp, y, failed)
     rhs = residual.parameter_jvp(y, tangents)
-    t, info = solve(residual.operator(y, factors), adjoint, rhs, on_failure, failed)
+    beside = None if error is None else Beside(y, error, residual.operator)
+    t, info = solve(residual.operator(y, factors), adjoint, rhs, on_failure, failed, beside)
     return -t, info
+
+
+class Beside(NamedTuple):
+    """The root, (*batch, n), an estimate of its error, and what returns the operator of the rule at another point."""
+
+    y: Array
+    error: Array
+    operator: Callable[[Array], LinearOperator]
 
 
 def solve(
@@ -70,20 +86,40 @@ def solve(
     rhs: Array,
     on_failure: str,
     failed: Array | None = None,
+    beside: Beside | None = None,
 ) -> tuple[Array, LinearInfo]:
     """Solve a linear system of the rule, checked; a failed one is reported and becomes NaN, unless that is ignored.
 
-    Systems in `failed` have been reported before; they become NaN as well.
+    Systems in `failed` have been reported before; they become NaN as well. With `beside` a system whose matrix changes
+    within the error of the root is singular: so it is at a multiple root, which is known to half the digits.
     """
     xp = operator.backend.xp
     if adjoint.direct and rhs.shape[-1] <= FEW:
         operator = operator.tabulated()
     x, info = checked(operator, adjoint, rhs)
+    if beside is not None and adjoint.exact:
+        lost = (info.status <= int(Status.AT_PRECISION)) & _wavers(operator, beside, x, rhs)
+        info = info._replace(status=xp.astype(xp.where(lost, int(Status.SINGULAR), info.status), xp.int32))
     some = operator.backend.traced or report_adjoint(operator.backend, info, on_failure, adjoint, failed)
     if on_failure != "ignore" and (some or failed is not None):
         wrong = info.status > int(Status.AT_PRECISION)
         x = xp.where((wrong if failed is None else wrong | failed)[..., None], xp.full_like(x, xp.nan), x)
     return x, info
+
+
+def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array) -> Array:
+    """Return whether, a root's error away from it, the matrix makes of `x` something else than `rhs`, (*batch)."""
+    xp, y = operator.backend.xp, beside.y
+    error = xp.where(xp.isfinite(beside.error), beside.error, xp.zeros_like(y))
+    # a double root is known to eps^(1/2) times a few; at a root known to eps^(3/4) no matrix changes
+    open_ = xp.any(error > float(xp.finfo(y.dtype).eps) ** (5 / 8) * xp.abs(y), axis=-1)
+
+    def look(x: Array) -> Array:
+        changed = xp.abs(beside.operator(y + error).matvec(x) - rhs)
+        return open_ & xp.any(changed > SINGULAR_AT * row_sizes(operator, x, rhs), axis=-1)
+
+    nowhere = xp.zeros_like(x[..., 0], dtype=xp.bool)
+    return operator.backend.when(xp.any(open_), look, (x,), nowhere)
 
 
 def pullback(residual: Residual, y: Array, u: Array) -> tuple[Array, ...]:

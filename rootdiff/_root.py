@@ -400,6 +400,7 @@ def _solve(
         options.on_failure,
         failed,
         raw.residual_norm,
+        raw.error,
         Binding(bind, function, replace(options, solver="auto", hooks=None, batched_args=None), fixed_point),
     )
     y = raw.y if options.on_failure in KEEP else np.where(failed[..., None], np.nan, raw.y)

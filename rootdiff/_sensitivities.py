@@ -46,6 +46,7 @@ class Sensitivities:
     args : tuple
         Copies of the arguments of the solve.
     failed : boolean array, (*batch). Systems whose derivatives are not vouched for: none, if failures are ignored.
+    error : array, (*batch, n), or None. Estimate of the error of `y`.
     residual_norm : array, (*batch). Largest absolute residual at `y`, at the time of the solve.
     binding : Binding
     believed : bool
@@ -61,6 +62,7 @@ class Sensitivities:
     on_failure: str
     failed: Array
     residual_norm: Array
+    error: Array | None
     binding: Binding
     believed: bool = False
 
@@ -73,7 +75,7 @@ class Sensitivities:
         with np.errstate(all="ignore"):
             assert self._checked
             gradients, _ = _implicit.vjp(
-                self.residual, self.adjoint, self.y, w, self.factors, self.on_failure, self.failed
+                self.residual, self.adjoint, self.y, w, self.factors, self.on_failure, self.failed, self.error
             )
         return self._like_args(gradients)
 
@@ -93,7 +95,7 @@ class Sensitivities:
         with np.errstate(all="ignore"):
             assert self._checked
             derivative, _ = _implicit.jvp(
-                self.residual, self.adjoint, self.y, flat, self.factors, self.on_failure, self.failed
+                self.residual, self.adjoint, self.y, flat, self.factors, self.on_failure, self.failed, self.error
             )
         return self.structure.unravel(derivative)
 
@@ -107,8 +109,9 @@ class Sensitivities:
             assert self._checked
             y = _implicit.regular_point(np, self.y, self.failed)
             operator = self.residual.operator(y, self.factors)
+            beside = None if self.error is None else _implicit.Beside(y, self.error, self.residual.operator)
             for place, rhs in _parameter_columns(self.residual, y):
-                column, info = _implicit.solve(operator, self.adjoint, rhs, self.on_failure, self.failed)
+                column, info = _implicit.solve(operator, self.adjoint, rhs, self.on_failure, self.failed, beside)
                 operator = operator if info.factors is None else replace(operator, factors=info.factors)
                 columns[place].append(-column)
         blocks = [self._block(parts, np.shape(p)) for parts, p in zip(columns, parameters, strict=True)]
@@ -116,7 +119,18 @@ class Sensitivities:
 
     def __reduce__(self) -> Any:
         """Pickle what makes the residual again; where it cannot be pickled, a `Solution` loses its derivatives only."""
-        y, names = self.structure.unravel(self.y), ("adjoint", "y", "factors", "on_failure", "failed", "residual_norm")
+        y, names = (
+            self.structure.unravel(self.y),
+            (
+                "adjoint",
+                "y",
+                "factors",
+                "on_failure",
+                "failed",
+                "residual_norm",
+                "error",
+            ),
+        )
         parts = (self.binding, y, self.args, {name: getattr(self, name) for name in names})
         try:
             pickle.dumps(parts)

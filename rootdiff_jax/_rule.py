@@ -224,22 +224,27 @@ def _linear_solve(
         @in_full_precision
         @in_own_settings
         def solve(several: int | None, b: Array, values: Any) -> Array:
-            settings, y, factors, operands, failed = values
+            settings, y, factors, operands, failed, error = values
             adjoint = problem.adjoint.fill(settings)
             adjoint = adjoint if several == 0 else adjoint.for_many()
 
             def part(residual: Residual, arrays: Any) -> Array:
-                b, y, factors, failed = arrays
+                b, y, factors, failed, error = arrays
                 b = settled(b)
-                operator = _for_several(residual.operator(y, factors), several or 0)
-                operator = operator.T if of_transpose else operator
-                x, _ = _implicit.solve(operator, adjoint, b, problem.on_failure, failed)
+
+                def at(y: Array, factors: Any = None) -> LinearOperator:
+                    operator = _for_several(residual.operator(y, factors), several or 0)
+                    return operator.T if of_transpose else operator
+
+                beside = None if error is None else _implicit.Beside(y, error, at)
+                x, _ = _implicit.solve(at(y, factors), adjoint, b, problem.on_failure, failed, beside)
                 return jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
 
-            residual, arrays = problem.residual(operands), (b, y, factors, failed)
+            residual, arrays = problem.residual(operands), (b, y, factors, failed, error)
             return part(residual, arrays) if several else in_blocks(part, residual, y, arrays, settings)
 
-        values, inside = _varied((settings, y, outputs.factors, operands, failed), summed)
+        error = None if outputs.error is None else lax.stop_gradient(outputs.error)
+        values, inside = _varied((settings, y, outputs.factors, operands, failed, error), summed)
         by_number = _by_number(solve) if problem.adjoint.solver.direct else partial(solve, 0)
         return lambda _, b: vary(by_number(alike(b, summed), inside(values)), summed)
 

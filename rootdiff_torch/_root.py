@@ -441,7 +441,7 @@ def _solve(
             settings=len(settings),
             cuda_graph=cuda_graph,
         )
-        y, status, steps, norm, method, error, *_ = apply(Root, problem, start, *inputs)
+        y, status, steps, norm, method, _, error, *_ = apply(Root, problem, start, *inputs)
     approximate = torch.full_like(status, not chosen_adjoint.exact, dtype=torch.bool)
     # empty tuples stand for nothing: None would be a leaf that vmap does not return
     method = method if problem.outcome.is_chain else ()

@@ -155,7 +155,7 @@ class Problem:
 
 
 class Root(torch.autograd.Function):
-    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, error, allowed, *byproduct)``.
+    """``(problem, y0, *parameters) -> (y, status, steps, residual_norm, method, allowed, error, *byproduct)``.
 
     Flat vectors. `allowed` is the norm that f may have at the root when that is differentiated, infinite where a system
     failed.
@@ -172,7 +172,7 @@ class Root(torch.autograd.Function):
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.count = problem, len(parameters)
-        saved = (y, *parameters, *others[5:])
+        saved = (y, *parameters, *others[4:])
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
@@ -211,7 +211,7 @@ class Root(torch.autograd.Function):
                 if ctx.problem.outcome.once and hidden((rhs, *parameters)):  # found out by the solve alone
                     rhs = in_forward_mode(of_parameters, parameters, directions)
                     t = _solve(ctx.problem, False, rhs, y, known, parameters)
-            return -t, None, None, None, None, None, *(None,) * len(known)
+            return -t, None, None, None, None, *(None,) * len(known)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, y0: Tensor, *parameters: Tensor) -> Any:
@@ -337,7 +337,7 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
         method = torch.zeros_like(raw.status) if raw.method is None else raw.method
         error = torch.full_like(y, torch.inf) if raw.error is None else raw.error
         allowed = norm_allowed(raw.status, raw.residual_norm)
-        others = (raw.status, raw.steps, raw.residual_norm, method, error, allowed)
+        others = (raw.status, raw.steps, raw.residual_norm, method, allowed, error)
         return (y.clone() if y is start else y, *others, *known)
 
 
@@ -347,13 +347,17 @@ def _solve_plain(
     """Return what `LinearSolve` does, with its outcome noted."""
     with _settled(problem, y), _plain(y):
         b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
-        allowed, *known = plain[:count]
+        allowed, error, *known = plain[:count]
         allowed = allowed.expand((*b.shape[: b.ndim - point.ndim], *allowed.shape))
         factors = BACKEND.unflatten(problem.outcome.byproduct, known)
         residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
         _look(problem, residual, point, plain[0])
-        operator = _stacked(residual.operator(point, factors), b, point)
-        x = _solved(problem, operator.T if transpose else operator, b, allowed)
+
+        def at(y: Tensor, factors: Any = None) -> LinearOperator:
+            operator = _stacked(residual.operator(y, factors), b, point)
+            return operator.T if transpose else operator
+
+        x = _solved(problem, at(point, factors), b, allowed, _implicit.Beside(point, error, at))
         return x.clone() if x is b else x
 
 
@@ -415,7 +419,7 @@ def _pull_back_once(
 ) -> tuple[Tensor, ...]:
     """Return what `_pull_back` does, without a derivative of its own, by one evaluation of the residual."""
     with _plain(y):
-        b, point, allowed, *rest = [_normal(tensor) for tensor in (cotangent, y, *known)]
+        b, point, allowed, error, *rest = [_normal(tensor) for tensor in (cotangent, y, *known)]
         values = [_normal(tensor) for tensor in parameters]
         inputs = [values[place - 1].requires_grad_() for place in wanted]
         graph = Linearization(lambda y: problem.function(y, *values), point)
@@ -428,19 +432,21 @@ def _pull_back_once(
         operator = LinearOperator(
             BACKEND, graph.matvec, graph.rmatvec, graph.dense, precision, factors, fixed_point=problem.fixed_point
         )
-        u = _solved(problem, operator.T, b, allowed)
+        u = _solved(problem, operator.T, b, allowed, _implicit.Beside(point, error, lambda y: bound.operator(y).T))
         residual = _OfGraph(problem.function, tuple(values), BACKEND, graph.f, tuple(inputs))
         if problem.outcome.spoilt:
             return _implicit.pullback_of_good(residual, point, _without_idle(u, b))
         return residual.parameter_vjp(point, -u)
 
 
-def _solved(problem: Problem, operator: LinearOperator, rhs: Tensor, allowed: Tensor) -> Tensor:
+def _solved(
+    problem: Problem, operator: LinearOperator, rhs: Tensor, allowed: Tensor, beside: _implicit.Beside
+) -> Tensor:
     """Return the checked solution for plain tensors; it is noted if a system failed."""
     if rhs.numel() == 0:
         return rhs
     failed = allowed.isinf() if problem.outcome.spoilt else None
-    x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed)
+    x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed, beside)
     if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
         problem.outcome.spoilt = True
     return x  # type: ignore[no-any-return]
