@@ -11,17 +11,17 @@ no part: it was masked out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._failure import report_adjoint
 from rootdiff._iterate import signs
-from rootdiff._norms import numbers
+from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
-from rootdiff.linear._condition import row_sizes
 from rootdiff.linear._contract import SINGULAR_AT, checked
 
 
@@ -98,7 +98,7 @@ def solve(
         operator = operator.tabulated()
     x, info = checked(operator, adjoint, rhs)
     if beside is not None and adjoint.exact:
-        lost = (info.status <= int(Status.AT_PRECISION)) & _wavers(operator, beside, x, rhs)
+        lost = (info.status <= int(Status.AT_PRECISION)) & _wavers(operator, beside, x, rhs, info.factors)
         info = info._replace(status=xp.astype(xp.where(lost, int(Status.SINGULAR), info.status), xp.int32))
     some = operator.backend.traced or report_adjoint(operator.backend, info, on_failure, adjoint, failed)
     if on_failure != "ignore" and (some or failed is not None):
@@ -107,16 +107,19 @@ def solve(
     return x, info
 
 
-def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array) -> Array:
-    """Return whether, a root's error away from it, the matrix makes of `x` something else than `rhs`, (*batch)."""
+def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, factors: Any) -> Array:
+    """Return whether, a root's error away from it, another `x` would solve the system, (*batch)."""
     xp, y = operator.backend.xp, beside.y
     error = xp.where(xp.isfinite(beside.error), beside.error, xp.zeros_like(y))
     # a double root is known to eps^(1/2) times a few; at a root known to eps^(3/4) no matrix changes
     open_ = xp.any(error > float(xp.finfo(y.dtype).eps) ** (5 / 8) * xp.abs(y), axis=-1)
 
     def look(x: Array) -> Array:
-        changed = xp.abs(beside.operator(y + error).matvec(x) - rhs)
-        return open_ & xp.any(changed > SINGULAR_AT * row_sizes(operator, x, rhs), axis=-1)
+        changed = beside.operator(y + error).matvec(x) - rhs
+        if factors is None:
+            return open_ & ~(norm2(xp, changed) <= SINGULAR_AT * norm2(xp, rhs))
+        other = replace(operator, factors=factors).approximate_inverse(changed)
+        return open_ & ~(max_norm(xp, other) <= SINGULAR_AT * max_norm(xp, x))
 
     nowhere = xp.zeros_like(x[..., 0], dtype=xp.bool)
     return operator.backend.when(xp.any(open_), look, (x,), nowhere)

@@ -27,6 +27,8 @@ _CORRECTIONS = 8
 _ILL = 0.1
 #: A correction at the end of another must be shorter by this factor, as next to a root of any multiplicity up to ten.
 _SHORTER = 0.5
+#: Or by far below the tolerance, where noise may be larger than what was sampled of it.
+_BELOW = 0.05
 #: The default atol counts once the residual has fallen by this many times rtol: by rtol itself it may not, where its
 #: rounding is 1e-12 of its value at the start, as that of a difference quotient on a fine grid.
 _DEEP = 10.0
@@ -117,7 +119,7 @@ def _at_point(
     xp, backend = residual.xp, residual.backend
     f, matrix = _linearised(residual, y)
     factors = backend.lu_factor(matrix)
-    noise = _noise(residual, y0, y, f)
+    noise = _noise(residual, y0, y, f, matrix)
 
     def correction(vector: Array) -> Array:
         return backend.lu_solve(factors, vector)
@@ -138,7 +140,8 @@ def _at_point(
     weights = within + explained
     weights = xp.where(weights > 0, weights, xp.ones_like(weights) * xp.finfo(y.dtype).tiny)
     shorter = max_norm(xp, following / weights) <= _SHORTER * max_norm(xp, error / weights)
-    root = regular & (shorter | xp.all(following <= explained, axis=-1) | (norm < underflow(xp, y)))
+    explains = xp.all(following <= xp.maximum(explained, _BELOW * within), axis=-1)
+    root = regular & (shorter | explains | (norm < underflow(xp, y)))
     # what underflows is zero far from any root
     flat = xp.all(noise <= xp.finfo(y.dtype).tiny, axis=-1)
     converged = root & xp.all((error <= within) & (of_noise <= within), axis=-1)
@@ -166,7 +169,7 @@ def _by_rows(
     f = residual(y)
     noise = _noise(residual, y0, y, f)
     allowed = allowed_error(xp, solver, y, start_scale(xp, y0), is_deep(solver, norm, first_norm))
-    reach = _change(residual, y, f, allowed * pattern(xp, y, xp.zeros_like(norm)))
+    reach = _change(residual, y, f, allowed * pattern(xp, y, xp.zeros_like(norm)), xp.zeros_like(f))
     telling = max_norm(xp, noise) <= xp.finfo(y.dtype).eps ** 0.5 * first_norm
     known = xp.all(xp.abs(f) <= xp.maximum(reach, _MARGIN * noise), axis=-1) & telling
     status = xp.where(known, int(Status.AT_PRECISION), failed)
@@ -207,12 +210,13 @@ def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Arra
     return total / _CORRECTIONS**0.5
 
 
-def _noise(residual: Residual, y0: Array, y: Array, f: Array) -> Array:
+def _noise(residual: Residual, y0: Array, y: Array, f: Array, matrix: Array | None = None) -> Array:
     """Return the size of the rounding noise of each row of f, (*batch, n).
 
-    It is the change of f when each unknown changes by a rounding. A row that does not change by that, though it is not
-    zero, is rounded more coarsely than the unknowns: there the nudges grow until it does, and where all of f is zero.
-    The smaller change of two sides counts, since at a jump f changes to one side only.
+    It is the change of f when each unknown changes by a rounding and, where the Jacobian `matrix` is at hand, what is
+    not linear in the change by a tolerance, which rounds larger terms anew too. A row that does not change, though it
+    is not zero, is rounded more coarsely than the unknowns: there the nudges grow until it does, and where all of f is
+    zero. The smaller change of two sides counts, since at a jump f changes to one side only.
 
     References
     ----------
@@ -221,37 +225,44 @@ def _noise(residual: Residual, y0: Array, y: Array, f: Array) -> Array:
     xp = residual.xp
     eps = float(xp.finfo(y.dtype).eps)
     scale = xp.maximum(xp.abs(y), start_scale(xp, y0))
-    grown_pairs = math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
+    few = _SAMPLES if matrix is None else 1  # of roundings alone
+    most = _SAMPLES + math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
     # what underflows has no noise
     asking = (xp.abs(f) > underflow(xp, y)) | xp.all(f == 0, axis=-1, keepdims=True)
 
     def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         count, noise = carry
-        grown = xp.maximum(count - _SAMPLES, xp.zeros_like(count))
+        grown = xp.maximum(count - (_SAMPLES - 1), xp.zeros_like(count))
         growth = _GROWTH ** xp.astype(grown, y.dtype)[..., None]
-        nudge = 2 * eps * xp.where((grown > 0)[..., None], growth * scale, xp.abs(y))
-        change = _change(residual, y, f, nudge * _weights(xp, y, count))
+        wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
+        nudge = xp.where(coarse, 2 * eps * growth * scale, xp.where(wide, eps**0.75, 2 * eps) * xp.abs(y))
+        nudge = nudge * _weights(xp, y, count)
+        linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
+        change = _change(residual, y, f, nudge, linear)
         # at each sample, for in some directions the changes of a row cancel
-        first = xp.maximum(noise, change)
-        return count + 1, xp.where((grown > 0)[..., None] & (noise > 0), noise, first)
+        return count + 1, xp.where(coarse & (noise > 0), noise, xp.maximum(noise, change))
 
     def unfinished(carry: tuple[Array, Array]) -> Array:
         count, noise = carry
         silent = xp.any((noise == 0) & asking)
-        return xp.all(count < _SAMPLES) | (silent & xp.all(count < _SAMPLES + grown_pairs))
+        return xp.all(count < _SAMPLES) | (silent & xp.all(count < most))
 
     start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.zeros_like(f))
     return residual.backend.while_loop(unfinished, sample, start)[1]
 
 
-def _change(residual: Residual, y: Array, f: Array, nudge: Array) -> Array:
-    """Return the smaller change of each row of f, (*batch, n), to the two sides of `y`; 0 if neither is finite."""
+def _change(residual: Residual, y: Array, f: Array, nudge: Array, linear: Array) -> Array:
+    """Return the smaller change of each row of f, (*batch, n), to the two sides of `y`; 0 if neither is finite.
+
+    Of a change that is not zero it is what is left without the `linear` one.
+    """
     xp = residual.xp
 
     def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         count, least = carry
         side = xp.astype(1 - 2 * count, y.dtype)[..., None]
-        change = xp.abs(residual(y + side * nudge) - f)
+        whole = residual(y + side * nudge) - f
+        change = xp.where(whole == 0, 0.0, xp.abs(whole - side * linear))
         return count + 1, xp.minimum(least, xp.where(xp.isfinite(change), change, xp.full_like(change, xp.inf)))
 
     start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.full_like(f, xp.inf))

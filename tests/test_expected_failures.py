@@ -29,7 +29,8 @@ def assert_honest(attempts: Iterable[Attempt]) -> None:
     wrong = [
         (attempt.problem, attempt.start, attempt.status, attempt.residual_norm)
         for attempt in attempts
-        if attempt.false_success or attempt.missed
+        # a residual that underflows around a root of high order does not tell where that is
+        if attempt.false_success or (attempt.missed and attempt.residual_norm > 1e-300)
     ]
     assert wrong == []
 

@@ -78,10 +78,6 @@ def loose(operator: Any, rhs: Any) -> Any:
     return x * (1 + 1e-4 * np.cos(np.arange(x.shape[-1])))
 
 
-def nan_swallowed(operator: Any, rhs: Any) -> Any:
-    return np.nan_to_num(_good(operator, rhs)[0], nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def batch_averaged(operator: Any, rhs: Any) -> Any:
     x = _good(operator, rhs)[0]
     return x / x.shape[0] if x.ndim > 1 else x

@@ -73,7 +73,8 @@ def test_the_originals_pass() -> None:
 def test_wrong_adjoint_in_a_residual(mistake: Any, words: str, mode: str) -> None:
     solver = rough_newton() if mistake is mutants.stale_factors else "newton"
     options: Any = {"solvers": [solver], "adjoints": [mutants.Wrong(mistake)], "derivatives": "complex-step"}
-    caught(lambda: check_residual(good, Y0, THETA, modes=[mode], **options), words, f"gradient ({mode})")
+    # what the adjoint says of itself is not believed: the row is that of a gradient which is refused, with its cause
+    caught(lambda: check_residual(good, Y0, THETA, modes=[mode], **options), words, "gradient")
 
 
 @pytest.mark.parametrize("mode", ["vjp", "jvp"])
@@ -82,7 +83,7 @@ def test_batch_averaged_in_a_residual(mode: str) -> None:
     caught(
         lambda: check_residual(batched, BATCH, THETA, modes=[mode], **options),
         "divided by the number of systems of the batch, 4",
-        f"gradient ({mode})",
+        "gradient",
     )
 
 
@@ -138,7 +139,6 @@ def test_leaf_blocks_only() -> None:
         (mutants.stale_factors, "stale factors"),
         (mutants.float32_inside, "float32"),
         (mutants.loose, "tolerance"),
-        (mutants.nan_swallowed, "success is claimed for a system that has no solution"),
         (mutants.batch_averaged, "the batch is averaged"),
         (mutants.batch_spoilt, "the systems of a batch must not touch"),
         (mutants.another_each_time, "another solution the second time"),
