@@ -142,8 +142,8 @@ def _at_point(
     shorter = max_norm(xp, following / weights) <= _SHORTER * max_norm(xp, error / weights)
     explains = xp.all(following <= xp.maximum(explained, _BELOW * within), axis=-1)
     root = regular & (shorter | explains | (norm < underflow(xp, y)))
-    # what underflows is zero far from any root
-    flat = xp.all(noise <= xp.finfo(y.dtype).tiny, axis=-1)
+    # a row that underflows is zero far from any root
+    flat = xp.any(noise <= xp.finfo(y.dtype).tiny, axis=-1)
     converged = root & xp.all((error <= within) & (of_noise <= within), axis=-1)
     attained = root & xp.all(error <= weights, axis=-1)
     known = xp.all((explained <= _ILL * size) | (explained <= within), axis=-1)

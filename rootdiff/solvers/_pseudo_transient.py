@@ -93,15 +93,18 @@ class PseudoTransient(IterativeSolver):
         index = numbers(xp, y)
         identity = xp.astype(index[:, None] == index, y.dtype)
         inertia = (self.mass / state.time_step)[..., None]
-        factors = backend.lu_factor(residual.jacobian(y) + inertia[..., None] * identity)
+        jacobian = residual.jacobian(y)
+        factors = backend.lu_factor(jacobian + inertia[..., None] * identity)
         direction = -backend.lu_solve(factors, f)
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
         trial = backtrack(residual, y, direction, lambda trial, length: trial >= 0)
         taken = solvable & trial.accepted
-        # in each row: an unknown that its own row would move far may not have begun to
+        # in each row: an unknown that its own row would move far may not have begun to; where a row depends on nothing,
+        # as after an underflow, there is no Newton step
         newton_like = xp.all(xp.abs(inertia * direction) <= EXACT_ENOUGH * xp.abs(f), axis=-1)
+        newton_like = newton_like & xp.all(xp.any(jacobian != 0, axis=-1), axis=-1)
         believed = taken & trusted(trial, size) & newton_like
         # switched evolution relaxation: Mulder & van Leer (1985)
         new = trial.size

@@ -180,11 +180,11 @@ class Judge:
 
     def _step(self, point: Any) -> Any:
         """Return the Newton correction, in units of the scales; that of least norm where a row is a sum of others."""
-        rows = mpmath.matrix(self.residual(point))
+        rows = mpmath.matrix([row / self.p[18 + i] for i, row in enumerate(self.residual(point))])
         matrix = self.jacobian(point)
         for i in range(_N):
             for k in range(_N):
-                matrix[i, k] *= self.p[15 + k]
+                matrix[i, k] *= self.p[15 + k] / self.p[18 + i]
         if self.system.family == "duplicated":
             matrix, rows = matrix[:2, :], rows[:2]
             return matrix.T * mpmath.lu_solve(matrix * matrix.T, rows)
