@@ -22,8 +22,8 @@ from rootdiff import Status
 #: Those of x86-64. One that the processor lacks is replaced by the next best one, by OpenBLAS itself.
 KERNELS = ("Prescott", "Sandybridge", "Haswell", "SkylakeX")
 #: A linear system takes one step, and further ones as long as f shrinks by chance, where it is rounding. How long that
-#: is depends on how a kernel rounds: up to 6 steps with Haswell's, 10 with SkylakeX'. Over 50 follow each rounding.
-MOST_STEPS = 12
+#: is depends on how a kernel rounds: up to 6 steps with Haswell's, 7 with the others. Over 50 follow each rounding.
+MOST_STEPS = 8
 #: Digits of float32 that are lost to the condition number; of float64 twice as many.
 DIGITS = (2, 4, 5)
 

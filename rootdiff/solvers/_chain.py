@@ -86,7 +86,7 @@ class Chain(Solver):
 
         def attempt(*parts: Any) -> RawSolution:
             best = RawSolution(*parts)
-            need = _failed(best, active)
+            need = _failed(xp, best, active)
             if few:
                 return self._in_rounds(index, residual, y0, need, best, few)
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
@@ -94,7 +94,7 @@ class Chain(Solver):
             return self._after(index + 1, residual, y0, active, _better(xp, best, raw, need, index + 1))
 
         # all further solvers in one branch: where none is needed, that is asked once
-        return residual.backend.when(xp.any(_failed(best, active)), attempt, best, best)  # type: ignore[no-any-return]
+        return residual.backend.when(xp.any(_failed(xp, best, active)), attempt, best, best)  # type: ignore[no-any-return]
 
     def _in_rounds(
         self, index: int, residual: Residual, y0: Array, need: Array, best: RawSolution, few: int
@@ -132,8 +132,11 @@ def _nudged(xp: Any, y0: Array, best: RawSolution) -> Array:
     return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0), y0)
 
 
-def _failed(best: RawSolution, active: Array) -> Array:
-    return (best.status > int(Status.RUNNING)) & (best.status != int(Status.NONFINITE_START)) & active
+def _failed(xp: Any, best: RawSolution, active: Array) -> Array:
+    """Return where another solver may do better: not at a root that rounding alone leaves undetermined."""
+    attained = (best.status == int(Status.ILL_DETERMINED)) & xp.all(xp.isfinite(best.error), axis=-1)
+    hopeless = attained | (best.status == int(Status.NONFINITE_START))
+    return (best.status > int(Status.RUNNING)) & ~hopeless & active
 
 
 def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: Array | int) -> RawSolution:

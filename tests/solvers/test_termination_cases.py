@@ -97,5 +97,5 @@ def test_newton_does_not_follow_roundings(backend, solver, dtype, digits, near):
     status = Status(int(out.status))
     # five of seven digits lost may leave the smallest unknowns none
     assert status.success or (status is Status.ILL_DETERMINED and digits == 5 and dtype is np.float32)
-    assert out.steps <= MOST_STEPS or not status.success  # `auto` then tries its other methods
+    assert out.steps <= MOST_STEPS
     assert np.linalg.norm(out.y - root) <= 100 * np.finfo(dtype).eps * condition * np.linalg.norm(root)
