@@ -142,8 +142,10 @@ def _at_point(
     shorter = max_norm(xp, following / weights) <= _SHORTER * max_norm(xp, error / weights)
     explains = xp.all(following <= xp.maximum(explained, _BELOW * within), axis=-1)
     root = regular & (shorter | explains | (norm < underflow(xp, y)))
-    # a row that underflows is zero far from any root
-    flat = xp.any(noise <= xp.finfo(y.dtype).tiny, axis=-1)
+    # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before
+    still = noise <= xp.finfo(y.dtype).tiny
+    lost = still & xp.all(matrix == 0, axis=-1) & (residual(y0) != 0)
+    flat = xp.all(still, axis=-1) | xp.any(lost, axis=-1)
     converged = root & xp.all((error <= within) & (of_noise <= within), axis=-1)
     attained = root & xp.all(error <= weights, axis=-1)
     known = xp.all((explained <= _ILL * size) | (explained <= within), axis=-1)
@@ -235,7 +237,7 @@ def _noise(residual: Residual, y0: Array, y: Array, f: Array, matrix: Array | No
         grown = xp.maximum(count - (_SAMPLES - 1), xp.zeros_like(count))
         growth = _GROWTH ** xp.astype(grown, y.dtype)[..., None]
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
-        nudge = xp.where(coarse, 2 * eps * growth * scale, xp.where(wide, eps**0.75, 2 * eps) * xp.abs(y))
+        nudge = xp.where(coarse, 2 * eps * growth * scale, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
         nudge = nudge * _weights(xp, y, count)
         linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
         change = _change(residual, y, f, nudge, linear)
