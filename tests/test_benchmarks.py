@@ -83,7 +83,7 @@ def test_an_absent_library_says_so(monkeypatch):
 
 def test_memory_of_the_gradient_does_not_grow_with_steps():
     rows = {row.library: place for place, row in enumerate(WORKLOADS["memory"].rows)}
-    batch, width, steps = 256, 128, (50, 1050)
+    batch, width, steps = 256, 128, (50, 2050)
     growth = {}
     for library in ("rootdiff_torch", "back-propagation, torch"):
         peaks = []
@@ -92,8 +92,8 @@ def test_memory_of_the_gradient_does_not_grow_with_steps():
             peaks.append(worker.answer(60)["memory_bytes"])
             worker.stop()
         growth[library] = peaks[1] - peaks[0]
-    iterates = (steps[1] - steps[0]) * batch * width * 4  # bytes of those that a tape would keep: 125 MiB
-    # resident memory is not exact: the adjoint's vectors alone were seen to take 34 to 44 MiB
+    iterates = (steps[1] - steps[0]) * batch * width * 4  # bytes of those that a tape would keep: 250 MiB
+    # resident memory is not exact: the adjoint's vectors alone, which do not grow with steps, were seen to take 34 to 44 MiB
     assert growth["rootdiff_torch"] < iterates / 4
     assert growth["back-propagation, torch"] > iterates
 
