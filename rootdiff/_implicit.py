@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._failure import report_adjoint
-from rootdiff._iterate import signs
 from rootdiff._norms import max_norm, norm2, numbers
+from rootdiff._patterns import signs, weights
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._sizes import FEW
 from rootdiff._solution import Status
@@ -111,11 +111,14 @@ def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, fact
     """Return whether, a root's error away from it, another `x` would solve the system, (*batch)."""
     xp, y = operator.backend.xp, beside.y
     error = xp.where(xp.isfinite(beside.error), beside.error, xp.zeros_like(y))
-    # a double root is known to eps^(1/2) times a few; at a root known to eps^(3/4) no matrix changes
-    open_ = xp.any(error > float(xp.finfo(y.dtype).eps) ** (5 / 8) * xp.abs(y), axis=-1)
+    # a step towards a double root is as long as its error, within the default tolerance eps^(3/4) at the end; towards a
+    # simple root it is far shorter, and no matrix changes
+    open_ = xp.any(error > float(xp.finfo(y.dtype).eps) ** (7 / 8) * xp.abs(y), axis=-1)
+    # of several sizes and signs: moved as one, unknowns would leave a function of their differences as it is
+    aside = error * weights(xp, y, xp.zeros_like(y[..., 0], dtype=xp.int32) + 1)
 
     def look(x: Array) -> Array:
-        changed = beside.operator(y + error).matvec(x) - rhs
+        changed = beside.operator(y + aside).matvec(x) - rhs
         if factors is None:
             return open_ & ~(norm2(xp, changed) <= SINGULAR_AT * norm2(xp, rhs))
         other = replace(operator, factors=factors).approximate_inverse(changed)
@@ -143,10 +146,10 @@ def pullback_of_good(residual: Residual, y: Array, u: Array) -> tuple[Array, ...
     wrong = xp.any(xp.isnan(u), axis=-1, keepdims=True)
     zeros = xp.zeros_like(u)
     good = residual.parameter_vjp(y, xp.where(wrong, zeros, -u))
-    # which entries hang on which systems: the derivative along weights of no special value is zero, or is not
-    weights = signs(xp, u, 6) * xp.cos(numbers(xp, u))
-    of_good = residual.parameter_vjp(y, xp.where(wrong, zeros, weights))
-    of_wrong = residual.parameter_vjp(y, xp.where(wrong, weights, zeros))
+    # which entries hang on which systems: the derivative along a direction of no special value is zero, or is not
+    direction = signs(xp, u, 6) * xp.cos(numbers(xp, u))
+    of_good = residual.parameter_vjp(y, xp.where(wrong, zeros, direction))
+    of_wrong = residual.parameter_vjp(y, xp.where(wrong, direction, zeros))
     return tuple(
         xp.where((b != 0) & ~(a != 0), xp.full_like(g, xp.nan), g)
         for g, a, b in zip(good, of_good, of_wrong, strict=True)

@@ -14,14 +14,18 @@ from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentTypeError
 from rootdiff._judge import allowed_error, is_deep, judged, start_scale, underflow
-from rootdiff._norms import max_norm, numbers
-from rootdiff._residual import Residual
+from rootdiff._norms import max_norm
+from rootdiff._patterns import weights
+from rootdiff._residual import Residual, apply_inverse
 from rootdiff._settings import check_settings, with_settings
+from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 
 #: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
 #: simple root needs fewer to become exact.
 _SETTLED = 8
+#: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
+_RETURNING = 0.4
 _OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 _BELIEVES = ContextVar("believes", default=False)
 
@@ -248,10 +252,26 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     tiny = (norm < underflow(xp, y)) & ((norm > 0) | (loop.mark < underflow(xp, y)))
     deep = is_deep(solver, norm, loop.first_norm)
     silent = (norm == 0) & ~_is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
-    asked = failed | tiny | silent
+    asked = failed | tiny | silent | _unresolved(solver, residual, loop, raw)
     if not (_is_built_in(type(solver)) or _BELIEVES.get()):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
     return judged(solver, residual, y0, loop.first_norm, raw, asked if active is None else asked & active)
+
+
+def _unresolved(solver: IterativeSolver, residual: Residual, loop: _Loop, raw: RawSolution) -> Array:
+    """Return where, (*batch), f does not resolve y to its tolerance, though the system claims success.
+
+    Where rows of f are rounded, corrections may be far smaller than the error of y that these roundings hide: but a
+    change of y by its tolerance, put into f, does not come back from it then.
+    """
+    xp, y = residual.xp, loop.state.y
+    success = loop.status <= int(Status.AT_PRECISION)
+    if raw.factors is None or not (residual.differentiable and is_dense(tuple(y.shape))):
+        return xp.zeros_like(success)
+    allowed = allowed_error(xp, solver, y, loop.scale, xp.ones_like(success))
+    trial = residual.moved(y, allowed * weights(xp, y, loop.steps))
+    back = apply_inverse(residual.backend, raw.factors, residual(trial) - loop.state.f)
+    return success & (loop.steps > 0) & ~_is_within(xp, back - (trial - y), _RETURNING * allowed)
 
 
 def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
@@ -404,12 +424,6 @@ def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:
 def _size(xp: Any, state: Any) -> Array:
     """Return the largest absolute entry of a state's residual, (*batch)."""
     return state.f_norm if hasattr(state, "f_norm") else max_norm(xp, state.f)
-
-
-def signs(xp: Any, y: Array, phase: int) -> Array:
-    """Return a fixed pattern of +1 and -1, shaped like `y`: the sign of sin(k^2 + phase)."""
-    index = numbers(xp, y)
-    return xp.where(xp.sin(index * index + phase) > 0, xp.ones_like(y), -xp.ones_like(y))
 
 
 def running(xp: Any, y: Array) -> Array:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._norms import max_norm, numbers
+from rootdiff._norms import max_norm
+from rootdiff._patterns import pattern, weights
 from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
@@ -32,17 +33,6 @@ _BELOW = 0.05
 #: The default atol counts once the residual has fallen by this many times rtol: by rtol itself it may not, where its
 #: rounding is 1e-12 of its value at the start, as that of a difference quotient on a fine grid.
 _DEEP = 10.0
-
-
-def tolerance(xp: Any, rtol: Any, atol: Any, y: Array, norm: Array, first_norm: Array) -> Array:
-    """Return the allowed error of `y`, (*batch, n): ``atol + rtol * abs(y)``.
-
-    Where `atol` is None it is eps^(3/4), and counts only once the residual has fallen by a factor of ten times `rtol`.
-    """
-    if atol is not None:
-        return rtol * xp.abs(y) + atol
-    deep = xp.astype(norm <= _DEEP * rtol * first_norm, y.dtype)
-    return rtol * xp.abs(y) + (float(xp.finfo(y.dtype).eps) ** 0.75 * deep)[..., None]
 
 
 def start_scale(xp: Any, y0: Array) -> Array:
@@ -117,6 +107,7 @@ def _at_point(
 ) -> _Found:
     """Judge by Newton corrections: that of the residual, the one after it, and those of noise."""
     xp, backend = residual.xp, residual.backend
+    eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).tiny)
     f, matrix = _linearised(residual, y)
     factors = backend.lu_factor(matrix)
     noise = _noise(residual, y0, y, f, matrix)
@@ -128,35 +119,62 @@ def _at_point(
     finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
     regular = finite & xp.all(xp.isfinite(step), axis=-1)
     step = xp.where(regular[..., None], step, xp.zeros_like(step))
-    beyond = residual(residual.moved(y, -step))
+    following = xp.abs(correction(residual(residual.moved(y, -step))))
     of_noise = _corrections_of_noise(residual, correction, noise)
-    following = xp.abs(correction(beyond))
-    scale = start_scale(xp, y0)
+    error, scale = xp.abs(step), start_scale(xp, y0)
+    within = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
+    explained = _MARGIN * (of_noise + eps * xp.abs(y))
+    unit = xp.maximum(within + explained, xp.full_like(error, tiny))
+    shorter = max_norm(xp, following / unit) <= _SHORTER * max_norm(xp, error / unit)
+    explains = xp.all(following <= xp.maximum(explained, _BELOW * within), axis=-1)
+    is_root = regular & (shorter | explains | (norm < underflow(xp, y)))
     # a start and an end at zero tell no size
     size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
-    explained = _MARGIN * (of_noise + float(xp.finfo(y.dtype).eps) * xp.abs(y))
-    within = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
-    error = xp.abs(step)
-    weights = within + explained
-    weights = xp.where(weights > 0, weights, xp.ones_like(weights) * xp.finfo(y.dtype).tiny)
-    shorter = max_norm(xp, following / weights) <= _SHORTER * max_norm(xp, error / weights)
-    explains = xp.all(following <= xp.maximum(explained, _BELOW * within), axis=-1)
-    root = regular & (shorter | explains | (norm < underflow(xp, y)))
     # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before
-    still = noise <= xp.finfo(y.dtype).tiny
+    still = noise <= tiny
     lost = still & xp.all(matrix == 0, axis=-1) & (residual(y0) != 0)
-    flat = xp.all(still, axis=-1) | xp.any(lost, axis=-1)
-    converged = root & xp.all((error <= within) & (of_noise <= within), axis=-1)
-    attained = root & xp.all(error <= weights, axis=-1)
-    known = xp.all((explained <= _ILL * size) | (explained <= within), axis=-1)
-    stuck = (failed == int(Status.STALLED)) | (failed == int(Status.SINGULAR))
-    status = xp.where(stuck & ~finite, int(Status.NONFINITE), failed)
-    status = xp.where(attained, xp.where(known, int(Status.AT_PRECISION), int(Status.ILL_DETERMINED)), status)
-    status = xp.where(converged, int(Status.CONVERGED), status)
-    unknown = flat | (regular & (status == int(Status.ILL_DETERMINED)))
-    exact = xp.where(regular & attained & known & ~converged, int(Status.AT_PRECISION), int(Status.CONVERGED))
-    status = xp.where(norm == 0, xp.where(unknown, int(Status.ILL_DETERMINED), exact), status)
+    verdict = _Verdict(
+        converged=is_root & xp.all((error <= within) & (of_noise <= within), axis=-1),
+        attained=is_root & xp.all(error <= unit, axis=-1),
+        known=xp.all((explained <= _ILL * size) | (explained <= within), axis=-1),
+        flat=xp.all(still, axis=-1) | xp.any(lost, axis=-1),
+        regular=regular,
+        finite=finite,
+    )
+    status = verdict.status(xp, norm, failed)
     return _Found(status, xp.where(regular[..., None], error + of_noise, xp.full_like(error, xp.inf)))
+
+
+class _Verdict(NamedTuple):
+    """What a point is, all (*batch).
+
+    Attributes
+    ----------
+    converged : its error is within tolerance, and so is that of noise.
+    attained : its error is what tolerance and noise explain.
+    known : noise leaves each unknown a digit.
+    flat : f and its derivative vanish together, of all rows, or of one that did not vanish at the start.
+    regular, finite : the Jacobian has a solution; it is finite.
+    """
+
+    converged: Array
+    attained: Array
+    known: Array
+    flat: Array
+    regular: Array
+    finite: Array
+
+    def status(self, xp: Any, norm: Array, failed: Array) -> Array:
+        """Return the status, where that of a solve without success is `failed`; `norm` is the largest residual."""
+        stuck = (failed == int(Status.STALLED)) | (failed == int(Status.SINGULAR))
+        status = xp.where(stuck & ~self.finite, int(Status.NONFINITE), failed)
+        determined = xp.where(self.known, int(Status.AT_PRECISION), int(Status.ILL_DETERMINED))
+        status = xp.where(self.attained, determined, status)
+        status = xp.where(self.converged, int(Status.CONVERGED), status)
+        # a residual of zero is a root, unless nothing near it is anything else
+        by_noise = self.regular & self.attained & ~self.converged
+        of_zero = xp.where(by_noise, determined, int(Status.CONVERGED))
+        return xp.where(norm == 0, xp.where(self.flat, int(Status.ILL_DETERMINED), of_zero), status)
 
 
 def _by_rows(
@@ -202,7 +220,7 @@ def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Arra
 
     def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         count, total = carry
-        one = xp.abs(correction(noise * _weights(xp, noise, count)))
+        one = xp.abs(correction(noise * weights(xp, noise, count)))
         larger, smaller = xp.maximum(total, one), xp.minimum(total, one)  # squares would leave the range of the dtype
         ratio = smaller / xp.where(larger > 0, larger, xp.ones_like(larger))
         return count + 1, larger * xp.sqrt(1 + ratio * ratio)
@@ -216,9 +234,9 @@ def _noise(residual: Residual, y0: Array, y: Array, f: Array, matrix: Array | No
     """Return the size of the rounding noise of each row of f, (*batch, n).
 
     It is the change of f when each unknown changes by a rounding and, where the Jacobian `matrix` is at hand, what is
-    not linear in the change by a tolerance, which rounds larger terms anew too. A row that does not change, though it
-    is not zero, is rounded more coarsely than the unknowns: there the nudges grow until it does, and where all of f is
-    zero. The smaller change of two sides counts, since at a jump f changes to one side only.
+    not linear in the change by a tolerance, which rounds larger terms anew too. A row that does not change is rounded
+    more coarsely than the unknowns: there the nudges grow until it does. The smaller change of two sides counts, since
+    at a jump f changes to one side only.
 
     References
     ----------
@@ -229,8 +247,7 @@ def _noise(residual: Residual, y0: Array, y: Array, f: Array, matrix: Array | No
     scale = xp.maximum(xp.abs(y), start_scale(xp, y0))
     few = _SAMPLES if matrix is None else 1  # of roundings alone
     most = _SAMPLES + math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
-    # what underflows has no noise
-    asking = (xp.abs(f) > underflow(xp, y)) | xp.all(f == 0, axis=-1, keepdims=True)
+    asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
 
     def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         count, noise = carry
@@ -238,7 +255,7 @@ def _noise(residual: Residual, y0: Array, y: Array, f: Array, matrix: Array | No
         growth = _GROWTH ** xp.astype(grown, y.dtype)[..., None]
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
         nudge = xp.where(coarse, 2 * eps * growth * scale, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
-        nudge = nudge * _weights(xp, y, count)
+        nudge = nudge * weights(xp, y, count)
         linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
         change = _change(residual, y, f, nudge, linear)
         # at each sample, for in some directions the changes of a row cancel
@@ -270,17 +287,3 @@ def _change(residual: Residual, y: Array, f: Array, nudge: Array, linear: Array)
     start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.full_like(f, xp.inf))
     least = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)[1]
     return xp.where(xp.isfinite(least), least, xp.zeros_like(least))
-
-
-def _weights(xp: Any, like: Array, phase: Array) -> Array:
-    """Return weights shaped like `like`, of size 1/2 to 1 so that none cancel, and all positive in the phase 0."""
-    index = numbers(xp, like)
-    weights = xp.sin(index * index * xp.astype(phase, like.dtype)[..., None] + 0.5)
-    size = 0.75 + 0.25 * xp.sin(index * index)
-    return xp.where(weights > 0, size, -size)
-
-
-def pattern(xp: Any, y: Array, phase: Array) -> Array:
-    """Return weights between -1 and 1, shaped like `y`, of which no row of small integers sums to zero."""
-    index = numbers(xp, y)
-    return xp.sin(index * index + xp.astype(phase, y.dtype)[..., None] + 1)

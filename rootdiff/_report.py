@@ -9,8 +9,8 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._failure import adjoint_words
-from rootdiff._iterate import signs
 from rootdiff._norms import max_norm, norm2, numbers
+from rootdiff._patterns import signs
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._roughness import roughness, spacing
 from rootdiff._sizes import FEW

@@ -15,6 +15,19 @@ from rootdiff._backend import Array, Backend, Function, Pick
 Byproduct: TypeAlias = tuple[Array, ...]
 
 
+def apply_inverse(backend: Backend, known: Byproduct, vector: Array, transposed: bool = False) -> Array:
+    """Return what is known of the inverse Jacobian, or of its transpose, times a vector, (*batch, n)."""
+    if len(known) == 1:
+        return backend.eliminate_again(known[0], vector, transpose=transposed)
+    if len(known) == 2:
+        return backend.lu_solve((known[0], known[1]), vector, transpose=transposed)
+    *first, left, right = known
+    if transposed:
+        left, right = right, left
+    start = first[0] * vector if len(first) == 1 else apply_inverse(backend, tuple(first), vector, transposed)
+    return start + (backend.xp.vecdot(right, vector[..., None, :])[..., None, :] @ left)[..., 0, :]
+
+
 @dataclass(frozen=True)
 class LinearOperator:
     """A square matrix per system, known by its products and, if need be, by its entries.
@@ -92,19 +105,7 @@ class LinearOperator:
         """Return what `factors` make of a vector, (*batch, n); not finite where they hold nothing."""
         if self.factors is None:
             raise ValueError("approximate_inverse: this operator has no factors.")
-        if len(self.factors) == 1:
-            return self.backend.eliminate_again(self.factors[0], vector, transpose=self.transposed)
-        if self.is_factored:
-            return self.backend.lu_solve(self.factors, vector, transpose=self.transposed)
-        *first, left, right = self.factors
-        if self.transposed:
-            left, right = right, left
-        if len(first) == 1:
-            start = first[0] * vector
-        else:
-            start = self.backend.lu_solve((first[0], first[1]), vector, transpose=self.transposed)
-        weights = self.backend.xp.vecdot(right, vector[..., None, :])
-        return start + (weights[..., None, :] @ left)[..., 0, :]
+        return apply_inverse(self.backend, self.factors, vector, self.transposed)
 
     @property
     def is_factored(self) -> bool:

@@ -10,7 +10,7 @@ from rootdiff._backend import Array
 from rootdiff._derivatives import GivenResidual
 from rootdiff._differences import Slope
 from rootdiff._errors import ArgumentError
-from rootdiff._judge import pattern
+from rootdiff._patterns import pattern
 
 #: A product may be off by so many times the estimated error of the difference that it is compared with.
 _MARGIN = 100.0

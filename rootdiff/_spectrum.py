@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rootdiff._backend import Array
-from rootdiff._judge import pattern
 from rootdiff._norms import norm2
+from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
 
 

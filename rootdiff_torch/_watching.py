@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import signs
+from rootdiff._patterns import signs
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_torch._backend import BACKEND

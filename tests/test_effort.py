@@ -47,7 +47,8 @@ def test_newton_evaluates_a_residual_of_one_unknown_once_a_step() -> None:
     y0, a = torch.ones(1000, 1, dtype=torch.float64), torch.linspace(1, 9, 1000, dtype=torch.float64)[:, None]
     sol = rootdiff_torch.root(cubic, y0, a, batch_ndim=1, solver="newton")
     torch.testing.assert_close(cubic(sol.y, a), torch.zeros_like(a), rtol=0, atol=1e-10)
-    assert calls - 1 <= int(sol.steps.max()) + 4  # at the start and at the root, and to see what it closes over
+    # at the start and at the root, to see what it closes over, and whether it resolves the root
+    assert calls - 1 <= int(sol.steps.max()) + 5
 
 
 def test_a_krylov_solve_ends_where_rounding_allows_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

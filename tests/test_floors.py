@@ -18,6 +18,7 @@ FLOORS = {
     "_errors": 0,
     "_namespace": 0,
     "_norms": 0,
+    "_patterns": 0,
     "_sizes": 0,
     "_differences": 0,
     "_roughness": 0,

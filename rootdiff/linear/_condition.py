@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rootdiff._backend import Array, Backend
-from rootdiff._iterate import signs
-from rootdiff._judge import pattern
 from rootdiff._norms import max_norm, norm2, numbers
+from rootdiff._patterns import pattern, signs
 from rootdiff._residual import LinearOperator
 from rootdiff._sizes import FEW
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, StepInfo, select
-from rootdiff._judge import tolerance
+from rootdiff._judge import allowed_error, is_deep
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
@@ -96,13 +96,22 @@ class BracketSolver(IterativeSolver):
         norm = max_norm(xp, f)
         found = (at.status <= int(Status.AT_PRECISION)) & (norm > 0)
         status = xp.where(found & ~_continuous(residual, at, norm, solver.rtol), int(Status.STALLED), at.status)
-        # where f is zero the width of the bracket does not matter
-        error = xp.where(f == 0, xp.finfo(y.dtype).eps * xp.abs(y), 2 * half_width(xp, at.a, at.b))
+        # where f is zero the width of the bracket does not matter, but that of the zero does
+        allowed = solver._allowed(xp, at)
+        width = 2 * half_width(xp, at.a, at.b)
+        of_zero = _width_of_zero(residual, y, f, allowed, width)
+        status = xp.where(
+            (at.status == int(Status.CONVERGED)) & ((f == 0) & (of_zero > allowed))[..., 0],
+            int(Status.AT_PRECISION),
+            status,
+        )
+        error = xp.where(f == 0, of_zero, width)
         return RawSolution(y, xp.astype(status, xp.int32), at.count, norm, error=error)
 
     def _allowed(self, xp: Any, at: Bracket) -> Array:
         y, f = _best(xp, at)
-        return tolerance(xp, self.rtol, self.atol, y, max_norm(xp, f), at.first_norm)
+        deep = is_deep(self, max_norm(xp, f), at.first_norm)
+        return allowed_error(xp, self, y, xp.minimum(at.width, xp.ones_like(y)), deep, power=1.0)
 
     def _stopped(self, xp: Any, at: Bracket) -> Bracket:
         half, exact = half_width(xp, at.a, at.b), (at.f_a == 0) | (at.f_b == 0)
@@ -213,6 +222,24 @@ def _continuous(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> Arra
         known = known | usable
     alike = xp.abs(at.f_b - at.f_a) <= _STEEPER * beside + rtol * at.first_norm[..., None]
     return (~known | alike)[..., 0] & ((norm <= at.first_norm) | (at.first_norm == 0))
+
+
+def _width_of_zero(residual: Residual, y: Array, f: Array, allowed: Array, most: Array) -> Array:
+    """Return how far around a root, (*batch, 1), f is zero by rounding: to a factor of four, a rounding of y at least.
+
+    Within the `allowed` error of y nothing is looked at, nor beyond the bracket, which is `most` wide.
+    """
+    xp = residual.xp
+
+    def walk(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        going, reach = carry
+        wide = going & (reach <= most) & ((residual(y - reach) == 0) | (residual(y + reach) == 0))
+        return wide, xp.where(wide, 4 * reach, reach)
+
+    least = xp.finfo(y.dtype).eps * xp.abs(y)
+    start = ((f == 0) & (allowed > 0), xp.maximum(allowed, least))
+    reach = residual.backend.while_loop(lambda carry: xp.any(carry[0]), walk, start)[1]
+    return xp.where(reach > allowed, reach, least)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rootdiff._backend import Array
-from rootdiff._judge import tolerance
+from rootdiff._judge import allowed_error, is_deep, start_scale
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
@@ -48,7 +48,7 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
         f_new = residual(y)
         norm = max_norm(xp, f_new)
         contracts = going & (norm2(xp, f_new) <= _CONTRACTION * norm2(xp, f))
-        allowed = tolerance(xp, solver.rtol, solver.atol, y, norm, first_norm)
+        allowed = allowed_error(xp, solver, y, start_scale(xp, y), is_deep(solver, norm, first_norm))
         within = contracts & ((norm == 0) | xp.all(xp.abs(direction) <= allowed, axis=-1))
         steps = xp.astype(raw.steps + xp.astype(contracts, xp.int32), xp.int32)
         return contracts & ~within & (steps < last), raw._replace(

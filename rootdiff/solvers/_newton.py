@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, running, signs
+from rootdiff._iterate import IterativeSolver, running
 from rootdiff._norms import norm2
+from rootdiff._patterns import signs
 from rootdiff._residual import Byproduct, Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._base import LinearSolver

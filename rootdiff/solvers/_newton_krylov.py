@@ -9,8 +9,8 @@ from typing import NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import IterativeSolver, running
-from rootdiff._judge import pattern
 from rootdiff._norms import norm2
+from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
 from rootdiff._solution import Status

@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgWarning
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Solver
-from rootdiff._judge import judged, tolerance
+from rootdiff._judge import allowed_error, is_deep, judged, start_scale
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
@@ -128,7 +128,8 @@ class SciPy(Solver):
 
     def _explained(self, system: _System, first: float) -> tuple[bool, float]:
         """Return whether changes of y within tolerance explain each row of f, and their largest change of f."""
-        allowed = tolerance(np, self.rtol, self.atol, system.best, np.asarray(system.best_norm), first)
+        deep = np.asarray(is_deep(self, system.best_norm, first))
+        allowed = allowed_error(np, self, system.best, start_scale(np, system.best), deep)
         f = system.probe(system.best)
         change = np.abs(system.probe(system.best + np.sin(np.arange(1, f.size + 1) ** 2 + 1.0) * allowed) - f)
         return bool(np.all(np.abs(f) <= change)), float(np.max(change))

@@ -143,3 +143,12 @@ def test_the_error_is_that_of_the_root(method):
     )
     assert np.all(np.abs(sol.y - np.sqrt([2.0, 3.0, 4.0])) <= sol.error)
     assert np.all(sol.error <= 1e-11)
+
+
+@pytest.mark.parametrize("solver", METHODS)
+def test_a_zero_by_rounding_is_as_wide_as_is_said(solver: str) -> None:
+    """The cosine is 1 - 1e-14 all over a plateau, 1e-9 wide, around its root."""
+    sol = rootdiff.root_scalar(lambda y: np.cos(y) - (1 - 1e-14), (0.0, 1.0), solver=solver)
+    assert sol.status == Status.AT_PRECISION
+    assert abs(sol.y - np.sqrt(2e-14)) <= 10 * sol.error
+    assert sol.error < 1e-7
