@@ -26,7 +26,7 @@ from rootdiff._registry import (
 from rootdiff._report import GradientReport
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._root import continuation, fixed_point, root, root_scalar
-from rootdiff._solution import RawSolution, Solution, Status
+from rootdiff._solution import Method, RawSolution, Solution, Status
 from rootdiff.linear import (
     CG,
     GMRES,
@@ -97,6 +97,7 @@ __all__ = [
     "LinearInfo",
     "LinearOperator",
     "LinearSolver",
+    "Method",
     "Neumann",
     "Newton",
     "NewtonKrylov",

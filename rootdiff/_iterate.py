@@ -19,7 +19,7 @@ from rootdiff._patterns import weights
 from rootdiff._residual import Residual, apply_inverse
 from rootdiff._settings import check_settings, with_settings
 from rootdiff._sizes import is_dense
-from rootdiff._solution import RawSolution, Status
+from rootdiff._solution import Method, RawSolution, Status
 
 #: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
 #: simple root needs fewer to become exact.
@@ -144,11 +144,23 @@ def unjudged() -> Iterator[None]:
         _BELIEVES.reset(token)
 
 
+_METHODS = {method.name.replace("_", ""): method for method in Method}
+
+
+def named(raw: RawSolution, solver: Solver) -> RawSolution:
+    """Return the solution with the solver as its method, unless it names another."""
+    if raw.method is not None:
+        return raw
+    own = _is_built_in(type(solver))
+    method = _METHODS.get(type(solver).__name__.upper(), Method.OTHER) if own else Method.OTHER
+    return raw._replace(method=0 * raw.status + int(method))
+
+
 def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
     """Return what a solver finds for the `active` systems; the claims of one that is not of this library are judged."""
     raw = solver.solve(residual, y0) if active is None else solver.solve_where(residual, y0, active)
     if _is_built_in(type(solver).solve) or _BELIEVES.get():
-        return raw
+        return named(raw, solver)
     xp = residual.xp
     if not isinstance(raw, RawSolution) or tuple(raw.y.shape) != tuple(y0.shape):
         raise ArgumentTypeError(
@@ -161,7 +173,8 @@ def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = No
     raw = raw._replace(status=xp.astype(status, xp.int32), residual_norm=size, error=None)
     asked = status <= int(Status.AT_PRECISION)
     judge = _Tolerances(getattr(solver, "rtol", None), getattr(solver, "atol", None)).resolved(y0.dtype, xp)
-    return judged(judge, residual, y0, first_norm, raw, asked if active is None else asked & active)
+    raw = judged(judge, residual, y0, first_norm, raw, asked if active is None else asked & active)
+    return named(raw, solver)
 
 
 @dataclass(frozen=True)

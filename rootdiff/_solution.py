@@ -89,6 +89,36 @@ _WORDS: dict[Status, tuple[str, str]] = {
 }
 
 
+class Method(IntEnum):
+    """The solver that a system's result is from, as ``Solution.method`` holds it; `OTHER` is one of the user's.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.root(lambda y, a: y**3 - a, np.array([1.0]), np.array([8.0]))
+    >>> rootdiff.Method(int(sol.method)).name
+    'NEWTON'
+    """
+
+    OTHER = 0
+    NEWTON = 1
+    CHORD = 2
+    BROYDEN = 3
+    TRUST_REGION = 4
+    LEVENBERG_MARQUARDT = 5
+    PSEUDO_TRANSIENT = 6
+    NEWTON_KRYLOV = 7
+    FIXED_POINT = 8
+    ANDERSON = 9
+    DF_SANE = 10
+    BISECTION = 11
+    ITP = 12
+    CHANDRUPATLA = 13
+    BRACKETED_NEWTON = 14
+    SCIPY = 15
+    OPTIMISTIX = 16
+
+
 class RawSolution(NamedTuple):
     """What a solver hands back, on flat vectors.
 
@@ -102,7 +132,7 @@ class RawSolution(NamedTuple):
         What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or
         those with a low-rank update.
     method : integer array, (*batch), or None
-        Index of the method of a chain that `y` came from; None for a solver that is no chain.
+        `Method` values; None stands for the solver itself.
     error : array, (*batch, n), or None
         Estimate of the error of `y`, in its units; infinite where nothing is known of it.
     """
@@ -127,9 +157,7 @@ class Solution(NamedTuple):
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`, in the units of the residual.
-    method : integer array, (*batch), or None
-        Index of the method that `y` came from, in the ``methods`` of a `Chain`; None (in PyTorch ()) for a solver that
-        is no chain.
+    method : integer array, (*batch). `Method` values: which solver of a `Chain`, such as "auto", `y` came from.
     history : History or None
         What each step did, where ``history=True`` asked for it; else None (in PyTorch ()).
     sensitivities : Sensitivities or None

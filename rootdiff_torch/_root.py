@@ -444,7 +444,6 @@ def _solve(
         y, status, steps, norm, method, _, error, *_ = apply(Root, problem, start, *inputs)
     approximate = torch.full_like(status, not chosen_adjoint.exact, dtype=torch.bool)
     # empty tuples stand for nothing: None would be a leaf that vmap does not return
-    method = method if problem.outcome.is_chain else ()
     record = hooks.recorded(torch) or ()
     return Solution(
         structure.unravel(y), status, steps, norm, method, record, (), approximate, structure.unravel(error)

@@ -54,14 +54,12 @@ class Outcome:
     Attributes
     ----------
     byproduct : Any. The pytree of what the solver knows of the inverse Jacobian.
-    is_chain : bool. Whether the solver is one.
     spoilt : bool. Whether a system failed.
     once : bool. Whether a derivative of the residual cannot be differentiated.
     carriers : tuple of int. The parameters that carry the batch axes, looked for where a system failed.
     """
 
     byproduct: Any = None
-    is_chain: bool = False
     spoilt: bool = False
     once: bool = False
     carriers: tuple[int, ...] = ()
@@ -319,7 +317,6 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
             check_followed(problem.function, (start, *plain))
         residual, solver = problem.bound(tuple(plain), start)
         raw = run(solver, residual, start)
-        problem.outcome.is_chain = raw.method is not None
         unravel = problem.structure.unravel
         solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
         context = (unravel(start), *problem.arguments(*plain))
@@ -334,10 +331,9 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
                 problem.outcome.carriers = _carriers(problem, y, plain, ~solution.converged)
             if problem.on_failure not in KEEP:
                 y = torch.where(solution.converged[..., None], y, torch.nan)
-        method = torch.zeros_like(raw.status) if raw.method is None else raw.method
         error = torch.full_like(y, torch.inf) if raw.error is None else raw.error
         allowed = norm_allowed(raw.status, raw.residual_norm)
-        others = (raw.status, raw.steps, raw.residual_norm, method, allowed, error)
+        others = (raw.status, raw.steps, raw.residual_norm, raw.method, allowed, error)
         return (y.clone() if y is start else y, *others, *known)
 
 

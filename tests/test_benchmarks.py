@@ -93,7 +93,7 @@ def test_memory_of_the_gradient_does_not_grow_with_steps():
             worker.stop()
         growth[library] = peaks[1] - peaks[0]
     iterates = (steps[1] - steps[0]) * batch * width * 4  # bytes of those that a tape would keep: 250 MiB
-    # resident memory is not exact: the adjoint's vectors alone, which do not grow with steps, were seen to take 34 to 44 MiB
+    # resident memory is not exact: the adjoint's vectors alone, the same at any step, were seen to take 34 to 44 MiB
     assert growth["rootdiff_torch"] < iterates / 4
     assert growth["back-propagation, torch"] > iterates
 

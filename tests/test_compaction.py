@@ -61,11 +61,12 @@ def test_later_solvers_of_a_chain_take_a_few_systems_at_a_time_in_jax() -> None:
 
     with jax.enable_x64(True):
         whole, some = solve(), solve(batched_args=(0, None))
-    assert np.bincount(np.ravel(whole.method)).tolist() == [4, 7, 1]
+    assert np.sum(np.asarray(whole.method) == rootdiff.Method.TRUST_REGION) == 1
+    assert np.sum(np.asarray(whole.steps) <= 4) == 4
     for name in ("method", "status"):
         np.testing.assert_array_equal(getattr(some, name), getattr(whole, name), err_msg=name)
     # trust regions end where f is rounding, which each program may round in its way: it may see that a few steps later
-    rounding = np.asarray(whole.method) == 2
+    rounding = np.asarray(whole.method) == rootdiff.Method.TRUST_REGION
     np.testing.assert_array_equal(some.steps[~rounding], whole.steps[~rounding])
     assert np.max(np.abs(some.steps - whole.steps)) <= rootdiff.TrustRegion.futile
     np.testing.assert_allclose(some.y, whole.y, rtol=ROUNDING, atol=ROUNDING)

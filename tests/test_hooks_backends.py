@@ -113,8 +113,9 @@ def test_the_steps_are_seen(backend, name, capsys):
 def test_method_tells_which_solver_of_a_chain_found_the_root(backend):
     starts = [(-ROOT).tolist(), [-1.0, -1.0]]  # the first is a root, the second is too far for one step
     sol = backend.solve(squares, starts, A, batch_ndim=1, solver=CHAIN).solution
-    assert np.asarray(sol.method).tolist() == [0, 1]
-    assert not backend.solve(squares, [1.0, 1.0], A, solver="newton").solution.method  # no chain
+    assert np.asarray(sol.method).tolist() == [rootdiff.Method.CHORD, rootdiff.Method.NEWTON]
+    sol = backend.solve(squares, [1.0, 1.0], A, solver="trust_region").solution
+    assert int(sol.method) == rootdiff.Method.TRUST_REGION
 
 
 def test_torch_vmap_maps_corrections_and_methods():
@@ -189,6 +190,6 @@ def test_jax_traces_bounds_and_what_a_correction_closes_over():
         y, steps, method = solve(starts, jnp.asarray([0.25, 8.0]), jnp.asarray([0.0, -8.0])[:, None] + jnp.zeros(2))
         np.testing.assert_allclose(y, [ROOT, -ROOT], rtol=TOL)
         assert steps[0] >= 12 > steps[1]
-        assert method.tolist() == [0, 0]
+        assert method.tolist() == [rootdiff.Method.CHORD] * 2
         with pytest.raises(ArgumentError, match="history"):
             jax.grad(lambda a: rd.root(squares, starts[0], a, history=True).y.sum())(a)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, StepInfo, select
+from rootdiff._iterate import IterativeSolver, StepInfo, named, select
 from rootdiff._judge import allowed_error, is_deep
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
@@ -264,4 +264,4 @@ class InBracket(BracketSolver):
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
         lo, hi = (xp.zeros_like(y0) + end[..., None] for end in (self.lo, self.hi))
-        return self.solver.solve_bracket(residual, *widened(residual, lo, hi))
+        return named(self.solver.solve_bracket(residual, *widened(residual, lo, hi)), self.solver)

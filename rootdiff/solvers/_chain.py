@@ -32,7 +32,7 @@ class Chain(Solver):
 
     Notes
     -----
-    `Solution.method` tells per system which of `methods` its result is from, `Solution.steps` counts the steps of
+    `Solution.method` tells per system which solver its result is from, `Solution.steps` counts the steps of
     all that tried. A later solver runs only while some system of the batch still fails, under ``jax.jit`` too.
 
     Examples
@@ -40,8 +40,8 @@ class Chain(Solver):
     >>> import numpy as np, rootdiff
     >>> solver = rootdiff.Chain([rootdiff.Chord(max_steps=3), rootdiff.Newton()])
     >>> sol = rootdiff.root(lambda y, a: y**3 - a, np.array([1.0]), np.array([8.0]), solver=solver)
-    >>> solver.methods[int(sol.method)]
-    'Newton'
+    >>> rootdiff.Method(int(sol.method)).name
+    'NEWTON'
     """
 
     solvers: Sequence[Solver]
@@ -55,11 +55,6 @@ class Chain(Solver):
             if not isinstance(solver, Solver):
                 raise ArgumentTypeError(f"Chain: got {solver!r}; each entry must be a Solver, such as Newton().")
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the solvers' classes, in order."""
-        return tuple(type(solver).__name__ for solver in self.solvers)
-
     def resolved(self, dtype: Any, xp: Any) -> Self:
         return type(self)(tuple(solver.resolved(dtype, xp) for solver in self.solvers))
 
@@ -69,7 +64,7 @@ class Chain(Solver):
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
         backend = residual.backend
         first = run(self.solvers[0], residual, y0, active)
-        first = first._replace(method=residual.xp.zeros_like(first.status), error=_error(residual.xp, first))
+        first = first._replace(error=_error(residual.xp, first))
         cheap = backend.traced and math.prod(y0.shape) <= FEW
         if first.factors is None or not (cheap or backend.eliminates(y0.shape)):
             return self._after(0, residual, y0, active, first)
@@ -91,7 +86,7 @@ class Chain(Solver):
                 return self._in_rounds(index, residual, y0, need, best, few)
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
             raw = run(solver, residual, xp.where(need[..., None], _nudged(xp, y0, best), best.y), need)
-            return self._after(index + 1, residual, y0, active, _better(xp, best, raw, need, index + 1))
+            return self._after(index + 1, residual, y0, active, _better(xp, best, raw, need))
 
         # all further solvers in one branch: where none is needed, that is asked once
         return residual.backend.when(xp.any(_failed(xp, best, active)), attempt, best, best)  # type: ignore[no-any-return]
@@ -119,9 +114,7 @@ class Chain(Solver):
             start, old, wanted = taken(xp, (y0, best, need), pick, lead)
             at_rest = xp.where(wanted[..., None], start, old.y)
             raw = rest.solve_where(replace(take(pick, few), take=None), at_rest, wanted)
-            assert raw.method is not None
-            new = _better(xp, old, raw, wanted, index + 1 + raw.method)
-            return put(xp, best, new, chosen, lead), need & ~xp.reshape(chosen, need.shape)
+            return put(xp, best, _better(xp, old, raw, wanted), chosen, lead), need & ~xp.reshape(chosen, need.shape)
 
         return residual.backend.while_loop(lambda state: xp.any(state[1]), attempt, (best, need))[0]  # type: ignore[no-any-return]
 
@@ -139,8 +132,8 @@ def _failed(xp: Any, best: RawSolution, active: Array) -> Array:
     return (best.status > int(Status.RUNNING)) & ~hopeless & active
 
 
-def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: Array | int) -> RawSolution:
-    """Return, per system, `raw` of the method `index` where it was needed and succeeded or came closer, else `best`."""
+def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array) -> RawSolution:
+    """Return, per system, `raw` where it was needed and succeeded or came closer, else `best`."""
     take = need & ((raw.status <= int(Status.AT_PRECISION)) | (raw.residual_norm < best.residual_norm))
     factors = best.factors
     if factors is not None and raw.factors is not None and len(factors) == len(raw.factors) == 2:
@@ -155,7 +148,7 @@ def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, index: Ar
         xp.where(need, best.steps + raw.steps, best.steps),
         xp.where(take, raw.residual_norm, best.residual_norm),
         factors,
-        xp.astype(xp.where(take, index, best.method), xp.int32),
+        xp.where(take, raw.method, best.method),
         xp.where(take[..., None], _error(xp, raw), _error(xp, best)),
     )
 

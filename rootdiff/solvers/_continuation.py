@@ -155,7 +155,8 @@ class Continuation(Solver):
             last = self._record(curve, unit, path, path)._replace(y=y, residual_norm=norm, status=status)
             observe(last._replace(fraction=xp.ones_like(norm), taken=found))
         error = xp.where(arrived, xp.inf if raw.error is None else raw.error, xp.inf)
-        return RawSolution(y, xp.astype(status, xp.int32), path.steps + raw.steps, norm, raw.factors, error=error)
+        status = xp.astype(status, xp.int32)
+        return RawSolution(y, status, path.steps + raw.steps, norm, raw.factors, raw.method, error)
 
     def _curve(self, residual: Residual, unit: Array) -> Residual:
         """Return the residual of z, whose last row holds z in the plane ``row . z = target``; its parameters."""

@@ -48,9 +48,9 @@ def test_hooks_see_and_steer_the_steps() -> None:
 
 
 def test_method_of_a_chain_and_approximate_adjoints() -> None:
-    chain = rd.Chain([rd.Newton(max_steps=1), rd.Newton()])
+    chain = rd.Chain([rd.Newton(max_steps=1), rd.TrustRegion()])
     solution = rd.root(residual, ZERO, THETA, W, solver=chain)
-    assert int(solution.method) == 1
+    assert int(solution.method) == rd.Method.TRUST_REGION
     assert not bool(solution.approximate)
     assert bool(rd.root(residual, ZERO, THETA, W, adjoint="one_step").approximate)
 
