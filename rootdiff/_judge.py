@@ -89,9 +89,10 @@ def judged(
     def judge(start: Array, y: Array, old: Array, status: Array) -> _Found:
         look = _at_point if residual.differentiable and is_dense(tuple(y.shape)) else _by_rows
         failed = xp.where(status <= int(Status.AT_PRECISION), int(Status.STALLED), status)
-        found = look(solver, residual, start, y, first_norm, raw.residual_norm, failed)
+        f = residual(y)
+        found = look(solver, residual, start, y, f, first_norm, raw.residual_norm, failed)
         if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
-            found = _Found(_random(residual, y, first_norm, found.status), found.error)
+            found = _Found(_random(residual, y, f, first_norm, found.status), found.error)
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
             xp.where(usable[..., None], found.error, old),
@@ -103,12 +104,12 @@ def judged(
 
 
 def _at_point(
-    solver: Any, residual: Residual, y0: Array, y: Array, first_norm: Array, norm: Array, failed: Array
+    solver: Any, residual: Residual, y0: Array, y: Array, f: Array, first_norm: Array, norm: Array, failed: Array
 ) -> _Found:
     """Judge by Newton corrections: that of the residual, the one after it, and those of noise."""
     xp, backend = residual.xp, residual.backend
     eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).tiny)
-    f, matrix = _linearised(residual, y)
+    matrix = residual.jacobian(y) if y.shape[-1] > 1 else residual.with_slope(y)[1][..., None]
     factors = backend.lu_factor(matrix)
     noise = _noise(residual, y0, y, f, matrix)
 
@@ -178,7 +179,7 @@ class _Verdict(NamedTuple):
 
 
 def _by_rows(
-    solver: Any, residual: Residual, y0: Array, y: Array, first_norm: Array, norm: Array, failed: Array
+    solver: Any, residual: Residual, y0: Array, y: Array, f: Array, first_norm: Array, norm: Array, failed: Array
 ) -> _Found:
     """Judge systems whose Jacobians are too large to be formed: each row must be explained by noise or by tolerance.
 
@@ -186,7 +187,6 @@ def _by_rows(
     as the whole way from `y0` did, any residual would be explained.
     """
     xp = residual.xp
-    f = residual(y)
     noise = _noise(residual, y0, y, f)
     allowed = allowed_error(xp, solver, y, start_scale(xp, y0), is_deep(solver, norm, first_norm))
     reach = _change(residual, y, f, allowed * pattern(xp, y, xp.zeros_like(norm)), xp.zeros_like(f))
@@ -196,19 +196,11 @@ def _by_rows(
     return _Found(xp.where(norm == 0, int(Status.CONVERGED), status), xp.full_like(y, xp.inf))
 
 
-def _random(residual: Residual, y: Array, first_norm: Array, status: Array) -> Array:
+def _random(residual: Residual, y: Array, f: Array, first_norm: Array, status: Array) -> Array:
     """Return the status, RANDOM where f has another value when it is evaluated again: by more than rounding."""
     xp = residual.xp
-    change = max_norm(xp, residual(y) - residual(y))
+    change = max_norm(xp, residual(y) - f)
     return xp.where(change > float(xp.finfo(y.dtype).eps) ** 0.75 * first_norm, int(Status.RANDOM), status)
-
-
-def _linearised(residual: Residual, y: Array) -> tuple[Array, Array]:
-    """Return the residual and its Jacobian at `y`."""
-    if y.shape[-1] > 1:
-        return residual(y), residual.jacobian(y)
-    f, slope = residual.with_slope(y)
-    return f, slope[..., None]
 
 
 def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Array], noise: Array) -> Array:
