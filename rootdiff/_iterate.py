@@ -279,10 +279,13 @@ def _unresolved(solver: IterativeSolver, residual: Residual, loop: _Loop, raw: R
     """
     xp, y = residual.xp, loop.state.y
     success = loop.status <= int(Status.AT_PRECISION)
-    if raw.factors is None or not (residual.differentiable and is_dense(tuple(y.shape))):
+    # of a low-rank update nothing is known in most directions
+    exact = raw.factors is not None and len(raw.factors) <= 2
+    if not (exact and residual.differentiable and is_dense(tuple(y.shape))):
         return xp.zeros_like(success)
     allowed = allowed_error(xp, solver, y, loop.scale, xp.ones_like(success))
     trial = residual.moved(y, allowed * weights(xp, y, loop.steps))
+    assert raw.factors is not None
     back = apply_inverse(residual.backend, raw.factors, residual(trial) - loop.state.f)
     return success & (loop.steps > 0) & ~_is_within(xp, back - (trial - y), _RETURNING * allowed)
 
