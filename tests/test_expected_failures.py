@@ -29,8 +29,8 @@ def assert_honest(attempts: Iterable[Attempt]) -> None:
     wrong = [
         (attempt.problem, attempt.start, attempt.status, attempt.residual_norm)
         for attempt in attempts
-        # a residual that underflows around a root of high order does not tell where that is
-        if attempt.false_success or (attempt.missed and attempt.residual_norm > 1e-300)
+        # where the squares of f underflow, around a root of high order, f and its derivative do not tell where that is
+        if attempt.false_success or (attempt.missed and attempt.residual_norm > np.finfo(float).tiny ** 0.5)
     ]
     assert wrong == []
 
