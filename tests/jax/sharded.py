@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=2 {os.environ.get('XLA_FLAGS', '')}"
 
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import rootdiff_jax as rd
-from tests.jax.closed_form import EXACT, START, THETA, c, f, loss
+from tests.jax.closed_form import EXACT, SOLVER, START, THETA, c, f, loss
 
 jax.config.update("jax_enable_x64", True)
 THETAS = np.stack([THETA + 0.1 * k for k in range(4)])
@@ -84,7 +84,7 @@ def by_shard_map_with_shared_parameter() -> None:
 
     def total(theta: Any, starts: Any) -> Any:
         def local(theta: Any, y0: Any) -> Any:
-            return rd.root(f, y0, theta, batch_ndim=1).y
+            return rd.root(f, y0, theta, batch_ndim=1, solver=SOLVER).y
 
         return loss(jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows)(theta, starts))
 

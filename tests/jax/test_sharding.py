@@ -11,26 +11,34 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
+#: By process, since starting one takes as long as a case: the cases in it, and what each is about.
+CASES = {
+    "jit": {
+        "jit-auto-newton-lu": "jit over a sharded batch, direct adjoint: no all-gather",
+        "jit-auto-newton-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
+        "jit-explicit-newton-lu": "jit over a sharded batch with explicit sharding: no all-gather",
+        "jit-explicit-one-start": "jit over sharded args with explicit sharding, a start that is on all devices",
+        "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
+    },
+    "shard_map": {
+        "shard_map-newton-lu": "shard_map, direct adjoint",
+        "shard_map-newton-gmres": "shard_map, iterative adjoint",
+        "shard_map-many": "shard_map, a large batch of single unknowns",
+        "shard_map-one-start": "shard_map of a start that is the same on all devices: grad, hessian, closures",
+        "shard_map-sums": "grad of shard_map with sums over devices in the residual: a data-parallel layer",
+        "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
+    },
+}
+
+
 @pytest.mark.parametrize(
-    "case",
+    "cases",
     [
-        pytest.param(name, marks=pytest.mark.transform(words))
-        for name, words in {
-            "jit-auto-newton-lu": "jit over a sharded batch, direct adjoint: no all-gather",
-            "jit-auto-newton-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
-            "jit-explicit-newton-lu": "jit over a sharded batch with explicit sharding: no all-gather",
-            "jit-explicit-one-start": "jit over sharded args with explicit sharding, a start that is on all devices",
-            "shard_map-newton-lu": "shard_map, direct adjoint",
-            "shard_map-newton-gmres": "shard_map, iterative adjoint",
-            "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
-            "shard_map-many": "shard_map, a large batch of single unknowns",
-            "shard_map-one-start": "shard_map of a start that is the same on all devices: grad, hessian, closures",
-            "shard_map-sums": "grad of shard_map with sums over devices in the residual: a data-parallel layer",
-            "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
-        }.items()
+        pytest.param(list(cases), id=name, marks=[pytest.mark.transform(words) for words in cases.values()])
+        for name, cases in CASES.items()
     ],
 )
-def test_two_devices(case: str) -> None:
-    command = [sys.executable, "-m", "tests.jax.sharded", case]
+def test_two_devices(cases: list[str]) -> None:
+    command = [sys.executable, "-m", "tests.jax.sharded", *cases]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.stdout.split() == [case], done.stderr[-4000:]
+    assert done.stdout.split() == cases, done.stderr[-4000:]
