@@ -7,10 +7,14 @@ of `c`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+from tests.harness import THOROUGH
 
 M0 = np.array([[2.0, -0.7, 0.1], [0.4, 1.8, 0.5], [-0.3, 0.2, 2.2]])
 M1 = np.array([[0.1, 0.3, 0.0], [-0.2, 0.1, 0.2], [0.0, -0.4, 0.1]])
@@ -19,9 +23,18 @@ THETA = np.array([0.7, -0.4])
 #: The root is exact to 1e-11 or better (rtol 1.8e-12), derivatives cost a factor of condition and curvature below 100.
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
+#: Stands for the default solver, whose program is five times that of Newton's method and compiles as much longer.
+SOLVER = "auto" if THOROUGH else "newton"
 NEWTON, HYBR = "newton", "scipy:hybr"
 SOLVERS = (NEWTON, HYBR)
 ADJOINTS = ("lu", "gmres")
+
+
+def of_peers_a_few(names: Iterable[str]) -> list[Any]:
+    """Return the names; of the solvers of other libraries all but one each wait for test-all."""
+    few = ("scipy:hybr", "optimistix:Dogleg")
+    rare = [pytest.mark.exhaustive]
+    return [pytest.param(name, marks=rare if ":" in name and name not in few else []) for name in names]
 
 
 def c(theta: Any) -> Any:

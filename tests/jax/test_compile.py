@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
-from tests.jax.closed_form import EXACT, START, THETA, c, f, loss
+from tests.jax.closed_form import EXACT, SOLVER, START, THETA, c, f, loss
 
 
 class Compiles:
@@ -121,7 +121,7 @@ def test_values_are_runtime_values() -> None:
 @pytest.mark.transform("no new compile: a fresh lambda or closure per eager call, forward and gradient")
 def test_fresh_closures() -> None:
     def fresh(number: float, array: Any) -> Any:
-        return rd.root(lambda y: f(y, array) * number, jnp.asarray(START)).y
+        return rd.root(lambda y: f(y, array) * number, jnp.asarray(START), solver=SOLVER).y
 
     arrays = [jnp.asarray(THETA) + 0.1 * k for k in range(3)]
     assert compiles(*(lambda k=k: fresh(1.0 + k, arrays[k]) for k in range(3))) == 0

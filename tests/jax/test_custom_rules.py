@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
-from tests.jax.closed_form import ADJOINTS, EXACT, START, THETA, c, f, loss
+from tests.jax.closed_form import ADJOINTS, EXACT, SOLVER, START, THETA, c, f, loss
 
 
 @jax.custom_vjp
@@ -42,7 +42,7 @@ def test_custom_vjp(solver: str, adjoint: str) -> None:
 @pytest.mark.transform("a residual that only has a custom_vjp: jit, vmap of grad, closures over tracers")
 def test_custom_vjp_under_transforms() -> None:
     def objective(theta: Any) -> Any:
-        return loss(rd.root(lambda y: reverse_only(y, theta), jnp.asarray(START)).y)
+        return loss(rd.root(lambda y: reverse_only(y, theta), jnp.asarray(START), solver=SOLVER).y)
 
     thetas = np.stack([THETA, THETA + 0.2])
     found = jax.jit(jax.vmap(jax.grad(objective)))(thetas)
@@ -52,7 +52,7 @@ def test_custom_vjp_under_transforms() -> None:
 @pytest.mark.transform("a residual that only has a custom_vjp, reverse over reverse")
 def test_custom_vjp_second_order() -> None:
     def objective(theta: Any) -> Any:
-        return loss(rd.root(reverse_only, jnp.asarray(START), theta).y)
+        return loss(rd.root(reverse_only, jnp.asarray(START), theta, solver=SOLVER).y)
 
     found = jax.jit(jax.jacrev(jax.grad(objective)))(THETA)
     np.testing.assert_allclose(found, jax.hessian(lambda t: loss(c(t)))(THETA), **EXACT)

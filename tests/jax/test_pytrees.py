@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
-from tests.jax.closed_form import EXACT
+from tests.jax.closed_form import EXACT, SOLVER
 
 
 def residual(y: Any, args: Any, label: str) -> Any:
@@ -34,15 +35,15 @@ ARGS = {
 }
 
 
-def solve(p: Any, scale: Any) -> Any:
+def solve(p: Any, scale: Any, solver: str = SOLVER) -> Any:
     args = {**ARGS, "p": p, "scale": scale, "index": jnp.asarray(ARGS["index"]), "mask": jnp.asarray(ARGS["mask"])}
-    return rd.root(residual, jax.tree.map(jnp.asarray, Y0), args, "passed on as it is")
+    return rd.root(residual, jax.tree.map(jnp.asarray, Y0), args, "passed on as it is", solver=solver)
 
 
 @pytest.mark.transform("pytree y and args with integer, boolean, None, int and str leaves: grad, jvp, jit")
 def test_pytree() -> None:
     p, scale = ARGS["p"], ARGS["scale"]
-    sol = jax.jit(solve)(p, scale)
+    sol = jax.jit(partial(solve, solver="auto"))(p, scale)
     assert sol.y["none"] is None
     np.testing.assert_allclose(sol.y["u"], [9.0, 1.0], **EXACT)
     np.testing.assert_allclose(sol.y["v"], [13.5, -1.0], **EXACT)
@@ -56,7 +57,7 @@ def test_pytree() -> None:
 @pytest.mark.transform("grad with respect to a pytree with integer leaves (allow_int)")
 def test_integer_leaf_has_a_float0_gradient() -> None:
     def objective(args: Any) -> Any:
-        return rd.root(lambda y, args: y - args["p"] * args["k"], jnp.ones(2), args).y.sum()
+        return rd.root(lambda y, args: y - args["p"] * args["k"], jnp.ones(2), args, solver=SOLVER).y.sum()
 
     args = {"p": jnp.array([1.0, 2.0]), "k": jnp.array([3, 4])}
     gradient = jax.grad(objective, allow_int=True)(args)
@@ -81,7 +82,7 @@ def test_solution_is_a_pytree() -> None:
 @pytest.mark.transform("complex y: real and imaginary parts are the unknowns")
 def test_complex_unknown() -> None:
     def root(a: Any) -> Any:
-        return rd.root(lambda z, a: z**2 + a, jnp.array([0.2 + 1.0j]), a).y
+        return rd.root(lambda z, a: z**2 + a, jnp.array([0.2 + 1.0j]), a, solver=SOLVER).y
 
     np.testing.assert_allclose(root(4.0), [2.0j], **EXACT)
     np.testing.assert_allclose(jax.jacfwd(root)(4.0), [0.25j], **EXACT)  # z = i sqrt(a)
@@ -106,10 +107,10 @@ def cubic(y: Any, a: Any) -> Any:
     ],
 )
 def test_unknowns_that_are_numbers_or_arrays_of_numpy(y0: Any, a: Any, wanted: Any) -> None:
-    y = rd.root(cubic, y0, a).y
+    y = rd.root(cubic, y0, a, solver=SOLVER).y
     assert y.dtype == jnp.float64
     np.testing.assert_allclose(y, wanted, **EXACT)
-    found = jax.vmap(lambda a: rd.fixed_point(lambda z, a: 0.5 * z + a, y0, a).y)(jnp.array([1.0, 2.0]))
+    found = jax.vmap(lambda a: rd.fixed_point(lambda z, a: 0.5 * z + a, y0, a, solver=SOLVER).y)(jnp.array([1.0, 2.0]))
     np.testing.assert_allclose(found, np.multiply.outer([2.0, 4.0], np.ones(np.shape(y0))), **EXACT)
 
 
@@ -122,5 +123,5 @@ def test_random_key_as_argument() -> None:
     def noisy(y: Any, key: Any, a: Any) -> Any:
         return y - a * jax.random.normal(key, (2,))
 
-    gradient = jax.grad(lambda a: rd.root(noisy, jnp.zeros(2), jax.random.key(0), a).y.sum())(2.0)
+    gradient = jax.grad(lambda a: rd.root(noisy, jnp.zeros(2), jax.random.key(0), a, solver=SOLVER).y.sum())(2.0)
     np.testing.assert_allclose(gradient, jax.random.normal(jax.random.key(0), (2,)).sum(), **EXACT)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
-from tests.jax.closed_form import ADJOINTS, EXACT, HYBR, NEWTON, SOLVERS, START, THETA, c, f, loss
+from tests.jax.closed_form import EXACT, HYBR, NEWTON, SOLVER, SOLVERS, START, THETA, c, f, loss
 
 THETAS = np.stack([THETA, THETA + 0.3, [-0.2, 1.1]])
 STARTS = np.stack([START, START + 3.0, START - 1.0])
 
 
 def solve(y0: Any, theta: Any, **options: Any) -> Any:
-    return rd.root(f, y0, theta, **options).y
+    return rd.root(f, y0, theta, **{"solver": SOLVER, **options}).y
 
 
 def gradients(theta: Any) -> Any:
@@ -42,8 +42,17 @@ def test_nested_vmap() -> None:
 
 
 @pytest.mark.transform("vmap of grad")
-@pytest.mark.parametrize(("solver", "adjoint"), [(NEWTON, "lu"), (NEWTON, "gmres"), (HYBR, "lu")])
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    ("solver", "adjoint", "jit"),
+    [
+        (NEWTON, "lu", False),
+        (NEWTON, "gmres", True),
+        (HYBR, "lu", True),
+        pytest.param(NEWTON, "lu", True, marks=pytest.mark.exhaustive),
+        pytest.param(NEWTON, "gmres", False, marks=pytest.mark.exhaustive),
+        pytest.param(HYBR, "lu", False, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_vmap_of_grad(solver: str, adjoint: str, jit: bool) -> None:
     def objective(theta: Any) -> Any:
         return loss(solve(jnp.asarray(START), theta, solver=solver, adjoint=adjoint))
@@ -63,7 +72,7 @@ def test_grad_of_vmap(solver: str, adjoint: str) -> None:
 
 
 @pytest.mark.transform("vmap of hessian")
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("adjoint", ["lu", pytest.param("gmres", marks=pytest.mark.exhaustive)])
 def test_vmap_of_hessian(adjoint: str) -> None:
     hessian = jax.hessian(lambda theta: loss(solve(jnp.asarray(START), theta, adjoint=adjoint)))
     exact = jax.vmap(jax.hessian(lambda theta: loss(c(theta))))(THETAS)
@@ -87,7 +96,7 @@ def test_vmap_of_jvp_and_vjp() -> None:
 
 def test_systems_of_a_batch_stop_each_on_its_own() -> None:
     starts = jnp.stack([STARTS[0], c(THETAS[1]), STARTS[2]])  # the second is a root already
-    sol = jax.vmap(lambda y0, theta: rd.root(f, y0, theta))(starts, jnp.asarray(THETAS))
+    sol = jax.jit(jax.vmap(lambda y0, theta: rd.root(f, y0, theta)))(starts, jnp.asarray(THETAS))
     alone = [rd.root(f, y0, jnp.asarray(theta)) for y0, theta in zip(starts, THETAS, strict=True)]
     assert sol.steps.tolist() == [int(one.steps) for one in alone]
     assert len(set(sol.steps.tolist())) > 1
