@@ -45,6 +45,21 @@ def _few_compiled_programs() -> Iterator[None]:
         sys.modules["jax"].clear_caches()
 
 
+@pytest.hookimpl(tryfirst=True)  # before the cases are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let JAX without jit, whose loops are those with jit, take one case of each test, and all in test-all."""
+    cases: dict[str, dict[str, list[pytest.Item]]] = {"jax": {}, "jax-jit": {}}
+    for item in items:
+        if hasattr(item, "callspec") and not item.get_closest_marker("exhaustive"):
+            params = item.callspec.params
+            backend = params.get("backend", params.get("name"))
+            if isinstance(backend, str) and backend in cases:
+                cases[backend].setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for test in cases["jax"].keys() & cases["jax-jit"].keys():
+        for item in cases["jax"][test][1:]:
+            item.add_marker(pytest.mark.exhaustive)
+
+
 @pytest.fixture(params=list(HARNESSES))
 def backend(request: pytest.FixtureRequest) -> Harness:
     """NumPy, NumPy with read-only inputs, PyTorch, JAX eagerly and JAX under jit."""
