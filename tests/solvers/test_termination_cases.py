@@ -77,6 +77,10 @@ def test_each_row_is_judged_by_itself():
         assert not sol.converged or np.max(np.abs(problem.residual(sol.y, problem.theta))) < 1e-9
 
 
+def _linear(y, a, b):  # one function, so that JAX compiles it once by solver and dtype
+    return a @ y - b
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("digits", [2, 4, 5])  # of float32 lost to the condition; in float64 twice as many
 @pytest.mark.parametrize("near", [False, True])
@@ -88,12 +92,8 @@ def test_newton_does_not_follow_roundings(backend, solver, dtype, digits, near):
     a = ((left * np.logspace(0, -np.log10(condition), 20)) @ right.T).astype(dtype)
     root = rng.standard_normal(20)
     b = (a @ root).astype(dtype)
-
-    def f(y, a, b):
-        return a @ y - b
-
     y0 = (root if near else np.zeros(20)).astype(dtype)
-    out = backend.solve(f, y0, a, b, solver=solver, on_failure="ignore")
+    out = backend.solve(_linear, y0, a, b, solver=solver, on_failure="ignore")
     status = Status(int(out.status))
     # five of seven digits lost may leave the smallest unknowns none
     assert status.success or (status is Status.ILL_DETERMINED and digits == 5 and dtype is np.float32)
