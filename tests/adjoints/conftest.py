@@ -11,6 +11,7 @@ import pytest
 
 from rootdiff import LinearOperator
 from rootdiff._numpy import NumpyBackend
+from tests.harness import THOROUGH
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Arrays:
             float(np.finfo(matrix.dtype).eps),
             factors,
         )
+
+    def seeds(self, count: int) -> range:
+        """Return the seeds of random systems: few in JAX, which compiles a program for each, but for test-all."""
+        return range(count if THOROUGH or self.backend.name != "jax" else 2)
 
     def numpy(self, value: Any) -> np.ndarray:
         return np.asarray(self.backend.to_numpy(value))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from array_api_compat import array_namespace
 import rootdiff
 from rootdiff import Status, _implicit, _sizes
 from rootdiff.linear import AutoLinear, _auto
+from tests.harness import HARNESSES
 
 LARGE = 1100  # above `DENSE_UNKNOWNS`
 
@@ -114,7 +117,7 @@ def test_the_trial_resolves_each_row(arrays: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("small", [0.0, 1e-18, 1e-16])
 def test_the_trial_does_not_hide_a_singular_matrix(arrays: Any, small: float) -> None:
-    for seed in range(4):
+    for seed in arrays.seeds(4):
         rng = np.random.default_rng(seed)
         u = rng.standard_normal(ONE)
         u = u / np.linalg.norm(u)
@@ -128,9 +131,15 @@ def test_the_trial_does_not_hide_a_singular_matrix(arrays: Any, small: float) ->
         assert int(trial.status) > Status.AT_PRECISION
 
 
-@pytest.mark.parametrize("n", [80, ONE])
-@pytest.mark.parametrize("solver", ["newton_krylov", "auto"])
-def test_a_root_with_a_repeated_equation_has_no_derivative(backend: Any, n: int, solver: str) -> None:
+def _repeated() -> Iterator[Any]:
+    """Yield each backend with both sizes and solvers; of those that compile, one each but for test-all."""
+    for name, n, solver in product(HARNESSES, (80, ONE), ("newton_krylov", "auto")):
+        rare = {"jax": ("newton_krylov", 80), "jax-jit": ("auto", ONE)}.get(name, (solver, n)) != (solver, n)
+        yield pytest.param(name, n, solver, marks=[pytest.mark.exhaustive] if rare else [], id=f"{name}-{solver}-{n}")
+
+
+@pytest.mark.parametrize(("name", "n", "solver"), list(_repeated()))
+def test_a_root_with_a_repeated_equation_has_no_derivative(name: str, n: int, solver: str) -> None:
     def residual(y: Any, a: Any) -> Any:
         xp = array_namespace(y)
         rows = y + 0.3 * xp.roll(y, 1) - a[0] - a[1] ** 2
@@ -140,7 +149,7 @@ def test_a_root_with_a_repeated_equation_has_no_derivative(backend: Any, n: int,
     jacobian[-1] = jacobian[0]
     w = jacobian.T @ np.random.default_rng(0).standard_normal(n)  # so that the linear system has solutions
     y0, a = np.full(n, 1.0), np.array([0.3, 1.0])
-    outcome = backend.vjp(residual, y0, a, w=w, solver=solver, on_failure="nan")
+    outcome = HARNESSES[name]().vjp(residual, y0, a, w=w, solver=solver, on_failure="nan")
     assert int(outcome.status) <= Status.AT_PRECISION
     assert np.isnan(outcome.derivative[0]).all()
 
