@@ -24,7 +24,7 @@ def _scaled(rng: np.random.Generator, count: int, n: int, decades: float) -> tup
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(("n", "decades"), [(2, 4.0), (8, 15.0), (30, 6.0)])
+@pytest.mark.parametrize(("n", "decades"), [(2, 4.0), (8, 15.0), (30, 6.0), (150, 15.0)])
 def test_regular_systems_are_not_refused(arrays: Any, n: int, decades: float, transposed: bool) -> None:
     rng = np.random.default_rng(n)
     matrix, rows, unknowns = _scaled(rng, 100, n, decades)
