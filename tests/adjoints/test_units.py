@@ -97,3 +97,18 @@ def test_many_small_systems_at_once() -> None:
     gradient, tangent = derivatives(jnp.asarray(matrix))
     np.testing.assert_allclose(gradient, np.linalg.solve(np.swapaxes(matrix, -1, -2), ones[..., None])[..., 0], 1e-9)
     np.testing.assert_allclose(tangent, np.linalg.solve(matrix, ones[..., None])[..., 0], 1e-9)
+
+
+def test_singular_to_the_accuracy_of_differences_is_said() -> None:
+    # a condition of 4e12: differences leave no digit, exact derivatives three
+    matrix = np.array([[1.0, 1.0], [1.0, 1.0 + 1e-12]])
+    f = lambda y, b: matrix @ y - b
+    sol = rootdiff.root(f, np.zeros(2), matrix @ np.ones(2))
+    with pytest.raises(
+        rootdiff.AdjointError, match=r"singular to the accuracy of differences[^.]*\.\s*To do: give jac"
+    ):
+        sol.vjp(np.ones(2))
+    rules: dict[str, Any] = {"jac": lambda y, b: matrix, "vjp": lambda primals, w: (matrix.T @ w, -w)}
+    (gradient,) = rootdiff.root(f, np.zeros(2), matrix @ np.ones(2), **rules).vjp(np.array([1.0, 2.0]))
+    # by Cramer's rule, with the rounded entry
+    np.testing.assert_allclose(gradient[1], 1 / (matrix[1, 1] - 1), rtol=1e-3)
