@@ -12,6 +12,7 @@ import pytest
 
 import rootdiff
 from rootdiff import Status, _implicit
+from rootdiff.linear._condition import row_sizes
 from tests.harness import HARNESSES
 
 
@@ -43,6 +44,15 @@ def test_regular_systems_are_not_refused(arrays: Any, n: int, decades: float, tr
 
 def _two(y: Any, a: Any, b: Any) -> Any:
     return (a @ y[..., None])[..., 0] - b
+
+
+def test_a_row_is_as_large_as_its_right_hand_side(arrays: Any) -> None:
+    # unknowns 3 and 4 have opposite signs in every pattern: by the products alone the size of row 3 is zero
+    matrix = np.eye(8)
+    matrix[3, 4] = 1.0
+    rhs = matrix @ np.ones(8)
+    sizes = row_sizes(arrays.operator(matrix), arrays.array(np.ones(8)), arrays.array(rhs))
+    assert np.all(arrays.numpy(sizes) >= rhs)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])
