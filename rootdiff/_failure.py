@@ -70,7 +70,9 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     return True
 
 
-def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, reported: Any = None) -> bool:
+def report_adjoint(
+    backend: Backend, info: Any, on_failure: str, adjoint: Any, reported: Any = None, rough: bool = False
+) -> bool:
     """Raise or warn, as `on_failure` says, if the linear solve of a derivative failed in a system; return whether.
 
     As for `report`, failures to be ignored are not looked for.
@@ -79,6 +81,8 @@ def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, r
     ----------
     reported : boolean array, (*batch), optional
         Systems whose forward solve failed, of which nothing more is said.
+    rough : bool
+        Whether the Jacobian is known less accurately than its dtype allows.
     """
     if on_failure == "ignore":
         return False
@@ -94,7 +98,7 @@ def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, r
     for status in (s for s in Status if s > Status.RUNNING):
         where = statuses == status
         if where.any():
-            cause, remedy = adjoint_words(status)
+            cause, remedy = adjoint_words(status, rough)
             lines.append(
                 f"  {status.name}: {cause}{_systems(where)}; the relative residual of the linear solve is "
                 f"{relative[where].max():.3g}.\n    To do: {remedy}."
@@ -108,11 +112,18 @@ def report_adjoint(backend: Backend, info: Any, on_failure: str, adjoint: Any, r
     return True
 
 
-def adjoint_words(status: Status) -> tuple[str, str]:
-    """Return the cause and the remedy of a failed linear solve."""
+def adjoint_words(status: Status, rough: bool = False) -> tuple[str, str]:
+    """Return the cause and the remedy of a failed linear solve, with a Jacobian that is exact or `rough`."""
+    if rough and status == Status.SINGULAR:
+        return _SINGULAR_TO_DIFFERENCES
     return _ADJOINT_WORDS.get(status, (status.cause, status.remedy))
 
 
+_SINGULAR_TO_DIFFERENCES = (
+    "the Jacobian is singular to the accuracy of differences",
+    "give jac, jvp or vjp, or use derivatives='complex-step'; if the Jacobian is singular then too, look for a "
+    "redundant equation, a fold or a double root",
+)
 _ADJOINT_WORDS = {
     Status.MAX_STEPS: (
         "the iteration limit of the linear solve was reached",

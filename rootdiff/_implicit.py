@@ -100,7 +100,8 @@ def solve(
     if beside is not None and adjoint.exact:
         lost = (info.status <= int(Status.AT_PRECISION)) & _wavers(operator, beside, x, rhs, info.factors)
         info = info._replace(status=xp.astype(xp.where(lost, int(Status.SINGULAR), info.status), xp.int32))
-    some = operator.backend.traced or report_adjoint(operator.backend, info, on_failure, adjoint, failed)
+    rough = operator.precision > float(xp.finfo(rhs.dtype).eps)
+    some = operator.backend.traced or report_adjoint(operator.backend, info, on_failure, adjoint, failed, rough)
     if on_failure != "ignore" and (some or failed is not None):
         wrong = info.status > int(Status.AT_PRECISION)
         x = xp.where((wrong if failed is None else wrong | failed)[..., None], xp.full_like(x, xp.nan), x)

@@ -52,19 +52,28 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
 
     So large are sums of the terms with random signs: the typical effect of roundings. Where the entries of A are not
     at hand it is estimated from products of A with x under changes of sign. Among few unknowns a pattern may change no
-    sign that matters: there three more are taken, which tell any two of eight neighbours apart.
+    sign that matters: there three more are taken.
     """
     xp, n = operator.backend.xp, x.shape[-1]
     if operator.matrix is not None:
         if operator.several:
             return _sizes_of_several(xp, operator.distinct(operator.matrix, x), x) + xp.abs(rhs)
         return norm2(xp, operator.matrix * x[..., None, :]) + xp.abs(rhs)
+    largest = xp.abs(operator.matvec(signs(xp, x, 4) * x)) + xp.abs(rhs)
+    return looked_at_again(operator, x, rhs, largest) if 1 < n <= FEW else largest
+
+
+def looked_at_again(operator: LinearOperator, x: Array, rhs: Array, sizes: Array) -> Array:
+    """Return `sizes`, (*batch, n), of rows, raised to what three more changes of sign show.
+
+    Under a single one the terms of one row of many may cancel by chance. These tell any two of eight neighbours apart.
+    """
+    xp = operator.backend.xp
     index = numbers(xp, x) - 1
-    largest = xp.abs(operator.matvec(signs(xp, x, 4) * x))
-    for period in (1, 2, 4) if 1 < n <= FEW else ():
-        pattern = 1 - 2 * (xp.floor(index / period) % 2)
-        largest = xp.maximum(largest, xp.abs(operator.matvec(pattern * x)))
-    return largest + xp.abs(rhs)
+    for period in (1, 2, 4):
+        changed = (1 - 2 * (xp.floor(index / period) % 2)) * x
+        sizes = xp.maximum(sizes, xp.abs(operator.matvec(changed)) + xp.abs(rhs))
+    return sizes
 
 
 def _sizes_of_several(xp: Any, matrix: Array, x: Array) -> Array:

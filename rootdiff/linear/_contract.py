@@ -15,9 +15,10 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import LinearOperator
+from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
-from rootdiff.linear._condition import row_sizes, skeel_condition
+from rootdiff.linear._condition import looked_at_again, row_sizes, skeel_condition
 
 #: Relative error of the solution that changes of A within its accuracy bring about, from which A counts as singular.
 SINGULAR_AT = 0.1
@@ -152,8 +153,8 @@ def _judged(
         regular = finite & (operator.precision * condition < SINGULAR_AT)
         # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
         largest = x.shape[-1] ** 0.5 * sizes
-        by_row = _by_row(xp, solved.residual, largest) <= MARGIN * operator.precision
-        stable = _small(operator, norm, largest, size) | by_row
+        stable = within | _small(operator, norm, largest, size)
+        stable = _stable_by_row(operator, solved, rhs, largest, ~stable) | stable
         known = xp.all(xp.isfinite(sizes), axis=-1)
         failure = xp.where(known, xp.where(regular, failure, int(Status.SINGULAR)), int(Status.NONFINITE))
     if info.rank is not None:
@@ -180,9 +181,25 @@ def backward_stable(
     return operator.backend.when(xp.any(open_ & asked), weigh, (x,), ~open_)
 
 
-def _by_row(xp: Any, residual: Array, sizes: Array) -> Array:
-    """Return the largest part, (*batch), that the residual is of the size of its row (Oettli & Prager 1964)."""
-    return max_norm(xp, residual / xp.where(sizes > 0, sizes, xp.ones_like(sizes)))
+def _stable_by_row(operator: LinearOperator, solved: _Solved, rhs: Array, sizes: Array, asked: Array) -> Array:
+    """Return whether the accuracy of each row explains its residual (Oettli & Prager 1964), (*batch).
+
+    Where `sizes` of many rows are estimates, the systems that are `asked` for and fail by them are looked at again.
+    """
+    xp, x, n = operator.backend.xp, solved.x, solved.x.shape[-1]
+    assert solved.residual is not None
+
+    def explained(x: Array, residual: Array, sizes: Array) -> Array:
+        part = residual / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+        return max_norm(xp, part) <= MARGIN * operator.precision
+
+    def again(x: Array, residual: Array, sizes: Array) -> Array:
+        return explained(x, residual, n**0.5 * looked_at_again(operator, x, rhs, sizes / n**0.5))
+
+    first = explained(x, solved.residual, sizes)
+    if operator.matrix is not None or n <= FEW:
+        return first
+    return operator.backend.when(xp.any(asked & ~first), again, (x, solved.residual, sizes), first)
 
 
 def _small(operator: LinearOperator, norm: Array, sizes: Array, size: Array) -> Array:

@@ -202,7 +202,7 @@ def _judged(
     honest = bool(np.all(claimed[solvable]))
     if honest and error <= allowed:
         return Check(name, "passed", error=error, tolerance=allowed, backend=driver.name)
-    cause = _diagnosis(a, b, got, expected, system, error)
+    cause = _diagnosis(a, b, got, expected, system, error) if error > allowed else _REFUSED
     if not honest:
         word = Status(int(np.max(status[solvable])))
         others = " beside one that fails: the systems of a batch must not touch" if not np.all(solvable) else ""
@@ -216,6 +216,9 @@ def _judged(
     )
 
 
+_REFUSED = "x itself is right: the solver reports a failure, or changes the right-hand side in place"
+
+
 def _diagnosis(a: Any, b: Any, got: Any, expected: Any, system: System, error: float) -> str:
     if not np.any(b):
         return "the solution for a zero right-hand side is not zero"
@@ -225,6 +228,13 @@ def _diagnosis(a: Any, b: Any, got: Any, expected: Any, system: System, error: f
         "the inverse is missing: x equals the right-hand side": b,
         DIAGONAL: b / np.einsum("...ii->...i", a),
     }
+    for part, name in ((np.tril(a), "lower"), (np.triu(a), "upper")):
+        candidates[f"only the {name} triangle of df/dy is inverted"] = np.linalg.solve(part, b[..., None])[..., 0]
+    if a.ndim > 2:
+        one = np.broadcast_to(a[:1], a.shape)
+        candidates["the matrix of the first system serves for all"] = np.linalg.solve(one, b[..., None])[..., 0]
+        if any(_close(got, np.roll(expected, k, axis=0)) for k in range(1, len(a))):
+            return "each system gets the solution of another one of the batch"
     if system.stale is not None:
         for stale in (system.stale, system.stale.T):
             candidates["x solves with the stale factors that were meant as a preconditioner"] = np.linalg.solve(
@@ -241,6 +251,8 @@ def _diagnosis(a: Any, b: Any, got: Any, expected: Any, system: System, error: f
         count = len(a)
         hint = ": the batch is averaged" if count > 1 and abs(factor * count - 1) < 1e-6 else ""
         return f"x is {factor:.4g} times the solution{hint}"
+    if _close(np.abs(got), np.abs(expected)):
+        return "x has the wrong sign in some unknowns"
     if not np.all(np.isfinite(got)):
         return "x is not finite, although the system is regular"
     if 1e-9 < error < 1e-5:

@@ -130,6 +130,7 @@ class _Suite:
             wrong = bool(np.all(out.status <= Status.AT_PRECISION)) and _error(far, out)[0] > 1e-6
             note = "two steps were allowed, and success is claimed far from the root" if wrong else ""
             yield self.row("keeps max_steps=2", note, said=Status(int(out.status)).name)
+            yield from self._said("two steps", far, out)
 
     def precision(self) -> Iterator[Check]:
         """Yield whether float32 stays float32, and the same solve gives the same root."""

@@ -12,6 +12,7 @@ import pytest
 
 import rootdiff
 from rootdiff import Status, _implicit
+from rootdiff.linear._condition import row_sizes
 from tests.harness import HARNESSES
 
 
@@ -24,7 +25,7 @@ def _scaled(rng: np.random.Generator, count: int, n: int, decades: float) -> tup
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(("n", "decades"), [(2, 4.0), (8, 15.0), (30, 6.0)])
+@pytest.mark.parametrize(("n", "decades"), [(2, 4.0), (8, 15.0), (30, 6.0), (150, 15.0)])
 def test_regular_systems_are_not_refused(arrays: Any, n: int, decades: float, transposed: bool) -> None:
     rng = np.random.default_rng(n)
     matrix, rows, unknowns = _scaled(rng, 100, n, decades)
@@ -43,6 +44,15 @@ def test_regular_systems_are_not_refused(arrays: Any, n: int, decades: float, tr
 
 def _two(y: Any, a: Any, b: Any) -> Any:
     return (a @ y[..., None])[..., 0] - b
+
+
+def test_a_row_is_as_large_as_its_right_hand_side(arrays: Any) -> None:
+    # unknowns 3 and 4 have opposite signs in every pattern: by the products alone the size of row 3 is zero
+    matrix = np.eye(8)
+    matrix[3, 4] = 1.0
+    rhs = matrix @ np.ones(8)
+    sizes = row_sizes(arrays.operator(matrix), arrays.array(np.ones(8)), arrays.array(rhs))
+    assert np.all(arrays.numpy(sizes) >= rhs)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])
@@ -97,3 +107,18 @@ def test_many_small_systems_at_once() -> None:
     gradient, tangent = derivatives(jnp.asarray(matrix))
     np.testing.assert_allclose(gradient, np.linalg.solve(np.swapaxes(matrix, -1, -2), ones[..., None])[..., 0], 1e-9)
     np.testing.assert_allclose(tangent, np.linalg.solve(matrix, ones[..., None])[..., 0], 1e-9)
+
+
+def test_singular_to_the_accuracy_of_differences_is_said() -> None:
+    # a condition of 4e12: differences leave no digit, exact derivatives three
+    matrix = np.array([[1.0, 1.0], [1.0, 1.0 + 1e-12]])
+    f = lambda y, b: matrix @ y - b
+    sol = rootdiff.root(f, np.zeros(2), matrix @ np.ones(2))
+    with pytest.raises(
+        rootdiff.AdjointError, match=r"singular to the accuracy of differences[^.]*\.\s*To do: give jac"
+    ):
+        sol.vjp(np.ones(2))
+    rules: dict[str, Any] = {"jac": lambda y, b: matrix, "vjp": lambda primals, w: (matrix.T @ w, -w)}
+    (gradient,) = rootdiff.root(f, np.zeros(2), matrix @ np.ones(2), **rules).vjp(np.array([1.0, 2.0]))
+    # by Cramer's rule, with the rounded entry
+    np.testing.assert_allclose(gradient[1], 1 / (matrix[1, 1] - 1), rtol=1e-3)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import rootdiff
-from rootdiff import LU, LinearInfo, Newton, Status
+from rootdiff import GMRES, LU, LinearInfo, Newton, Status
 
 _CALLS = count()
 
@@ -91,6 +91,51 @@ def batch_spoilt(operator: Any, rhs: Any) -> Any:
 
 def another_each_time(operator: Any, rhs: Any) -> Any:
     return _good(operator, rhs)[0] * (1 + 1e-12 * next(_CALLS))
+
+
+def halved(operator: Any, rhs: Any) -> Any:
+    return 0.5 * _good(operator, rhs)[0]
+
+
+def wrong_sign_in_one_unknown(operator: Any, rhs: Any) -> Any:
+    x = np.array(_good(operator, rhs)[0])
+    x[..., 0] *= -1
+    return x
+
+
+def systems_permuted(operator: Any, rhs: Any) -> Any:
+    x = _good(operator, rhs)[0]
+    return np.roll(x, 1, axis=0) if x.ndim > 1 else x
+
+
+def first_matrix_for_all(operator: Any, rhs: Any) -> Any:
+    matrix = operator.dense()
+    return np.linalg.solve(matrix if matrix.ndim == 2 else matrix[:1], rhs[..., None])[..., 0]
+
+
+def lower_triangle_only(operator: Any, rhs: Any) -> Any:
+    return np.linalg.solve(np.tril(operator.dense()), rhs[..., None])[..., 0]
+
+
+def krylov_cut_short(operator: Any, rhs: Any) -> Any:
+    return GMRES(restart=2, max_restarts=1).solve(operator, rhs)[0]
+
+
+def small_directions_cut_off(operator: Any, rhs: Any) -> Any:
+    return (np.linalg.pinv(operator.dense(), rcond=1e-2) @ rhs[..., None])[..., 0]
+
+
+def normal_equations(operator: Any, rhs: Any) -> Any:
+    """Right, but for the digits of the squared condition."""
+    matrix = operator.dense()
+    across = np.swapaxes(matrix, -1, -2)
+    return np.linalg.solve(across @ matrix, across @ rhs[..., None])[..., 0]
+
+
+def rhs_changed_in_place(operator: Any, rhs: Any) -> Any:
+    x = _good(operator, rhs)[0]
+    rhs *= 2
+    return x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +222,30 @@ def residual_minimised(raw: Any, residual: Any, y0: Any) -> Any:
 def small_residual_is_a_root(raw: Any, residual: Any, y0: Any) -> Any:
     """A fixed number that |f| is compared with, whatever its units."""
     return raw._replace(status=np.where(raw.residual_norm < 1e-3, 0, raw.status).astype(np.int32))
+
+
+def first_root_for_all(raw: Any, residual: Any, y0: Any) -> Any:
+    return raw if raw.y.ndim < 2 else raw._replace(y=np.repeat(raw.y[:1], len(raw.y), axis=0))
+
+
+def one_status(raw: Any, residual: Any, y0: Any) -> Any:
+    return raw._replace(status=np.max(raw.status))
+
+
+def norm_zero(raw: Any, residual: Any, y0: Any) -> Any:
+    return raw._replace(residual_norm=np.zeros_like(raw.residual_norm))
+
+
+def never_a_success(raw: Any, residual: Any, y0: Any) -> Any:
+    return raw._replace(status=np.full_like(raw.status, int(Status.MAX_STEPS)))
+
+
+def jacobian_of_the_start(raw: Any, residual: Any, y0: Any) -> Any:
+    """A stale Jacobian for a few steps, then a success is claimed."""
+    y, matrix = y0, residual.jacobian(y0)
+    for _ in range(6):
+        y = y - np.linalg.solve(matrix, residual(y)[..., None])[..., 0]
+    return _as_success(raw)._replace(y=y)
 
 
 def with_start_changed(raw: Any, residual: Any, y0: Any) -> Any:

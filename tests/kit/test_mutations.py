@@ -142,6 +142,15 @@ def test_leaf_blocks_only() -> None:
         (mutants.batch_averaged, "the batch is averaged"),
         (mutants.batch_spoilt, "the systems of a batch must not touch"),
         (mutants.another_each_time, "another solution the second time"),
+        (mutants.halved, "x is 0.5 times the solution"),
+        (mutants.wrong_sign_in_one_unknown, "wrong sign in some unknowns"),
+        (mutants.systems_permuted, "the solution of another one of the batch"),
+        (mutants.first_matrix_for_all, "the matrix of the first system serves for all"),
+        (mutants.lower_triangle_only, "only the lower triangle"),
+        (mutants.krylov_cut_short, "the tolerance is not kept"),
+        (mutants.small_directions_cut_off, "the tolerance is not kept"),
+        (mutants.normal_equations, "condition 1e8"),
+        (mutants.rhs_changed_in_place, "x itself is right"),
     ],
 )
 def test_wrong_adjoint(mistake: Any, words: str) -> None:
@@ -456,6 +465,11 @@ def test_rule_that_forgets_an_arg() -> None:
         (mutants.residual_minimised, "which is no root"),
         (mutants.small_residual_is_a_root, "which is no root"),
         (mutants.with_start_changed, "changes y0 in place"),
+        (mutants.first_root_for_all, "systems of the batch touch"),
+        (mutants.one_status, "it must be one per system"),
+        (mutants.norm_zero, "residual_norm says 0"),
+        (mutants.never_a_success, "the root is found but reported as MAX_STEPS"),
+        (mutants.jacobian_of_the_start, "success is claimed with a relative error"),
     ],
 )
 def test_wrong_solver(mistake: Any, words: str) -> None:

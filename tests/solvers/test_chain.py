@@ -60,6 +60,15 @@ def test_the_best_iterate_of_all_is_kept():
     assert sol.steps == sum(s.steps for s in single)
 
 
+def test_a_later_failure_that_came_closer_is_kept():
+    f = lambda y: y**3 - 8
+    chain = Chain([Newton(max_steps=1), Newton(max_steps=6)])
+    sol = rootdiff.root(f, np.array([100.0]), solver=chain, on_failure="ignore")
+    alone = rootdiff.root(f, np.array([100.0]), solver=chain.solvers[1], on_failure="ignore")
+    assert not sol.converged
+    np.testing.assert_array_equal(sol.y, alone.y)
+
+
 def test_any_solver_may_be_in_a_chain():
     chain = Chain([Newton(max_steps=1), rootdiff.SciPy(method="hybr")])
     sol = rootdiff.root(rosenbrock, np.array([-1.2, 1.0]), np.array(1.0), solver=chain)

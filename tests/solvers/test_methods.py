@@ -11,6 +11,7 @@ from rootdiff import (
     GMRES,
     LU,
     ArgumentError,
+    Broyden,
     Chord,
     DFSane,
     LevenbergMarquardt,
@@ -83,6 +84,20 @@ def test_non_monotone_search_needs_fewer_steps_along_a_valley():
     monotone = rootdiff.root(rosenbrock, y0, np.array(1.0), solver=Newton(memory=1))
     free = rootdiff.root(rosenbrock, y0, np.array(1.0), solver=Newton(memory=8))
     assert free.steps <= monotone.steps
+
+
+def test_broyden_makes_no_update_that_tells_no_slope():
+    # the first step, of length f, leads from 0 to 2, where f is the same
+    sol = rootdiff.root(lambda y, a: a - (y - 1) ** 2, np.array([0.0]), 3.0, solver=Broyden(initial="identity"))
+    np.testing.assert_allclose(sol.y, 1 + 3**0.5)
+
+
+@pytest.mark.parametrize("start", [3.0, 0.7, 1.9])
+def test_a_failed_solve_reports_the_residual_of_its_iterate(start):
+    f = lambda y: y**2 + 1 + 0.1 * np.sin(3 * y)
+    sol = rootdiff.root(f, np.array([start]), solver="newton", on_failure="ignore")
+    assert not sol.converged
+    np.testing.assert_array_equal(sol.residual_norm, np.abs(f(sol.y))[0])
 
 
 def test_chord_forms_few_jacobians():

@@ -195,6 +195,27 @@ def test_a_random_residual_is_named_in_torch() -> None:
         assert sol.status == Status.RANDOM
 
 
+class _Nearly(rootdiff.Solver):
+    """Newton's root, moved by a part of itself."""
+
+    rtol, atol = 1e-15, 0.0
+
+    def __init__(self, part: float) -> None:
+        self.part = part
+
+    def solve(self, residual: Any, y0: Any) -> Any:
+        raw = rootdiff.Newton().solve(residual, y0)
+        return raw._replace(y=raw.y * (1 + self.part))
+
+
+@pytest.mark.parametrize(("part", "success"), [(0.0, True), (3e-14, False), (1e-12, False)])
+def test_rounding_excuses_roundings_only(part: float, success: bool) -> None:
+    # the rounding of f is 2e-16, that of y too; the margin for both leaves less than 1e-14
+    f = lambda y, a: y**3 + y - a
+    sol = rootdiff.root(f, np.array([1.0]), np.array([5.0]), solver=_Nearly(part), on_failure="ignore")
+    assert sol.converged == success
+
+
 class _Liar(rootdiff.Solver):
     def solve(self, residual: Any, y0: Any) -> Any:
         zero = residual.xp.zeros_like(y0[..., 0], dtype=residual.xp.int32)
