@@ -121,6 +121,13 @@ def used(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Ten
     return tuple(recorder.found.values())
 
 
+def constants(function: Callable[..., Tensor], inputs: Sequence[Tensor], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Return the tensors beside its inputs that ``function(*inputs)`` uses and whose leading axes have this shape."""
+    with _eagerly(), _Constants(inputs, shape) as recorder:
+        function(*inputs)
+    return tuple(recorder.found.values())
+
+
 def with_captured(function: Callable[..., Tensor], captured: Sequence[Tensor], count: int) -> Callable[..., Tensor]:
     """Return `function` of its first `count` inputs and, after them, of replacements for the `captured` tensors."""
     if not captured:
@@ -256,6 +263,19 @@ class _Recorder(TorchFunctionMode):
         if tensor.layout is not torch.strided:
             raise ArgumentError(f"residual: {SPARSE}")
         self.found[id(tensor)] = tensor
+
+
+class _Constants(_Recorder):
+    """Finds, of what nothing differentiates, the dense tensors with leading axes of one shape."""
+
+    def __init__(self, inputs: Sequence[Tensor], shape: tuple[int, ...]) -> None:
+        super().__init__(inputs)
+        self.shape = shape
+
+    def _meet(self, tensor: Tensor) -> None:
+        plain = tensor.layout is torch.strided and not is_followed(tensor)
+        if plain and tensor.shape[: len(self.shape)] == self.shape:
+            self.found[id(tensor)] = tensor
 
 
 class _Substitution(TorchFunctionMode):

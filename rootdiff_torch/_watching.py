@@ -147,7 +147,7 @@ def _trace(value: Any) -> Any:
 
 
 def _changes(name: str, value: Any, now: Any, before: Any) -> list[str]:
-    if not isinstance(before, dict):
+    if not isinstance(before, dict) or now is None:  # None: it has grown beyond what is watched
         return [name] if now != before else []
     words = {dict: "{}[{!r}]", list: "{}[{!r}]", types.FunctionType: "{1}"}
     word = words.get(type(value), "{}.{}")

@@ -160,6 +160,9 @@ def changed(kind: str) -> tuple[Callable[..., Tensor], tuple[Any, ...], Callable
     if kind == "dict":
         options = {"k": 3.0}
         return lambda y, w: y - w * options["k"], (), lambda: options.update(k=4.0)
+    if kind == "growing dict":
+        table = dict.fromkeys(range(199), 3.0)
+        return lambda y, w: y - w * table[0], (), lambda: table.update({0: 4.0, 199: 4.0})
     if kind == "array":
         array = np.array([3.0])
         return lambda y, w: y - w * float(array[0]), (), lambda: array.put(0, 4.0)
@@ -194,6 +197,7 @@ def changed(kind: str) -> tuple[Callable[..., Tensor], tuple[Any, ...], Callable
     ("kind", "name"),
     [
         ("dict", r"options\['k'\]"),
+        ("growing dict", "table"),
         ("array", "array"),
         ("tensor", "x"),
         ("module", r"cell\.b"),
