@@ -125,10 +125,8 @@ def slope(line: Line) -> Slope:
     if not np.any(change):
         return Slope(np.zeros_like(line.value), np.zeros_like(line.value), line.noise)
     eps = np.finfo(line.value.dtype).eps
-    good, rough = (
-        eps ** (1 / 2),
-        eps ** (1 / 6),
-    )  # relative errors that a smooth f, and one of large rounding, may leave
+    # relative errors that a smooth f, and one of large rounding, may leave
+    good, rough = eps ** (1 / 2), eps ** (1 / 6)
     best, noise = _stencil(line, step, change), line.noise
     can_shrink = can_grow = np.isfinite(line.value)
     for left in range(_MAX_CHANGES, -1, -1):

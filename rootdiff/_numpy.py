@@ -13,7 +13,7 @@ from scipy.linalg import get_lapack_funcs
 
 from rootdiff import _elimination
 from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, last
-from rootdiff._errors import ArgumentError
+from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._numpy_namespace import Namespace
 from rootdiff._slopes import Slopes
 
@@ -167,7 +167,14 @@ class NumpyBackend(Factoring):
 
 
 def _copied(leaf: Any) -> Any:
-    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    if type(leaf) is not np.ndarray and isinstance(leaf, np.ma.MaskedArray):
+        raise ArgumentTypeError(
+            "residual: it returned a masked array, of which the mask would be lost. Return an ordinary array: leave "
+            "masked entries out where it is made, or give them a value with np.ma.filled."
+        )
+    return np.array(leaf)
 
 
 def _read_only(tree: Any) -> Any:

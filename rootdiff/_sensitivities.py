@@ -117,21 +117,14 @@ class Sensitivities:
         blocks = [self._block(parts, np.shape(p)) for parts, p in zip(columns, parameters, strict=True)]
         return self._like_args(blocks)
 
+    def __deepcopy__(self, memo: Any) -> Sensitivities:
+        return self  # nothing in it changes
+
     def __reduce__(self) -> Any:
         """Pickle what makes the residual again; where it cannot be pickled, a `Solution` loses its derivatives only."""
-        y, names = (
-            self.structure.unravel(self.y),
-            (
-                "adjoint",
-                "y",
-                "factors",
-                "on_failure",
-                "failed",
-                "residual_norm",
-                "error",
-            ),
-        )
-        parts = (self.binding, y, self.args, {name: getattr(self, name) for name in names})
+        names = ("adjoint", "y", "factors", "on_failure", "failed", "residual_norm", "error")
+        rest = {name: getattr(self, name) for name in names}
+        parts = (self.binding, self.structure.unravel(self.y), self.args, self.residual.backend.box, rest)  # type: ignore[attr-defined]
         try:
             pickle.dumps(parts)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -234,9 +227,10 @@ class Lost:
         )
 
 
-def _restored(binding: Binding, y: Any, args: tuple[Any, ...], rest: dict[str, Any]) -> Sensitivities:
+def _restored(binding: Binding, y: Any, args: tuple[Any, ...], box: Any, rest: dict[str, Any]) -> Sensitivities:
     bind, function, options, fixed_point = binding
     residual, structure, args = bind(function, y, args, options, fixed_point)
+    residual = replace(residual, backend=replace(residual.backend, box=box))
     return Sensitivities(residual, structure, args=args, binding=binding, **rest)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rootdiff._backend import Array, Backend, Function
-from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
 from rootdiff._numbers import as_value
 
 _FRAMEWORKS = {"numpy": "rootdiff", "torch": "rootdiff_torch", "jax": "rootdiff_jax", "jaxlib": "rootdiff_jax"}
@@ -97,7 +97,7 @@ class Structure:
         for leaf, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
             if not self.backend.is_array(leaf):
                 raise ArgumentTypeError(
-                    f"{role}: it returned {_article(type(leaf).__name__)}, but must return "
+                    f"{role}: it returned {with_article(type(leaf).__name__)}, but must return "
                     f"{self.backend.name} arrays like y0."
                 )
             if tuple(leaf.shape) != self.batch + shape:
@@ -258,7 +258,7 @@ def _check_array(backend: Backend, leaf: Any) -> None:
             else "A number, or a list of numbers, is one array too; any other list is a pytree with an array per entry."
         )
         raise ArgumentTypeError(
-            f"y0: it is or holds {_article(type(leaf).__name__)}, but must be a {backend.name} array "
+            f"y0: it is or holds {with_article(type(leaf).__name__)}, but must be a {backend.name} array "
             f"or a pytree of them. {advice}"
         )
     check_precision(backend, leaf, "y0")
@@ -286,7 +286,3 @@ def _advice(equations: int, unknowns: int) -> str:
     if equations > unknowns:
         return "for more equations than unknowns minimise their sum of squares"
     return "arrange them as y0 is"
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
