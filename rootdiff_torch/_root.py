@@ -396,7 +396,7 @@ def _solve(
         state = State(())
         follows = needs_capture()
         if follows:
-            before = State.of([*modules_of((function, args))])
+            before = State.of(modules_of(function, args))
             captured, first = capture(flat, start, parameters)
             state = before.lasting()
         count = len(parameters)
