@@ -16,7 +16,7 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
 
 T = TypeVar("T")
 
-#: The smallest values of settings that mean the same in every solver; infinite ones mean nothing.
+#: The least values of settings that all solvers share. Infinite ones are refused.
 _LEAST = {"rtol": 0, "atol": 0, "max_steps": 0}
 
 
