@@ -111,8 +111,9 @@ def first_step(dtype: Any) -> Any:
 def scale(size: Any, largest: Any) -> Any:
     """Return the scale of an entry, which tells its first step, from its `size` and the `largest` one of its array.
 
-    The first step is a small part of the scale. That of a small entry is up to `_SMALLER` times its size, since a longer
-    step is less rounded; but no larger, so that the step does not change the sign of the entry. That of a zero is one.
+    The first step is a small part of the scale. That of a small entry is up to `_SMALLER` times its size, since a
+    longer step is less rounded; but no larger, so that the step does not change the sign of the entry. That of a zero
+    is one.
     """
     wide = np.minimum(np.minimum(largest, 1), _SMALLER * size)
     return np.where(size > 0, np.maximum(size, wide), np.ones_like(size))

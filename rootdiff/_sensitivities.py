@@ -18,7 +18,7 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._parameters import check_tangent, is_parameter
 from rootdiff._residual import Residual
 from rootdiff._rules import check_rules
-from rootdiff._structure import Structure
+from rootdiff._structure import Structure, flat_cotangent
 from rootdiff.linear import LinearSolver
 
 #: Roundings of f by which its norm at the root may grow between a solve and its derivative.
@@ -68,10 +68,9 @@ class Sensitivities:
 
     def vjp(self, cotangent: Any) -> tuple[Any, ...]:
         """Return one cotangent per argument."""
-        check_cotangent(self.structure, cotangent)
+        w = flat_cotangent("vjp", self.structure, cotangent, self.y)
         if self.structure.is_empty:
             return self._like_args([np.zeros_like(parameter) for parameter in self.residual.parameters])
-        w = np.astype(self.structure.ravel(cotangent), self.y.dtype)
         with np.errstate(all="ignore"):
             assert self._checked
             gradients, _ = _implicit.vjp(
@@ -239,17 +238,3 @@ def _real(what: str, value: Any, dtype: Any) -> Array:
     if np.iscomplexobj(array):
         raise ArgumentError(f"{what} is complex, but what it belongs to is real. Give its real part.")
     return np.astype(array, dtype)
-
-
-def check_cotangent(structure: Structure, cotangent: Any) -> None:
-    """Raise unless `cotangent` is like the unknown."""
-    leaves, tree = optree.tree_flatten(cotangent)
-    shapes = [structure.batch + shape for shape in structure.shapes]
-    if tree != structure.tree or [np.shape(leaf) for leaf in leaves] != shapes:
-        raise ArgumentError(
-            f"vjp: the cotangent has leaves of shape {[np.shape(leaf) for leaf in leaves]}; "
-            f"it must be like y, with {shapes}."
-        )
-    for leaf, is_complex in zip(leaves, structure.complex_leaves, strict=True):
-        if np.iscomplexobj(leaf) and not is_complex:
-            raise ArgumentError("vjp: the cotangent is complex, but y is real. Give its real part.")
