@@ -49,13 +49,26 @@ class TorchBackend(Factoring):
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         inputs = tensors((y, args))
         before = [leaf._version for leaf in inputs if not leaf.is_inference()]
-        output = function(y, *args)
+        try:
+            output = function(y, *args)
+        except RuntimeError as error:
+            followed = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in tensors(y))
+            if followed or "require grad" not in str(error):
+                raise
+            output = self._with_graph(function, y, args)
         if before != [leaf._version for leaf in inputs if not leaf.is_inference()]:
             raise ArgumentError(
                 "residual: it changes y or args in place. Work on a clone, or write the result with torch.where and "
                 "torch.cat."
             )
         return output
+
+    def _with_graph(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
+        """Return the value of a function that takes a gradient itself, of an energy say, with respect to `y`."""
+        followed = torch.is_grad_enabled()
+        with torch.enable_grad():
+            output = function(optree.tree_map(lambda leaf: leaf.detach().requires_grad_(), y), *args)
+        return output if followed else optree.tree_map(lambda leaf: leaf.detach(), output)
 
     def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
         loop = while_loop if self.foresees else in_python

@@ -40,8 +40,17 @@ def in_place(y: Tensor, a: Tensor) -> Tensor:
         return torch.autograd.grad(energy(x, a), x, create_graph=True)[0]
 
 
+def as_outside(y: Tensor, a: Tensor) -> Tensor:
+    y.requires_grad_()
+    return torch.autograd.grad(energy(y, a), y, create_graph=True)[0]
+
+
+def without_a_word(y: Tensor, a: Tensor) -> Tensor:
+    return torch.autograd.grad(energy(y, a), y, create_graph=True)[0]
+
+
 @pytest.mark.transform("torch.autograd.grad inside the residual")
-@pytest.mark.parametrize("force", [of_a_copy, of_a_sum, in_place])
+@pytest.mark.parametrize("force", [of_a_copy, of_a_sum, in_place, as_outside, without_a_word])
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize(("solver", "adjoint"), [("newton", "lu"), ("newton_krylov", "gmres")])
 def test_a_gradient_of_an_energy(force: Callable[..., Tensor], closed: bool, solver: str, adjoint: str) -> None:
