@@ -449,7 +449,10 @@ def _pull_back_once(
         u = _solved(problem, operator.T, b, allowed, _implicit.Beside(point, error, lambda y: bound.operator(y).T))
         residual = _OfGraph(problem.function, tuple(values), BACKEND, graph.f, tuple(inputs))
         if problem.outcome.any_failed:
-            return _implicit.pullback_of_good(residual, point, _without_idle(u, b))
+            u = _without_idle(u, b)
+            if not bool(u.any()):  # all that failed are masked out, and where none is good all derivatives may be NaN
+                return tuple(map(torch.zeros_like, inputs))
+            return _implicit.pullback_of_good(residual, point, u)
         return residual.parameter_vjp(point, -u)
 
 

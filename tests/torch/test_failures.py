@@ -186,6 +186,14 @@ def test_what_a_failed_system_closes_over_leaves_shared_gradients_alone() -> Non
         torch.testing.assert_close(second, torch.full_like(k, -(0.5**0.5) / 4))
 
 
+def test_where_all_systems_failed_and_are_masked_out_the_gradient_is_zero() -> None:
+    data = torch.tensor([[-4.0], [-1.0]], dtype=torch.float64)
+    k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    sol = rd.root(lambda y, k: y - torch.sqrt(data * k), ONES[:2], k, batch_ndim=1, on_failure="nan")
+    torch.where(sol.converged[:, None], sol.y, 0.0).sum().backward()
+    assert k.grad.item() == 0.0
+
+
 @pytest.mark.parametrize("captured", [False, True], ids=["passed", "captured"])
 def test_a_shared_matrix_with_as_many_rows_as_systems_stays_what_it_is(captured: bool) -> None:
     """At a root of zero, and with a parameter of zero, its rows have no effect on the value of the residual."""
