@@ -12,7 +12,7 @@ import optree
 from scipy.linalg import get_lapack_funcs
 
 from rootdiff import _elimination
-from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, last
+from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, take_new
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._numpy_namespace import Namespace
 from rootdiff._slopes import Slopes
@@ -41,7 +41,7 @@ class NumpyBackend(Factoring):
 
     name = "numpy"
     traced = False
-    pulls = None
+    prefers_transpose = None
     xp = Namespace()
 
     def is_array(self, value: Any) -> bool:
@@ -65,8 +65,8 @@ class NumpyBackend(Factoring):
                 "np.where and np.concat."
             ) from error
 
-    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
-        return in_python(cond, body, state, account)
+    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
+        return in_python(cond, body, state, assess)
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise

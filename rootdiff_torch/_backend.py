@@ -11,7 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
-from rootdiff._backend import Factoring, Function, HostFunction, in_python, last
+from rootdiff._backend import Factoring, Function, HostFunction, in_python, take_new
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
@@ -34,7 +34,7 @@ class TorchBackend(Factoring):
 
     name = "torch"
     traced = False
-    pulls = True
+    prefers_transpose = True
     xp: ClassVar[Any] = Namespace()
 
     def is_array(self, value: Any) -> bool:
@@ -70,9 +70,9 @@ class TorchBackend(Factoring):
             output = function(optree.tree_map(lambda leaf: leaf.detach().requires_grad_(), y), *args)
         return output if followed else optree.tree_map(lambda leaf: leaf.detach(), output)
 
-    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
+    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
         loop = while_loop if self.foresees else in_python
-        return loop(cond, body, state, account)
+        return loop(cond, body, state, assess)
 
     def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if holds(needed) else otherwise
