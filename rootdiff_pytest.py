@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FIXTURES = ("rootdiff_backend", "rootdiff_solver", "rootdiff_adjoint")
-_FRAMEWORKS = {"numpy": "numpy", "torch": "torch", "jax": "jax"}
+_FRAMEWORKS = ("numpy", "torch", "jax")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,8 +74,8 @@ def rootdiff_adjoint(request: pytest.FixtureRequest) -> Any:
 
 def _backends(option: str | None) -> Sequence[str]:
     if option is None:
-        return [name for name, module in _FRAMEWORKS.items() if importlib.util.find_spec(module)]
-    return _known("--rootdiff-backends", option, list(_FRAMEWORKS))
+        return [name for name in _FRAMEWORKS if importlib.util.find_spec(name)]
+    return _known("--rootdiff-backends", option, _FRAMEWORKS)
 
 
 def _solvers(backend: str, option: str | None) -> Sequence[str]:

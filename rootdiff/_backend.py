@@ -13,15 +13,15 @@ Pick: TypeAlias = Callable[[Array], Array]
 HostFunction: TypeAlias = Callable[..., tuple[Any, Any]]
 
 
-def last(new: Any, old: Any) -> Any:
-    """Return `new`: the account of a loop that keeps none."""
+def take_new(new: Any, old: Any) -> Any:
+    """Return `new`: what a loop does that assesses no step."""
     return new
 
 
-def in_python(cond: Function, body: Function, state: Any, account: Function) -> Any:
+def in_python(cond: Function, body: Function, state: Any, assess: Function) -> Any:
     """Return what `Backend.while_loop` does, by a loop of Python's that looks at the condition each time."""
     while cond(state):
-        state = account(body(state), state)
+        state = assess(body(state), state)
     return state
 
 
@@ -45,7 +45,7 @@ class Backend(Protocol):
         """Whether array values may be unknown while Python runs, so that nothing can branch on them."""
 
     @property
-    def pulls(self) -> bool | None:
+    def prefers_transpose(self) -> bool | None:
         """Whether a product with a transposed Jacobian costs less than one with the Jacobian; None: it depends."""
 
     def is_array(self, value: Any) -> bool:
@@ -60,10 +60,11 @@ class Backend(Protocol):
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         """Return ``function(y, *args)``; a function that changes its inputs in place is an `ArgumentError`."""
 
-    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
-        """Set `state`, a tuple of arrays, to ``account(body(state), state)`` while ``cond(state)`` holds.
+    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
+        """Set `state`, a tuple of arrays, to ``assess(body(state), state)`` while ``cond(state)`` holds.
 
-        `cond` returns a boolean scalar. `account` evaluates no function of the user's: it may be run twice for a step.
+        `cond` returns a boolean scalar. `assess` decides what of a step is kept. It evaluates no function of the
+        user's, since it may be run twice for a step.
         """
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:

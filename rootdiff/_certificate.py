@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from rootdiff._numbers import as_unknown
+from rootdiff._numpy import NumpyBackend
 from rootdiff._registry import get_adjoint
 from rootdiff._report import GradientReport, measure
 from rootdiff._root import Derivatives, Options, bind
-from rootdiff._sensitivities import check_cotangent
+from rootdiff._structure import flat_cotangent
 from rootdiff.linear import LinearSolver
 
 
@@ -63,10 +65,9 @@ def gradient_report(
     about 3 digits of the gradient can be trusted; the error comes from the root
     """
     options = Options("auto", adjoint, batch_ndim, "ignore", derivatives, jac, jvp, vjp)
+    y = as_unknown(NumpyBackend(), y, args)
     problem, structure, _ = bind(residual, y, args, options, fixed_point=False)
     flat = structure.ravel(y)
-    if cotangent is not None:
-        check_cotangent(structure, cotangent)
-    w = np.ones_like(flat) if cotangent is None else np.astype(structure.ravel(cotangent), flat.dtype)
+    w = np.ones_like(flat) if cotangent is None else flat_cotangent("gradient_report", structure, cotangent, flat)
     with np.errstate(all="ignore"):
         return measure(problem, get_adjoint(adjoint, "numpy"), flat, w)

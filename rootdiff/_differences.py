@@ -34,9 +34,9 @@ _APART = 4.0
 _STAIR = 1e10
 #: Fewer roundings of f than these are no change of f.
 _FELT = 8.0
-#: Entries so many times smaller than the largest of their array, or than one, may be of the same scale.
+#: The scale of an entry is at most so many times its size: it may be a small one among larger ones of its array.
 _SMALLER = 100.0
-#: Part of the error that the stencil shows which is, where f is rounded, that of the central difference.
+#: Where rounding dominates, the central difference is off by this part of its distance from the cubic's slope.
 _OF_ROUNDING = 0.2
 
 
@@ -111,8 +111,9 @@ def first_step(dtype: Any) -> Any:
 def scale(size: Any, largest: Any) -> Any:
     """Return the scale of an entry, which tells its first step, from its `size` and the `largest` one of its array.
 
-    A smaller entry may be one of a larger scale, so that a longer step is less rounded; but the step must be shorter
-    than the entry, which may not change its sign. One is the scale of a zero.
+    The first step is a small part of the scale. That of a small entry is up to `_SMALLER` times its size, since a
+    longer step is less rounded; but no larger, so that the step does not change the sign of the entry. That of a zero
+    is one.
     """
     wide = np.minimum(np.minimum(largest, 1), _SMALLER * size)
     return np.where(size > 0, np.maximum(size, wide), np.ones_like(size))
@@ -125,10 +126,8 @@ def slope(line: Line) -> Slope:
     if not np.any(change):
         return Slope(np.zeros_like(line.value), np.zeros_like(line.value), line.noise)
     eps = np.finfo(line.value.dtype).eps
-    good, rough = (
-        eps ** (1 / 2),
-        eps ** (1 / 6),
-    )  # relative errors that a smooth f, and one of large rounding, may leave
+    # relative errors that a smooth f, and one of large rounding, may leave
+    good, rough = eps ** (1 / 2), eps ** (1 / 6)
     best, noise = _stencil(line, step, change), line.noise
     can_shrink = can_grow = np.isfinite(line.value)
     for left in range(_MAX_CHANGES, -1, -1):

@@ -62,3 +62,8 @@ class AdjointError(ConvergenceError):
 
 class ConvergenceWarning(UserWarning):
     """What `ConvergenceError` says, as a warning (``on_failure="warn"``)."""
+
+
+def with_article(noun: str) -> str:
+    """Return a noun of a message with "a" or "an" before it."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from threading import RLock
 from typing import Any, Generic, TypeVar
 
-from rootdiff._errors import ArgumentTypeError, DuplicateNameError, UnknownNameError
+from rootdiff._errors import ArgumentTypeError, DuplicateNameError, UnknownNameError, with_article
 
 BACKENDS = ("numpy", "torch", "jax")
 T = TypeVar("T")
@@ -35,7 +35,8 @@ class Names(Generic[T]):
     def register(self, name: str, factory: Callable[[], T], backends: Iterable[str] = BACKENDS) -> None:
         if not isinstance(name, str) or not name:
             raise ArgumentTypeError(
-                f"register_{self.kind}: name is {name!r}, a {type(name).__name__}; it must be a text that is not empty."
+                f"register_{self.kind}: name is {name!r}, {with_article(type(name).__name__)}; it must be a text that "
+                "is not empty."
             )
         if not callable(factory):
             raise ArgumentTypeError(

@@ -57,8 +57,8 @@ def is_list_of_numbers(value: Any) -> bool:
 def as_value(backend: Backend, value: Any, single: bool) -> Any:
     """Return what a residual returned, numbers or lists of numbers and arrays, as one array; anything else as it is.
 
-    A number alone counts if it is the value of a `single` unknown. And only in NumPy: where there is a tape, numbers
-    have left it.
+    In NumPy a number stands for the value of a `single` unknown. In PyTorch and JAX it is returned as it is: it has
+    left the tape, and would have no derivative.
     """
     if is_number(value):
         return backend.xp.asarray(_floats(value)) if single and backend.name == "numpy" else value

@@ -12,8 +12,8 @@ import optree
 from scipy.linalg import get_lapack_funcs
 
 from rootdiff import _elimination
-from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, last
-from rootdiff._errors import ArgumentError
+from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, take_new
+from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._numpy_namespace import Namespace
 from rootdiff._slopes import Slopes
 
@@ -41,7 +41,7 @@ class NumpyBackend(Factoring):
 
     name = "numpy"
     traced = False
-    pulls = None
+    prefers_transpose = None
     xp = Namespace()
 
     def is_array(self, value: Any) -> bool:
@@ -65,8 +65,8 @@ class NumpyBackend(Factoring):
                 "np.where and np.concat."
             ) from error
 
-    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
-        return in_python(cond, body, state, account)
+    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
+        return in_python(cond, body, state, assess)
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise
@@ -167,7 +167,14 @@ class NumpyBackend(Factoring):
 
 
 def _copied(leaf: Any) -> Any:
-    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    if type(leaf) is not np.ndarray and isinstance(leaf, np.ma.MaskedArray):
+        raise ArgumentTypeError(
+            "residual: it returned a masked array, of which the mask would be lost. Return an ordinary array: leave "
+            "masked entries out where it is made, or give them a value with np.ma.filled."
+        )
+    return np.array(leaf)
 
 
 def _read_only(tree: Any) -> Any:

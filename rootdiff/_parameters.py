@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optree
 
-from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
 from rootdiff._structure import Structure
 
 
@@ -27,7 +27,7 @@ def frozen(structure: Structure, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
     def copied(leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray):
-            return np.array(leaf)
+            return np.array(leaf, subok=not is_parameter(leaf))  # a mask, say, stays with what is passed on as it is
         if is_parameter(leaf):
             return np.asarray(leaf, dtype=dtype)
         return leaf
@@ -73,4 +73,4 @@ def check_tangent(index: int, leaf: Any, tangent: Any) -> None:
 
 def _described(leaf: Any) -> str:
     dtype = getattr(leaf, "dtype", None)
-    return f"a {type(leaf).__name__}" + (f" of {dtype}" if dtype is not None else "")
+    return with_article(type(leaf).__name__) + (f" of {dtype}" if dtype is not None else "")

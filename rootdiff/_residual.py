@@ -91,8 +91,8 @@ class LinearOperator:
     @property
     def symmetric_product(self) -> Callable[[Array], Array]:
         """The cheaper one of two products that are the same where the matrix is symmetric."""
-        pulls = self.backend.pulls
-        return self.matvec if pulls is None or pulls == self.transposed else self.rmatvec
+        prefers_transpose = self.backend.prefers_transpose
+        return self.matvec if prefers_transpose is None or prefers_transpose == self.transposed else self.rmatvec
 
     def factored(self) -> LinearOperator:
         """Return the same operator with LU factors, where it has none because the backend eliminates."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from rootdiff._backend import Array
 
-#: Differences of this order, over so many steps, leave rounding errors only; where the one of the last order is so much
-#: smaller than the one before they do not yet.
+#: Differences of this order, over so many steps, hold rounding errors only; unless those of the last order fall below
+#: this part of those of the order before: then they still hold the function itself.
 _ORDER, _POINTS, _FALLING = 6, 8, 0.3
 
 
@@ -34,5 +34,5 @@ def roughness(xp: Any, along: Callable[[int], Array]) -> Array:
 
 
 def spacing(eps: Any) -> Any:
-    """Return a part of an unknown over which a function is smooth, and rounded many times."""
+    """Return the step, in parts of an unknown, over which a function is smooth but rounds many times."""
     return 0.5 * eps ** (1 / 4)

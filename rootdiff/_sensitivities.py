@@ -18,7 +18,7 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._parameters import check_tangent, is_parameter
 from rootdiff._residual import Residual
 from rootdiff._rules import check_rules
-from rootdiff._structure import Structure
+from rootdiff._structure import Structure, flat_cotangent
 from rootdiff.linear import LinearSolver
 
 #: Roundings of f by which its norm at the root may grow between a solve and its derivative.
@@ -68,10 +68,9 @@ class Sensitivities:
 
     def vjp(self, cotangent: Any) -> tuple[Any, ...]:
         """Return one cotangent per argument."""
-        check_cotangent(self.structure, cotangent)
+        w = flat_cotangent("vjp", self.structure, cotangent, self.y)
         if self.structure.is_empty:
             return self._like_args([np.zeros_like(parameter) for parameter in self.residual.parameters])
-        w = np.astype(self.structure.ravel(cotangent), self.y.dtype)
         with np.errstate(all="ignore"):
             assert self._checked
             gradients, _ = _implicit.vjp(
@@ -117,21 +116,14 @@ class Sensitivities:
         blocks = [self._block(parts, np.shape(p)) for parts, p in zip(columns, parameters, strict=True)]
         return self._like_args(blocks)
 
+    def __deepcopy__(self, memo: Any) -> Sensitivities:
+        return self  # nothing in it changes
+
     def __reduce__(self) -> Any:
         """Pickle what makes the residual again; where it cannot be pickled, a `Solution` loses its derivatives only."""
-        y, names = (
-            self.structure.unravel(self.y),
-            (
-                "adjoint",
-                "y",
-                "factors",
-                "on_failure",
-                "failed",
-                "residual_norm",
-                "error",
-            ),
-        )
-        parts = (self.binding, y, self.args, {name: getattr(self, name) for name in names})
+        names = ("adjoint", "y", "factors", "on_failure", "failed", "residual_norm", "error")
+        rest = {name: getattr(self, name) for name in names}
+        parts = (self.binding, self.structure.unravel(self.y), self.args, self.residual.backend.box, rest)  # type: ignore[attr-defined]
         try:
             pickle.dumps(parts)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -234,9 +226,10 @@ class Lost:
         )
 
 
-def _restored(binding: Binding, y: Any, args: tuple[Any, ...], rest: dict[str, Any]) -> Sensitivities:
+def _restored(binding: Binding, y: Any, args: tuple[Any, ...], box: Any, rest: dict[str, Any]) -> Sensitivities:
     bind, function, options, fixed_point = binding
     residual, structure, args = bind(function, y, args, options, fixed_point)
+    residual = replace(residual, backend=replace(residual.backend, box=box))
     return Sensitivities(residual, structure, args=args, binding=binding, **rest)
 
 
@@ -245,17 +238,3 @@ def _real(what: str, value: Any, dtype: Any) -> Array:
     if np.iscomplexobj(array):
         raise ArgumentError(f"{what} is complex, but what it belongs to is real. Give its real part.")
     return np.astype(array, dtype)
-
-
-def check_cotangent(structure: Structure, cotangent: Any) -> None:
-    """Raise unless `cotangent` is like the unknown."""
-    leaves, tree = optree.tree_flatten(cotangent)
-    shapes = [structure.batch + shape for shape in structure.shapes]
-    if tree != structure.tree or [np.shape(leaf) for leaf in leaves] != shapes:
-        raise ArgumentError(
-            f"vjp: the cotangent has leaves of shape {[np.shape(leaf) for leaf in leaves]}; "
-            f"it must be like y, with {shapes}."
-        )
-    for leaf, is_complex in zip(leaves, structure.complex_leaves, strict=True):
-        if np.iscomplexobj(leaf) and not is_complex:
-            raise ArgumentError("vjp: the cotangent is complex, but y is real. Give its real part.")

@@ -12,11 +12,11 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
 
 T = TypeVar("T")
 
-#: The smallest values of settings that mean the same in every solver; infinite ones mean nothing.
+#: The least values of settings that all solvers share. Infinite ones are refused.
 _LEAST = {"rtol": 0, "atol": 0, "max_steps": 0}
 
 
@@ -112,7 +112,7 @@ def _shown(value: Any) -> str:
     if shape is not None:
         return f"an array of shape {tuple(shape)} and dtype {value.dtype}"
     hint = " (a class: call it to make one)" if isinstance(value, type) else ""
-    return f"{value!r}, a {type(value).__name__}{hint}"
+    return f"{value!r}, {with_article(type(value).__name__)}{hint}"
 
 
 def _words(arms: tuple[Any, ...]) -> str:
@@ -122,7 +122,7 @@ def _words(arms: tuple[Any, ...]) -> str:
             words += [repr(choice) for choice in get_args(arm)]
         else:
             names = {float: "a number", int: "an integer", bool: "True or False", NoneType: "None"}
-            words.append(names.get(arm) or f"a {arm.__name__}{_examples(arm)}")
+            words.append(names.get(arm) or with_article(arm.__name__) + _examples(arm))
     return " or ".join(words)
 
 

@@ -19,7 +19,7 @@ from rootdiff._roughness import roughness, spacing
 _LONGEST = 0.25
 #: Patterns of the nudges that show the rounding of f; one alone may show nothing, where f is rounded coarsely.
 _NUDGES = (3, 5)
-#: Rounding that one difference meets, in parts of what was known, which the next one is told of.
+#: The rounding that one difference met is passed on to the next one, up to this many times what was known.
 _MORE = 8.0
 #: Entries whose ratios to their tangents are within this factor take one step together.
 _MAGNITUDE = 100.0
@@ -84,7 +84,7 @@ class Slopes:
         if self.box is not None and place == 0:
             room = (array - self.box[0])[index], (self.box[1] - array)[index]
         found = self._slope(along, scale(size, largest), size, room, self.fine)
-        # a term of f is rounded, and the differences may have met more rounding; much more is a kink, and of one entry
+        # the next entry is told of the rounding met here; much more than was known is a kink, of this entry alone
         seen = np.minimum(found.noise, _MORE * self._known)
         term = np.finfo(self.value.dtype).eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
         self._learnt = np.fmax(np.maximum(self._known, seen), term)
@@ -116,9 +116,9 @@ class Slopes:
         return Slope(value, np.zeros_like(value), np.zeros_like(value))
 
     def _slope(self, along: Callable[[Any], Array], length: Any, size: Any, room: Any, fine: bool = False) -> Slope:
-        """Return the derivative along a line on which a step of this `length` is as long as what it moves.
+        """Return the derivative along a line, with steps that are small parts of `length`.
 
-        That is of the `size`, or where this is small of a size that is not known.
+        A step as long as `size` changes an entry by its own size; none is longer than a quarter of that.
         """
         value, known = self.value, self._known
         first = max(first_step(value.dtype), first_step(length.dtype))

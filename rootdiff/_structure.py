@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rootdiff._backend import Array, Backend, Function
-from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._numbers import as_value
+from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
+from rootdiff._numbers import as_unknown, as_value
 
 _FRAMEWORKS = {"numpy": "rootdiff", "torch": "rootdiff_torch", "jax": "rootdiff_jax", "jaxlib": "rootdiff_jax"}
 
@@ -86,6 +86,8 @@ class Structure:
         For one system with one array as its unknown a list of values will do, or a number for one unknown. In NumPy
         a result of more digits than y0 has is rounded to those.
         """
+        if output is None:
+            raise ArgumentError(f"{role}: it returned None. Let it end in `return`, with values like y0.")
         output = self._as_array(output)
         leaves, tree = self.backend.flatten(output)
         if tree != self.tree:
@@ -97,7 +99,7 @@ class Structure:
         for leaf, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
             if not self.backend.is_array(leaf):
                 raise ArgumentTypeError(
-                    f"{role}: it returned {_article(type(leaf).__name__)}, but must return "
+                    f"{role}: it returned {with_article(type(leaf).__name__)}, but must return "
                     f"{self.backend.name} arrays like y0."
                 )
             if tuple(leaf.shape) != self.batch + shape:
@@ -183,6 +185,28 @@ def describe(backend: Backend, y0: Any, batch_ndim: int) -> Structure:
     return structure
 
 
+def flat_cotangent(role: str, structure: Structure, cotangent: Any, like: Array) -> Array:
+    """Return the flat vector of a cotangent of the unknown, with the dtype of `like`, that of the unknown.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not like the unknown, or complex where that is real.
+    """
+    backend, xp = structure.backend, structure.backend.xp
+    cotangent = as_unknown(backend, cotangent, ())
+    leaves, tree = backend.flatten(cotangent)
+    shapes = [structure.batch + shape for shape in structure.shapes]
+    found = [tuple(np.shape(leaf)) for leaf in leaves]
+    if tree != structure.tree or found != shapes:
+        raise ArgumentError(f"{role}: the cotangent has leaves of shape {found}; it must be like y, with {shapes}.")
+    leaves = [leaf if backend.is_array(leaf) else xp.asarray(leaf) for leaf in leaves]
+    for leaf, is_complex in zip(leaves, structure.complex_leaves, strict=True):
+        if xp.isdtype(leaf.dtype, "complex floating") and not is_complex:
+            raise ArgumentError(f"{role}: the cotangent is complex, but y is real. Give its real part.")
+    return xp.astype(structure.ravel(backend.unflatten(tree, leaves)), like.dtype)
+
+
 def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
     """Raise if a leaf of `args` is an array of another framework than y0."""
     for index, arg in enumerate(args):
@@ -258,7 +282,7 @@ def _check_array(backend: Backend, leaf: Any) -> None:
             else "A number, or a list of numbers, is one array too; any other list is a pytree with an array per entry."
         )
         raise ArgumentTypeError(
-            f"y0: it is or holds {_article(type(leaf).__name__)}, but must be a {backend.name} array "
+            f"y0: it is or holds {with_article(type(leaf).__name__)}, but must be a {backend.name} array "
             f"or a pytree of them. {advice}"
         )
     check_precision(backend, leaf, "y0")
@@ -277,6 +301,8 @@ def _describe_tree(backend: Backend, tree: Any) -> str:
 
 def _words(tree: Any, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[Any, ...], batch: tuple[int, ...]) -> str:
     leaves = ", ".join(f"{dtype}{list(batch + shape)}" for shape, dtype in zip(shapes, dtypes, strict=True))
+    if str(tree) in ("PyTreeSpec(*)", "PyTreeDef(*)"):
+        return f"one array, {leaves}"
     return f"{tree} of {leaves or 'nothing'}"
 
 
@@ -286,7 +312,3 @@ def _advice(equations: int, unknowns: int) -> str:
     if equations > unknowns:
         return "for more equations than unknowns minimise their sum of squares"
     return "arrange them as y0 is"
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

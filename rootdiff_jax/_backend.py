@@ -13,7 +13,7 @@ import jax.scipy.linalg
 import numpy as np
 from jax import lax
 
-from rootdiff._backend import Array, Function, HostFunction, in_python, last
+from rootdiff._backend import Array, Function, HostFunction, in_python, take_new
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._namespace import Namespace
@@ -37,7 +37,7 @@ class JaxBackend:
 
     name = "jax"
     traced = True
-    pulls = False
+    prefers_transpose = False
     xp: ClassVar[Any] = Namespace()
 
     def is_array(self, value: Any) -> bool:
@@ -52,8 +52,8 @@ class JaxBackend:
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         return function(y, *args)
 
-    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
-        return while_loop(cond, lambda state: account(body(state), state), _varying_alike(state))
+    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
+        return while_loop(cond, lambda state: assess(body(state), state), _varying_alike(state))
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         # a loop, since vmap runs both branches of lax.cond; and that inside, since XLA moves work that a loop does not
@@ -169,8 +169,8 @@ class SteppingBackend(JaxBackend):
 
     traced = False
 
-    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
-        return in_python(cond, body, state, account)
+    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
+        return in_python(cond, body, state, assess)
 
     def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if needed else otherwise

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from rootdiff._errors import ArgumentTypeError
+from rootdiff._numbers import as_unknown
 from rootdiff._registry import get_adjoint
 from rootdiff._report import GradientReport, measure
 from rootdiff._residual import Residual
-from rootdiff._structure import check_args, describe, flat_residual, split_args
+from rootdiff._structure import check_args, describe, flat_cotangent, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff_jax._backend import JaxBackend
 from rootdiff_jax._precision import in_full_precision, in_own_settings
@@ -57,13 +58,14 @@ def gradient_report(
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((y, args, cotangent))):
         raise ArgumentTypeError("gradient_report: it needs concrete values; call it outside of jit, vmap and grad.")
     backend = JaxBackend()
+    y = as_unknown(backend, y, args)
     structure = describe(backend, y, batch_ndim)
     check_args(backend, args)
     leaves, rebuild = split_args(backend, args, _is_floating)
     parameters = tuple(map(jnp.asarray, leaves))
     problem = Residual(flat_residual(residual, structure, rebuild), parameters, backend)
     flat_y = structure.ravel(y)
-    w = jnp.ones_like(flat_y) if cotangent is None else jnp.astype(structure.ravel(cotangent), flat_y.dtype)
+    w = jnp.ones_like(flat_y) if cotangent is None else flat_cotangent("gradient_report", structure, cotangent, flat_y)
     return in_own_settings(measure)(problem, get_adjoint(adjoint, "jax"), flat_y, w)
 
 

@@ -11,7 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
-from rootdiff._backend import Factoring, Function, HostFunction, in_python, last
+from rootdiff._backend import Factoring, Function, HostFunction, in_python, take_new
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
@@ -34,7 +34,7 @@ class TorchBackend(Factoring):
 
     name = "torch"
     traced = False
-    pulls = True
+    prefers_transpose = True
     xp: ClassVar[Any] = Namespace()
 
     def is_array(self, value: Any) -> bool:
@@ -49,7 +49,13 @@ class TorchBackend(Factoring):
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         inputs = tensors((y, args))
         before = [leaf._version for leaf in inputs if not leaf.is_inference()]
-        output = function(y, *args)
+        try:
+            output = function(y, *args)
+        except RuntimeError as error:
+            followed = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in tensors(y))
+            if followed or "require grad" not in str(error):
+                raise
+            output = self._with_graph(function, y, args)
         if before != [leaf._version for leaf in inputs if not leaf.is_inference()]:
             raise ArgumentError(
                 "residual: it changes y or args in place. Work on a clone, or write the result with torch.where and "
@@ -57,9 +63,16 @@ class TorchBackend(Factoring):
             )
         return output
 
-    def while_loop(self, cond: Function, body: Function, state: Any, account: Function = last) -> Any:
+    def _with_graph(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
+        """Return the value of a function that takes a gradient itself, of an energy say, with respect to `y`."""
+        followed = torch.is_grad_enabled()
+        with torch.enable_grad():
+            output = function(optree.tree_map(lambda leaf: leaf.detach().requires_grad_(), y), *args)
+        return output if followed else optree.tree_map(lambda leaf: leaf.detach(), output)
+
+    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
         loop = while_loop if self.foresees else in_python
-        return loop(cond, body, state, account)
+        return loop(cond, body, state, assess)
 
     def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
         return function(*operands) if holds(needed) else otherwise

@@ -8,7 +8,6 @@ them, and another puts the replacements in their place. The state of modules is 
 from __future__ import annotations
 
 import functools
-import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._derivatives import Shared, depth, graph_of, is_dual, is_wrapped, levels, tensors, unwrapped
+from rootdiff_torch._reached import reached
 
 _ADVICE = (
     "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "
@@ -32,10 +32,8 @@ SPARSE = (
     "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
     "values through args as a dense tensor, and build the sparse one inside. A constant may stay sparse."
 )
-#: Entries of a list that are searched for modules: layers come by the dozen, data by the thousand.
-_MANY = 100
-
-
+#: So many things are looked at for modules.
+_LOOKED_AT = 1000
 _MISSING = object()
 #: What every module has, and nobody rebinds: all but whether it trains.
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
@@ -121,6 +119,13 @@ def used(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Ten
     return tuple(recorder.found.values())
 
 
+def constants(function: Callable[..., Tensor], inputs: Sequence[Tensor], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Return the tensors beside its inputs that ``function(*inputs)`` uses and whose leading axes have this shape."""
+    with _eagerly(), _Constants(inputs, shape) as recorder:
+        function(*inputs)
+    return tuple(recorder.found.values())
+
+
 def with_captured(function: Callable[..., Tensor], captured: Sequence[Tensor], count: int) -> Callable[..., Tensor]:
     """Return `function` of its first `count` inputs and, after them, of replacements for the `captured` tensors."""
     if not captured:
@@ -166,21 +171,17 @@ def is_followed(tensor: Tensor) -> bool:
     return tensor.requires_grad or is_wrapped(tensor) or is_dual(tensor)
 
 
-def modules_of(value: Any, depth: int = 5) -> Iterator[nn.Module]:
-    """Return the modules that a callable, or a pytree of arguments, holds in plain sight, each once."""
-    seen, parts = set[int](), [value]
-    for _ in range(depth + 1):
-        fresh = list({id(part): part for part in parts if id(part) not in seen}.values())
-        seen |= {id(part) for part in fresh}
-        yield from (part for part in fresh if isinstance(part, nn.Module))
-        parts = [inner for part in fresh if not isinstance(part, nn.Module | Tensor) for inner in _parts(part)]
+def modules_of(function: Any, args: Any) -> list[nn.Module]:
+    """Return the modules that a callable and its arguments hold in plain sight, each once."""
+    found = reached(_LOOKED_AT, ("the residual", function), ("args", args))
+    return [part for _, part in found if isinstance(part, nn.Module)]
 
 
 def refuse_batch_norm(function: Callable[..., Any], args: Any, evaluate: Callable[[], Any]) -> None:
     """Raise if `evaluate` calls a module that normalises over the batch, so that its systems depend on each other."""
     found = {
         id(part): (name or type(module).__name__, part)
-        for module in modules_of((function, args))
+        for module in modules_of(function, args)
         for name, part in module.named_modules()
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None)
     }
@@ -199,29 +200,6 @@ def refuse_batch_norm(function: Callable[..., Any], args: Any, evaluate: Callabl
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, types.MethodType):
-        yield from (value.__self__, value.__func__)
-    elif isinstance(value, types.FunctionType):
-        for cell in value.__closure__ or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # a variable that is not assigned yet
-                continue
-        yield from value.__defaults__ or ()
-        yield getattr(value, "__wrapped__", None)
-        names = value.__code__.co_names
-        yield from (v for name in names if isinstance(v := value.__globals__.get(name), nn.Module))
-    elif isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list | tuple):
-        yield from value[:_MANY]
-    elif type(value).__module__.partition(".")[0] not in ("builtins", "torch", "numpy"):
-        yield from getattr(value, "__dict__", {}).values()
 
 
 #: Runs what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one.
@@ -256,6 +234,19 @@ class _Recorder(TorchFunctionMode):
         if tensor.layout is not torch.strided:
             raise ArgumentError(f"residual: {SPARSE}")
         self.found[id(tensor)] = tensor
+
+
+class _Constants(_Recorder):
+    """Finds, of what nothing differentiates, the dense tensors with leading axes of one shape."""
+
+    def __init__(self, inputs: Sequence[Tensor], shape: tuple[int, ...]) -> None:
+        super().__init__(inputs)
+        self.shape = shape
+
+    def _meet(self, tensor: Tensor) -> None:
+        plain = tensor.layout is torch.strided and not is_followed(tensor)
+        if plain and tensor.shape[: len(self.shape)] == self.shape:
+            self.found[id(tensor)] = tensor
 
 
 class _Substitution(TorchFunctionMode):

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from rootdiff._errors import ArgumentTypeError
+from rootdiff._numbers import as_unknown
 from rootdiff._registry import get_adjoint
 from rootdiff._report import GradientReport, measure
 from rootdiff._residual import Residual
-from rootdiff._structure import check_args, describe, flat_residual, split_args
+from rootdiff._structure import check_args, describe, flat_cotangent, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import capture, with_captured
@@ -57,6 +58,7 @@ def gradient_report(
     """
     if levels():
         raise ArgumentTypeError("gradient_report: it needs concrete values; call it outside of torch.func transforms.")
+    y = as_unknown(BACKEND, y, args)
     structure = describe(BACKEND, y, batch_ndim)
     check_args(BACKEND, args)
     flat_y = structure.ravel(y).detach()
@@ -65,6 +67,8 @@ def gradient_report(
     captured, _ = capture(flat, flat_y, leaves)
     parameters = tuple(tensor.detach() for tensor in (*leaves, *captured))
     problem = Residual(with_captured(flat, captured, 1 + len(leaves)), parameters, BACKEND)
-    w = torch.ones_like(flat_y) if cotangent is None else structure.ravel(cotangent).detach().to(flat_y.dtype)
+    w = torch.ones_like(flat_y)
+    if cotangent is not None:
+        w = flat_cotangent("gradient_report", structure, cotangent, flat_y).detach()
     with torch.no_grad():
         return measure(problem, get_adjoint(adjoint, "torch"), flat_y, w)

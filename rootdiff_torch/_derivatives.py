@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _functorch = torch._C._functorch
 _Key = torch._C.DispatchKey
 _AUTOGRAD = (_Key.AutogradFunctionality, _Key.AutogradOther, _Key.AutogradNestedTensor, _Key.ADInplaceOrView)
-ONCE = (
+FIRST_ONLY = (
     "residual: the backward of a custom autograd.Function in it cannot be differentiated (it is once_differentiable, "
     "or works outside autograd: in NumPy, under no_grad), so that there is no second derivative, nor one in forward "
     "mode that is to be differentiated. Write its backward in differentiable operations."
@@ -321,7 +321,7 @@ def graph_of(output: Tensor) -> Iterator[Any]:
             nodes += [following for following, _ in node.next_functions]
 
 
-class Once(torch.autograd.Function):
+class FirstOnly(torch.autograd.Function):
     """``(count, *gradients, *inputs) -> gradients``, so many, of the inputs, which cannot be differentiated."""
 
     generate_vmap_rule = True
@@ -336,11 +336,11 @@ class Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        raise ArgumentError(ONCE)
+        raise ArgumentError(FIRST_ONLY)
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
-        raise ArgumentError(ONCE)
+        raise ArgumentError(FIRST_ONLY)
 
 
 def _pattern(like: Tensor) -> Tensor:
@@ -387,7 +387,7 @@ def _otherwise(
         return in_forward_mode(function, primals, tangents)
     except RuntimeError as error:
         if outside:
-            raise ArgumentError(ONCE) from error
+            raise ArgumentError(FIRST_ONLY) from error
     rows = []
     for unit in torch.eye(like.numel(), dtype=like.dtype, device=like.device):
         parts = pullback(function, primals, wanted, unit.reshape(like.shape))

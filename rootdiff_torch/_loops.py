@@ -37,37 +37,35 @@ class _Foresight(threading.local):
     away : bool. Whether the step is one on another device.
     script : sequence of bool or None. What `surely_all` is to answer, as far as it goes; None: it is not asked.
     masks : list of boolean tensors. What it was asked about.
-    accounting : bool. Whether the step has been taken, and any mask is foreseen; else those that are made when asked.
+    assessing : bool. Whether the step has been taken, and any mask is foreseen; else those that are made when asked.
     """
 
     def __init__(self) -> None:
         self.assumes, self.asked, self.met, self.away = False, list[Tensor](), False, False
         self.script: Sequence[bool] | None = None
         self.masks = list[Tensor]()
-        self.accounting = False
+        self.assessing = False
 
     def taken(
         self, body: Function, state: Any, assumes: bool, script: Sequence[bool] | None
     ) -> tuple[Any, list[Tensor], list[Tensor], bool]:
         """Return ``body(state)``, `surely_all` answering by the script; the conditions and masks asked about; `met`."""
-        enclosing = self.assumes, self.asked, self.met, self.away, self.script, self.masks, self.accounting
+        enclosing = self.assumes, self.asked, self.met, self.away, self.script, self.masks, self.assessing
         self.assumes, self.asked, self.met, self.away = assumes, [], False, True
-        self.script, self.masks, self.accounting = script, [], False
+        self.script, self.masks, self.assessing = script, [], False
         try:
             return body(state), self.asked, self.masks, self.met
         finally:
-            self.assumes, self.asked, self.met, self.away, self.script, self.masks, self.accounting = enclosing
+            self.assumes, self.asked, self.met, self.away, self.script, self.masks, self.assessing = enclosing
 
-    def accounted(
-        self, account: Function, new: Any, old: Any, script: Sequence[bool] | None
-    ) -> tuple[Any, list[Tensor]]:
-        """Return ``account(new, old)`` with `surely_all` answering by the script, and what that was asked about."""
-        enclosing = self.script, self.masks, self.accounting
-        self.script, self.masks, self.accounting = script, [], True
+    def assessed(self, assess: Function, new: Any, old: Any, script: Sequence[bool] | None) -> tuple[Any, list[Tensor]]:
+        """Return ``assess(new, old)`` with `surely_all` answering by the script, and what that was asked about."""
+        enclosing = self.script, self.masks, self.assessing
+        self.script, self.masks, self.assessing = script, [], True
         try:
-            return account(new, old), self.masks
+            return assess(new, old), self.masks
         finally:
-            self.script, self.masks, self.accounting = enclosing
+            self.script, self.masks, self.assessing = enclosing
 
 
 _foresight = _Foresight()
@@ -103,9 +101,9 @@ def holds(condition: Tensor) -> bool:
 
 def surely_all(mask: Tensor | Callable[[], Tensor]) -> bool:
     """Return whether all of a mask is known to hold, or foreseen to; one that is not to be asked about is not made."""
-    script, foreseen = _foresight.script, _foresight.accounting or callable(mask)
+    script, foreseen = _foresight.script, _foresight.assessing or callable(mask)
     if callable(mask):
-        if (_foresight.away or _foresight.accounting) and script is None:
+        if (_foresight.away or _foresight.assessing) and script is None:
             return False
         mask = mask()
     if is_here(mask):
@@ -117,8 +115,8 @@ def surely_all(mask: Tensor | Callable[[], Tensor]) -> bool:
     return place < len(script) and script[place]
 
 
-def while_loop(cond: Function, body: Function, state: Any, account: Function) -> Any:
-    """Apply `body`, then `account` to what it gives and the last state, while `cond` holds.
+def while_loop(cond: Function, body: Function, state: Any, assess: Function) -> Any:
+    """Apply `body`, then `assess` to what it gives and the last state, while `cond` holds.
 
     On another device, `body` is taken to meet no condition (a line search that need not begin) where it met none in the
     last step, and what all systems had in common then is taken for granted. Whether that was right is read together
@@ -130,10 +128,10 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
     """
     going = cond(state)
     if is_here(going):
-        return in_python(cond, body, state, account)
+        return in_python(cond, body, state, assess)
     if not holds(going):
         return state
-    take = partial(_foreseen, cond, body, account)
+    take = partial(_foreseen, cond, body, assess)
     kind = kind_of(body, state) if is_wanted() else None
     alike = kind is not None and may_begin_recorded(kind)
     assumes, script = alike, [list[bool](), list[bool]()]
@@ -157,7 +155,7 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
                 more, _, *found = step.read()
             elif _is_wrong(script[1], found[1]):
                 known = _right(script[1], found[1])
-                result, masks = _foresight.accounted(account, step.new, state, known)
+                result, masks = _foresight.assessed(assess, step.new, state, known)
                 step = step._replace(result=result, flags=_flags(cond(result), masks), counts=(0, 0))
                 more, *_, found[1] = step.read()
             script = found
@@ -170,12 +168,12 @@ def while_loop(cond: Function, body: Function, state: Any, account: Function) ->
         begun = True
 
 
-#: What `surely_all` is to answer in a step, and in its account; None: nothing is foreseen.
+#: What `surely_all` is to answer in a step, and where that is assessed; None: nothing is foreseen.
 _Script = Sequence[Sequence[bool] | None]
 
 
 class _Step(NamedTuple):
-    """A step and its account, and what is to be read of them: `flags`, by `counts` of conditions and of masks."""
+    """A step, assessed, and what is to be read of them: `flags`, by `counts` of conditions and of masks."""
 
     new: Any
     result: Any
@@ -184,15 +182,15 @@ class _Step(NamedTuple):
     met: bool
 
     def read(self) -> tuple[bool, list[bool], list[bool], list[bool]]:
-        """Return whether to go on, which conditions hold, and which masks of step and account hold everywhere."""
+        """Return whether to go on, which conditions hold, and which masks hold everywhere: in the step, as assessed."""
         values: list[bool] = self.flags.tolist()
         first, second = 1 + self.counts[0], 1 + sum(self.counts)
         return values[0], values[1:first], values[first:second], values[second:]
 
 
-def _foreseen(cond: Function, body: Function, account: Function, assumes: bool, script: _Script, state: Any) -> _Step:
+def _foreseen(cond: Function, body: Function, assess: Function, assumes: bool, script: _Script, state: Any) -> _Step:
     new, asked, common, met = _foresight.taken(body, state, assumes, script[0])
-    result, masks = _foresight.accounted(account, new, state, script[1])
+    result, masks = _foresight.assessed(assess, new, state, script[1])
     return _Step(new, result, _flags(cond(result), [*common, *masks], asked), (len(asked), len(common)), met)
 
 

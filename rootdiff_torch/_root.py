@@ -396,7 +396,7 @@ def _solve(
         state = State(())
         follows = needs_capture()
         if follows:
-            before = State.of([*modules_of((function, args))])
+            before = State.of(modules_of(function, args))
             captured, first = capture(flat, start, parameters)
             state = before.lasting()
         count = len(parameters)
@@ -422,7 +422,7 @@ def _solve(
             return Residual(flat, tuple(leaves), BACKEND, fixed_point=fixed_point)
 
         problem = Problem(
-            function=_of_parameters(with_captured(frozen, captured, 1 + count), 0, shown),
+            original=_of_parameters(with_captured(frozen, captured, 1 + count), 0, shown),
             direct=None if hidden else _of_parameters(flat, 0, count),
             take=None if flags is None else (lambda *args: compactable(make, structure, args, flags).take),
             structure=structure,

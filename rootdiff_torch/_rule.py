@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,12 +26,13 @@ from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, Linearization, TorchBackend
-from rootdiff_torch._capture import State, check_followed, check_graph
+from rootdiff_torch._capture import State, check_followed, check_graph, constants, with_captured
 from rootdiff_torch._derivatives import (
-    ONCE,
-    Once,
+    FIRST_ONLY,
+    FirstOnly,
     breaks_graph,
     dense,
+    graph_of,
     hidden,
     in_forward_mode,
     in_full_precision,
@@ -46,6 +47,12 @@ from rootdiff_torch._derivatives import (
 from rootdiff_torch._loops import by_itself
 from rootdiff_torch._watching import Watched, check_still_root, norm_allowed
 
+_DETACHED = (
+    "residual: autograd finds no way from y to its value, so that its derivative is zero: it detaches y, or leaves "
+    "torch (NumPy, .item()). Use torch's operations on y itself; a gradient inside is torch.autograd.grad(energy, y, "
+    "create_graph=True). Or take a solver without derivatives: 'anderson', 'df_sane', 'scipy:krylov'."
+)
+
 
 @dataclass
 class Outcome:
@@ -54,20 +61,22 @@ class Outcome:
     Attributes
     ----------
     byproduct : Any. The pytree of what the solver knows of the inverse Jacobian.
-    spoilt : bool. Whether a system failed.
-    once : bool. Whether a derivative of the residual cannot be differentiated.
+    any_failed : bool. Whether a system failed, in the solve or in a linear solve of its derivatives.
+    first_only : bool. Whether the residual has first derivatives only.
     carriers : tuple of int. The parameters that carry the batch axes, looked for where a system failed.
+    constants : tuples of tensors. What the residual closes over of this kind, and what stands in its place.
     """
 
     byproduct: Any = None
-    spoilt: bool = False
-    once: bool = False
+    any_failed: bool = False
+    first_only: bool = False
     carriers: tuple[int, ...] = ()
+    constants: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A residual on flat vectors, ``function(y, *parameters)``, and how to solve it.
+    """A residual on flat vectors, ``original(y, *parameters)``, and how to solve it.
 
     The parameters are those of the residual, those of the correction, and the settings of the solver.
 
@@ -104,7 +113,7 @@ class Problem:
         What `forward` finds out, for Python to branch on under every transform.
     """
 
-    function: Callable[..., Tensor]
+    original: Callable[..., Tensor]
     structure: Structure
     solver: Solver
     adjoint: LinearSolver
@@ -124,11 +133,16 @@ class Problem:
     observe: Callable[[StepInfo], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
+    def function(self, *inputs: Tensor) -> Tensor:
+        """Return the residual of y and the parameters; constants of a system that failed are those of a good one."""
+        found, regular = self.outcome.constants
+        return with_captured(self.original, found, len(inputs))(*inputs, *regular)
+
     def batched(self, dims: Sequence[int | None], randomness: str) -> Problem:
         """Return the problem with one more leading batch axis on y, and on the parameters with a dimension."""
-        function = torch.vmap(self.function, in_dims=(0, *dims), randomness=randomness)
+        original = torch.vmap(self.original, in_dims=(0, *dims), randomness=randomness)
         correct = self.correct and torch.vmap(self.correct, in_dims=(0, 0, *dims), randomness=randomness)
-        return replace(self, function=function, direct=None, first=None, correct=correct)
+        return replace(self, original=original, direct=None, first=None, correct=correct)
 
     def bound(self, parameters: tuple[Tensor, ...], start: Tensor) -> tuple[Residual, Solver]:
         """Return the residual and the solver, with plain parameters in them, for a solve from `start`."""
@@ -138,7 +152,9 @@ class Problem:
             return first if first is not None and y is start else function(y, *parameters)
 
         backend = BACKEND if self.observe is None else TorchBackend(foresees=False)
-        residual = Residual(known, parameters, backend, observe=self.observe, fixed_point=self.fixed_point)
+        residual: Residual = _FromStart(
+            known, parameters, backend, observe=self.observe, fixed_point=self.fixed_point, start=start
+        )
         if self.take is not None and self.direct is not None:
             residual = replace(residual, take=self.take(*self.arguments(*parameters)))
         correct, solver = self.correct, self.solver
@@ -187,7 +203,7 @@ class Root(torch.autograd.Function):
             if ctx.needs_input_grad[place + 1] and is_differentiable(parameter)
         ]
         plain = not torch.is_grad_enabled() and not hidden((y, cotangent, *parameters))
-        with _settled(ctx.problem, y):
+        with _restored(ctx.problem, y):
             given = (ctx.problem, cotangent, y, known, parameters, wanted)
             if plain:
                 found = by_itself(ctx.problem.cuda_graph, y, lambda: _pull_back_once(*given))
@@ -202,11 +218,11 @@ class Root(torch.autograd.Function):
         with outer_forward_mode():
             y, parameters, known = _at_root(ctx, without_tangents(ctx.saved_tensors))
             directions = _directions(parameters, tangents)
-            with _settled(ctx.problem, y):
+            with _restored(ctx.problem, y):
                 of_parameters = partial(ctx.problem.function, y)
                 rhs = pushforward(of_parameters, parameters, directions, y)
                 t = _solve(ctx.problem, False, rhs, y, known, parameters)
-                if ctx.problem.outcome.once and hidden((rhs, *parameters)):  # found out by the solve alone
+                if ctx.problem.outcome.first_only and hidden((rhs, *parameters)):  # found out by the solve alone
                     rhs = in_forward_mode(of_parameters, parameters, directions)
                     t = _solve(ctx.problem, False, rhs, y, known, parameters)
             return -t, None, None, None, None, *(None,) * len(known)
@@ -249,9 +265,9 @@ class LinearSolve(torch.autograd.Function):
         x, y, *others = ctx.saved_tensors
         known, parameters = others[: ctx.count], others[ctx.count :]
         primals = (y, *parameters)
-        with _settled(ctx.problem, y):
+        with _restored(ctx.problem, y):
             u = _solve(ctx.problem, not ctx.transpose, cotangent, y, known, parameters)
-            if ctx.problem.outcome.spoilt:
+            if ctx.problem.outcome.any_failed:
                 x, u = _without_idle(x, cotangent), _without_idle(u, cotangent)
             # A x = b: the cotangent of A is -u x^T, so that of what A depends on is the pullback of -u^T A x
             left, right = (x, u) if ctx.transpose else (u, x)
@@ -277,7 +293,7 @@ class LinearSolve(torch.autograd.Function):
             rhs, of_y, __, *of_others = tangents
             known, parameters = others[: ctx.count], others[ctx.count :]
             primals = (y, *parameters)
-            with _settled(ctx.problem, y):
+            with _restored(ctx.problem, y):
                 # A dx = db - dA x
                 directions = _directions(primals, (of_y, *of_others[ctx.count :]))
                 product = _transposed_product(ctx, x) if ctx.transpose else _product(ctx, x)
@@ -318,17 +334,19 @@ def _find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[T
         residual, solver = problem.bound(tuple(plain), start)
         raw = run(solver, residual, start)
         unravel = problem.structure.unravel
+        if bool((raw.status == int(Status.SINGULAR)).any()) and not residual.differentiable:
+            raise ArgumentError(_DETACHED)
         solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
         context = (unravel(start), *problem.arguments(*plain))
-        spoilt = report(BACKEND, solution, problem.on_failure, solver, context)
+        any_failed = report(BACKEND, solution, problem.on_failure, solver, context)
         if problem.follows and problem.checked:  # one that branches may use more at the root than at y0
             check_followed(problem.function, (raw.y, *plain))
         known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
         y = raw.y
-        if spoilt:
-            problem.outcome.spoilt = True
+        if any_failed:
+            problem.outcome.any_failed = True
             if problem.follows:
-                problem.outcome.carriers = _carriers(problem, y, plain, ~solution.converged)
+                _note_carriers(problem, y, plain, ~solution.converged)
             if problem.on_failure not in KEEP:
                 y = torch.where(solution.converged[..., None], y, torch.nan)
         error = torch.full_like(y, torch.inf) if raw.error is None else raw.error
@@ -341,13 +359,13 @@ def _solve_plain(
     problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, others: Sequence[Tensor], count: int
 ) -> Tensor:
     """Return what `LinearSolve` does, with its outcome noted."""
-    with _settled(problem, y), _plain(y):
+    with _restored(problem, y), _plain(y):
         b, point, *plain = [_normal(tensor) for tensor in (rhs, y, *others)]
         allowed, error, *known = plain[:count]
         allowed = allowed.expand((*b.shape[: b.ndim - point.ndim], *allowed.shape))
         factors = BACKEND.unflatten(problem.outcome.byproduct, known)
         residual = Residual(problem.function, tuple(plain[count:]), BACKEND, fixed_point=problem.fixed_point)
-        _look(problem, residual, point, plain[0])
+        _check_root(problem, residual, point, plain[0])
 
         def at(y: Tensor, factors: Any = None) -> LinearOperator:
             operator = _stacked(residual.operator(y, factors), b, point)
@@ -357,14 +375,14 @@ def _solve_plain(
         return x.clone() if x is b else x
 
 
-def _look(problem: Problem, residual: Residual, y: Tensor, allowed: Tensor) -> None:
+def _check_root(problem: Problem, residual: Residual, y: Tensor, allowed: Tensor) -> None:
     """Evaluate the residual at its root: raise if it is none any more, and note whether it has second derivatives."""
     primals = [tensor.detach() for tensor in (y, *residual.parameters)]
     wanted = [place for place, primal in enumerate(primals) if is_differentiable(primal)]
     with torch.enable_grad():
         value = problem.function(*[primal.requires_grad_(place in wanted) for place, primal in enumerate(primals)])
     check_still_root(residual, y, value, allowed, problem.watched)
-    problem.outcome.once = breaks_graph(problem.function, primals, wanted, value)
+    problem.outcome.first_only = breaks_graph(problem.function, primals, wanted, value)
 
 
 def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -396,12 +414,12 @@ def _pull_back(
         check_followed(problem.function, [tensor.detach() for tensor in (y, *parameters)])
     u = _solve(problem, True, cotangent, y, known, parameters)
     residual = _Rule(problem.function, tuple(parameters), BACKEND, tuple(wanted))
-    if problem.outcome.spoilt:
+    if problem.outcome.any_failed:
         found = _implicit.pullback_of_good(residual, y, _without_idle(u, cotangent))
     else:
         found = residual.parameter_vjp(y, -u)
-    if problem.outcome.once:
-        return apply(Once, len(found), *found, cotangent, y, *parameters)  # type: ignore[no-any-return]
+    if problem.outcome.first_only:
+        return apply(FirstOnly, len(found), *found, cotangent, y, *parameters)  # type: ignore[no-any-return]
     return found
 
 
@@ -430,8 +448,11 @@ def _pull_back_once(
         )
         u = _solved(problem, operator.T, b, allowed, _implicit.Beside(point, error, lambda y: bound.operator(y).T))
         residual = _OfGraph(problem.function, tuple(values), BACKEND, graph.f, tuple(inputs))
-        if problem.outcome.spoilt:
-            return _implicit.pullback_of_good(residual, point, _without_idle(u, b))
+        if problem.outcome.any_failed:
+            u = _without_idle(u, b)
+            if not bool(u.any()):  # all that failed are masked out, and where none is good all derivatives may be NaN
+                return tuple(map(torch.zeros_like, inputs))
+            return _implicit.pullback_of_good(residual, point, u)
         return residual.parameter_vjp(point, -u)
 
 
@@ -441,17 +462,17 @@ def _solved(
     """Return the checked solution for plain tensors; it is noted if a system failed."""
     if rhs.numel() == 0:
         return rhs
-    failed = allowed.isinf() if problem.outcome.spoilt else None
+    failed = allowed.isinf() if problem.outcome.any_failed else None
     x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed, beside)
     if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
-        problem.outcome.spoilt = True
+        problem.outcome.any_failed = True
     return x  # type: ignore[no-any-return]
 
 
 def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
     """Return J^T u as a function of y and the parameters, for one or more vectors u."""
-    if ctx.problem.outcome.once:
-        raise ArgumentError(ONCE)
+    if ctx.problem.outcome.first_only:
+        raise ArgumentError(FIRST_ONLY)
 
     def product(y: Tensor, *parameters: Tensor) -> Tensor:
         def one(vector: Tensor) -> Tensor:
@@ -464,8 +485,8 @@ def _transposed_product(ctx: Any, u: Tensor) -> Callable[..., Tensor]:
 
 def _product(ctx: Any, v: Tensor) -> Callable[..., Tensor]:
     """Return J v as a function of y and the parameters, for one or more vectors v."""
-    if ctx.problem.outcome.once:
-        raise ArgumentError(ONCE)
+    if ctx.problem.outcome.first_only:
+        raise ArgumentError(FIRST_ONLY)
 
     def product(y: Tensor, *parameters: Tensor) -> Tensor:
         def of_y(point: Tensor) -> Tensor:
@@ -480,6 +501,20 @@ def _mapped(function: Callable[..., Tensor], times: int) -> Callable[..., Tensor
     for _ in range(times):
         function = torch.vmap(function)
     return function
+
+
+@dataclass(frozen=True)
+class _FromStart(Residual):
+    """A residual that is to be solved from `start`."""
+
+    start: Tensor = field(kw_only=True)
+
+    @cached_property
+    def differentiable(self) -> bool:
+        with torch.enable_grad():
+            y = self.start.detach().requires_grad_()
+            value = self.function(y, *self.parameters)
+        return value is y or any(getattr(node, "variable", None) is y for node in graph_of(value))
 
 
 @dataclass(frozen=True)
@@ -512,7 +547,7 @@ def _at_root(ctx: Any, saved: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor
     """Return y, the parameters, and what is known of the root, from what `Root` saved."""
     y, *others = saved
     parameters, known = others[: ctx.count], others[ctx.count :]
-    if ctx.problem.outcome.spoilt:
+    if ctx.problem.outcome.any_failed:
         failed = known[0].isinf()
         y = _implicit.regular_point(BACKEND.xp, y, failed)
         for place in ctx.problem.outcome.carriers:
@@ -526,28 +561,46 @@ def _regular(parameter: Tensor, failed: Tensor) -> Tensor:
     return _implicit.regular_point(BACKEND.xp, rows, failed).reshape(parameter.shape)  # type: ignore[no-any-return]
 
 
-def _carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], failed: Tensor) -> tuple[int, ...]:
-    """Return which parameters carry the batch axes: shaped so, and of no effect on others than their own systems.
+def _note_carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], failed: Tensor) -> None:
+    """Note which parameters and constants carry the batch axes, where some systems `failed`, (*batch).
 
-    Where a system failed, its entries may make a derivative infinite or NaN, and zero times that is NaN in a gradient
-    that the systems share; so they are replaced by those of a good system, whose derivative counts for nothing.
+    They are shaped so, and what they hold for a failed system has no effect on the others, neither at the roots of
+    those nor nearby. It may make a derivative of the failed system infinite or NaN, and zero times that is NaN in a
+    gradient that the systems share; so a good system's takes its place, whose derivative counts for nothing.
     """
+    if failed.ndim == 0 or bool(failed.all()):
+        return
     y = _implicit.regular_point(BACKEND.xp, y, failed)
-    values, found = list(parameters), list[int]()
+    closed_over = constants(problem.original, (y, *parameters), failed.shape)
+    function = with_captured(problem.original, closed_over, 1 + len(parameters))
+    values, found = [*parameters, *closed_over], list[int]()
 
-    def of_good() -> Tensor:
-        return torch.where(failed[..., None], 0, problem.function(y, *values))
+    def of_good() -> list[Tensor]:
+        # at a root that is zero, and with a parameter that is, much has no effect
+        points = ([y, *values], [*map(_nudged, (y, *values))])
+        return [torch.where(failed[..., None], 0, function(*point)) for point in points]
 
     before = of_good()
-    for place, parameter in enumerate(parameters):
-        if failed.ndim == 0 or parameter.shape[: failed.ndim] != failed.shape or not is_differentiable(parameter):
-            continue
-        values[place] = _regular(parameter, failed)
-        if torch.equal(of_good(), before):
-            found.append(place)
-        else:
-            values[place] = parameter
-    return tuple(found)
+    for place, value in enumerate(values):
+        if value.shape[: failed.ndim] == failed.shape and is_differentiable(value):
+            values[place] = _regular(value, failed)
+            if all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(of_good(), before, strict=True)):
+                found.append(place)
+            else:
+                values[place] = value
+    count = len(parameters)
+    problem.outcome.carriers = tuple(place for place in found if place < count)
+    places = [place for place in found if place >= count]
+    problem.outcome.constants = tuple(closed_over[p - count] for p in places), tuple(values[p] for p in places)
+
+
+def _nudged(tensor: Tensor) -> Tensor:
+    """Return a point near `tensor`, where no entry is zero."""
+    if not is_differentiable(tensor):
+        return tensor
+    weights: Tensor = torch.cos(torch.arange(tensor.numel()) ** 2).to(tensor).reshape(tensor.shape)
+    step: Tensor = torch.finfo(tensor.dtype).eps ** 0.25 * (1 + tensor.abs()) * weights
+    return tensor + step
 
 
 def _without_idle(u: Tensor, cotangent: Tensor) -> Tensor:
@@ -590,7 +643,7 @@ def _normal(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _settled(problem: Problem, y: Tensor) -> Iterator[None]:
+def _restored(problem: Problem, y: Tensor) -> Iterator[None]:
     """Bring back the state of the modules, and compute in the precision of `y`."""
     with problem.state.restored(), in_full_precision(y):
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import pickle
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +147,19 @@ def test_numbers_with_a_meaning_that_would_be_lost(value: Any) -> None:
         rootdiff.root(lambda y: y - 1.0, value)
 
 
+def test_a_mask_of_what_is_passed_on_stays() -> None:
+    weights = np.ma.masked_array([1, 7], [False, True])  # integers, so no parameter
+    sol = rootdiff.root(lambda y, a, w: y**3 - a * w.sum(), np.ones(1), np.array([8.0]), weights)
+    np.testing.assert_allclose(sol.y, [2.0])
+    np.testing.assert_allclose(sol.jacobian()[0], [[1 / 12]], rtol=1e-8)
+
+
+def test_a_masked_residual_is_refused() -> None:
+    data = np.ma.masked_array([8.0, 27.0], [False, True])
+    with pytest.raises(ArgumentTypeError, match="residual: it returned a masked array"):
+        rootdiff.root(lambda y: y**3 - data, np.ones(2))
+
+
 @pytest.mark.parametrize("package", ["pandas", "xarray"])
 def test_labelled_arrays_are_refused_by_name(package: str) -> None:
     module = pytest.importorskip(package)
@@ -185,6 +200,16 @@ def test_a_solution_is_pickled_with_its_derivatives() -> None:
     np.testing.assert_array_equal(again.vjp(np.ones(2))[0], sol.vjp(np.ones(2))[0])
 
 
+def root_in_its_domain(y: Any, a: Any) -> Any:
+    return np.array([math.sqrt(y[0])]) - a  # raises where y is negative
+
+
+def test_a_solution_is_pickled_with_its_bounds() -> None:
+    sol = rootdiff.root(root_in_its_domain, np.array([1.0]), np.array([1e-6]), bounds=(0, None))
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(sol)).jacobian()[0], sol.jacobian()[0])
+    np.testing.assert_allclose(sol.jacobian()[0], [[2e-6]], rtol=1e-5)
+
+
 def test_a_solution_of_a_lambda_is_pickled_without_its_derivatives() -> None:
     sol = rootdiff.root(lambda y, a: y**3 - a, np.ones(1), np.array([8.0]), callback=lambda info: None, history=True)
     again = pickle.loads(pickle.dumps(sol))
@@ -192,6 +217,11 @@ def test_a_solution_of_a_lambda_is_pickled_without_its_derivatives() -> None:
     assert again.converged
     with pytest.raises(ArgumentTypeError, match=r"pickled without its derivatives.*lambda"):
         again.jacobian()
+
+
+def test_a_deep_copy_of_a_solution_keeps_its_derivatives() -> None:
+    sol = copy.deepcopy(rootdiff.root(lambda y, a: y**3 - a, np.ones(1), np.array([8.0])))
+    np.testing.assert_allclose(sol.jacobian()[0], [[1 / 12]], rtol=1e-8)
 
 
 def test_solutions_of_the_other_entry_points_are_pickled() -> None:

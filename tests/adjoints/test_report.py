@@ -266,6 +266,19 @@ def test_the_three_packages_agree(package: str) -> None:
     assert other.verdict == numpy.verdict
 
 
+@pytest.mark.parametrize("package", ["numpy", "torch", "jax"])
+def test_what_y_and_the_cotangent_may_be(package: str) -> None:
+    rd = pytest.importorskip({"numpy": "rootdiff"}.get(package, f"rootdiff_{package}"))
+    residual = lambda y, a: y**2 - a
+    for y, cotangent in ((1.5, 1.0), ([1.5, 1.5], [1.0, 2.0])):
+        report = rd.gradient_report(residual, y, 2.0, cotangent=cotangent)
+        assert float(report.y_error) == pytest.approx(1.5 / 2**0.5 - 1, rel=0.1)
+    with pytest.raises(rootdiff.ArgumentError, match=r"gradient_report: the cotangent has leaves of shape \[\(3,\)\]"):
+        rd.gradient_report(residual, [1.5, 1.5], 2.0, cotangent=np.ones(3))
+    with pytest.raises(rootdiff.ArgumentError, match="gradient_report: the cotangent is complex, but y is real"):
+        rd.gradient_report(residual, [1.5, 1.5], 2.0, cotangent=[1j, 1j])
+
+
 def _elsewhere(package: str, problem: Quadratic, y: np.ndarray, **options: Any) -> Any:
     if package == "torch":
         import torch as xp

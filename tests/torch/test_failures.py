@@ -169,3 +169,44 @@ def test_forward_mode_of_a_shared_parameter() -> None:
     function = lambda k: rd.root(lambda y, a, k: y - torch.sqrt(a * k), ONES, A, k, batch_ndim=1, on_failure="nan").y
     _, pushed = torch.func.jvp(function, (k,), (torch.ones_like(k),))
     torch.testing.assert_close(pushed, torch.sqrt(A / k) / 2, equal_nan=True)
+
+
+def test_what_a_failed_system_closes_over_leaves_shared_gradients_alone() -> None:
+    data = torch.tensor([[4.0], [-1.0]], dtype=torch.float64)  # of each system; the derivative at -1 is NaN
+    for shared in (torch.tensor([2.0], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)):
+        k = shared.requires_grad_()
+        sol = rd.root(lambda y, k: y - torch.sqrt(data * k), ONES[:2], k, batch_ndim=1, on_failure="nan")
+        sol.y[sol.converged].sum().backward()
+        torch.testing.assert_close(k.grad, torch.full_like(k, 0.5**0.5))
+        k.grad = None
+        sol = rd.root(lambda y: y - torch.sqrt(data * k), ONES[:2], batch_ndim=1, on_failure="nan")
+        (gradient,) = torch.autograd.grad(sol.y[sol.converged].sum(), k, create_graph=True)
+        torch.testing.assert_close(gradient, torch.full_like(k, 0.5**0.5))
+        (second,) = torch.autograd.grad(gradient.sum(), k)
+        torch.testing.assert_close(second, torch.full_like(k, -(0.5**0.5) / 4))
+
+
+def test_where_all_systems_failed_and_are_masked_out_the_gradient_is_zero() -> None:
+    data = torch.tensor([[-4.0], [-1.0]], dtype=torch.float64)
+    k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    sol = rd.root(lambda y, k: y - torch.sqrt(data * k), ONES[:2], k, batch_ndim=1, on_failure="nan")
+    torch.where(sol.converged[:, None], sol.y, 0.0).sum().backward()
+    assert k.grad.item() == 0.0
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["passed", "captured"])
+def test_a_shared_matrix_with_as_many_rows_as_systems_stays_what_it_is(captured: bool) -> None:
+    """At a root of zero, and with a parameter of zero, its rows have no effect on the value of the residual."""
+    matrix = torch.tensor([[2.0, 1.0], [0.5, 3.0]], dtype=torch.float64)
+    no_root = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+
+    def f(y: Tensor, k: Tensor, matrix: Tensor = matrix) -> Tensor:
+        product = y @ matrix.mT
+        return product - k + no_root * (1e3 + product**2)
+
+    k = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    args = (k,) if captured else (k, matrix)
+    sol = rd.root(f, torch.ones(2, 2, dtype=torch.float64), *args, batch_ndim=1, on_failure="nan")
+    assert sol.converged.tolist() == [True, False]
+    sol.y[0].sum().backward()
+    torch.testing.assert_close(k.grad, torch.linalg.solve(matrix, torch.ones_like(matrix[0])).sum())

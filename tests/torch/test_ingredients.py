@@ -40,8 +40,17 @@ def in_place(y: Tensor, a: Tensor) -> Tensor:
         return torch.autograd.grad(energy(x, a), x, create_graph=True)[0]
 
 
+def as_outside(y: Tensor, a: Tensor) -> Tensor:
+    y.requires_grad_()
+    return torch.autograd.grad(energy(y, a), y, create_graph=True)[0]
+
+
+def without_a_word(y: Tensor, a: Tensor) -> Tensor:
+    return torch.autograd.grad(energy(y, a), y, create_graph=True)[0]
+
+
 @pytest.mark.transform("torch.autograd.grad inside the residual")
-@pytest.mark.parametrize("force", [of_a_copy, of_a_sum, in_place])
+@pytest.mark.parametrize("force", [of_a_copy, of_a_sum, in_place, as_outside, without_a_word])
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize(("solver", "adjoint"), [("newton", "lu"), ("newton_krylov", "gmres")])
 def test_a_gradient_of_an_energy(force: Callable[..., Tensor], closed: bool, solver: str, adjoint: str) -> None:
@@ -143,3 +152,29 @@ def test_a_number_of_numpy_is_a_number(number: Any) -> None:
 
     torch.testing.assert_close(rd.root(residual, START, {"a": number}).y, torch.full_like(START, 2.0))
     assert set(seen) <= {int, float}
+
+
+def of_detached(y: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = y.detach().requires_grad_()
+        return torch.autograd.grad(energy(x, A), x, create_graph=True)[0]
+
+
+def in_numpy(y: Tensor) -> Tensor:
+    return torch.from_numpy((y.detach() ** 3).numpy()) - A
+
+
+@pytest.mark.parametrize("residual", [of_detached, in_numpy])
+@pytest.mark.parametrize("solver", ["auto", "newton", "newton_krylov", "broyden"])
+def test_a_residual_that_autograd_cannot_follow_is_refused(residual: Callable[..., Tensor], solver: str) -> None:
+    with pytest.raises(rd.ArgumentError, match="autograd finds no way from y to its value"):
+        rd.root(residual, START, solver=solver)
+
+
+@pytest.mark.parametrize("residual", [of_detached, in_numpy])
+@pytest.mark.parametrize("solver", ["df_sane", "anderson", "scipy:krylov", "scipy:hybr"])
+def test_a_residual_that_autograd_cannot_follow_has_a_root(residual: Callable[..., Tensor], solver: str) -> None:
+    cell = lambda y: y - residual(y) / 20
+    torch.testing.assert_close(rd.root(residual, START, solver=solver).y, ROOT)
+    if solver == "anderson":
+        torch.testing.assert_close(rd.fixed_point(cell, START, solver=solver).y, ROOT)

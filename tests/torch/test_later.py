@@ -160,6 +160,16 @@ def changed(kind: str) -> tuple[Callable[..., Tensor], tuple[Any, ...], Callable
     if kind == "dict":
         options = {"k": 3.0}
         return lambda y, w: y - w * options["k"], (), lambda: options.update(k=4.0)
+    if kind == "keyword":
+        options = {"k": 3.0}
+
+        def with_default(y: Tensor, w: Tensor, *, o: dict[str, float] = options) -> Tensor:
+            return y - w * o["k"]
+
+        return with_default, (), lambda: options.update(k=4.0)
+    if kind == "growing dict":
+        table = dict.fromkeys(range(199), 3.0)
+        return lambda y, w: y - w * table[0], (), lambda: table.update({0: 4.0, 199: 4.0})
     if kind == "array":
         array = np.array([3.0])
         return lambda y, w: y - w * float(array[0]), (), lambda: array.put(0, 4.0)
@@ -194,6 +204,8 @@ def changed(kind: str) -> tuple[Callable[..., Tensor], tuple[Any, ...], Callable
     ("kind", "name"),
     [
         ("dict", r"options\['k'\]"),
+        ("keyword", r"a default of the residual\['k'\]"),
+        ("growing dict", "table"),
         ("array", "array"),
         ("tensor", "x"),
         ("module", r"cell\.b"),

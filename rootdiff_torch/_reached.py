@@ -1,0 +1,74 @@
+"""What a function and its arguments hold in plain sight: variables, global names, entries, attributes."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from rootdiff_torch._freezing import LIBRARIES, OURS, names_in, package_of
+
+#: What holds nothing, and does not change.
+_CONSTANT = (int, float, complex, str, bytes, type(None))
+#: Global names that hold these are passed over.
+_CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+#: Entries of a dict or list that are looked at: layers come by the dozen, data by the thousand.
+_ENTRIES = 200
+
+
+def reached(most: int, *roots: tuple[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is reached from named roots, with its name: the nearest first, each once, and at most so many."""
+    queue, seen = deque(roots), set[int]()
+    while queue and len(seen) < most:
+        name, value = queue.popleft()
+        if id(value) not in seen and not isinstance(value, _CONSTANT):
+            seen.add(id(value))
+            yield name, value
+            queue += _parts(name, value)
+
+
+def variables(function: types.FunctionType) -> dict[str, Any]:
+    """Return what a function closes over, by name."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # a variable that is not assigned yet
+            continue
+    return found
+
+
+def is_object(value: Any) -> bool:
+    """Return whether `value` is an instance of a class of the user's, with attributes."""
+    if isinstance(value, nn.Module | Tensor | type | types.ModuleType) or not hasattr(value, "__dict__"):
+        return False
+    return type(value).__module__.partition(".")[0] not in (*LIBRARIES, *OURS)
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, types.FunctionType):
+        yield from variables(value).items()
+        if package_of(value) not in (*LIBRARIES, *OURS):
+            found = ((n, value.__globals__.get(n)) for n in names_in(value.__code__))
+            yield from ((n, part) for n, part in found if not isinstance(part, _CODE))
+        defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        yield from ((f"a default of {name}", part) for part in defaults)
+        yield name, getattr(value, "__wrapped__", None)
+    elif isinstance(value, types.MethodType):
+        yield f"self of {type(value.__self__).__name__}", value.__self__
+        yield name, value.__func__
+    elif isinstance(value, functools.partial):
+        yield from ((name, part) for part in (value.func, *value.args, *value.keywords.values()))
+    elif isinstance(value, dict):
+        yield from ((f"{name}[{key!r}]", part) for key, part in islice(value.items(), _ENTRIES))
+    elif isinstance(value, list | tuple):
+        yield from ((name, part) for part in value[:_ENTRIES])
+    elif isinstance(value, nn.Module):
+        yield from ((f"{name}.{key}", part) for key, part in value.named_buffers())
+    elif is_object(value):
+        yield from ((f"{name}.{key}", part) for key, part in vars(value).items())
