@@ -17,7 +17,7 @@ from rootdiff._backend import Array, Function, HostFunction, in_python, take_new
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._namespace import Namespace
-from rootdiff_jax._packing import while_loop
+from rootdiff_jax._packing import on_mesh, while_loop
 from rootdiff_jax._trace import vary, varying_axes
 
 #: Numbers from which work done twice costs more than the branch that keeps it apart.
@@ -61,8 +61,9 @@ class JaxBackend:
         def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             held, value = carry
             inputs = value if operands is otherwise else operands  # the same arrays: a copy less
-            return jnp.zeros_like(held), lax.cond(held, lambda: function(*inputs), lambda: value)
+            return jnp.zeros_like(held), lax.cond(held, lambda: jax.tree.map(on_mesh, function(*inputs)), lambda: value)
 
+        operands, otherwise = jax.tree.map(on_mesh, (operands, otherwise))
         return self.while_loop(lambda carry: carry[0], once, (needed, otherwise))[1]
 
     def indices(self, mask: Array, count: int) -> Array:

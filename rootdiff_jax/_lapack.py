@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.sharding import PartitionSpec
 
 from rootdiff._backend import Array
+from rootdiff_jax._trace import partition
 
 
 def lu(matrix: Array) -> tuple[Array, Array, Array]:
@@ -67,9 +69,13 @@ def _substitution(**kind: bool) -> Callable[[Array, Array], Array]:
 
     @mapped.def_vmap
     def rule(size: int, batched: list[bool], matrix: Array, columns: Array) -> tuple[Array, bool]:
-        of_matrix, of_columns = batched
-        if of_matrix:
-            columns = columns if of_columns else jnp.broadcast_to(columns, (size, *columns.shape))
+        of_matrix, _ = batched
+        spread = partition(matrix if of_matrix else columns)[0]
+        if of_matrix or spread is not None:  # an axis that is spread over devices cannot be merged with another
+            matrix, columns = (
+                array if flag else _repeated(array, size, spread)
+                for array, flag in zip((matrix, columns), batched, strict=True)
+            )
             return mapped(matrix, columns), True
         # of one matrix: all the columns side by side
         flat = jnp.moveaxis(columns, 0, -2)
@@ -77,3 +83,11 @@ def _substitution(**kind: bool) -> Callable[[Array, Array], Array]:
         return jnp.moveaxis(jnp.reshape(x, flat.shape), -2, 0), True
 
     return mapped
+
+
+def _repeated(array: Array, size: int, spread: Any) -> Array:
+    """Return an array `size` times along a new first axis, which is spread over an explicit axis of a mesh."""
+    repeated = jnp.broadcast_to(array, (size, *array.shape))
+    if spread is None:
+        return repeated
+    return jax.sharding.reshard(repeated, PartitionSpec(spread, *partition(array)))  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import AxisType, PartitionSpec
 
 from rootdiff._backend import Function
 
@@ -54,14 +55,29 @@ def while_loop(cond: Function, body: Function, state: Any) -> Any:
 
 
 def _flattened(state: Any) -> tuple[list[Array], Any]:
-    return jax.tree.flatten(jax.tree.map(jnp.asarray, state))
+    return jax.tree.flatten(jax.tree.map(on_mesh, state))
+
+
+def on_mesh(value: Any) -> Array:
+    """Return an array, typed as being on the mesh of explicit axes around, as numbers are not: vmap needs that."""
+    array = jnp.asarray(value)
+    if not _has_explicit_axes() or not jax.typeof(array).sharding.mesh.empty:
+        return array
+    placed: Array = jax.sharding.reshard(array, PartitionSpec())  # type: ignore[no-untyped-call]
+    return placed
+
+
+def _has_explicit_axes() -> bool:
+    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 
 def _groups(leaves: list[Array]) -> list[list[int]]:
     """Return the places of the arrays that are to travel together."""
     groups: dict[Any, list[int]] = {}
+    # vmap over an explicit axis of a mesh refuses to stack what is spread over it and what is not
+    few = 0 if _has_explicit_axes() else _FEW
     for place, leaf in enumerate(leaves):
         kind: Any = jax.typeof(leaf)
-        small = leaf.size <= _FEW and not kind.weak_type  # a number without a type may have it changed by the loop
+        small = leaf.size <= few and not kind.weak_type  # a number without a type may have it changed by the loop
         groups.setdefault(kind if small else place, []).append(place)
     return list(groups.values())

@@ -22,6 +22,7 @@ from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Status
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
+from rootdiff_jax._packing import on_mesh
 from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced, alike, vary, varying_axes
@@ -98,7 +99,7 @@ class Outputs(NamedTuple):
 def solve(problem: Problem, inputs: Inputs) -> Outputs:
     """Return the root; a JAX operation that every transform may be applied to."""
     rule = _reverse_rule if problem.function.reverse_only else _rule
-    return rule(problem, *inputs)
+    return rule(problem, *jax.tree.map(on_mesh, inputs))
 
 
 def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], None]) -> Outputs:

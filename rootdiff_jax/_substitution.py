@@ -53,6 +53,7 @@ def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
 def one_by_one(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     """Do what `solve` does by LAPACK, for one system after the other."""
     matrix, order = factors
+    rhs = jnp.where(order >= 0, rhs, rhs)  # vmap over an explicit axis of a mesh looks rows up in what it maps only
     dtype, matrix, rhs = rhs.dtype, for_lapack(matrix), for_lapack(rhs)
     more = rhs.shape[: rhs.ndim + 1 - matrix.ndim]  # several right-hand sides of one matrix are columns
     x = jnp.moveaxis(jnp.reshape(rhs, (math.prod(more), *rhs.shape[len(more) :])), 0, -1)

@@ -63,6 +63,38 @@ def by_jit_from_one_start() -> None:
     check(y, gradient)
 
 
+def by_vmap(kind: AxisType, compiled: bool) -> None:
+    """Value, tangent and gradient of mapped solves, from a start of each and from one start for all."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
+    rows = NamedSharding(mesh, PartitionSpec("batch"))
+    slopes = jax.vmap(jax.jacobian(c))(THETAS)
+
+    def found(theta: Any, y0: Any) -> Any:
+        return rd.root(f, y0, theta, solver="newton", adjoint="lu").y
+
+    def all_at_once(thetas: Any, starts: Any) -> Any:
+        for own, y0 in ((True, starts), (False, jnp.asarray(START))):
+            mapped = jax.vmap(found, in_axes=(0, 0 if own else None))
+            gradient, y = jax.grad(lambda t, mapped=mapped, y0=y0: (loss(y := mapped(t, y0)), y), has_aux=True)(thetas)
+            tangent = jax.jvp(lambda t, mapped=mapped, y0=y0: mapped(t, y0), (thetas,), (thetas,))[1]
+            yield y, gradient, tangent
+
+    with jax.set_mesh(mesh):
+        inputs = jax.device_put(jnp.asarray(THETAS), rows), jax.device_put(jnp.asarray(STARTS), rows)
+        if not compiled:
+            gradient, y = jax.grad(lambda t: (loss(y := jax.vmap(lambda t: found(t, START))(t)), y), has_aux=True)(
+                inputs[0]
+            )
+            assert y.sharding.is_equivalent_to(rows, 2)
+            check(y, gradient)
+            return
+        function = jax.jit(lambda *given: list(all_at_once(*given)))
+        for y, gradient, tangent in function(*inputs):
+            assert y.sharding.is_equivalent_to(rows, 2)
+            check(y, gradient)
+            np.testing.assert_allclose(tangent, np.einsum("kij,kj->ki", slopes, THETAS), **EXACT)
+
+
 def by_shard_map(solver: str, adjoint: str) -> None:
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
     rows = PartitionSpec("batch")
@@ -180,6 +212,8 @@ CASES = {
     "jit-auto-newton-lu": partial(by_jit, AxisType.Auto, "newton", "lu"),
     "jit-auto-newton-gmres": partial(by_jit, AxisType.Auto, "newton", "gmres"),
     "jit-explicit-newton-lu": partial(by_jit, AxisType.Explicit, "newton", "lu"),
+    "jit-explicit-vmap": partial(by_vmap, AxisType.Explicit, True),
+    "eager-explicit-vmap": partial(by_vmap, AxisType.Explicit, False),
     "jit-explicit-one-start": by_jit_from_one_start,
     "shard_map-newton-lu": partial(by_shard_map, "newton", "lu"),
     "shard_map-newton-gmres": partial(by_shard_map, "newton", "gmres"),

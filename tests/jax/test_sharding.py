@@ -20,6 +20,10 @@ CASES = {
         "jit-explicit-one-start": "jit over sharded args with explicit sharding, a start that is on all devices",
         "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
     },
+    "vmap": {
+        "jit-explicit-vmap": "jit(vmap) over explicit axes: value, grad, jvp, from one start and from one each",
+        "eager-explicit-vmap": "vmap over explicit axes, not compiled as a whole",
+    },
     "shard_map": {
         "shard_map-newton-lu": "shard_map, direct adjoint",
         "shard_map-newton-gmres": "shard_map, iterative adjoint",
