@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 import numpy as np
 from jax import lax
+from jax.experimental.multihost_utils import process_allgather
 
 from rootdiff._backend import Array, Function, HostFunction, in_python, take_new
 from rootdiff_jax import _elimination, _substitution
@@ -161,7 +162,9 @@ class JaxBackend:
         return on_host(function, residual, y, *values)
 
     def to_numpy(self, array: Array) -> Any:
-        return np.asarray(array)
+        if getattr(array, "is_fully_addressable", True) or array.is_fully_replicated:
+            return np.asarray(array)
+        return process_allgather(array, tiled=True)  # some of it is on devices of other processes, which run this too
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +48,20 @@ def test_two_devices(cases: list[str]) -> None:
     command = [sys.executable, "-m", "tests.jax.sharded", *cases]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout.split() == cases, done.stderr[-4000:]
+
+
+@pytest.mark.transform("an eager solve of a batch that two processes share")
+def test_two_processes() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "tests.jax.processes"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    both = [subprocess.Popen([*command, process, port], **pipes) for process in "01"]
+    try:
+        ends = [process.communicate(timeout=300) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    for output, error in ends:
+        assert output.split()[-1:] == ["eager"], error[-4000:]

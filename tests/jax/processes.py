@@ -1,0 +1,45 @@
+"""Run by test_sharding as each of two processes with one device: prints the case where an eager solve holds."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import rootdiff_jax as rd
+
+SQUARES = np.array([[1.0], [4.0], [9.0], [16.0]])
+
+
+def eager(mesh: Any) -> None:
+    """Each process holds half of the batch, and both know how all of it ended."""
+    rows = NamedSharding(mesh, PartitionSpec("batch"))
+    a = jax.make_array_from_callback(SQUARES.shape, rows, lambda index: SQUARES[index])
+
+    def found(a: Any) -> Any:
+        return rd.root(lambda y, a: y**2 - a, jnp.ones_like(a), a, batch_ndim=1, solver="newton").y
+
+    for of_each, expected in ((found(a), SQUARES**0.5), (jax.grad(lambda a: jnp.sum(found(a)))(a), SQUARES**-0.5 / 2)):
+        for shard in of_each.addressable_shards:
+            np.testing.assert_allclose(np.asarray(shard.data), expected[shard.index], rtol=1e-5)
+    with pytest.raises(rd.ConvergenceError, match="1 of 4 systems"):
+        found(jnp.where(a == 9, -1.0, a))
+
+
+if __name__ == "__main__":
+    process, port = map(int, sys.argv[1:])
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", 2, process)
+    mesh = jax.make_mesh((2,), ("batch",))
+    with jax.set_mesh(mesh):
+        eager(mesh)
+    print("eager")
