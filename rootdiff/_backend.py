@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from rootdiff._inverse import Factors
+
 Array: TypeAlias = Any
 Function: TypeAlias = Callable[..., Array]
 #: From an array, (count, ...), with one entry per system of a batch, to those of some of the systems.
@@ -114,10 +116,10 @@ class Backend(Protocol):
     def precision(self, dtype: Any) -> float:
         """Return the relative accuracy of derivatives in this dtype: eps, or that of differences."""
 
-    def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
+    def lu_factor(self, matrix: Array) -> Factors:
         """Return the LU factors, (*batch, n, n), and pivots, (*batch, n); a singular matrix does not raise."""
 
-    def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
+    def lu_solve(self, factors: Factors, rhs: Array, transpose: bool = False) -> Array:
         """Return the solution, (*batch, n), of one system per right-hand side; not finite where singular."""
 
     def eliminates(self, shape: tuple[int, ...]) -> bool:

@@ -13,10 +13,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentTypeError
+from rootdiff._inverse import Factors
 from rootdiff._judge import allowed_error, is_deep, judged, start_scale, underflow
 from rootdiff._norms import max_norm
 from rootdiff._patterns import weights
-from rootdiff._residual import Residual, apply_inverse
+from rootdiff._residual import Residual
 from rootdiff._settings import check_settings, with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import Method, RawSolution, Status
@@ -280,13 +281,12 @@ def _unresolved(solver: IterativeSolver, residual: Residual, loop: _Loop, raw: R
     xp, y = residual.xp, loop.state.y
     success = loop.status <= int(Status.AT_PRECISION)
     # of a low-rank update nothing is known in most directions
-    exact = raw.factors is not None and len(raw.factors) <= 2
-    if not (exact and residual.differentiable and is_dense(tuple(y.shape))):
+    inverse = raw.factors
+    if not (isinstance(inverse, Factors) and residual.differentiable and is_dense(tuple(y.shape))):
         return xp.zeros_like(success)
     allowed = allowed_error(xp, solver, y, loop.scale, xp.ones_like(success))
     trial = residual.moved(y, allowed * weights(xp, y, loop.steps))
-    assert raw.factors is not None
-    back = apply_inverse(residual.backend, raw.factors, residual(trial) - loop.state.f)
+    back = inverse.apply(residual.backend, residual(trial) - loop.state.f)
     return success & (loop.steps > 0) & ~_is_within(xp, back - (trial - y), _RETURNING * allowed)
 
 

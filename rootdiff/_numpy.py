@@ -14,6 +14,7 @@ from scipy.linalg import get_lapack_funcs
 from rootdiff import _elimination
 from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, take_new
 from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._inverse import Factors
 from rootdiff._numpy_namespace import Namespace
 from rootdiff._slopes import Slopes
 
@@ -131,21 +132,21 @@ class NumpyBackend(Factoring):
         """The same backend with differences of higher order; None where derivatives are complex steps."""
         return None if self.derivatives == "complex-step" else replace(self, fine=True)
 
-    def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
+    def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:
-            return matrix, np.zeros(matrix.shape[:-1], dtype=np.int32)
+            return Factors(matrix, np.zeros(matrix.shape[:-1], dtype=np.int32))
         (getrf,) = get_lapack_funcs(("getrf",), (matrix,))
         if matrix.ndim == 2:
             factors, pivots, _ = getrf(matrix)
-            return factors, pivots
+            return Factors(factors, pivots)
         if _elimination.pays(matrix.shape):
-            return _elimination.factor(matrix)
+            return Factors(*_elimination.factor(matrix))
         flat = matrix.reshape((-1, *matrix.shape[-2:]))
         pairs = [getrf(one)[:2] for one in flat]
         factors = np.stack([pair[0] for pair in pairs]).reshape(matrix.shape)
-        return factors, np.stack([pair[1] for pair in pairs]).reshape(matrix.shape[:-1])
+        return Factors(factors, np.stack([pair[1] for pair in pairs]).reshape(matrix.shape[:-1]))
 
-    def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
+    def lu_solve(self, factors: Factors, rhs: Array, transpose: bool = False) -> Array:
         matrix, pivots = factors
         if rhs.shape[-1] == 1:
             with np.errstate(all="ignore"):

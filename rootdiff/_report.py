@@ -163,7 +163,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     report = GradientReport(
         residual_norm=_largest(xp, max_norm(xp, residual(y))),
         y_error=_largest(xp, norm2(xp, y - root) / norm2(xp, root)),
-        condition=_condition(operator),
+        condition=_condition(operator, y),
         adjoint_residual=_largest(xp, relative),
         root_error=compared(best),
         adjoint_error=change(residual.parameter_vjp(y, correction)),
@@ -277,11 +277,10 @@ def _roughness(residual: Residual, y: Array, part: float) -> Array:
         return residual.xp.zeros_like(y)
 
 
-def _condition(operator: LinearOperator) -> float:
+def _condition(operator: LinearOperator, like: Array) -> float:
     if operator.factors is None:
         return math.nan
     backend, xp = operator.backend, operator.backend.xp
-    like = operator.factors[0][..., 0]
     norm = one_norm(backend, operator.matvec, operator.rmatvec, like)
     inverse = one_norm(backend, operator.approximate_inverse, operator.T.approximate_inverse, like)
     return _largest(xp, norm * inverse)

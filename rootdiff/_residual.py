@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from rootdiff._backend import Array, Backend, Function, Pick
-
-#: What a solver knows of the inverse Jacobian, told apart by length: what `Backend.eliminate` left, a tuple of the
-#: matrices, (*batch, n, n), and more; or LU factors, (*batch, n, n), and pivots, (*batch, n); or those, or a diagonal
-#: (*batch, n), followed by left and right, (*batch, memory, n), of a low-rank sum that is added to that inverse. They
-#: may be of another point, and are zeros where a solver stopped before making any.
-Byproduct: TypeAlias = tuple[Array, ...]
-
-
-def apply_inverse(backend: Backend, known: Byproduct, vector: Array, transposed: bool = False) -> Array:
-    """Return what is known of the inverse Jacobian, or of its transpose, times a vector, (*batch, n)."""
-    if len(known) == 1:
-        return backend.eliminate_again(known[0], vector, transpose=transposed)
-    if len(known) == 2:
-        return backend.lu_solve((known[0], known[1]), vector, transpose=transposed)
-    *first, left, right = known
-    if transposed:
-        left, right = right, left
-    start = first[0] * vector if len(first) == 1 else apply_inverse(backend, tuple(first), vector, transposed)
-    return start + (backend.xp.vecdot(right, vector[..., None, :])[..., None, :] @ left)[..., 0, :]
+from rootdiff._inverse import Eliminated, Factors, Inverse
 
 
 @dataclass(frozen=True)
@@ -41,7 +23,7 @@ class LinearOperator:
         Returns the matrices, (*batch, n, n).
     precision : float
         Relative accuracy of the products, dimensionless.
-    factors : Byproduct or None
+    factors : Inverse or None
         Approximate inverse of this matrix (or of its transpose, if `transposed`): a preconditioner.
     transposed : bool
         Whether `factors` belong to the transpose.
@@ -63,7 +45,7 @@ class LinearOperator:
     rmatvec: Callable[[Array], Array]
     dense: Callable[[], Array]
     precision: float
-    factors: Byproduct | None = None
+    factors: Inverse | None = None
     transposed: bool = False
     guess: Array | None = None
     fixed_point: bool = False
@@ -96,21 +78,21 @@ class LinearOperator:
 
     def factored(self) -> LinearOperator:
         """Return the same operator with LU factors, where it has none because the backend eliminates."""
-        if self.factors is None or len(self.factors) != 1:
+        if not isinstance(self.factors, Eliminated):
             return self
-        matrix = self.factors[0][0] if self.form is None else self.form()
+        matrix = self.factors.known[0] if self.form is None else self.form()
         return replace(self, factors=self.backend.lu_factor(matrix))
 
     def approximate_inverse(self, vector: Array) -> Array:
         """Return what `factors` make of a vector, (*batch, n); not finite where they hold nothing."""
         if self.factors is None:
             raise ValueError("approximate_inverse: this operator has no factors.")
-        return apply_inverse(self.backend, self.factors, vector, self.transposed)
+        return self.factors.apply(self.backend, vector, self.transposed)
 
     @property
     def is_factored(self) -> bool:
         """Whether `factors` are LU factors alone."""
-        return self.factors is not None and len(self.factors) == 2
+        return isinstance(self.factors, Factors)
 
     @property
     def T(self) -> LinearOperator:
@@ -240,7 +222,7 @@ class Residual:
 
         return self.backend.vjp(of_parameters, self.parameters)[1](cotangent)
 
-    def operator(self, y: Array, factors: Byproduct | None = None) -> LinearOperator:
+    def operator(self, y: Array, factors: Inverse | None = None) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
         matvec, rmatvec, dense = self.backend.linearize(self._of_y, y)
         precision = self.backend.precision(y.dtype)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentTypeError
+from rootdiff._inverse import Inverse
 
 
 class Status(IntEnum):
@@ -128,7 +129,7 @@ class RawSolution(NamedTuple):
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`.
-    factors : Byproduct or None
+    factors : Inverse or None
         What the solver knows of the inverse Jacobian near `y`, for the adjoint solve to start from: LU factors, or
         those with a low-rank update.
     method : integer array, (*batch), or None
@@ -141,7 +142,7 @@ class RawSolution(NamedTuple):
     status: Array
     steps: Array
     residual_norm: Array
-    factors: tuple[Array, ...] | None = None
+    factors: Inverse | None = None
     method: Array | None = None
     error: Array | None = None
 

@@ -15,6 +15,7 @@ from jax import lax
 from jax.experimental.multihost_utils import process_allgather
 
 from rootdiff._backend import Array, Function, HostFunction, in_python, take_new
+from rootdiff._inverse import Factors
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._namespace import Namespace
@@ -138,12 +139,12 @@ class JaxBackend:
     def precision(self, dtype: Any) -> float:
         return float(self.xp.finfo(dtype).eps)
 
-    def lu_factor(self, matrix: Array) -> tuple[Array, Array]:
+    def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:
-            return matrix, jnp.zeros_like(matrix[..., 0], dtype=jnp.int32)
-        return _substitution.factor(matrix)
+            return Factors(matrix, jnp.zeros_like(matrix[..., 0], dtype=jnp.int32))
+        return Factors(*_substitution.factor(matrix))
 
-    def lu_solve(self, factors: tuple[Array, Array], rhs: Array, transpose: bool = False) -> Array:
+    def lu_solve(self, factors: Factors, rhs: Array, transpose: bool = False) -> Array:
         if rhs.shape[-1] == 1:
             return rhs / factors[0][..., 0]
         return _substitution.solve(factors, rhs, transpose)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rootdiff._backend import Factoring, Function, HostFunction, in_python, take_new
 from rootdiff._errors import ArgumentError
+from rootdiff._inverse import Factors
 from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
 from rootdiff_torch._namespace import HALF, Namespace
@@ -125,19 +126,20 @@ class TorchBackend(Factoring):
     def precision(self, dtype: Any) -> float:
         return float(torch.finfo(dtype).eps)
 
-    def lu_factor(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    def lu_factor(self, matrix: Tensor) -> Factors:
         wide = matrix.float() if matrix.dtype in HALF else matrix  # LAPACK has no half precision
         if matrix.shape[-1] == 1:
-            return wide, torch.ones_like(wide[..., 0], dtype=torch.int32)
+            return Factors(wide, torch.ones_like(wide[..., 0], dtype=torch.int32))
         copies = _copies(wide)
         factors, pivots, _ = torch.linalg.lu_factor_ex(wide[(0,) * copies])
-        return factors.expand(wide.shape), pivots.expand(wide.shape[:-1])
+        return Factors(factors.expand(wide.shape), pivots.expand(wide.shape[:-1]))
 
-    def lu_solve(self, factors: tuple[Tensor, Tensor], rhs: Tensor, transpose: bool = False) -> Tensor:
+    def lu_solve(self, factors: Factors, rhs: Tensor, transpose: bool = False) -> Tensor:
         matrix, pivots = factors
         wide = rhs.to(matrix.dtype)
         if rhs.shape[-1] == 1:
-            return (wide / matrix[..., 0]).to(rhs.dtype)
+            one: Tensor = wide / matrix[..., 0]
+            return one.to(rhs.dtype)
         copies = min(_copies(matrix), _copies(pivots[..., None]))
         matrix, pivots = matrix[(0,) * copies], pivots[(0,) * copies]
         several = rhs.ndim + 1 - matrix.ndim  # of one matrix: right-hand sides side by side

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 #: The floor of each module of the core; a module imports from its own floor or lower ones.
 FLOORS = {
     "_backend": 0,
+    "_inverse": 0,
     "_elimination": 0,
     "_errors": 0,
     "_namespace": 0,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._residual import Byproduct, LinearOperator
+from rootdiff._inverse import Factors, Inverse
+from rootdiff._residual import LinearOperator
 from rootdiff._settings import check_settings
 from rootdiff._solution import Status
 
@@ -24,7 +25,7 @@ class LinearInfo(NamedTuple):
     status : integer array, (*batch). `Status` values.
     relative_residual : array, (*batch), or None
         ``norm(A x - b) / norm(b)``, dimensionless; zero where b is zero. None: the solver did not compute it.
-    factors : Byproduct or None
+    factors : Inverse or None
         The inverse with which the solution was found, of the matrix (of its transpose, if the operator is transposed).
     rank : integer array, (*batch), or None
         Numerical rank, where the solver determines it; below n the solution is that of minimum norm.
@@ -32,7 +33,7 @@ class LinearInfo(NamedTuple):
 
     status: Array
     relative_residual: Array | None = None
-    factors: Byproduct | None = None
+    factors: Inverse | None = None
     rank: Array | None = None
 
 
@@ -59,7 +60,7 @@ class LinearSolver(ABC):
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         """Return x with A x = b for each right-hand side of `rhs`, (*batch, n), and how it went."""
 
-    def start(self, backend: Backend, y: Array) -> tuple[Array, Array] | None:
+    def start(self, backend: Backend, y: Array) -> Factors | None:
         """Return arrays shaped like the factors that `solve` reports for systems shaped like `y`, or None."""
         return None
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
+from rootdiff._inverse import Eliminated, Factors, Inverse, Scaling, Updated, with_base
 from rootdiff._iterate import select
 from rootdiff._norms import norm2
-from rootdiff._residual import Byproduct, LinearOperator
+from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status, relative_size
 from rootdiff.linear._contract import backward_stable
@@ -53,19 +54,19 @@ class LU(LinearSolver):
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         at_hand = operator.matrix is not None  # then it is factored anew at once
-        if operator.factors is not None and len(operator.factors) != 3 and not at_hand:  # a diagonal is no match
+        if operator.factors is not None and not _is_diagonal(operator.factors) and not at_hand:
             return self._reuse(operator, rhs)
         backend, xp = operator.backend, operator.backend.xp
-        factors: Byproduct
+        factors: Inverse
         if not operator.several and backend.eliminates(rhs.shape):
             x, known = backend.eliminate(_matrix(operator, rhs), rhs, transpose=operator.transposed)
-            factors = (known,)
+            factors = Eliminated(known)
         else:
             factors = _factor(operator, rhs)
             x = backend.lu_solve(factors, rhs, transpose=operator.transposed)
         return x, LinearInfo(finite_status(xp, x, Status.SINGULAR), None, factors)
 
-    def start(self, backend: Backend, y: Array) -> tuple[Array, Array] | None:
+    def start(self, backend: Backend, y: Array) -> Factors | None:
         return None if backend.eliminates(y.shape) else no_factors(backend.xp, y)
 
     def _reuse(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
@@ -78,8 +79,8 @@ class LU(LinearSolver):
         stale = ~backward_stable(operator, x, rhs, norm, size)
         stale = xp.any(stale, axis=tuple(range(operator.several))) if operator.several else stale
 
-        def anew(rhs: Array) -> tuple[tuple[Array, Array], Byproduct]:
-            fresh = (*_factor(operator, rhs), *(xp.zeros_like(update) for update in old[2:]))
+        def anew(rhs: Array) -> tuple[tuple[Array, Array], Inverse]:
+            fresh = with_base(old, _factor(operator, rhs))
             again = _refine(replace(operator, factors=fresh), rhs, size)
             if stale.ndim == 0:  # of a single matrix: it is stale
                 return again, fresh
@@ -91,9 +92,14 @@ class LU(LinearSolver):
         return x, LinearInfo(status, relative_size(xp, norm, size), factors)
 
 
-def no_factors(xp: Any, y: Array) -> tuple[Array, Array]:
+def no_factors(xp: Any, y: Array) -> Factors:
     """Return zeros shaped like the LU factors and pivots of systems with unknowns `y`, (*batch, n)."""
-    return xp.zeros_like(y[..., None] * y[..., None, :]), xp.zeros_like(y, dtype=xp.int32)
+    return Factors(xp.zeros_like(y[..., None] * y[..., None, :]), xp.zeros_like(y, dtype=xp.int32))
+
+
+def _is_diagonal(inverse: Inverse) -> bool:
+    """Return whether an inverse is made of a diagonal, which is no match for factors."""
+    return isinstance(inverse.base if isinstance(inverse, Updated) else inverse, Scaling)
 
 
 def _matrix(operator: LinearOperator, rhs: Array) -> Array:
@@ -101,7 +107,7 @@ def _matrix(operator: LinearOperator, rhs: Array) -> Array:
     return operator.distinct(operator.T.dense() if operator.transposed else operator.dense(), rhs)
 
 
-def _factor(operator: LinearOperator, rhs: Array) -> tuple[Array, Array]:
+def _factor(operator: LinearOperator, rhs: Array) -> Factors:
     return operator.backend.lu_factor(_matrix(operator, rhs))
 
 

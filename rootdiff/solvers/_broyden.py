@@ -9,9 +9,10 @@ from array_api_compat import array_namespace
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._inverse import Factors, Scaling, Updated
 from rootdiff._iterate import IterativeSolver, running, select
 from rootdiff._norms import dot, max_norm, norm2, numbers
-from rootdiff._residual import Byproduct, Residual
+from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._fixed_point import secant_scale
@@ -36,7 +37,7 @@ class BroydenState(NamedTuple):
     f: Array
     error: Array
     status: Array
-    factors: tuple[Array, Array] | None
+    factors: Factors | None
     left: Array
     right: Array
     newest: tuple[Array, Array]
@@ -46,16 +47,20 @@ class BroydenState(NamedTuple):
     count: Array
 
     @property
-    def inverse(self) -> Byproduct:
+    def inverse(self) -> Updated:
         """The estimate of the inverse Jacobian."""
         xp = array_namespace(self.y)
-        start = (-1 + 0 * self.y,) if self.factors is None else self.factors
         newest = (numbers(xp, self.right[..., 0]) - 1 == self.place[..., None]) & self.updated[..., None]
         left, right = (
             xp.where(newest[..., None], row[..., None, :], stack)
             for stack, row in zip((self.left, self.right), self.newest, strict=True)
         )
-        return *start, left, right
+        return Updated(self.base, left, right)
+
+    @property
+    def base(self) -> Factors | Scaling:
+        """H0."""
+        return Scaling(-1 + 0 * self.y) if self.factors is None else self.factors
 
     @property
     def place(self) -> Array:
@@ -194,10 +199,7 @@ class Broyden(IterativeSolver):
 
     def _inverse(self, residual: Residual, state: BroydenState, vector: Array, transpose: bool = False) -> Array:
         """Return H v, or H^T v."""
-        left, right = (state.right, state.left) if transpose else (state.left, state.right)
-        base = -vector if state.factors is None else residual.backend.lu_solve(state.factors, vector, transpose)
-        weights = residual.xp.vecdot(right, vector[..., None, :])
-        return base + (weights[..., None, :] @ left)[..., 0, :]
+        return Updated(state.base, state.left, state.right).apply(residual.backend, vector, transpose)
 
     def _update(
         self, residual: Residual, state: BroydenState, y_change: Array, f_change: Array

@@ -10,7 +10,8 @@ from typing import Any, Self
 from rootdiff._backend import Array
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._iterate import Solver, run
+from rootdiff._inverse import Factors
+from rootdiff._iterate import Solver, run, select
 from rootdiff._judge import start_scale
 from rootdiff._residual import Residual
 from rootdiff._sizes import FEW
@@ -136,12 +137,9 @@ def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array) -> RawSol
     """Return, per system, `raw` where it was needed and succeeded or came closer, else `best`."""
     take = need & ((raw.status <= int(Status.AT_PRECISION)) | (raw.residual_norm < best.residual_norm))
     factors = best.factors
-    if factors is not None and raw.factors is not None and len(factors) == len(raw.factors) == 2:
+    if isinstance(factors, Factors) and isinstance(raw.factors, Factors):
         # else those of an earlier method stay: they are a preconditioner, which need not belong to this root
-        factors = (
-            xp.where(take[..., None, None], raw.factors[0], factors[0]),
-            xp.where(take[..., None], raw.factors[1], factors[1]),
-        )
+        factors = select(xp, take, raw.factors, factors)
     return RawSolution(
         xp.where(take[..., None], raw.y, best.y),
         xp.where(take, raw.status, best.status),

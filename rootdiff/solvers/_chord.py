@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._inverse import Factors
 from rootdiff._iterate import IterativeSolver, running, select
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
@@ -22,7 +23,7 @@ class ChordState(NamedTuple):
     f: Array
     error: Array
     status: Array
-    factors: tuple[Array, Array]
+    factors: Factors
     renew: Array
 
 
@@ -92,11 +93,11 @@ class Chord(IterativeSolver):
         error = xp.where(good[..., None], error, xp.inf)
         return ChordState(y, f, error, xp.astype(status, xp.int32), factors, ~good)
 
-    def _renewed(self, residual: Residual, state: ChordState) -> tuple[Array, Array]:
+    def _renewed(self, residual: Residual, state: ChordState) -> Factors:
         """Return the factors, made anew in the systems that ask for it."""
         xp, backend = residual.xp, residual.backend
 
-        def renew(carry: tuple[Array, tuple[Array, Array]]) -> tuple[Array, tuple[Array, Array]]:
+        def renew(carry: tuple[Array, Factors]) -> tuple[Array, Factors]:
             need, old = carry
             return xp.zeros_like(need), select(xp, need, backend.lu_factor(residual.jacobian(state.y)), old)
 

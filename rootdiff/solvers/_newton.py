@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._inverse import Factors, Inverse
 from rootdiff._iterate import IterativeSolver, running
 from rootdiff._norms import norm2
 from rootdiff._patterns import signs
-from rootdiff._residual import Byproduct, Residual
+from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._lu import LU
@@ -42,14 +43,14 @@ class NewtonState(NamedTuple):
     f: Array
     error: Array
     status: Array
-    factors: tuple[Array, Array] | None
+    factors: Inverse | None
     norms: Array | None
     slope: Array | None = None
 
     @property
-    def inverse(self) -> Byproduct | None:
+    def inverse(self) -> Inverse | None:
         """The slope as LU factors of a 1 x 1 matrix, whose pivots nobody reads."""
-        return None if self.slope is None else (self.slope[..., None], self.status[..., None])
+        return None if self.slope is None else Factors(self.slope[..., None], self.status[..., None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ class Newton(IterativeSolver):
             return raw._replace(factors=backend.lu_factor(residual.jacobian(y)))
         return raw
 
-    def _direction(self, residual: Residual, state: NewtonState) -> tuple[Array, Solve | None, Byproduct | None]:
+    def _direction(self, residual: Residual, state: NewtonState) -> tuple[Array, Solve | None, Inverse | None]:
         """Return the Newton direction, what solves with the same matrix again, if anything does, and its factors."""
         slope = state.slope
         if slope is not None:

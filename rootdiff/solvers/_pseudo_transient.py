@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._inverse import Factors
 from rootdiff._iterate import IterativeSolver, running
 from rootdiff._norms import norm2, numbers
 from rootdiff._residual import Residual
@@ -24,7 +25,7 @@ class TransientState(NamedTuple):
     f: Array
     error: Array
     status: Array
-    factors: tuple[Array, Array]
+    factors: Factors
     time_step: Array
 
 

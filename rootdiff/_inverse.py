@@ -1,0 +1,66 @@
+"""What is known of an inverse Jacobian, as values: a loop freezes them like any state, derivatives start from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from rootdiff._backend import Array, Backend
+
+
+class Inverse(Protocol):
+    """An inverse Jacobian, exact or approximate, maybe that of another point: a pytree of arrays (*batch, ...).
+
+    Zeros stand where a solver stopped before it made one.
+    """
+
+    def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
+        """Return the inverse, or its transpose, times a vector, (*batch, n); not finite where it holds nothing."""
+
+
+class Factors(NamedTuple):
+    """LU factors, (*batch, n, n), and pivots, (*batch, n), as a backend's `lu_factor` returns them."""
+
+    lu: Array
+    pivots: Array
+
+    def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
+        return backend.lu_solve(self, vector, transpose)
+
+
+class Eliminated(NamedTuple):
+    """What `Backend.eliminate` has kept: the matrices, (*batch, n, n), first."""
+
+    known: Any
+
+    def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
+        return backend.eliminate_again(self.known, vector, transpose)
+
+
+class Scaling(NamedTuple):
+    """A diagonal, (*batch, n)."""
+
+    diagonal: Array
+
+    def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
+        return self.diagonal * vector
+
+
+class Updated(NamedTuple):
+    """``base + sum_i left_i right_i^T``: another inverse, and vectors `left` and `right`, (*batch, memory, n)."""
+
+    base: Any
+    left: Array
+    right: Array
+
+    def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
+        left, right = (self.right, self.left) if transpose else (self.left, self.right)
+        weights = backend.xp.vecdot(right, vector[..., None, :])
+        return self.base.apply(backend, vector, transpose) + (weights[..., None, :] @ left)[..., 0, :]
+
+
+def with_base(inverse: Any, base: Any) -> Any:
+    """Return an inverse of the structure of `inverse` that is `base`: its updates are zero."""
+    if not isinstance(inverse, Updated):
+        return base
+    return Updated(with_base(inverse.base, base), 0 * inverse.left, 0 * inverse.right)
