@@ -22,6 +22,8 @@ _MARGIN = 6.0
 #: Pairs of points, to either side of y, at which the noise is sampled; after that nudges may grow, each four times
 #: larger, up to ten times eps^(1/2): so far f may be all rounding next to a double root.
 _SAMPLES, _GROWTH, _LARGEST = 3, 4.0, 10.0
+#: The first nudges that grow do so from the size of y itself: in some of many rows those of roundings cancel by chance.
+_NEAR = 3
 #: Corrections of noise: so many that none of a few hundred unknowns is overlooked by all of them.
 _CORRECTIONS = 8
 #: An error of this part of an unknown leaves it no digit.
@@ -30,6 +32,9 @@ _ILL = 0.1
 _SHORTER = 0.5
 #: Or by far below the tolerance, where noise may be larger than what was sampled of it.
 _BELOW = 0.05
+#: Part of the residual at the start that noise may be, of systems whose Jacobian is not formed: on a grid of spacing h
+#: the residual at zero is h^2 times a load, its rounding that of y.
+_TELLING = 1e-3
 #: The default atol counts once the residual has fallen by this many times rtol: by rtol itself it may not, where its
 #: rounding is 1e-12 of its value at the start, as that of a difference quotient on a fine grid.
 _DEEP = 10.0
@@ -183,14 +188,14 @@ def _by_rows(
 ) -> _Found:
     """Judge systems whose Jacobians are too large to be formed: each row must be explained by noise or by tolerance.
 
-    And `y` must still tell something: where it has grown so large that a rounding of it changes the residual as much
-    as the whole way from `y0` did, any residual would be explained.
+    And `y` must still tell something: where it has grown so large that a rounding of it changes the residual nearly as
+    much as the whole way from `y0` did, any residual would be explained.
     """
     xp = residual.xp
     noise = _noise(residual, y0, y, f)
     allowed = allowed_error(xp, solver, y, start_scale(xp, y0), is_deep(solver, norm, first_norm))
     reach = _change(residual, y, f, allowed * pattern(xp, y, xp.zeros_like(norm)), xp.zeros_like(f))
-    telling = max_norm(xp, noise) <= xp.finfo(y.dtype).eps ** 0.5 * first_norm
+    telling = max_norm(xp, noise) <= _TELLING * first_norm
     known = xp.all(xp.abs(f) <= xp.maximum(reach, _MARGIN * noise), axis=-1) & telling
     status = xp.where(known, int(Status.AT_PRECISION), failed)
     return _Found(xp.where(norm == 0, int(Status.CONVERGED), status), xp.full_like(y, xp.inf))
@@ -238,15 +243,17 @@ def _noise(residual: Residual, y0: Array, y: Array, f: Array, matrix: Array | No
     eps = float(xp.finfo(y.dtype).eps)
     scale = xp.maximum(xp.abs(y), start_scale(xp, y0))
     few = _SAMPLES if matrix is None else 1  # of roundings alone
-    most = _SAMPLES + math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
+    most = _SAMPLES + _NEAR + math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
 
     def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         count, noise = carry
         grown = xp.maximum(count - (_SAMPLES - 1), xp.zeros_like(count))
-        growth = _GROWTH ** xp.astype(grown, y.dtype)[..., None]
+        near = grown <= _NEAR
+        growth = _GROWTH ** xp.astype(xp.where(near, grown, grown - _NEAR), y.dtype)[..., None]
+        size = xp.where(near[..., None], xp.abs(y), scale)
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
-        nudge = xp.where(coarse, 2 * eps * growth * scale, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
+        nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
         nudge = nudge * weights(xp, y, count)
         linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
         change = _change(residual, y, f, nudge, linear)

@@ -172,6 +172,23 @@ def test_a_given_atol_is_not_stretched(backend: Any) -> None:
     assert abs(out.y[0]) <= 1e-2
 
 
+@pytest.mark.parametrize("solver", ["newton_krylov", "auto"])
+def test_rounding_on_a_fine_grid_is_no_failure(solver: str) -> None:
+    import torch
+    from torch.nn.functional import pad
+
+    import rootdiff_torch
+
+    n = 5000  # a Jacobian that is not formed, and a residual of h^2 at the start
+
+    def f(y: Any) -> Any:
+        z = pad(y, (1, 1))
+        return 2 * y - z[:-2] - z[2:] + (y**3 - 1) / (n + 1) ** 2
+
+    sol = rootdiff_torch.root(f, torch.zeros(n, dtype=torch.float64), solver=solver)
+    assert int(sol.method) == rootdiff.Method.NEWTON_KRYLOV
+
+
 def test_a_random_residual_is_named() -> None:
     rng = np.random.default_rng(0)
     sol = rootdiff.root(
