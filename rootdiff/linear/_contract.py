@@ -49,11 +49,17 @@ def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple
     asked for a finite result; its relative residual is NaN: not computed.
     """
     try:
-        x, info = solver.solve(operator, rhs)
+        found = solver.solve(operator, rhs)
     except Exception as error:
         if not _is_of_numerics(error):
             raise
-        x, info = _raised(operator, rhs)
+        found = _raised(operator, rhs)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ArgumentError(
+            f"adjoint: {solver} returned {type(found).__name__}. It must return a tuple of the solution, an array "
+            "(*batch, n), and a LinearInfo."
+        )
+    x, info = found
     _check_shapes(operator, solver, x, rhs, info)
     if not solver.exact:
         return x, _unchecked(operator.backend.xp, x, info)

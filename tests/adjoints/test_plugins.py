@@ -41,6 +41,15 @@ def test_a_wrong_shape_is_named(arrays: Any, wrong: Any) -> None:
         _implicit.solve(arrays.operator(np.eye(3)), adjoint, arrays.array(np.ones(3)), "nan")
 
 
+def test_no_tuple_is_named(arrays: Any) -> None:
+    class Forgetful(LinearSolver):
+        def solve(self, operator: Any, rhs: Any) -> Any:
+            return None
+
+    with pytest.raises(rootdiff.ArgumentError, match=r"Forgetful.*returned NoneType.*a tuple"):
+        _implicit.solve(arrays.operator(np.eye(3)), Forgetful(), arrays.array(np.ones(3)), "nan")
+
+
 def test_an_info_that_is_none_is_named(arrays: Any) -> None:
     class Careless(LinearSolver):
         def solve(self, operator: Any, rhs: Any) -> Any:
