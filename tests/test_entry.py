@@ -12,14 +12,17 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 
-from rootdiff import ArgumentError, ArgumentTypeError, _adapter, _entry
-from rootdiff._adapter import filled
+from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, _adapter, _entry
+from rootdiff._adapter import Adapter, Found, bound, filled
+from rootdiff._iterate import run
+from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_words import WORDS as NUMPY_WORDS
 from rootdiff_jax._words import WORDS as JAX_WORDS
 from rootdiff_torch._words import WORDS as TORCH_WORDS
 
 PACKAGES = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 ENTRIES = ("root", "fixed_point", "root_scalar", "continuation", "gradient_report")
+SOLVING = ("root", "root_scalar", "continuation")
 ALONE = {
     "rootdiff": {"jac", "jvp", "vjp", "derivatives"},
     "rootdiff_torch": {"cuda_graph"},
@@ -193,3 +196,38 @@ def test_arguments_are_checked_once(package: str, name: str, monkeypatch: pytest
     }
     calls[name](entry(package, name))
     assert len(seen) == 1
+
+
+class Least(Adapter):
+    """A framework without derivatives: what an adapter must at least have."""
+
+    package, words = "least", {"differentiable": "by `least`"}
+
+    def entered(self, function: Any) -> Any:
+        return np.errstate(all="ignore")(function)
+
+    def backend(self, derivatives: Any = None) -> NumpyBackend:
+        return NumpyBackend()
+
+    def is_parameter(self, leaf: Any) -> bool:
+        return isinstance(leaf, float)
+
+    def solve(self, task: Any) -> Found:
+        raw = run(task.solver, task.residual(), task.start)
+        return Found(raw.y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method)
+
+    def measured(self, task: Any) -> Any:
+        return task.residual()
+
+
+def test_another_framework_needs_an_adapter_alone() -> None:
+    root, root_scalar, continuation = (bound(getattr(_entry, name), Least()) for name in ENTRIES if name in SOLVING)
+    assert root(square, 1.0, 4.0).y == pytest.approx(2.0)
+    assert root_scalar(square, (0.0, 5.0), 9.0).y == pytest.approx(3.0)
+    assert continuation(square, [1.0], 1.0, 16.0).y == pytest.approx(4.0)
+    assert root.__doc__.startswith("Find y with ``residual(y, *args) = 0``, by `least`.\n")
+    assert not {"jac", "cuda_graph"} & set(inspect.signature(root).parameters)
+    with pytest.raises(ArgumentTypeError, match="only rootdiff_torch takes it"):
+        root(square, 1.0, 4.0, cuda_graph=False)
+    with pytest.raises(ConvergenceError, match="no root that can be vouched for"):
+        root(lambda y: y**2 + 1, 1.0)
