@@ -1,7 +1,6 @@
 """Differentiable root finding: state ``f(y, *args) = 0``, name a solver, get the root and its exact derivatives."""
 
 from rootdiff._backend import Backend
-from rootdiff._certificate import gradient_report
 from rootdiff._errors import (
     AdjointError,
     ArgumentError,
@@ -14,6 +13,7 @@ from rootdiff._errors import (
 )
 from rootdiff._hooks import History
 from rootdiff._iterate import IterativeSolver, Solver, StepInfo
+from rootdiff._numpy_adapter import continuation, fixed_point, gradient_report, root, root_scalar
 from rootdiff._problems import Path
 from rootdiff._registry import (
     available_adjoints,
@@ -25,7 +25,6 @@ from rootdiff._registry import (
 )
 from rootdiff._report import GradientReport
 from rootdiff._residual import LinearOperator, Residual
-from rootdiff._root import continuation, fixed_point, root, root_scalar
 from rootdiff._solution import Method, RawSolution, Solution, Status
 from rootdiff.linear import (
     CG,

@@ -56,12 +56,6 @@ def check_meaning(name: str, tree: Any) -> None:
             )
 
 
-def check_rule(name: str, rule: Any, advice: str = "") -> None:
-    """Raise unless `rule` is a function or None."""
-    if rule is not None and not callable(rule):
-        raise ArgumentTypeError(f"{name}: got {rule!r}; it must be a function, or None.{advice}")
-
-
 def check_tangent(index: int, leaf: Any, tangent: Any) -> None:
     """Raise if there is a tangent for a leaf of args that is not differentiated."""
     if not is_parameter(leaf) and tangent is not None:

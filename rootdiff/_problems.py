@@ -11,7 +11,7 @@ from rootdiff._hooks import Hooks
 from rootdiff._iterate import Solver
 from rootdiff._numbers import as_array, as_value, is_list_of_numbers, is_number
 from rootdiff._solution import Solution
-from rootdiff._structure import check_args, check_precision
+from rootdiff._structure import check_precision
 from rootdiff.solvers import BracketSolver, InBracket
 
 
@@ -63,7 +63,6 @@ def scalar_problem(
         )
     if isinstance(bracket, tuple | list) and len(bracket) != 2:
         raise ArgumentError(f"bracket: got {bracket!r}; it must be a tuple (lo, hi), or one starting point.")
-    check_args(backend, args)
     ends = tuple(bracket) if isinstance(bracket, tuple | list) else (bracket,)
     arrays = [_end(backend, end, (*ends, *args)) for end in ends]
     xp = backend.xp

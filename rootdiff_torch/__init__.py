@@ -12,11 +12,11 @@ from rootdiff import *  # noqa: F403
 from rootdiff import __all__ as _core
 from rootdiff import __version__ as __version__
 from rootdiff_torch import nn as nn
-from rootdiff_torch._certificate import gradient_report as gradient_report  # type: ignore[assignment]
+from rootdiff_torch._adapter import continuation as continuation
+from rootdiff_torch._adapter import fixed_point as fixed_point
+from rootdiff_torch._adapter import gradient_report as gradient_report
+from rootdiff_torch._adapter import root as root
+from rootdiff_torch._adapter import root_scalar as root_scalar
 from rootdiff_torch._derivatives import TransformError as TransformError
-from rootdiff_torch._root import continuation as continuation  # type: ignore[assignment]
-from rootdiff_torch._root import fixed_point as fixed_point  # type: ignore[assignment]
-from rootdiff_torch._root import root as root  # type: ignore[assignment]
-from rootdiff_torch._root import root_scalar as root_scalar  # type: ignore[assignment]
 
 __all__ = sorted({*_core, "TransformError"})

@@ -17,8 +17,8 @@ from rootdiff._registry import get_adjoint
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Solution
 from rootdiff.linear import LinearInfo, LinearSolver
+from rootdiff_torch._adapter import fixed_point, root
 from rootdiff_torch._derivatives import is_wrapped, uncompiled
-from rootdiff_torch._root import fixed_point, root
 from rootdiff_torch._stability import jacobian_penalty, spectral_radius
 
 __all__ = ["FixedPointLayer", "ImplicitLayer", "jacobian_penalty", "spectral_radius"]

@@ -50,8 +50,10 @@ FLOORS = {
     "_registry": 4,
     "_sensitivities": 4,
     "_report": 4,
-    "_root": 5,
-    "_certificate": 6,
+    "_adapter": 5,
+    "_entry": 5,
+    "_numpy_words": 5,
+    "_numpy_adapter": 5,
     "testing": 6,
     "__init__": 6,
 }

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rootdiff import _root as numpy_entries
+from rootdiff import _numpy_adapter as numpy_entries
 from rootdiff._errors import UnknownNameError
 from rootdiff._names import BACKENDS
 from rootdiff._numpy import NumpyBackend

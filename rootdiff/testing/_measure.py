@@ -10,7 +10,7 @@ import numpy as np
 
 from rootdiff._iterate import Solver
 from rootdiff._numpy import NumpyBackend
-from rootdiff._root import root as numpy_root
+from rootdiff._numpy_adapter import root as numpy_root
 from rootdiff._solution import Status
 from rootdiff.testing.problems import LIBRARY, MINPACK, Problem
 

@@ -68,10 +68,11 @@ def _gradient(problem: Quadratic, y: np.ndarray, adjoint: Any, options: Any) -> 
     if "jac" in options:
         return _exact_gradient(problem, y, adjoint)
     from rootdiff import _implicit
-    from rootdiff._root import Options, bind
+    from rootdiff._adapter import Options, task
+    from rootdiff._numpy_adapter import NUMPY
 
-    given = Options("auto", adjoint, 0, "ignore", options.get("derivatives", "finite-difference"))
-    residual = bind(problem.f, y, (problem.theta,), given, fixed_point=False)[0]
+    given = Options(adjoint=adjoint, derivatives=options.get("derivatives", "finite-difference"))
+    residual = NUMPY.measured(task(NUMPY, problem.f, y, (problem.theta,), given))
     with np.errstate(all="ignore"):
         return _implicit.vjp(residual, adjoint, y, problem.w, None, "ignore")[0][0]
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rootdiff_torch
 from rootdiff import ArgumentError
-from rootdiff_torch import _backend, _loops, _namespace, _recording, _root
+from rootdiff_torch import _adapter, _backend, _loops, _namespace, _recording
 from rootdiff_torch.nn import FixedPointLayer
 
 SOLVERS = ("newton", "fixed_point", "anderson", "df_sane", "trust_region", "broyden", "chord", "auto")
@@ -65,7 +65,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "is_here", lambda tensor: False)
     monkeypatch.setattr(_recording, "Graph", Tape)
     monkeypatch.setattr(_recording, "_aside", lambda device, work: work())
-    monkeypatch.setattr(_root, "check_device", lambda device: None)
+    monkeypatch.setattr(_adapter, "check_device", lambda device: None)
     monkeypatch.setattr(_recording._thread, "at_once", {})
     monkeypatch.setattr(Tape, "made", 0)
     monkeypatch.setattr(Tape, "replays", 0)

@@ -1,0 +1,295 @@
+"""What a framework supplies to the entry points, and the checked call that they hand it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from rootdiff._backend import Array, Backend
+from rootdiff._compaction import batched_leaves
+from rootdiff._empty import Nothing
+from rootdiff._errors import ArgumentTypeError
+from rootdiff._failure import OnFailure, check_policy
+from rootdiff._hooks import Hooks
+from rootdiff._iterate import Solver
+from rootdiff._numbers import as_unknown
+from rootdiff._registry import get_adjoint, get_solver
+from rootdiff._residual import Residual
+from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
+from rootdiff.linear import LinearSolver
+from rootdiff.solvers import Auto
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+Derivatives = Literal["finite-difference", "complex-step"]
+#: The options that one package alone takes.
+_OWN = {
+    "jac": "rootdiff",
+    "jvp": "rootdiff",
+    "vjp": "rootdiff",
+    "derivatives": "rootdiff",
+    "cuda_graph": "rootdiff_torch",
+}
+#: What the arrays that are differentiated may hold.
+INEXACT = ("real floating", "complex floating")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keyword arguments of the entry points; what a framework does not take keeps its default."""
+
+    solver: str | Solver = "auto"
+    adjoint: str | LinearSolver = "auto"
+    batch_ndim: int = 0
+    on_failure: OnFailure = "raise"
+    derivatives: Derivatives = "finite-difference"
+    hooks: Hooks = field(default_factory=Hooks)
+    batched_args: Any = None
+    cuda_graph: bool = False
+    jac: Callable[..., Any] | None = None
+    jvp: Callable[..., Any] | None = None
+    vjp: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A checked call of an entry point: a problem, and how to solve and differentiate it.
+
+    Attributes
+    ----------
+    function : callable
+        The user's residual, or the cell of a fixed point.
+    y0, start : pytree, array (*batch, n)
+        The initial guess as the user's pytree, and as flat vectors.
+    args : tuple
+        The arguments as the adapter keeps them.
+    is_parameter : callable
+        Whether a leaf of `args` is handed to the derivative rule.
+    batched : list of bool, or None
+        Which leaves of `args` carry the batch axes, if the user has told.
+    """
+
+    function: Callable[..., Any]
+    structure: Structure
+    y0: Any
+    start: Array
+    args: tuple[Any, ...]
+    is_parameter: Callable[[Any], bool]
+    solver: Solver
+    adjoint: LinearSolver
+    options: Options
+    fixed_point: bool
+    batched: list[bool] | None
+
+    @property
+    def backend(self) -> Backend:
+        """That of the unknown."""
+        return self.structure.backend
+
+    def split(self, args: tuple[Any, ...] | None = None) -> tuple[list[Any], Callable[..., tuple[Any, ...]]]:
+        """Return the parameters among the leaves of `args`, and what puts others in their place."""
+        return split_args(self.backend, self.args if args is None else args, self.is_parameter)
+
+    def flat(
+        self,
+        rebuild: Callable[..., tuple[Any, ...]],
+        structure: Structure | None = None,
+        function: Callable[..., Any] | None = None,
+    ) -> Callable[..., Array]:
+        """Return the residual as a function of a flat vector and the parameters."""
+        bind = fixed_point_residual if self.fixed_point else flat_residual
+        function = self.function if function is None else function  # a module without layers is false
+        return bind(function, structure or self.structure, rebuild)
+
+    def residual(self, structure: Structure | None = None, args: tuple[Any, ...] | None = None) -> Residual:
+        """Return the residual with its parameters bound, of some of the systems where these are given."""
+        parameters, rebuild = self.split(args)
+        flat = self.flat(rebuild, structure)
+        return Residual(flat, tuple(parameters), self.backend, fixed_point=self.fixed_point)
+
+
+class Found(NamedTuple):
+    """What a derivative rule returns, on flat vectors: the fields of a `Solution`.
+
+    `best` is `y` without the NaN of failed systems; None where there is no more to report, or nothing can be.
+    """
+
+    y: Array
+    best: Array | None
+    status: Array
+    steps: Array
+    residual_norm: Array
+    method: Any = None
+    error: Array | None = None
+    sensitivities: Any = None
+
+
+class Adapter(Protocol):
+    """A framework, seen by the entry points; the defaults are for one without tape and trace.
+
+    Attributes
+    ----------
+    package : str
+        The package that a user imports.
+    words : mapping
+        What the docstrings of the entry points say of this framework, by the names that they have there.
+    nothing : Any
+        What stands in a `Solution` for a field that there is not.
+    """
+
+    package: str
+    words: Mapping[str, str]
+    nothing: Any = None
+
+    def entered(self, function: F) -> F:
+        """Return an entry point, run in the context of a solve."""
+
+    def aside(self, function: F) -> F:
+        """Return a function of this library's of plain arrays: no derivative is taken of what it computes."""
+        return function
+
+    def backend(self, derivatives: Derivatives = "finite-difference") -> Backend:
+        """Return the backend."""
+
+    def lifted(self, tree: Any) -> Any:
+        """Return a pytree in which what the framework takes for its own arrays has become such."""
+        return tree
+
+    def unknown(self, y0: Any, args: tuple[Any, ...]) -> Any:
+        """Return an initial guess in which numbers, and lists of numbers, have become arrays."""
+        return as_unknown(self.backend(), y0, args)
+
+    def is_parameter(self, leaf: Any) -> bool:
+        """Return whether a leaf of args is handed to the derivative rule."""
+
+    def is_concrete(self, tree: Any) -> bool:
+        """Return whether all values are known while Python runs."""
+        return True
+
+    def check(self, structure: Structure, y0: Any, args: tuple[Any, ...], options: Options) -> None:
+        """Raise if the arguments cannot be used with this framework."""
+
+    def kept(self, structure: Structure, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments as they are kept until a derivative is taken."""
+        return args
+
+    def solve(self, task: Task) -> Found:
+        """Return the root, with a derivative: in `task.args`, and in what the residual captures, if there is a tape."""
+
+    def measured(self, task: Task) -> Residual:
+        """Return the residual on plain arrays, with all parameters that its derivative is one of."""
+
+
+def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> Callable[P, T]:
+    """Return an entry point for one framework, with signature and docstring of its own.
+
+    An option that another framework alone has is refused by its name.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    _, *parameters = signature.parameters.values()  # all but the adapter
+    foreign = {p.name for p in parameters if _OWN.get(p.name, adapter.package) != adapter.package}
+
+    def entry(*args: P.args, **options: P.kwargs) -> T:
+        for name in foreign.intersection(options):
+            raise ArgumentTypeError(
+                f"{name}: {adapter.package}.{function.__name__} has no such option; only {_OWN[name]} takes it. Leave "
+                f"it out, or call {_OWN[name]}.{function.__name__}."
+            )
+        return function(adapter, *args, **options)
+
+    entered = adapter.entered(entry)
+    vars(entered).pop("__wrapped__", None)  # or tools for documentation take it for that of `function`
+    signature = signature.replace(parameters=[p for p in parameters if p.name not in foreign])
+    entered.__signature__ = signature  # type: ignore[attr-defined]
+    entered.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    entered.__annotations__["return"] = signature.return_annotation
+    entered.__doc__ = filled(function.__doc__, adapter.words)
+    entered.__name__ = entered.__qualname__ = function.__name__
+    entered.__module__ = adapter.package
+    return entered
+
+
+def filled(doc: str | None, words: Mapping[str, str]) -> str:
+    """Return a docstring with words in place of ``$name``, where there are such.
+
+    A line that is one such name alone takes a block of lines, or goes.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        lines = inspect.cleandoc(words.get(match[2], ""))
+        return textwrap.indent(lines + "\n", match[1]) if lines else ""
+
+    text = re.sub(r"^( *)\$(\w+)\n", block, inspect.cleandoc(doc or "") + "\n", flags=re.MULTILINE)
+    text = re.sub(r"\$(\w+)", lambda match: words.get(match[1], ""), text)
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip()
+
+
+def of_kind(adapter: Adapter, kinds: str | tuple[str, ...]) -> Callable[[Any], bool]:
+    """Return whether a leaf is a parameter of one of the standard's kinds of dtype."""
+    backend = adapter.backend()
+
+    def holds(leaf: Any) -> bool:
+        if not adapter.is_parameter(leaf):
+            return False
+        if not backend.is_array(leaf):
+            return ("complex floating" if isinstance(leaf, complex) else "real floating") in kinds
+        return bool(backend.xp.isdtype(leaf.dtype, kinds))
+
+    return holds
+
+
+def checked_args(adapter: Adapter, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments of an entry point, lifted; raise if they hold another framework's arrays."""
+    args = adapter.lifted(args)
+    check_args(adapter.backend(), args)
+    return args
+
+
+def task(
+    adapter: Adapter,
+    function: Callable[..., Any],
+    y0: Any,
+    args: tuple[Any, ...],
+    options: Options,
+    fixed_point: bool = False,
+    is_parameter: Callable[[Any], bool] | None = None,
+) -> Task:
+    """Return a call of an entry point, all of whose arguments have been checked.
+
+    `y0` is that of `Adapter.unknown`, `args` are those of `checked_args`.
+    """
+    check_policy(options.on_failure)
+    check_function("cell" if fixed_point else "residual", function)
+    for name in ("correct", "callback"):
+        if getattr(options.hooks, name) is not None:
+            check_function(name, getattr(options.hooks, name), ", or None")
+    backend = adapter.backend(options.derivatives)
+    structure = describe(backend, y0, options.batch_ndim)
+    adapter.check(structure, y0, args, options)
+    args = adapter.kept(structure, args)
+    solver = Auto(fixed_point=fixed_point) if options.solver == "auto" else get_solver(options.solver, backend.name)
+    given = options.batched_args
+    return Task(
+        function,
+        structure,
+        y0,
+        structure.ravel(y0),
+        args,
+        is_parameter or adapter.is_parameter,
+        Nothing() if structure.is_empty else solver,
+        get_adjoint(options.adjoint, backend.name),
+        options,
+        fixed_point,
+        None if given is None else batched_leaves(backend, args, given, structure.batch),
+    )
+
+
+def check_function(name: str, value: Any, otherwise: str = "") -> None:
+    """Raise unless `value` can be called."""
+    if not callable(value):
+        raise ArgumentTypeError(f"{name}: got {value!r}; it must be a function{otherwise}.")

@@ -1,0 +1,422 @@
+"""The entry points, for every framework: `bound` makes those of a package of them.
+
+In the docstrings ``$name`` stands for the words of an adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+from rootdiff._adapter import (
+    INEXACT,
+    Adapter,
+    Derivatives,
+    Options,
+    Task,
+    check_function,
+    checked_args,
+    of_kind,
+    task,
+)
+from rootdiff._errors import ArgumentTypeError
+from rootdiff._failure import OnFailure, report
+from rootdiff._hooks import Hooks
+from rootdiff._iterate import Solver, StepInfo
+from rootdiff._problems import continuation_start, scalar_problem, with_path
+from rootdiff._registry import get_solver
+from rootdiff._report import GradientReport, measure
+from rootdiff._solution import Solution
+from rootdiff._structure import flat_cotangent
+from rootdiff.linear import LinearSolver
+from rootdiff.solvers import Continuation
+
+
+def root(
+    adapter: Adapter,
+    /,
+    residual: Callable[..., Any],
+    y0: Any,
+    *args: Any,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    batched_args: Any = None,
+    on_failure: OnFailure = "raise",
+    jac: Callable[..., Any] | None = None,
+    jvp: Callable[..., Any] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    derivatives: Derivatives = "finite-difference",
+    correct: Callable[[Any, Any], Any] | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    callback: Callable[[StepInfo], None] | None = None,
+    verbose: bool = False,
+    history: bool = False,
+    check: bool = False,
+    cuda_graph: bool = False,
+) -> Solution:
+    """Find y with ``residual(y, *args) = 0``, $differentiable.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` returns a pytree like `y0`: one value per unknown, in any units. It must treat the
+        systems of a batch independently.
+        $residual
+    y0 : $array, number or pytree of them, (*batch, ...), floating
+        Initial guess, in the units of the unknown; all leaves of one precision$device. Not differentiated.
+    *args : pytrees
+        $args
+    solver, adjoint : str or object
+        A registered name (see `available_solvers`, `available_adjoints`) or a value such as ``Newton(rtol=1e-8)``.
+        "auto" takes `Newton` (`$large` for one system of more than 64) and `LU` for at most 1024 unknowns, else a
+        matrix-free Newton and `GMRES`.
+    batch_ndim : int
+        Number of leading axes of every leaf of `y0` that index independent systems.
+    batched_args : tuple, optional
+        Which of `args` carry the batch axes too: one entry each, 0 or None or a container of these, as the
+        $in_axes. With it the systems that still run are solved as a smaller batch, so that finished ones
+        cost nothing; everything that differs between systems must then come through `args`. Native solvers without
+        `correct`, `bounds`, `callback`, `verbose` and `history`; ignored otherwise.
+        $batched_args
+    on_failure : {"raise", "warn", "keep", "nan", "ignore"}
+        What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
+        return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; or return
+        the best iterate without a word, whose derivatives are meaningless.
+        $on_failure
+    $derivatives
+    correct : callable, optional
+        ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
+        on the step, a projection. It must leave alone what needs no correction; the root itself is not corrected.
+        $correct
+    bounds : tuple (lo, hi), optional
+        Numbers, None, or pytrees like `y0`: trial points are projected onto the box$bounds; roots on
+        its border are found.
+    callback : callable, optional
+        Called with a `StepInfo` after each step.
+        $callback
+    verbose : bool
+        Whether to print a line per step.
+    history : bool
+        Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
+        $history
+    check : bool
+        Whether to check first that the systems of a batch are independent, at 2 log2(systems) evaluations: for
+        debugging$check.
+    $cuda_graph
+
+    Returns
+    -------
+    Solution
+        $solution
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system fails and ``on_failure="raise"``$untraced.
+    $raises
+
+    Notes
+    -----
+    By the implicit function theorem ``dy/dargs = -(df/dy)^-1 (df/dargs)`` at the root, whatever solver found it: one
+    linear solve per derivative$orders. The initial guess, and every
+    field but `y`, is not differentiated.
+
+    $notes
+
+    Examples
+    --------
+    >>> import $imports
+    $root_example
+    """
+    hooks = Hooks(correct, bounds, callback, verbose, history, check)
+    options = Options(
+        solver, adjoint, batch_ndim, on_failure, derivatives, hooks, batched_args, cuda_graph, jac, jvp, vjp
+    )
+    unknown = adapter.unknown(y0, args)
+    return _solved(adapter, task(adapter, residual, unknown, checked_args(adapter, args), options))
+
+
+def fixed_point(
+    adapter: Adapter,
+    /,
+    cell: Callable[..., Any],
+    z0: Any,
+    *args: Any,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    batched_args: Any = None,
+    on_failure: OnFailure = "raise",
+    derivatives: Derivatives = "finite-difference",
+    check: bool = False,
+    cuda_graph: bool = False,
+) -> Solution:
+    """Find z with ``z = cell(z, *args)``, $differentiable.
+
+    Parameters
+    ----------
+    cell : callable
+        ``cell(z, *args)`` returns a pytree like `z0`$cell. The residual is ``cell(z, *args) - z``.
+    z0 : $array, number or pytree of them, (*batch, ...), floating
+        Initial guess. Not differentiated.
+    *args, adjoint, batch_ndim, batched_args, on_failure, check$fixed_point_options
+        As for `root`.
+    solver : str or Solver
+        "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system fails and ``on_failure="raise"``$untraced.
+    $raises
+
+    Examples
+    --------
+    >>> import $imports
+    >>> sol = rd.fixed_point(lambda z, a: $xp.cos(a * z), $asarray([1.0]), $asarray([1.0]))
+    >>> round(float(sol.y[0]), 4)
+    0.7391
+    """
+    hooks = Hooks(check=check)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, hooks, batched_args, cuda_graph)
+    unknown = adapter.unknown(z0, args)
+    return _solved(adapter, task(adapter, cell, unknown, checked_args(adapter, args), options, fixed_point=True))
+
+
+def root_scalar(
+    adapter: Adapter,
+    /,
+    residual: Callable[..., Any],
+    bracket: Any,
+    *args: Any,
+    solver: str | Solver = "chandrupatla",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Find y between two points with ``residual(y, *args) = 0``, for each element by itself.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` works elementwise: it returns values shaped like y, or like y broadcast against
+        `args`.
+    bracket : tuple or list (lo, hi), or float or $array
+        Two points, of any order, where the residual has opposite signs; an infinite end is searched for, from the other
+        end or from zero, in growing steps. Or one point, from which both ends are searched for.
+        Not differentiated.
+    *args, adjoint, on_failure$options
+        As for `root`.
+    solver : str or BracketSolver
+        "chandrupatla", "itp", "bisection", or "bracketed_newton" where derivatives are cheap.
+
+    Returns
+    -------
+    Solution
+        `y` has the shape that the bracket and the residual broadcast to, and so have `status` and the other fields.
+        An element without a change of sign has the status INVALID_BRACKET, one with NaN at an end NONFINITE_START, one
+        with a pole or a jump STALLED.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If an element fails and ``on_failure="raise"``$untraced.
+
+    Examples
+    --------
+    >>> import $imports
+    >>> sol = rd.root_scalar(lambda y, a: y**3 - a, (0.0, 10.0), $asarray([8.0, 27.0]))
+    >>> [round(y, 4) for y in sol.y.tolist()]
+    [2.0, 3.0]
+    """
+    check_function("residual", residual)
+    args, bracket = checked_args(adapter, args), adapter.lifted(bracket)
+    backend = adapter.backend()
+    chosen = get_solver(solver, backend.name)
+    y0, chosen = adapter.aside(scalar_problem)(backend, residual, bracket, args, chosen)
+    options = Options(chosen, adjoint, y0.ndim, on_failure, derivatives)
+    return _solved(adapter, task(adapter, residual, adapter.unknown(y0, args), args, options))
+
+
+def continuation(
+    adapter: Adapter,
+    /,
+    residual: Callable[..., Any],
+    y0: Any,
+    args0: Any,
+    args1: Any,
+    *,
+    method: Literal["arclength", "natural"] = "arclength",
+    first_step: float = 0.1,
+    max_step: float | None = None,
+    max_steps: int = 500,
+    history: bool = False,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    on_failure: OnFailure = "raise",
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Find y with ``residual(y, *args1) = 0`` by following the root from the easier parameters `args0`.
+
+    Parameters
+    ----------
+    residual, y0, adjoint, on_failure$options
+        As for `root`; `y0` is a guess of the root at `args0`. One system, no batch$vmap.
+    args0, args1 : tuple of pytrees, or one pytree
+        Parameters at the start and at the end; what is floating in them is joined by a straight line, everything
+        else is that of `args1`.
+    method : {"arclength", "natural"}
+        By pseudo-arclength, which passes folds (the parameter turns back there, on the way to its end), or by the
+        parameter itself, which ends at a fold. To start at a fold takes the first.
+    first_step : float
+        First step, as a fraction of the way, in (0, 1]; the steps adapt.
+    max_step : float, optional
+        Longest step, in the same unit; default: none. Shorter ones resolve a path of which `history` is to tell.
+    max_steps : int
+        Steps along the path.
+    history : bool
+        Whether to return the path as ``sol.history``, a `Path`: the parts of the way and y there.
+        $path
+    solver : str or Solver
+        Finds the root at the end of the path.
+
+    Returns
+    -------
+    Solution
+        At `args1`, and differentiable in them: the path has no derivative, nor need of one.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If the path ends before `args1`, or no root is found there, and ``on_failure="raise"``$untraced.
+
+    Notes
+    -----
+    The steps are as long as the corrector's contraction and the angle between tangents allow. Where Jacobian and
+    tangent change their orientation within a step, the corrector has jumped to another branch: the step is taken
+    again, shorter. What is left of that at the shortest steps is a bifurcation, which is crossed.
+
+    Examples
+    --------
+    >>> import $imports
+    >>> sol = rd.continuation(lambda y, a: y**3 + y - a, $asarray([0.0]), $asarray([0.0]), $asarray([10.0]))
+    >>> round(float(sol.y[0]), 4)
+    2.0
+    """
+    is_parameter = of_kind(adapter, "real floating")
+    args0, args1 = adapter.lifted(args0), adapter.lifted(args1)
+    start, args1 = continuation_start(adapter.backend(), args0, args1, is_parameter)
+    hooks = Hooks(history=history)
+    options = Options(solver, adjoint, 0, on_failure, derivatives, hooks)
+    unknown = adapter.unknown(y0, args1)
+    at_end = task(adapter, residual, unknown, checked_args(adapter, args1), options, is_parameter=is_parameter)
+    path = Continuation(
+        start=adapter.kept(at_end.structure, start),
+        solver=at_end.solver,
+        method=method,
+        first_step=first_step,
+        max_step=max_step,
+        max_steps=max_steps,
+    )
+    return with_path(at_end.backend, hooks, _solved(adapter, replace(at_end, solver=path)))
+
+
+def gradient_report(
+    adapter: Adapter,
+    /,
+    residual: Callable[..., Any],
+    y: Any,
+    *args: Any,
+    cotangent: Any = None,
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    jac: Callable[..., Any] | None = None,
+    jvp: Callable[..., Any] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    derivatives: Derivatives = "finite-difference",
+) -> GradientReport:
+    """Return how far a gradient through the root `y` can be trusted, and what limits it.
+
+    Parameters
+    ----------
+    residual, *args, adjoint, batch_ndim$rules
+        As for `root`. The gradient is that with respect to what is floating in `args`.
+        $captured
+    y : $array, number or pytree of them, (*batch, ...), floating
+        The root, wherever it came from, in the units of the unknown.
+    cotangent : pytree like `y`, optional
+        The derivative of the loss with respect to `y`; default ones, the gradient of the sum of `y`.
+
+    Returns
+    -------
+    GradientReport
+        A plain dataclass that prints as a table.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used$concrete.
+
+    Notes
+    -----
+    The errors are estimates, not bounds: on random problems with conditions up to 1e10 within a factor of ten of the
+    true ones. The accuracy of differences, and the rounding of the residual, are measured. What cannot be seen is an
+    error of the residual that is smooth around the root, as that of an inner ``brentq(xtol=1e-7)`` may be: its values
+    are those of another function, whose gradient is the one that is judged. Solve inner problems to rounding. The cost
+    is that of some ten Newton steps and gradients.
+
+    Examples
+    --------
+    >>> import $imports
+    >>> print(rd.gradient_report(lambda y, a: y**2 - a, $asarray([1.41]), $asarray([2.0])).verdict)
+    about 2 digits of the gradient can be trusted; the error comes from the root
+    """
+    if not adapter.is_concrete((y, args, cotangent)):
+        raise ArgumentTypeError(
+            "gradient_report: it needs concrete values, but is traced or transformed (jit, grad, vmap or another). "
+            "Call it outside of that."
+        )
+    options = Options("auto", adjoint, batch_ndim, "ignore", derivatives, jac=jac, jvp=jvp, vjp=vjp)
+    is_parameter = of_kind(adapter, INEXACT)
+    unknown = adapter.unknown(y, args)
+    at_root = task(adapter, residual, unknown, checked_args(adapter, args), options, is_parameter=is_parameter)
+    flat = at_root.start
+    w = at_root.backend.xp.ones_like(flat)
+    if cotangent is not None:
+        w = flat_cotangent("gradient_report", at_root.structure, cotangent, flat)
+    return adapter.aside(measure)(adapter.measured(at_root), at_root.adjoint, flat, w)
+
+
+def _solved(adapter: Adapter, task: Task) -> Solution:
+    """Return the root as the user gets it; raise or warn of failures that the rule has not reported."""
+    found, structure = adapter.solve(task), task.structure
+    xp, nothing = structure.backend.xp, adapter.nothing
+    solution = Solution(
+        structure.unravel(found.y),
+        found.status,
+        found.steps,
+        found.residual_norm,
+        nothing if found.method is None else found.method,
+        task.options.hooks.recorded(xp) or nothing,
+        found.sensitivities or nothing,
+        xp.full_like(found.status, not task.adjoint.exact, dtype=xp.bool),
+        None if found.error is None else structure.unravel(found.error),
+    )
+    if found.best is not None:
+        best = solution._replace(y=structure.unravel(found.best))
+        report(structure.backend, best, task.options.on_failure, task.solver, (task.y0, *task.args))
+    return solution

@@ -1,0 +1,124 @@
+"""NumPy, seen by the entry points, and its entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial, wraps
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from rootdiff import _entry
+from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound, check_function, task
+from rootdiff._compaction import compactable
+from rootdiff._coupling import check_independent
+from rootdiff._derivatives import DerivativeRules, GivenResidual
+from rootdiff._errors import ArgumentError
+from rootdiff._failure import KEEP
+from rootdiff._iterate import run
+from rootdiff._numpy import NumpyBackend
+from rootdiff._numpy_words import WORDS
+from rootdiff._parameters import check_meaning, frozen, is_parameter
+from rootdiff._residual import Residual
+from rootdiff._rules import check_rules
+from rootdiff._sensitivities import Binding, Sensitivities
+from rootdiff._solution import Status
+from rootdiff._structure import Structure
+
+_DERIVATIVES: tuple[str, ...] = get_args(Derivatives)
+
+
+class NumpyAdapter(Adapter):
+    """NumPy, which has no tape: the derivatives are methods of the solution."""
+
+    package = "rootdiff"
+    words: Mapping[str, str] = WORDS
+
+    def entered(self, function: F) -> F:
+        @wraps(function)
+        def quiet(*args: Any, **options: Any) -> Any:  # NumPy's own decorator is a frame that warnings would point at
+            with np.errstate(all="ignore"):
+                return function(*args, **options)
+
+        return cast(F, quiet)
+
+    def backend(self, derivatives: Derivatives = "finite-difference") -> NumpyBackend:
+        if derivatives not in _DERIVATIVES:
+            allowed = ", ".join(map(repr, _DERIVATIVES))
+            raise ArgumentError(f"derivatives: got {derivatives!r}; allowed are {allowed}.")
+        return NumpyBackend(derivatives)
+
+    def is_parameter(self, leaf: Any) -> bool:
+        return is_parameter(leaf)
+
+    def check(self, structure: Structure, y0: Any, args: tuple[Any, ...], options: Options) -> None:
+        check_meaning("y0", y0)
+        otherwise = ", or None. Without it derivatives are those of derivatives='finite-difference', or 'complex-step'"
+        for name in ("jac", "jvp", "vjp"):
+            if getattr(options, name) is not None:
+                check_function(name, getattr(options, name), otherwise)
+
+    def kept(self, structure: Structure, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return frozen(structure, args)
+
+    def measured(self, task: Task) -> Residual:
+        make = partial(_with_rules, task)
+        if task.batched is None:
+            return make(task.structure, task.args)
+        return compactable(make, task.structure, task.args, task.batched)
+
+    def solve(self, task: Task) -> Found:
+        options, structure, start, hooks = task.options, task.structure, task.start, task.options.hooks
+        backend = NumpyBackend(options.derivatives, hooks.box(structure, start))
+        problem = replace(self.measured(task), backend=backend)
+        if hooks.check:
+            check_independent(problem, start)
+        raw = run(task.solver, hooks.attach(problem, structure, start), start)
+        raw = raw._replace(y=np.array(raw.y))  # after no step it is y0, which the user may change
+        failed = (raw.status > Status.AT_PRECISION) & (options.on_failure != "ignore")
+        if isinstance(problem, GivenResidual) and np.any(failed):  # a wrong rule explains more than a status
+            check_rules(problem, raw.y, failed)
+        again = replace(options, solver="auto", hooks=type(hooks)(), batched_args=None)
+        sensitivities = Sensitivities(
+            problem,
+            structure,
+            task.adjoint,
+            raw.y,
+            raw.factors,
+            task.args,
+            options.on_failure,
+            failed,
+            raw.residual_norm,
+            raw.error,
+            Binding(_bind, task.function, again, task.fixed_point),
+        )
+        y = raw.y if options.on_failure in KEEP else np.where(failed[..., None], np.nan, raw.y)
+        return Found(
+            y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, error=raw.error, sensitivities=sensitivities
+        )
+
+
+def _with_rules(task: Task, structure: Structure, args: tuple[Any, ...]) -> Residual:
+    """Return the residual of some systems, with the user's rules for its derivatives."""
+    residual, rules = task.residual(structure, args), task.options
+    if not any((rules.jac, rules.jvp, rules.vjp)):
+        return residual
+    given = DerivativeRules(rules.jac, rules.jvp, rules.vjp, structure, args, is_parameter)
+    return GivenResidual(residual.function, residual.parameters, residual.backend, given)
+
+
+def _bind(
+    function: Any, y: Any, args: tuple[Any, ...], options: Options, fixed_point: bool
+) -> tuple[Residual, Structure, tuple[Any, ...]]:
+    """Return the residual, its structure and the arguments that it keeps, where a solution has been pickled."""
+    again = task(NUMPY, function, y, args, options, fixed_point)
+    return NUMPY.measured(again), again.structure, again.args
+
+
+NUMPY = NumpyAdapter()
+root = bound(_entry.root, NUMPY)
+fixed_point = bound(_entry.fixed_point, NUMPY)
+root_scalar = bound(_entry.root_scalar, NUMPY)
+continuation = bound(_entry.continuation, NUMPY)
+gradient_report = bound(_entry.gradient_report, NUMPY)

@@ -1,0 +1,46 @@
+"""What the docstrings of the entry points say of NumPy."""
+
+from __future__ import annotations
+
+WORDS = {
+    "imports": "numpy as np, rootdiff as rd",
+    "xp": "np",
+    "asarray": "np.array",
+    "array": "array",
+    "differentiable": "and its derivatives with respect to `args`",
+    "residual": "It must not change its inputs.",
+    "args": """
+        Parameters. Real floating arrays and floats are differentiated; everything else is passed on as it is. Arrays
+        are copied, so that what is written into them later does not change a derivative.
+    """,
+    "large": "Chord",
+    "in_axes": "``in_axes`` of `jax.vmap`",
+    "on_failure": """
+        In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others
+        share gets the sum over the good systems. `converged`, and `GradientReport.status`, tell which failed.
+    """,
+    "derivatives": """
+        jac : callable, optional
+            ``jac(y, *args)`` returns df/dy, (*batch, *shape, *shape), where `y0` is one array; a SciPy sparse matrix is
+            made dense. Where derivatives are asked for, or a solve fails, one product tells whether a rule is right.
+        jvp : callable, optional
+            ``jvp((y, *args), (y_dot, *args_dot))`` returns the derivative of the residual; the tangent of a leaf that
+            is not differentiated is None.
+        vjp : callable, optional
+            ``vjp((y, *args), cotangent)`` returns a tuple of cotangents of y and of each of `args`.
+        derivatives : {"finite-difference", "complex-step"}
+            How to get the derivatives that were not given: by central differences (relative error about eps^(2/3),
+            where f is rounded to eps), or by complex steps, exact to rounding, for a residual that is analytic and
+            takes complex numbers.
+    """,
+    "options": ", derivatives",
+    "fixed_point_options": ", derivatives",
+    "rules": ", jac, jvp, vjp, derivatives",
+    "bounds": ", and no difference leaves it",
+    "solution": "With `y`, `status`, `steps`, `residual_norm`, and the methods `vjp`, `jvp` and `jacobian`.",
+    "root_example": """
+        >>> sol = rd.root(lambda y, a: y**2 - a, np.array([1.0]), np.array([2.0]))
+        >>> sol.y, sol.vjp(np.array([1.0]))
+        (array([1.41421356]), (array([0.35355339]),))
+    """,
+}

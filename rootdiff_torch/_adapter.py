@@ -1,0 +1,237 @@
+"""PyTorch, seen by the entry points, and its entry points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import optree
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType
+
+from rootdiff import _entry
+from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound
+from rootdiff._compaction import compactable
+from rootdiff._coupling import check_independent, require_concrete
+from rootdiff._errors import ArgumentError
+from rootdiff._hooks import Hooks
+from rootdiff._residual import Residual
+from rootdiff._structure import Structure
+from rootdiff.solvers import Continuation, InBracket
+from rootdiff_torch._backend import BACKEND, TorchBackend
+from rootdiff_torch._capture import (
+    SPARSE,
+    State,
+    capture,
+    forward_active,
+    is_followed,
+    modules_of,
+    needs_capture,
+    refuse_batch_norm,
+    used,
+    with_captured,
+)
+from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
+from rootdiff_torch._freezing import Freezer
+from rootdiff_torch._recording import check_device
+from rootdiff_torch._rule import Problem, Root, apply
+from rootdiff_torch._watching import Watched
+from rootdiff_torch._words import WORDS
+
+
+class TorchAdapter(Adapter):
+    """PyTorch, whose autograd and torch.func follow the root."""
+
+    package = "rootdiff_torch"
+    words: Mapping[str, str] = WORDS
+    nothing: Any = ()  # None would be a leaf that vmap does not return
+
+    def entered(self, function: F) -> F:
+        return uncompiled(function)
+
+    def aside(self, function: F) -> F:
+        def run(*inputs: Any) -> Any:
+            tree: Any = inputs
+            with torch.no_grad():
+                output: Any = function(*optree.tree_map(_detached, tree))
+                return optree.tree_map(_detached, output)
+
+        return cast(F, run)
+
+    def backend(self, derivatives: Derivatives = "finite-difference") -> TorchBackend:
+        return BACKEND
+
+    def lifted(self, tree: Any) -> Any:
+        """Return a pytree in which the scalars of NumPy have become the numbers that they are."""
+        leaves, structure = BACKEND.flatten(tree)
+        plain = [leaf.item() if isinstance(leaf, np.generic) else leaf for leaf in leaves]
+        return BACKEND.unflatten(structure, plain)
+
+    def is_parameter(self, leaf: Any) -> bool:
+        """Return whether a leaf of args is handed to the rule; a sparse tensor is passed on as it is."""
+        return isinstance(leaf, Tensor) and leaf.layout is torch.strided
+
+    def is_concrete(self, tree: Any) -> bool:
+        return not levels()
+
+    def check(self, structure: Structure, y0: Any, args: tuple[Any, ...], options: Options) -> None:
+        unknowns = tensors(y0)
+        if not all(map(self.is_parameter, unknowns)):
+            raise ArgumentError("y0: it is a sparse tensor. Make it dense with .to_dense().")
+        device = unknowns[0].device
+        if options.cuda_graph:
+            _check_recordable(device, options.hooks)
+        if any(leaf.device != device for leaf in unknowns):
+            raise ArgumentError("y0: its leaves are on different devices; move them to one.")
+        for index, arg in enumerate(args):
+            for leaf in tensors(arg):
+                if leaf.layout is not torch.strided and is_followed(leaf):
+                    raise ArgumentError(f"args[{index}]: {SPARSE}")
+                if leaf.device != device and not (leaf.device.type == "cpu" and leaf.ndim == 0):
+                    raise ArgumentError(
+                        f"args[{index}]: it is on device {leaf.device}, but y0 is on {device}. Move one of them with "
+                        ".to()."
+                    )
+
+    def measured(self, task: Task) -> Residual:
+        leaves, rebuild = task.split()
+        flat = task.flat(rebuild)
+        captured, _ = capture(flat, task.start.detach(), leaves)
+        parameters = tuple(tensor.detach() for tensor in (*leaves, *captured))
+        return Residual(with_captured(flat, captured, 1 + len(leaves)), parameters, BACKEND)
+
+    def solve(self, task: Task) -> Found:
+        start = task.start
+        autocast = torch.is_autocast_enabled(start.device.type)
+        with in_full_precision(start):
+            return _solve(task, start.dtype if autocast else None)
+
+
+def _solve(task: Task, widened: torch.dtype | None) -> Found:
+    """Return the root; parameters of lower precision than `widened` are converted to it."""
+    structure, start, options, hooks = task.structure, task.start, task.options, task.options.hooks
+    leaves, rebuild = task.split()
+    parameters = [_explicit(leaf, widened) for leaf in leaves]
+    flat = task.flat(rebuild)
+    if math.prod(structure.batch) > 1:
+        refuse_batch_norm(task.function, task.args, lambda: flat(start, *parameters))
+    if hooks.check:
+        require_concrete(not levels())
+        with torch.no_grad():
+            check_independent(Residual(flat, tuple(parameters), BACKEND), start)
+    captured: Sequence[Tensor] = ()
+    first = None
+    state = State(())
+    follows = needs_capture()
+    if follows:
+        before = State.of(modules_of(task.function, task.args))
+        captured, first = capture(flat, start, parameters)
+        state = before.lasting()
+    count = len(parameters)
+    hidden = bool(levels()) or torch.is_inference_mode_enabled()
+    differentiated = hidden or forward_active() or any(tensor.requires_grad for tensor in (*parameters, *captured))
+    frozen, watched = flat, Watched(())
+    if follows and differentiated:
+        freezer = Freezer()
+        parts, tree = BACKEND.flatten(task.args)
+        _, as_now = task.split(BACKEND.unflatten(tree, [*map(freezer.freeze, parts)]))
+        frozen = task.flat(as_now, function=freezer.freeze(task.function))
+        watched = Watched.of(task.function, task.args, freezer.made)
+    hooked, of_correct = _attach(hooks, structure, flat, start)
+    settings = _settings(task.solver)
+    inputs = [*parameters, *map(_explicit, captured)]
+    shown, known = len(inputs), len(inputs) + len(of_correct)
+    inputs += [tensor.detach() for tensor in (*of_correct, *settings)]
+    flags = task.batched
+    problem = Problem(
+        original=_of_parameters(with_captured(frozen, captured, 1 + count), 0, shown),
+        direct=None if hidden else _of_parameters(flat, 0, count),
+        take=None if flags is None else (lambda *args: compactable(task.residual, structure, args, flags).take),
+        structure=structure,
+        solver=task.solver,
+        adjoint=task.adjoint,
+        on_failure=options.on_failure,
+        arguments=lambda *parameters: rebuild(*parameters[:count]),
+        state=state,
+        watched=watched,
+        follows=follows,
+        checked=bool(captured) or hidden or forward_active() or not any(tensor.requires_grad for tensor in inputs),
+        first=first,
+        fixed_point=task.fixed_point,
+        correct=hooked.correct and _of_parameters(with_captured(hooked.correct, of_correct, 2), shown, known, 2),
+        observe=hooked.observe,
+        settings=len(settings),
+        cuda_graph=options.cuda_graph,
+    )
+    y, status, steps, norm, method, _, error, *_ = apply(Root, problem, start, *inputs)
+    return Found(y, None, status, steps, norm, method, error)
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _of_parameters(function: Callable[..., Tensor], first: int, last: int, points: int = 1) -> Callable[..., Tensor]:
+    """Return `function` of its points and the parameters from `first` to `last`, as one of all parameters."""
+    return lambda *inputs: function(*inputs[:points], *inputs[points + first : points + last])
+
+
+def _settings(solver: Any) -> tuple[Tensor, ...]:
+    """Return the tensors in a solver's settings, which a transform may track like any argument."""
+    if isinstance(solver, InBracket):
+        return solver.lo, solver.hi
+    return solver.start if isinstance(solver, Continuation) else ()
+
+
+class _Unchecked(TorchBackend):
+    """For bounds that a transform tracks, on whose values Python cannot branch."""
+
+    traced = True
+
+
+def _attach(
+    hooks: Hooks, structure: Structure, function: Callable[..., Tensor], start: Tensor
+) -> tuple[Residual, Sequence[Tensor]]:
+    """Return a residual with the hooks, and the tensors in its correction that a transform tracks."""
+    if hooks.history and TransformType.Vmap in levels():
+        raise ArgumentError("history: torch.func.vmap cannot return it. Use batch_ndim, or a callback.")
+    if any(map(is_wrapped, tensors(hooks.bounds))):
+        structure = replace(structure, backend=_Unchecked())
+    with torch.inference_mode(False):
+        plain = torch.zeros((*structure.batch, structure.size), dtype=start.dtype, device=start.device)
+    hooked = hooks.attach(Residual(function, (), BACKEND), structure, plain)
+    if hooked.correct is None or not levels():
+        return hooked, ()
+    return hooked, used(hooked.correct, (start, start))
+
+
+def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return an alias of `tensor`, made by an operation that a root around this one can see.
+
+    With a `dtype`, lower precisions are converted to it.
+    """
+    refuse_vectorized(tensor)
+    lower = (
+        dtype is not None and tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < torch.finfo(dtype).bits
+    )
+    return tensor.to(dtype) if lower else tensor.view_as(tensor)
+
+
+def _check_recordable(device: torch.device, hooks: Hooks) -> None:
+    check_device(device)
+    if hooks.callback is not None or hooks.verbose or hooks.history:
+        raise ArgumentError(
+            "cuda_graph: recorded steps are not seen by Python. Leave out cuda_graph, or callback, verbose and history."
+        )
+
+
+TORCH = TorchAdapter()
+root = bound(_entry.root, TORCH)
+fixed_point = bound(_entry.fixed_point, TORCH)
+root_scalar = bound(_entry.root_scalar, TORCH)
+continuation = bound(_entry.continuation, TORCH)
+gradient_report = bound(_entry.gradient_report, TORCH)
