@@ -12,7 +12,7 @@ from rootdiff._errors import (
     UnknownNameError,
 )
 from rootdiff._hooks import History
-from rootdiff._iterate import IterativeSolver, Solver, StepInfo
+from rootdiff._loop import IterativeSolver, StepInfo
 from rootdiff._numpy_adapter import continuation, fixed_point, gradient_report, root, root_scalar
 from rootdiff._problems import Path
 from rootdiff._registry import (
@@ -26,6 +26,7 @@ from rootdiff._registry import (
 from rootdiff._report import GradientReport
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Method, RawSolution, Solution, Status
+from rootdiff._solver import Solver
 from rootdiff.linear import (
     CG,
     GMRES,

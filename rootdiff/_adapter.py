@@ -15,10 +15,10 @@ from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentTypeError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
-from rootdiff._iterate import Solver
 from rootdiff._numbers import as_unknown
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
+from rootdiff._solver import Solver
 from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rootdiff._backend import Array
-from rootdiff._iterate import Solver
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution
+from rootdiff._solver import Solver
 
 
 class Nothing(Solver):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._iterate import StepInfo
+from rootdiff._loop import StepInfo
 from rootdiff._numbers import as_unknown
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure

@@ -16,7 +16,6 @@ from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP
-from rootdiff._iterate import run
 from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_words import WORDS
 from rootdiff._parameters import check_meaning, frozen, is_parameter
@@ -24,6 +23,7 @@ from rootdiff._residual import Residual
 from rootdiff._rules import check_rules
 from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
+from rootdiff._solver import run
 from rootdiff._structure import Structure
 
 _DERIVATIVES: tuple[str, ...] = get_args(Derivatives)

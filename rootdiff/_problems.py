@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._hooks import Hooks
-from rootdiff._iterate import Solver
 from rootdiff._numbers import as_array, as_value, is_list_of_numbers, is_number
 from rootdiff._solution import Solution
+from rootdiff._solver import Solver
 from rootdiff._structure import check_precision
 from rootdiff.solvers import BracketSolver, InBracket
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from rootdiff._iterate import Solver
 from rootdiff._names import BACKENDS, Names
+from rootdiff._solver import Solver
 from rootdiff.linear import (
     CG,
     GMRES,

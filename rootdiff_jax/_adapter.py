@@ -17,7 +17,7 @@ from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bou
 from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._errors import ArgumentError
 from rootdiff._hooks import History, Hooks
-from rootdiff._iterate import StepInfo
+from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution
 from rootdiff._structure import Structure

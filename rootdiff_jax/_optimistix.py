@@ -11,13 +11,13 @@ import jax.numpy as jnp
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver
-from rootdiff._judge import judged
 from rootdiff._norms import max_norm
 from rootdiff._registry import register_solver
 from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
 from rootdiff._solution import RawSolution, Status
+from rootdiff._solver import Solver
+from rootdiff._verdict import judged
 
 Method = Literal["Newton", "Chord", "Dogleg", "LevenbergMarquardt", "BFGS"]
 _METHODS: tuple[str, ...] = get_args(Method)

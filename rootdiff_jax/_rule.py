@@ -17,9 +17,10 @@ from rootdiff import _implicit
 from rootdiff._backend import Array, Pick
 from rootdiff._compaction import taken
 from rootdiff._failure import KEEP
-from rootdiff._iterate import StepInfo, run
+from rootdiff._loop import StepInfo
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Status
+from rootdiff._solver import run
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
 from rootdiff_jax._packing import on_mesh

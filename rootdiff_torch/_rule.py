@@ -19,9 +19,10 @@ from torch import Tensor
 from rootdiff import _implicit
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP, report
-from rootdiff._iterate import Solver, StepInfo, run
+from rootdiff._loop import StepInfo
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._solution import Solution, Status
+from rootdiff._solver import Solver, run
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Continuation, InBracket

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure
-from rootdiff._iterate import Solver
 from rootdiff._registry import get_adjoint
 from rootdiff._residual import LinearOperator
 from rootdiff._solution import Solution
+from rootdiff._solver import Solver
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff_torch._adapter import fixed_point, root
 from rootdiff_torch._derivatives import is_wrapped, uncompiled

@@ -14,9 +14,9 @@ import pytest
 
 from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, _adapter, _entry
 from rootdiff._adapter import Adapter, Found, bound, filled
-from rootdiff._iterate import run
 from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_words import WORDS as NUMPY_WORDS
+from rootdiff._solver import run
 from rootdiff_jax._words import WORDS as JAX_WORDS
 from rootdiff_torch._words import WORDS as TORCH_WORDS
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 #: The floor of each module of the core; a module imports from its own floor or lower ones.
 FLOORS = {
     "_backend": 0,
+    "_select": 0,
     "_inverse": 0,
     "_elimination": 0,
     "_errors": 0,
@@ -35,8 +36,9 @@ FLOORS = {
     "_names": 1,
     "_numbers": 1,
     "_compaction": 2,
-    "_judge": 2,
-    "_iterate": 2,
+    "_verdict": 2,
+    "_solver": 2,
+    "_loop": 2,
     "linear": 3,
     "solvers": 3,
     "_derivatives": 3,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
-from rootdiff._iterate import keep
 from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
+from rootdiff._select import keep
 
 Product: TypeAlias = Callable[[Array], Array]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._iterate import keep, select
 from rootdiff._norms import norm2, numbers
 from rootdiff._residual import LinearOperator
+from rootdiff._select import keep, select
 from rootdiff.linear._cg import CG, is_symmetric, probes
 from rootdiff.linear._contraction import Product, Start
 from rootdiff.linear._krylov import Krylov

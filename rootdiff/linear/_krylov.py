@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import select
 from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
+from rootdiff._select import select
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._contract import backward_stable

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Eliminated, Factors, Inverse, Scaling, Updated, with_base
-from rootdiff._iterate import select
 from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
+from rootdiff._select import select
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status, relative_size
 from rootdiff.linear._contract import backward_stable

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, running
+from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import dot, max_norm, numbers
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status

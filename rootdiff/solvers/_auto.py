@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 from rootdiff._backend import Array
-from rootdiff._iterate import Solver
 from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution
+from rootdiff._solver import Solver
 from rootdiff.linear._gmres import GMRES
 from rootdiff.solvers._anderson import Anderson
 from rootdiff.solvers._chain import Chain

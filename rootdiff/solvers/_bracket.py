@@ -8,11 +8,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, StepInfo, named, select
-from rootdiff._judge import allowed_error, is_deep
+from rootdiff._loop import IterativeSolver, StepInfo
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
+from rootdiff._select import select
 from rootdiff._solution import RawSolution, Status
+from rootdiff._solver import named
+from rootdiff._verdict import allowed_error, is_deep
 from rootdiff.solvers._bracket_search import search_bracket, settled_ends, widened
 
 #: This many widths beyond the bracket, f has at a root of any order (to the ninth root at least) changed by more than a

@@ -10,9 +10,10 @@ from array_api_compat import array_namespace
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Scaling, Updated
-from rootdiff._iterate import IterativeSolver, running, select
+from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import dot, max_norm, norm2, numbers
 from rootdiff._residual import Residual
+from rootdiff._select import select
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._fixed_point import secant_scale

@@ -11,11 +11,12 @@ from rootdiff._backend import Array
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
-from rootdiff._iterate import Solver, run, select
-from rootdiff._judge import start_scale
 from rootdiff._residual import Residual
+from rootdiff._select import select
 from rootdiff._sizes import FEW
 from rootdiff._solution import RawSolution, Status
+from rootdiff._solver import Solver, run
+from rootdiff._verdict import start_scale
 
 #: Part of the size of an unknown by which a start moves away from where a square root or a norm has no derivative.
 _NUDGE = 1e-3

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
-from rootdiff._iterate import IterativeSolver, running, select
+from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
+from rootdiff._select import select
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._line_search import backtrack

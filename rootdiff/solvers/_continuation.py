@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver, run, select
 from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
+from rootdiff._select import select
 from rootdiff._solution import RawSolution, Status
+from rootdiff._solver import Solver, run
 from rootdiff.solvers._corrector import along, corrected, effort, is_found
 from rootdiff.solvers._newton import Newton
 

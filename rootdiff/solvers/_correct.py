@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rootdiff._backend import Array
-from rootdiff._judge import allowed_error, is_deep, start_scale
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
+from rootdiff._verdict import allowed_error, is_deep, start_scale
 
 #: Next to a root of multiplicity m a full Newton step reduces f to ((m-1)/m)^m of its size: up to m = 10 less than
 #: this. Where there is no root, it leaves 1/e of f = exp(-y), and more of f = 1/y.

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, running
+from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._solution import Status

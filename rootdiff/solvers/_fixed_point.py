@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, running
+from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import Status

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Inverse
-from rootdiff._iterate import IterativeSolver, running
+from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import norm2
 from rootdiff._patterns import signs
 from rootdiff._residual import Residual

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import IterativeSolver, running
+from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import norm2
 from rootdiff._patterns import pattern
 from rootdiff._residual import Residual

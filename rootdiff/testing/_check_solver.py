@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import Solver, unjudged
 from rootdiff._registry import get_solver
 from rootdiff._solution import Status
+from rootdiff._solver import Solver, unjudged
 from rootdiff.solvers import BracketSolver
 from rootdiff.testing import _traps
 from rootdiff.testing._check_residual import run_once

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rootdiff._iterate import Solver
 from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_adapter import root as numpy_root
 from rootdiff._solution import Status
+from rootdiff._solver import Solver
 from rootdiff.testing.problems import LIBRARY, MINPACK, Problem
 
 #: A point with a residual below this is a root, whatever the solver says (Moré, Garbow & Hillstrom's scaling).

@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import limit, put, taken
-from rootdiff._errors import ArgumentTypeError
 from rootdiff._inverse import Factors
-from rootdiff._judge import allowed_error, is_deep, judged, start_scale, underflow
 from rootdiff._norms import max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
-from rootdiff._settings import check_settings, with_settings
+from rootdiff._select import keep, select
+from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
-from rootdiff._solution import Method, RawSolution, Status
+from rootdiff._solution import RawSolution, Status
+from rootdiff._solver import Solver, is_believed
+from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, underflow
 
 #: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
 #: simple root needs fewer to become exact.
 _SETTLED = 8
 #: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
 _RETURNING = 0.4
-_OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
-_BELIEVES = ContextVar("believes", default=False)
-
-
-class Solver(ABC):
-    """A way to find a root; a value, made of plain settings.
-
-    Of a dataclass those annotated as numbers, literals or solvers are checked when it is made.
-    """
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    @abstractmethod
-    def solve(self, residual: Residual, y0: Array) -> RawSolution:
-        """Return the root of `residual` from `y0`, (*batch, n), with a status per system."""
-
-    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
-        """Return what `solve` does for the systems of a batch where `active`, (*batch), holds; else anything."""
-        return self.solve(residual, y0)
-
-    def resolved(self, dtype: Any, xp: Any) -> Self:
-        """Return this solver with the settings that derive from the dtype filled in."""
-        return self
 
 
 class State(Protocol):
@@ -135,60 +109,6 @@ class IterativeSolver(Solver):
         return iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
 
 
-@contextmanager
-def unjudged() -> Iterator[None]:
-    """Believe what solvers of others claim, for those who test them."""
-    token = _BELIEVES.set(True)
-    try:
-        yield
-    finally:
-        _BELIEVES.reset(token)
-
-
-_METHODS = {method.name.replace("_", ""): method for method in Method}
-
-
-def named(raw: RawSolution, solver: Solver) -> RawSolution:
-    """Return the solution with the solver as its method, unless it names another."""
-    if raw.method is not None:
-        return raw
-    own = _is_built_in(type(solver))
-    method = _METHODS.get(type(solver).__name__.upper(), Method.OTHER) if own else Method.OTHER
-    return raw._replace(method=0 * raw.status + int(method))
-
-
-def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
-    """Return what a solver finds for the `active` systems; the claims of one that is not of this library are judged."""
-    raw = solver.solve(residual, y0) if active is None else solver.solve_where(residual, y0, active)
-    if _is_built_in(type(solver).solve) or _BELIEVES.get():
-        return named(raw, solver)
-    xp = residual.xp
-    if not isinstance(raw, RawSolution) or tuple(raw.y.shape) != tuple(y0.shape):
-        raise ArgumentTypeError(
-            f"solver: {type(solver).__name__}.solve returned {type(raw).__name__}, but must return a RawSolution with "
-            f"y of shape {tuple(y0.shape)}, that of the start."
-        )
-    size = max_norm(xp, residual(raw.y))
-    first_norm = max_norm(xp, residual(y0))
-    status = xp.where(xp.isfinite(size), raw.status, int(Status.NONFINITE))
-    raw = raw._replace(status=xp.astype(status, xp.int32), residual_norm=size, error=None)
-    asked = status <= int(Status.AT_PRECISION)
-    judge = _Tolerances(getattr(solver, "rtol", None), getattr(solver, "atol", None)).resolved(y0.dtype, xp)
-    raw = judged(judge, residual, y0, first_norm, raw, asked if active is None else asked & active)
-    return named(raw, solver)
-
-
-@dataclass(frozen=True)
-class _Tolerances:
-    """The tolerances by which a result is judged."""
-
-    rtol: float | None
-    atol: float | None
-
-    def resolved(self, dtype: Any, xp: Any) -> _Tolerances:
-        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
-
-
 class StepInfo(NamedTuple):
     """What one step did, for a callback.
 
@@ -267,7 +187,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     deep = is_deep(solver, norm, loop.first_norm)
     silent = (norm == 0) & ~_is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
     asked = failed | tiny | silent | _unresolved(solver, residual, loop, raw)
-    if not (_is_built_in(type(solver)) or _BELIEVES.get()):
+    if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
     return judged(solver, residual, y0, loop.first_norm, raw, asked if active is None else asked & active)
 
@@ -408,28 +328,6 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
         loop.scale,
         near,
     )
-
-
-def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:
-    """Return, per system, `new` where `mask` holds and else `old`; both nested tuples of arrays."""
-    if new is old:
-        return new
-    if isinstance(new, tuple):
-        parts = [select(xp, mask, a, b) for a, b in zip(new, old, strict=True)]
-        return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
-    return xp.where(xp.reshape(mask, mask.shape + (1,) * (new.ndim - mask.ndim)), new, old)
-
-
-def keep(backend: Backend, active: Array, new: Any, old: Any) -> Any:
-    """Return what `select` does for the `active` systems; copies nothing where all are, if that is known."""
-    if backend.surely_all(active):
-        return new
-    return select(backend.xp, active, new, old)
-
-
-def _is_built_in(value: Any) -> bool:
-    """Return whether a class or a function is of this library, so that what it says of errors has been tested."""
-    return value.__module__.partition(".")[0] in _OURS
 
 
 def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:

@@ -1,0 +1,105 @@
+"""What finds a root: the protocol of solvers, and how one is run; the claims of those of others are judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentTypeError
+from rootdiff._norms import max_norm
+from rootdiff._residual import Residual
+from rootdiff._settings import check_settings
+from rootdiff._solution import Method, RawSolution, Status
+from rootdiff._verdict import judged
+
+_OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
+_BELIEVES = ContextVar("believes", default=False)
+_METHODS = {method.name.replace("_", ""): method for method in Method}
+
+
+class Solver(ABC):
+    """A way to find a root; a value, made of plain settings.
+
+    Of a dataclass those annotated as numbers, literals or solvers are checked when it is made.
+    """
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @abstractmethod
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        """Return the root of `residual` from `y0`, (*batch, n), with a status per system."""
+
+    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
+        """Return what `solve` does for the systems of a batch where `active`, (*batch), holds; else anything."""
+        return self.solve(residual, y0)
+
+    def resolved(self, dtype: Any, xp: Any) -> Self:
+        """Return this solver with the settings that derive from the dtype filled in."""
+        return self
+
+
+@contextmanager
+def unjudged() -> Iterator[None]:
+    """Believe what solvers of others claim, for those who test them."""
+    token = _BELIEVES.set(True)
+    try:
+        yield
+    finally:
+        _BELIEVES.reset(token)
+
+
+def _is_built_in(value: Any) -> bool:
+    """Return whether a class or a function is of this library, so that what it says of errors has been tested."""
+    return value.__module__.partition(".")[0] in _OURS
+
+
+def is_believed(value: Any) -> bool:
+    """Return whether what a class or a function says of its success needs no look."""
+    return _is_built_in(value) or _BELIEVES.get()
+
+
+def named(raw: RawSolution, solver: Solver) -> RawSolution:
+    """Return the solution with the solver as its method, unless it names another."""
+    if raw.method is not None:
+        return raw
+    own = _is_built_in(type(solver))
+    method = _METHODS.get(type(solver).__name__.upper(), Method.OTHER) if own else Method.OTHER
+    return raw._replace(method=0 * raw.status + int(method))
+
+
+def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
+    """Return what a solver finds for the `active` systems; the claims of one that is not of this library are judged."""
+    raw = solver.solve(residual, y0) if active is None else solver.solve_where(residual, y0, active)
+    if is_believed(type(solver).solve):
+        return named(raw, solver)
+    xp = residual.xp
+    if not isinstance(raw, RawSolution) or tuple(raw.y.shape) != tuple(y0.shape):
+        raise ArgumentTypeError(
+            f"solver: {type(solver).__name__}.solve returned {type(raw).__name__}, but must return a RawSolution with "
+            f"y of shape {tuple(y0.shape)}, that of the start."
+        )
+    size = max_norm(xp, residual(raw.y))
+    first_norm = max_norm(xp, residual(y0))
+    status = xp.where(xp.isfinite(size), raw.status, int(Status.NONFINITE))
+    raw = raw._replace(status=xp.astype(status, xp.int32), residual_norm=size, error=None)
+    asked = status <= int(Status.AT_PRECISION)
+    judge = _Tolerances(getattr(solver, "rtol", None), getattr(solver, "atol", None)).resolved(y0.dtype, xp)
+    raw = judged(judge, residual, y0, first_norm, raw, asked if active is None else asked & active)
+    return named(raw, solver)
+
+
+@dataclass(frozen=True)
+class _Tolerances:
+    """The tolerances by which a result is judged."""
+
+    rtol: float | None
+    atol: float | None
+
+    def resolved(self, dtype: Any, xp: Any) -> _Tolerances:
+        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
