@@ -190,6 +190,6 @@ def test_jax_traces_bounds_and_what_a_correction_closes_over():
         y, steps, method = solve(starts, jnp.asarray([0.25, 8.0]), jnp.asarray([0.0, -8.0])[:, None] + jnp.zeros(2))
         np.testing.assert_allclose(y, [ROOT, -ROOT], rtol=TOL)
         assert steps[0] >= 12 > steps[1]
-        assert method.tolist() == [rootdiff.Method.CHORD] * 2
+        assert method.tolist() == [rootdiff.Method.NEWTON] * 2
         with pytest.raises(ArgumentError, match="history"):
             jax.grad(lambda a: rd.root(squares, starts[0], a, history=True).y.sum())(a)
