@@ -250,3 +250,21 @@ def test_what_a_solver_of_others_claims_is_looked_at(backend: Any) -> None:
     assert Status(int(out.status)).success
     out = backend.solve(f, np.array([1.0]), np.array([2.0]), solver=rootdiff.Chain([liar, rootdiff.Newton()]))
     np.testing.assert_allclose(out.y, 2**0.5)
+
+
+@pytest.mark.parametrize("name", ["torch", "jax-jit"])
+def test_linear_systems_are_solved_to_what_their_condition_leaves(name: str) -> None:
+    from tests.harness import HARNESSES
+
+    def f(y: Any, a: Any, b: Any) -> Any:
+        return a @ y - b
+
+    rng, backend = np.random.default_rng(0), HARNESSES[name]()
+    for digits in np.linspace(8, 13, 10):
+        left, right = (np.linalg.qr(rng.standard_normal((6, 6)))[0] for _ in range(2))
+        a = left * np.logspace(0, -digits, 6) @ right
+        root = rng.standard_normal(6)
+        for start in (np.zeros(6), np.ones(6)):
+            out = backend.solve(f, start, a, a @ root, on_failure="ignore")
+            assert Status(int(out.status)).success
+            assert np.max(np.abs(out.y - root)) <= 20 * 10**digits * 1e-16
