@@ -202,7 +202,7 @@ def _unresolved(solver: IterativeSolver, residual: Residual, loop: _Loop, raw: R
     success = loop.status <= int(Status.AT_PRECISION)
     # of a low-rank update nothing is known in most directions
     inverse = raw.factors
-    if not (isinstance(inverse, Factors) and residual.differentiable and is_dense(tuple(y.shape))):
+    if not (isinstance(inverse, Factors) and is_dense(tuple(y.shape))):
         return xp.zeros_like(success)
     allowed = allowed_error(xp, solver, y, loop.scale, xp.ones_like(success))
     trial = residual.moved(y, allowed * weights(xp, y, loop.steps))

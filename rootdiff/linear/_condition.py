@@ -13,6 +13,8 @@ from rootdiff._sizes import FEW
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5
+#: Changes of sign by which rows are looked at again.
+FLIPS = 3
 
 Product = Callable[[Array], Array]
 
@@ -60,20 +62,19 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
             return _sizes_of_several(xp, operator.distinct(operator.matrix, x), x) + xp.abs(rhs)
         return norm2(xp, operator.matrix * x[..., None, :]) + xp.abs(rhs)
     largest = xp.abs(operator.matvec(signs(xp, x, 4) * x)) + xp.abs(rhs)
-    return looked_at_again(operator, x, rhs, largest) if 1 < n <= FEW else largest
+    if not 1 < n <= FEW:
+        return largest
+    for count in range(FLIPS):
+        largest = xp.maximum(largest, xp.abs(operator.matvec(flipped(xp, x, count))) + xp.abs(rhs))
+    return largest
 
 
-def looked_at_again(operator: LinearOperator, x: Array, rhs: Array, sizes: Array) -> Array:
-    """Return `sizes`, (*batch, n), of rows, raised to what three more changes of sign show.
+def flipped(xp: Any, x: Array, count: Array | int) -> Array:
+    """Return `x`, (*batch, n), under the change of sign of this number, below `FLIPS`.
 
     Under a single one the terms of one row of many may cancel by chance. These tell any two of eight neighbours apart.
     """
-    xp = operator.backend.xp
-    index = numbers(xp, x) - 1
-    for period in (1, 2, 4):
-        changed = (1 - 2 * (xp.floor(index / period) % 2)) * x
-        sizes = xp.maximum(sizes, xp.abs(operator.matvec(changed)) + xp.abs(rhs))
-    return sizes
+    return (1 - 2 * (xp.floor((numbers(xp, x) - 1) / 2**count) % 2)) * x
 
 
 def _sizes_of_several(xp: Any, matrix: Array, x: Array) -> Array:

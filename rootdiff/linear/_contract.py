@@ -18,7 +18,7 @@ from rootdiff._residual import LinearOperator
 from rootdiff._sizes import FEW
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
-from rootdiff.linear._condition import looked_at_again, row_sizes, skeel_condition
+from rootdiff.linear._condition import FLIPS, flipped, row_sizes, skeel_condition
 
 #: Relative error of the solution that changes of A within its accuracy bring about, from which A counts as singular.
 SINGULAR_AT = 0.1
@@ -190,22 +190,28 @@ def backward_stable(
 def _stable_by_row(operator: LinearOperator, solved: _Solved, rhs: Array, sizes: Array, asked: Array) -> Array:
     """Return whether the accuracy of each row explains its residual (Oettli & Prager 1964), (*batch).
 
-    Where `sizes` of many rows are estimates, the systems that are `asked` for and fail by them are looked at again.
+    Where `sizes` of many rows are estimates, the systems that are `asked` for and fail by them are looked at again, in
+    a loop, which a compiled program enters without a copy of what it may not need.
     """
-    xp, x, n = operator.backend.xp, solved.x, solved.x.shape[-1]
+    backend, xp, x, n = operator.backend, operator.backend.xp, solved.x, solved.x.shape[-1]
     assert solved.residual is not None
+    residual = xp.abs(solved.residual)
 
-    def explained(x: Array, residual: Array, sizes: Array) -> Array:
-        part = residual / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
-        return max_norm(xp, part) <= MARGIN * operator.precision
+    def unexplained(sizes: Array) -> Array:
+        return ~(residual <= MARGIN * operator.precision * sizes)
 
-    def again(x: Array, residual: Array, sizes: Array) -> Array:
-        return explained(x, residual, n**0.5 * looked_at_again(operator, x, rhs, sizes / n**0.5))
+    def look(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        count, left = state
+        size = xp.abs(operator.matvec(flipped(xp, x, xp.astype(count, x.dtype)[..., None]))) + xp.abs(rhs)
+        return count + 1, left & unexplained(n**0.5 * size)
 
-    first = explained(x, solved.residual, sizes)
-    if operator.matrix is not None or n <= FEW:
-        return first
-    return operator.backend.when(xp.any(asked & ~first), again, (x, solved.residual, sizes), first)
+    left = unexplained(sizes)
+    costly = operator.several and backend.traced  # a compiled program reserves three times the memory of `x` for it
+    if operator.matrix is None and n > FEW and not costly:
+        needed = xp.any(asked & xp.any(left, axis=-1))
+        start = xp.where(needed, xp.zeros_like(asked, dtype=xp.int32), FLIPS)
+        left = backend.while_loop(lambda state: xp.all(state[0] < FLIPS), look, (start, left))[1]
+    return ~xp.any(left, axis=-1)
 
 
 def _small(operator: LinearOperator, norm: Array, sizes: Array, size: Array) -> Array:
