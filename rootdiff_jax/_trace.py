@@ -12,6 +12,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
 
 #: Parameters that hold the derivative rule of a custom_jvp or custom_vjp: functions, made anew by each trace.
 _RULES = frozenset({"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"})
@@ -29,7 +30,7 @@ class Traced:
     reverse_only : bool
         Whether a `custom_vjp` is in it, so that it has no forward-mode derivative.
     differentiable : bool
-        Whether it does without callbacks, but for those in functions with a derivative rule.
+        Whether it has a derivative in its first argument: a callback that depends on it has none, without a rule.
     axes : frozenset
         The mesh axes of an enclosing ``shard_map`` that its value varies over.
     spec : PartitionSpec
@@ -41,9 +42,8 @@ class Traced:
     def __init__(self, jaxpr: Any, operands: Sequence[Any]) -> None:
         self._jaxpr = jaxpr
         self.reverse_only = _has_custom_vjp(jaxpr)
-        self.differentiable = not any(
-            equation.primitive.name.endswith("callback") for equation in equations(jaxpr, rules=False)
-        )
+        calls_out = any(equation.primitive.name.endswith("callback") for equation in equations(jaxpr, rules=False))
+        self.differentiable = not calls_out or _has_derivative(jaxpr, operands)
         (value,) = jaxpr.outvars
         self.axes, self.spec = varying_axes(value.aval), partition(value.aval)
         self.names = frozenset(name for equation in equations(jaxpr) for name in _names(equation))
@@ -51,6 +51,9 @@ class Traced:
         self._hash = hash(self._key)
 
     def __call__(self, *operands: Array) -> Array:
+        return self._value(*operands) if self.differentiable else _with_no_derivative(self._value)(*operands)
+
+    def _value(self, *operands: Array) -> Array:
         (value,) = jax.core.eval_jaxpr(self._jaxpr, (), *operands)
         return value
 
@@ -73,6 +76,35 @@ def trace(
     jaxpr, hoisted = _hoist(jaxpr, inputs, frozenset([0, *places]))
     inputs = (*inputs, *hoisted)
     return Traced(jaxpr, inputs), inputs[1:]
+
+
+def _has_derivative(jaxpr: Any, operands: Sequence[Any]) -> bool:
+    """Return whether a function has a derivative in the first of its operands, as far as JAX knows."""
+    y, *others = operands
+    try:
+        jax.eval_shape(lambda y: jax.vjp(lambda y: jax.core.eval_jaxpr(jaxpr, (), y, *others), y)[0], y)
+    except ValueError:
+        return False
+    return True
+
+
+def _with_no_derivative(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Return a function whose derivative says why there is none, whoever asks for it."""
+
+    @jax.custom_jvp
+    def known(*operands: Any) -> Array:
+        return function(*operands)
+
+    @known.defjvp
+    def rule(_: Any, __: Any) -> Any:
+        raise ArgumentError(
+            "residual: a derivative of it was asked for, by the solver or by that of the root, but it calls out of JAX "
+            "(jax.pure_callback or io_callback), where JAX sees none. To find the root use solver='auto', 'df_sane' or "
+            "'scipy:krylov', or for a fixed point 'anderson'; for derivatives wrap the call in a function with a rule: "
+            "jax.custom_jvp or jax.custom_vjp."
+        )
+
+    return known
 
 
 def varying_axes(value: Any) -> frozenset[Any]:

@@ -12,6 +12,7 @@ from rootdiff._solution import RawSolution
 from rootdiff._solver import Solver
 from rootdiff.linear._gmres import GMRES
 from rootdiff.solvers._anderson import Anderson
+from rootdiff.solvers._broyden import Broyden
 from rootdiff.solvers._chain import Chain
 from rootdiff.solvers._chord import Chord
 from rootdiff.solvers._df_sane import DFSane
@@ -42,12 +43,14 @@ class Auto(Solver):
     `PseudoTransient`, each for the systems in which those before it failed; one system of more than 64 unknowns is
     tried before by a `NewtonKrylov` that takes few products, or, where products come from differences, by `Chord`,
     which forms few Jacobians; not where the user gives the Jacobian. Above: `NewtonKrylov`, then `DFSane`. Equations
-    of one unknown, in which there is no direction to choose: `Newton`, then `PseudoTransient`.
+    of one unknown, in which there is no direction to choose: `Newton`, then `PseudoTransient`. A residual without a
+    derivative, such as one that calls out of a JAX program: `DFSane`, then `Broyden` from the identity.
 
     Parameters
     ----------
     fixed_point : bool
-        Whether the residual is that of a fixed point: then above 64 unknowns `Anderson` goes first.
+        Whether the residual is that of a fixed point: then above 64 unknowns, and where it has no derivative,
+        `Anderson` goes first.
     """
 
     fixed_point: bool = False
@@ -80,6 +83,9 @@ class Auto(Solver):
         return self._chosen(residual, y0).solve_where(residual, y0, active)
 
     def _chosen(self, residual: Residual, y0: Array) -> Chain:
+        if not getattr(residual.backend, "differentiable", True):  # in PyTorch to know it takes an evaluation
+            by_values: list[Solver] = [DFSane(), Broyden(initial="identity")]
+            return Chain([Anderson(), *by_values] if self.fixed_point else by_values)
         sparing: Solver | None = NewtonKrylov(max_steps=_STEPS, linear=_CYCLE)
         if residual.backend.precision(y0.dtype) > residual.xp.finfo(y0.dtype).eps:  # derivatives are differences
             sparing = None if residual.gives_jacobian else Chord()

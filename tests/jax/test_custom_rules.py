@@ -95,12 +95,77 @@ def test_residuals_that_differ_in_their_rule_alone_are_told_apart() -> None:
     np.testing.assert_allclose([gradient(2.0), gradient(5.0)], [2.0, 5.0], **EXACT)
 
 
-@pytest.mark.transform("a callback in the residual, by solvers that need no derivative")
-@pytest.mark.parametrize("solver", ["anderson", "df_sane", "scipy:krylov"])
-def test_a_cell_that_calls_numpy(solver: str) -> None:
-    def cell(z: Any, a: Any) -> Any:
-        kind = jax.ShapeDtypeStruct(z.shape, z.dtype)
-        return jax.pure_callback(lambda z, a: np.asarray(0.5 * z + a), kind, z, a, vmap_method="expand_dims")
+def on_host(function: Any) -> Any:
+    """Return a function of arrays like its first argument that NumPy computes, without a derivative."""
 
-    found = rd.fixed_point(cell, jnp.zeros(2), jnp.array([1.0, -2.0]), solver=solver).y
-    np.testing.assert_allclose(found, [2.0, -4.0], rtol=1e-10)  # the default tolerance is 1.8e-12, f is linear
+    def called(y: Any, *args: Any) -> Any:
+        kind = jax.ShapeDtypeStruct(y.shape, y.dtype)
+        return jax.pure_callback(
+            lambda *values: np.asarray(function(*values)), kind, y, *args, vmap_method="expand_dims"
+        )
+
+    return called
+
+
+halved = on_host(lambda z, a: 0.5 * z + a)
+
+
+@pytest.mark.transform("a callback in the residual, by solvers that need no derivative")
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("solver", ["auto", "anderson", "df_sane", "scipy:krylov"])
+def test_a_cell_that_calls_numpy(solver: str, compiled: bool) -> None:
+    def found(a: Any) -> Any:
+        return rd.fixed_point(halved, jnp.zeros(2), a, solver=solver).y
+
+    y = (jax.jit(found) if compiled else found)(jnp.array([1.0, -2.0]))
+    np.testing.assert_allclose(y, [2.0, -4.0], rtol=1e-10)  # the default tolerance is 1.8e-12, f is linear
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_auto_finds_roots_of_a_residual_that_calls_numpy(compiled: bool) -> None:
+    """The second is Rosenbrock's from its standard start, in which the first of the solvers stalls."""
+    cubes = on_host(lambda y, a: y**3 - a)
+    valley = on_host(lambda y, a: np.stack([10 * (y[..., 1] - y[..., 0] ** 2), a[..., 0] - y[..., 0]], axis=-1))
+    for function, y0, a, root in (
+        (cubes, [1.5, 1.0], [8.0, 27.0], [2.0, 3.0]),
+        (valley, [-1.2, 1.0], [1.0, 0.0], [1.0, 1.0]),
+    ):
+
+        def found(a: Any, function: Any = function, y0: Any = y0) -> Any:
+            return rd.root(function, jnp.asarray(y0), a).y
+
+        y = (jax.jit(found) if compiled else found)(jnp.asarray(a))
+        np.testing.assert_allclose(y, root, rtol=1e-10)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_a_derivative_of_a_callback_is_refused_by_name(compiled: bool) -> None:
+    a = jnp.array([1.0, -2.0])
+
+    def found(a: Any, solver: str = "auto") -> Any:
+        return jnp.sum(rd.fixed_point(halved, jnp.zeros(2), a, solver=solver).y)
+
+    def by_newton(a: Any) -> Any:
+        return found(a, "newton")
+
+    for function in (by_newton, jax.grad(found), jax.jacfwd(found)):
+        with pytest.raises(rd.ArgumentError, match=r"^residual: a derivative .* 'df_sane' .* jax.custom_jvp"):
+            (jax.jit(function) if compiled else function)(a)
+
+
+def test_callbacks_that_do_not_depend_on_y_leave_the_derivative_alone() -> None:
+    a = jnp.array([0.5, 2.0])
+
+    def watched(y: Any, a: Any) -> Any:
+        jax.debug.callback(lambda _: None, y)
+        return y**3 - a
+
+    def looked_up(y: Any, a: Any) -> Any:
+        return y**3 - on_host(np.square)(jax.lax.stop_gradient(a))
+
+    for function, root in ((watched, np.cbrt(a)), (looked_up, np.cbrt(a**2))):
+        sol = rd.root(function, jnp.ones(2), a)
+        assert sol.method == rd.Method.NEWTON
+        np.testing.assert_allclose(sol.y, root, **EXACT)
+    slope = jax.jacobian(lambda a: rd.root(watched, jnp.ones(2), a).y)(a)
+    np.testing.assert_allclose(slope, np.diag(a ** (-2 / 3) / 3), **EXACT)
