@@ -115,10 +115,10 @@ def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, fact
     # a step towards a double root is as long as its error, within the default tolerance eps^(3/4) at the end; towards a
     # simple root it is far shorter, and no matrix changes
     open_ = xp.any(error > float(xp.finfo(y.dtype).eps) ** (7 / 8) * xp.abs(y), axis=-1)
-    # of several sizes and signs: moved as one, unknowns would leave a function of their differences as it is
-    aside = error * weights(xp, y, xp.zeros_like(y[..., 0], dtype=xp.int32) + 1)
 
     def look(x: Array) -> Array:
+        # of several sizes and signs: moved as one, unknowns would leave a function of their differences as it is
+        aside = error * weights(xp, y, xp.zeros_like(y[..., 0], dtype=xp.int32) + 1)
         changed = beside.operator(y + aside).matvec(x) - rhs
         if factors is None:
             return open_ & ~(norm2(xp, changed) <= SINGULAR_AT * norm2(xp, rhs))
