@@ -94,17 +94,14 @@ class Backend(Protocol):
     def once(self, function: Function, y: Array) -> Any:
         """Return ``function(y)``, a tuple of arrays or one, computed once however many results are made of it."""
 
-    def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
-        """Return the value and the derivative, both (*batch, 1), of a function of one unknown per system."""
-
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         """Return ``function(*primals)`` and its derivative along `tangents`."""
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         """Return ``function(*primals)`` and the pullback from a cotangent to one cotangent per primal."""
 
-    def jacobian(self, function: Function, y: Array) -> Array:
-        """Return the Jacobian matrices, (*batch, n, n), of `function` at `y`, (*batch, n)."""
+    def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
+        """Return `function` at `y`, (*batch, n), and its Jacobian matrices there, (*batch, n, n)."""
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
         """Return the products of the Jacobian at `y` and of its transpose, and a function that forms it.

@@ -39,6 +39,9 @@ class GivenResidual(Residual):
     def gives_jacobian(self) -> bool:
         return self.rules.jac is not None
 
+    def with_jacobian(self, y: Array) -> tuple[Array, Array]:
+        return self(y), self.jacobian(y)
+
     def jacobian(self, y: Array) -> Array:
         rules, n = self.rules, y.shape[-1]
         if rules.jac is not None:
@@ -52,9 +55,6 @@ class GivenResidual(Residual):
 
     def measured_jacobian(self, y: Array) -> None:
         return None
-
-    def with_slope(self, y: Array) -> tuple[Array, Array]:
-        return self(y), self.jacobian(y)[..., 0]
 
     def jvp(self, y: Array, tangent: Array) -> Array:
         if self.rules.jvp is not None:

@@ -17,7 +17,7 @@ from rootdiff._select import keep, select
 from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
-from rootdiff._solver import Solver, is_believed
+from rootdiff._solver import Claim, Solver, is_believed, named
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, underflow
 
 #: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
@@ -103,10 +103,22 @@ class IterativeSolver(Solver):
         return raw
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
-        return iterate(self.resolved(y0.dtype, residual.xp), residual, y0)
+        solver = self.resolved(y0.dtype, residual.xp)
+        return _judged(solver, residual, y0, iterate(solver, residual, y0))
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
-        return iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
+        solver = self.resolved(y0.dtype, residual.xp)
+        return _judged(solver, residual, y0, iterate(solver, residual, y0, active))
+
+    def claim(self, residual: Residual, y0: Array, active: Array) -> Claim:
+        if type(self).solve is not IterativeSolver.solve:  # it runs a loop of its own
+            return super().claim(residual, y0, active)
+        claim = iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
+        return claim._replace(raw=named(claim.raw, self))
+
+
+def _judged(solver: IterativeSolver, residual: Residual, y0: Array, claim: Claim) -> RawSolution:
+    return judged(solver, residual, y0, claim.first, claim.raw, claim.asked)
 
 
 class StepInfo(NamedTuple):
@@ -149,7 +161,7 @@ class _Loop(NamedTuple):
     near: Array
 
 
-def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
+def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None) -> Claim:
     """Run `solver` until each system has converged or failed; a finished system is frozen bit for bit.
 
     A system where `active`, (*batch), does not hold is not run; what is returned for it means nothing.
@@ -158,7 +170,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     if residual.correct is not None:
         y0 = residual.correct(y0, y0)
     state = solver.init(residual, y0)
-    norm = _size(xp, state)
+    first, norm = state.f, _size(xp, state)
     zeros = xp.zeros_like(norm, dtype=xp.int32)
     status = xp.where(
         xp.isfinite(norm),
@@ -189,7 +201,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     asked = failed | tiny | silent | _unresolved(solver, residual, loop, raw)
     if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
-    return judged(solver, residual, y0, loop.first_norm, raw, asked if active is None else asked & active)
+    return Claim(raw, asked if active is None else asked & active, first)
 
 
 def _unresolved(solver: IterativeSolver, residual: Residual, loop: _Loop, raw: RawSolution) -> Array:

@@ -85,10 +85,6 @@ class NumpyBackend(Factoring):
     def once(self, function: Function, y: Array) -> Any:
         return function(y)
 
-    def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
-        value = function(y)
-        return value, self.slopes(function, (y,), value, self.box).jacobian().value[..., 0]
-
     def slopes(
         self, function: Function, primals: Sequence[Array], value: Array, box: tuple[Array, Array] | None = None
     ) -> Slopes:
@@ -116,11 +112,12 @@ class NumpyBackend(Factoring):
 
         return value, pullback
 
-    def jacobian(self, function: Function, y: Array) -> Array:
-        return self.slopes(function, (y,), function(y), self.box).jacobian().value
+    def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
+        value = function(y)
+        return value, self.slopes(function, (y,), value, self.box).jacobian().value
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
-        matrix = cache(lambda: self.jacobian(function, y))
+        matrix = cache(lambda: self.with_jacobian(function, y)[1])
         return (lambda v: np.matvec(matrix(), v)), (lambda v: np.matvec(np.matrix_transpose(matrix()), v)), matrix
 
     def precision(self, dtype: Any) -> float:

@@ -169,9 +169,9 @@ class Residual:
     def _of_y(self, y: Array) -> Array:
         return self.function(y, *self.parameters)
 
-    def with_slope(self, y: Array) -> tuple[Array, Array]:
-        """Return the residual and its derivative, both (*batch, 1), of systems of one unknown."""
-        return self.backend.with_slope(self._of_y, y)
+    def with_jacobian(self, y: Array) -> tuple[Array, Array]:
+        """Return the residual, (*batch, n), and its Jacobian, (*batch, n, n), by one evaluation where that is known."""
+        return self.backend.with_jacobian(self._of_y, y)
 
     def moved(self, y: Array, step: Array) -> Array:
         """Return the trial point ``y + step``, corrected as the user asked."""
@@ -196,7 +196,7 @@ class Residual:
 
     def jacobian(self, y: Array) -> Array:
         """Return df/dy, (*batch, n, n)."""
-        return self.backend.jacobian(self._of_y, y)
+        return self.backend.with_jacobian(self._of_y, y)[1]
 
     def measured_jacobian(self, y: Array) -> tuple[Array, Array] | None:
         """Return df/dy, (*batch, n, n), and the errors of its entries, where they are measured; else None."""

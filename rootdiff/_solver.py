@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentTypeError
@@ -20,6 +20,21 @@ from rootdiff._verdict import judged
 _OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 _BELIEVES = ContextVar("believes", default=False)
 _METHODS = {method.name.replace("_", ""): method for method in Method}
+
+
+class Claim(NamedTuple):
+    """What a solver ends with, before it is judged.
+
+    Attributes
+    ----------
+    raw : RawSolution
+    asked : boolean array, (*batch). The systems of which it must be judged whether they are at a root.
+    first : array, (*batch, n). The residual at the start; anything in systems that are not `asked` for.
+    """
+
+    raw: RawSolution
+    asked: Array
+    first: Array
 
 
 class Solver(ABC):
@@ -38,6 +53,11 @@ class Solver(ABC):
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
         """Return what `solve` does for the systems of a batch where `active`, (*batch), holds; else anything."""
         return self.solve(residual, y0)
+
+    def claim(self, residual: Residual, y0: Array, active: Array) -> Claim:
+        """Return what `solve_where` does, where the verdict is left to the caller."""
+        raw = run(self, residual, y0, active)
+        return Claim(raw, residual.xp.zeros_like(active), residual.xp.zeros_like(y0))
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
         """Return this solver with the settings that derive from the dtype filled in."""
@@ -85,12 +105,11 @@ def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = No
             f"y of shape {tuple(y0.shape)}, that of the start."
         )
     size = max_norm(xp, residual(raw.y))
-    first_norm = max_norm(xp, residual(y0))
     status = xp.where(xp.isfinite(size), raw.status, int(Status.NONFINITE))
     raw = raw._replace(status=xp.astype(status, xp.int32), residual_norm=size, error=None)
     asked = status <= int(Status.AT_PRECISION)
     judge = _Tolerances(getattr(solver, "rtol", None), getattr(solver, "atol", None)).resolved(y0.dtype, xp)
-    raw = judged(judge, residual, y0, first_norm, raw, asked if active is None else asked & active)
+    raw = judged(judge, residual, y0, residual(y0), raw, asked if active is None else asked & active)
     return named(raw, solver)
 
 

@@ -79,56 +79,70 @@ class _Found(NamedTuple):
     error: Array
 
 
-def judged(
-    solver: Any, residual: Residual, y0: Array, first_norm: Array, raw: RawSolution, asked: Array
-) -> RawSolution:
+def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSolution, asked: Array) -> RawSolution:
     """Return the solution with the status and the error that a look at its point tells, in the systems `asked` for.
 
-    `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch). A
-    system that has not succeeded keeps the status of its failure.
+    `solver` has the settings `rtol` and `atol`; `first` is the residual at `y0`, (*batch, n). A system that has not
+    succeeded keeps the status of its failure.
     """
     xp = residual.xp
     error = xp.full_like(raw.y, xp.inf) if raw.error is None else raw.error
+    first_norm = max_norm(xp, first)
     usable = asked & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
 
-    def judge(start: Array, y: Array, old: Array, status: Array) -> _Found:
-        look = _at_point if residual.differentiable and is_dense(tuple(y.shape)) else _by_rows
+    def judge(start: Array, first: Array, y: Array, old: Array, status: Array) -> _Found:
         failed = xp.where(status <= int(Status.AT_PRECISION), int(Status.STALLED), status)
-        f = residual(y)
-        found = look(solver, residual, start, y, f, first_norm, raw.residual_norm, failed)
+        dense = residual.differentiable and is_dense(tuple(y.shape))
+        f, matrix = residual.with_jacobian(y) if dense else (residual(y), None)
+        point = _Point(residual, start, first, first_norm, y, f, raw.residual_norm)
+        deep = is_deep(solver, raw.residual_norm, first_norm)
+        within = allowed_error(xp, solver, y, start_scale(xp, start), deep)
+        found = _by_rows(point, within, failed) if matrix is None else _by_corrections(point, matrix, within, failed)
         if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
-            found = _Found(_random(residual, y, f, first_norm, found.status), found.error)
+            found = _Found(_random(point, found.status), found.error)
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
             xp.where(usable[..., None], found.error, old),
         )
 
     known = _Found(xp.astype(raw.status, xp.int32), error)
-    found = residual.backend.when(xp.any(asked), judge, (y0, raw.y, error, known.status), known)
+    found = residual.backend.when(xp.any(asked), judge, (y0, first, raw.y, error, known.status), known)
     return raw._replace(status=found.status, error=found.error)
 
 
-def _at_point(
-    solver: Any, residual: Residual, y0: Array, y: Array, f: Array, first_norm: Array, norm: Array, failed: Array
-) -> _Found:
-    """Judge by Newton corrections: that of the residual, the one after it, and those of noise."""
+class _Point(NamedTuple):
+    """The start, its residual and the largest entry of that; the point that is judged, its residual and its norm."""
+
+    residual: Residual
+    y0: Array
+    first: Array
+    first_norm: Array
+    y: Array
+    f: Array
+    norm: Array
+
+
+def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) -> _Found:
+    """Judge by Newton corrections: that of the residual, the one after it, and those of noise.
+
+    `matrix` is the Jacobian, (*batch, n, n), `within` the allowed error, `failed` the status without success.
+    """
+    residual, y, y0, norm = point.residual, point.y, point.y0, point.norm
     xp, backend = residual.xp, residual.backend
     eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).tiny)
-    matrix = residual.jacobian(y) if y.shape[-1] > 1 else residual.with_slope(y)[1][..., None]
     factors = backend.lu_factor(matrix)
-    noise = _noise(residual, y0, y, f, matrix)
 
     def correction(vector: Array) -> Array:
         return backend.lu_solve(factors, vector)
 
-    step = correction(f)
+    step = correction(point.f)
     finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
     regular = finite & xp.all(xp.isfinite(step), axis=-1)
     step = xp.where(regular[..., None], step, xp.zeros_like(step))
-    following = xp.abs(correction(residual(residual.moved(y, -step))))
-    of_noise = _corrections_of_noise(residual, correction, noise)
+    near = _sampled(point, y, residual.moved(y, -step), matrix)
+    following = xp.abs(correction(near.f))
+    of_noise = _corrections_of_noise(residual, correction, near.noise)
     error, scale = xp.abs(step), start_scale(xp, y0)
-    within = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
     explained = _MARGIN * (of_noise + eps * xp.abs(y))
     unit = xp.maximum(within + explained, xp.full_like(error, tiny))
     shorter = max_norm(xp, following / unit) <= _SHORTER * max_norm(xp, error / unit)
@@ -137,8 +151,8 @@ def _at_point(
     # a start and an end at zero tell no size
     size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
     # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before
-    still = noise <= tiny
-    lost = still & xp.all(matrix == 0, axis=-1) & (residual(y0) != 0)
+    still = near.noise <= tiny
+    lost = still & xp.all(matrix == 0, axis=-1) & (point.first != 0)
     verdict = _Verdict(
         converged=is_root & xp.all((error <= within) & (of_noise <= within), axis=-1),
         attained=is_root & xp.all(error <= unit, axis=-1),
@@ -183,29 +197,26 @@ class _Verdict(NamedTuple):
         return xp.where(norm == 0, xp.where(self.flat, int(Status.ILL_DETERMINED), of_zero), status)
 
 
-def _by_rows(
-    solver: Any, residual: Residual, y0: Array, y: Array, f: Array, first_norm: Array, norm: Array, failed: Array
-) -> _Found:
+def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
     """Judge systems whose Jacobians are too large to be formed: each row must be explained by noise or by tolerance.
 
     And `y` must still tell something: where it has grown so large that a rounding of it changes the residual nearly as
     much as the whole way from `y0` did, any residual would be explained.
     """
-    xp = residual.xp
-    noise = _noise(residual, y0, y, f)
-    allowed = allowed_error(xp, solver, y, start_scale(xp, y0), is_deep(solver, norm, first_norm))
-    reach = _change(residual, y, f, allowed * pattern(xp, y, xp.zeros_like(norm)), xp.zeros_like(f))
-    telling = max_norm(xp, noise) <= _TELLING * first_norm
-    known = xp.all(xp.abs(f) <= xp.maximum(reach, _MARGIN * noise), axis=-1) & telling
+    xp, y, norm = point.residual.xp, point.y, point.norm
+    reach = within * pattern(xp, y, xp.zeros_like(norm))
+    near = _sampled(point, y + reach, y - reach)
+    telling = max_norm(xp, near.noise) <= _TELLING * point.first_norm
+    known = xp.all(xp.abs(point.f) <= xp.maximum(near.reach, _MARGIN * near.noise), axis=-1) & telling
     status = xp.where(known, int(Status.AT_PRECISION), failed)
     return _Found(xp.where(norm == 0, int(Status.CONVERGED), status), xp.full_like(y, xp.inf))
 
 
-def _random(residual: Residual, y: Array, f: Array, first_norm: Array, status: Array) -> Array:
+def _random(point: _Point, status: Array) -> Array:
     """Return the status, RANDOM where f has another value when it is evaluated again: by more than rounding."""
-    xp = residual.xp
-    change = max_norm(xp, residual(y) - f)
-    return xp.where(change > float(xp.finfo(y.dtype).eps) ** 0.75 * first_norm, int(Status.RANDOM), status)
+    xp, y = point.residual.xp, point.y
+    change = max_norm(xp, point.residual(y) - point.f)
+    return xp.where(change > float(xp.finfo(y.dtype).eps) ** 0.75 * point.first_norm, int(Status.RANDOM), status)
 
 
 def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Array], noise: Array) -> Array:
@@ -227,62 +238,86 @@ def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Arra
     return total / _CORRECTIONS**0.5
 
 
-def _noise(residual: Residual, y0: Array, y: Array, f: Array, matrix: Array | None = None) -> Array:
-    """Return the size of the rounding noise of each row of f, (*batch, n).
+class _Near(NamedTuple):
+    """What f is near a point, all (*batch, n).
 
-    It is the change of f when each unknown changes by a rounding and, where the Jacobian `matrix` is at hand, what is
-    not linear in the change by a tolerance, which rounds larger terms anew too. A row that does not change is rounded
-    more coarsely than the unknowns: there the nudges grow until it does. The smaller change of two sides counts, since
-    at a jump f changes to one side only.
+    Attributes
+    ----------
+    noise : size of the rounding noise of each row.
+    reach : the smaller change of each row to two other points.
+    f : the residual at the second of them.
+    """
+
+    noise: Array
+    reach: Array
+    f: Array
+
+
+def _sampled(point: _Point, one: Array, other: Array, matrix: Array | None = None) -> _Near:
+    """Return what f is at two other points, both (*batch, n), and the rounding noise of its rows.
+
+    Noise is the change of f when each unknown changes by a rounding and, where the Jacobian `matrix` is at hand, what
+    is not linear in the change by a tolerance, which rounds larger terms anew too. A row that does not change is
+    rounded more coarsely than the unknowns: there the nudges grow until it does. The smaller change of two sides
+    counts, since at a jump f changes to one side only.
+
+    All in one loop, so that a compiled program holds one copy of f.
 
     References
     ----------
     Moré & Wild (2011), "Estimating computational noise".
     """
+    residual, y, f = point.residual, point.y, point.f
     xp = residual.xp
     eps = float(xp.finfo(y.dtype).eps)
-    scale = xp.maximum(xp.abs(y), start_scale(xp, y0))
+    scale = xp.maximum(xp.abs(y), start_scale(xp, point.y0))
     few = _SAMPLES if matrix is None else 1  # of roundings alone
     most = _SAMPLES + _NEAR + math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
 
-    def sample(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        count, noise = carry
+    def sample(carry: tuple[Array, _Near]) -> tuple[Array, _Near]:
+        count, near = carry
+        elsewhere = (count < 0)[..., None]
         grown = xp.maximum(count - (_SAMPLES - 1), xp.zeros_like(count))
-        near = grown <= _NEAR
-        growth = _GROWTH ** xp.astype(xp.where(near, grown, grown - _NEAR), y.dtype)[..., None]
-        size = xp.where(near[..., None], xp.abs(y), scale)
+        close = grown <= _NEAR
+        growth = _GROWTH ** xp.astype(xp.where(close, grown, grown - _NEAR), y.dtype)[..., None]
+        size = xp.where(close[..., None], xp.abs(y), scale)
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
         nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
         nudge = nudge * weights(xp, y, count)
         linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
-        change = _change(residual, y, f, nudge, linear)
+        sides = xp.where(elsewhere, one, y + nudge), xp.where(elsewhere, other, y - nudge)
+        change, last = _change(residual, f, sides, linear)
         # at each sample, for in some directions the changes of a row cancel
-        return count + 1, xp.where(coarse & (noise > 0), noise, xp.maximum(noise, change))
+        noise = xp.where((coarse & (near.noise > 0)) | elsewhere, near.noise, xp.maximum(near.noise, change))
+        return count + 1, _Near(noise, xp.where(elsewhere, change, near.reach), xp.where(elsewhere, last, near.f))
 
-    def unfinished(carry: tuple[Array, Array]) -> Array:
-        count, noise = carry
-        silent = xp.any((noise == 0) & asking)
+    def unfinished(carry: tuple[Array, _Near]) -> Array:
+        count, near = carry
+        silent = xp.any((near.noise == 0) & asking)
         return xp.all(count < _SAMPLES) | (silent & xp.all(count < most))
 
-    start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.zeros_like(f))
-    return residual.backend.while_loop(unfinished, sample, start)[1]
+    zeros = xp.zeros_like(f)
+    start = (xp.zeros_like(f[..., 0], dtype=xp.int32) - 1, _Near(zeros, zeros, zeros))
+    return residual.backend.while_loop(unfinished, sample, start)[1]  # type: ignore[no-any-return]
 
 
-def _change(residual: Residual, y: Array, f: Array, nudge: Array, linear: Array) -> Array:
-    """Return the smaller change of each row of f, (*batch, n), to the two sides of `y`; 0 if neither is finite.
+def _change(residual: Residual, f: Array, sides: tuple[Array, Array], linear: Array) -> tuple[Array, Array]:
+    """Return the smaller change of each row of f to two points, 0 if neither is finite, and f at the second.
 
-    Of a change that is not zero it is what is left without the `linear` one.
+    Both (*batch, n). Of a change that is not zero it is what is left without the `linear` one.
     """
     xp = residual.xp
 
-    def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        count, least = carry
-        side = xp.astype(1 - 2 * count, y.dtype)[..., None]
-        whole = residual(y + side * nudge) - f
+    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, least, _ = carry
+        side = xp.astype(1 - 2 * count, f.dtype)[..., None]
+        value = residual(xp.where((count == 0)[..., None], *sides))
+        whole = value - f
         change = xp.where(whole == 0, 0.0, xp.abs(whole - side * linear))
-        return count + 1, xp.minimum(least, xp.where(xp.isfinite(change), change, xp.full_like(change, xp.inf)))
+        finite = xp.where(xp.isfinite(change), change, xp.full_like(change, xp.inf))
+        return count + 1, xp.minimum(least, finite), value
 
-    start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.full_like(f, xp.inf))
-    least = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)[1]
-    return xp.where(xp.isfinite(least), least, xp.zeros_like(least))
+    start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.full_like(f, xp.inf), f)
+    _, least, value = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)
+    return xp.where(xp.isfinite(least), least, xp.zeros_like(least)), value

@@ -84,7 +84,11 @@ class JaxBackend:
     def once(self, function: Function, y: Array) -> Any:
         return _apart(function, y) if y.shape[-1] == 1 else function(y)
 
-    def with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
+    def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
+        value, _, _, dense = self._linearized(function, y)
+        return value, dense()
+
+    def _with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
         def both(y: Array) -> tuple[Array, Array]:
             if self.reverse_only:
                 value, pullback = jax.vjp(function, y)
@@ -107,17 +111,18 @@ class JaxBackend:
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         return jax.vjp(function, *primals)
 
-    def jacobian(self, function: Function, y: Array) -> Array:
-        return self.linearize(function, y)[2]()
-
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
+        return self._linearized(function, y)[1:]
+
+    def _linearized(self, function: Function, y: Array) -> tuple[Array, Function, Function, Callable[[], Array]]:
+        """Return the value at `y`, and what `linearize` does."""
         if y.shape[-1] == 1:  # the slopes are the matrices
-            slope = self.with_slope(function, y)[1]
+            value, slope = self._with_slope(function, y)
 
             def scaled(vector: Array) -> Array:
                 return slope * vector
 
-            return scaled, scaled, lambda: slope[..., None]
+            return value, scaled, scaled, lambda: slope[..., None]
 
         def along(product: Function, axis: int) -> Array:
             units = jnp.eye(y.shape[-1], dtype=y.dtype)  # not before: it is large where it is not wanted
@@ -127,14 +132,14 @@ class JaxBackend:
             return lambda vector: jax.linear_transpose(product, y)(vector)[0]
 
         if self.reverse_only:
-            _, pullback = jax.vjp(function, y)
+            value, pullback = jax.vjp(function, y)
 
             def rmatvec(cotangent: Array) -> Array:
                 return pullback(cotangent)[0]
 
-            return transpose(rmatvec), rmatvec, lambda: along(rmatvec, -2)
-        _, matvec = jax.linearize(function, y)
-        return partial(_apart, matvec), partial(_apart, transpose(matvec)), lambda: along(matvec, -1)
+            return value, transpose(rmatvec), rmatvec, lambda: along(rmatvec, -2)
+        value, matvec = jax.linearize(function, y)
+        return value, partial(_apart, matvec), partial(_apart, transpose(matvec)), lambda: along(matvec, -1)
 
     def precision(self, dtype: Any) -> float:
         return float(self.xp.finfo(dtype).eps)

@@ -80,14 +80,15 @@ class Optimistix(Solver):
             )
         solver = self.resolved(y0.dtype, jnp)
         y, steps = solver._run(residual, y0)
-        norm, first_norm = max_norm(jnp, residual(y)), max_norm(jnp, residual(y0))
+        first = residual(y0)
+        norm, first_norm = max_norm(jnp, residual(y)), max_norm(jnp, first)
         status = jnp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
         status = jnp.where(jnp.isfinite(norm), status, int(Status.NONFINITE))
         status = jnp.where(jnp.isfinite(first_norm), status, int(Status.NONFINITE_START))
         status = jnp.where(norm == 0, int(Status.CONVERGED), status)
         steps = jnp.broadcast_to(jnp.astype(steps, jnp.int32), status.shape)
         started = jnp.isfinite(norm) & jnp.isfinite(first_norm)
-        return judged(solver, residual, y0, first_norm, RawSolution(y, status, steps, norm), started)
+        return judged(solver, residual, y0, first, RawSolution(y, status, steps, norm), started)
 
     def _run(self, residual: Residual, y0: Array) -> tuple[Array, Array]:
         optimistix = _optimistix()

@@ -97,10 +97,6 @@ class TorchBackend(Factoring):
     def once(self, function: Function, y: Tensor) -> Any:
         return function(y)
 
-    def with_slope(self, function: Function, y: Tensor) -> tuple[Tensor, Tensor]:
-        graph = Linearization(function, y)
-        return graph.f.detach(), graph.rmatvec(torch.ones_like(graph.f))
-
     def jvp(self, function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         value = function(*primals)
         return value, pushforward(function, primals, tangents, value)
@@ -116,8 +112,11 @@ class TorchBackend(Factoring):
 
         return function(*primals), pull
 
-    def jacobian(self, function: Function, y: Tensor) -> Tensor:
-        return self.linearize(function, y)[2]()
+    def with_jacobian(self, function: Function, y: Tensor) -> tuple[Tensor, Tensor]:
+        graph = Linearization(function, y)
+        if y.shape[-1] == 1:
+            return graph.f.detach(), graph.rmatvec(torch.ones_like(graph.f))[..., None]
+        return graph.f.detach(), graph.dense()
 
     def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
         graph = _lasting(lambda: Linearization(function, y))

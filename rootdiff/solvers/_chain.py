@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rootdiff._backend import Array
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
+from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import select
 from rootdiff._sizes import FEW
 from rootdiff._solution import RawSolution, Status
-from rootdiff._solver import Solver, run
-from rootdiff._verdict import start_scale
+from rootdiff._solver import Claim, Solver
+from rootdiff._verdict import judged, start_scale
 
 #: Part of the size of an unknown by which a start moves away from where a square root or a norm has no derivative.
 _NUDGE = 1e-3
@@ -64,45 +65,92 @@ class Chain(Solver):
         return self.solve_where(residual, y0, residual.xp.isfinite(y0[..., 0]) | True)
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
-        backend = residual.backend
-        first = run(self.solvers[0], residual, y0, active)
-        first = first._replace(error=_error(residual.xp, first))
+        backend, chain = residual.backend, self.resolved(y0.dtype, residual.xp)
+        claim = chain.solvers[0].claim(residual, y0, active)
+        claim = claim._replace(raw=claim.raw._replace(error=_error(residual.xp, claim.raw)))
         cheap = backend.traced and math.prod(y0.shape) <= FEW
-        if first.factors is None or not (cheap or backend.eliminates(y0.shape)):
-            return self._after(0, residual, y0, active, first)
+        if claim.raw.factors is None or not (cheap or backend.eliminates(y0.shape)):
+            return chain._ended(residual, y0, active, claim)
         # made where they are used only: not if a branch took them along
-        raw = self._after(0, residual, y0, active, first._replace(factors=None))
+        raw = chain._ended(residual, y0, active, claim._replace(raw=claim.raw._replace(factors=None)))
         return raw._replace(factors=backend.lu_factor(residual.jacobian(raw.y)))
 
-    def _after(self, index: int, residual: Residual, y0: Array, active: Array, best: RawSolution) -> RawSolution:
-        """Return what the solvers after the one at `index` make of the `best` of those up to it."""
-        if index + 1 == len(self.solvers):
-            return best
-        xp, solver = residual.xp, self.solvers[index + 1]
-        few = limit(residual.backend, tuple(active.shape)) if residual.divisible and residual.backend.traced else 0
+    def _ended(self, residual: Residual, y0: Array, active: Array, claim: Claim) -> RawSolution:
+        """Return what comes of the claim of the first solver: all that follows is one branch, and asked for once."""
+        backend, xp = residual.backend, residual.xp
+        few = limit(backend, tuple(active.shape)) if residual.divisible and backend.traced else 0
 
-        def attempt(*parts: Any) -> RawSolution:
-            best = RawSolution(*parts)
-            need = _failed(xp, best, active)
+        def judged_and_tried(*parts: Any) -> RawSolution:
+            claim = Claim(*parts)
             if few:
-                return self._in_rounds(index, residual, y0, need, best, few)
-            # a system that needs nothing starts at its root, for solvers that cannot leave it out
-            raw = run(solver, residual, xp.where(need[..., None], _nudged(xp, y0, best), best.y), need)
-            return self._after(index + 1, residual, y0, active, _better(xp, best, raw, need))
+                return self._in_rounds(residual, y0, active, claim, few)
+            return self._in_turns(residual, y0, active, claim)
 
-        # all further solvers in one branch: where none is needed, that is asked once
-        return residual.backend.when(xp.any(_failed(xp, best, active)), attempt, best, best)  # type: ignore[no-any-return]
+        open_ = active & (claim.asked | _failed(xp, claim.raw))
+        return backend.when(xp.any(open_), judged_and_tried, claim, claim.raw)  # type: ignore[no-any-return]
 
-    def _in_rounds(
-        self, index: int, residual: Residual, y0: Array, need: Array, best: RawSolution, few: int
-    ) -> RawSolution:
-        """Return what `_after` does where systems are `need`-ed, by the further solvers for a `few` systems at a time.
+    def _in_turns(self, residual: Residual, y0: Array, active: Array, claim: Claim) -> RawSolution:
+        """Judge the claim and let the further solvers try the systems that fail, one after the other.
 
-        Each of them is compiled once then; in a batch that becomes smaller it would be once for each size.
+        A loop, whose body holds one verdict for all of them.
         """
-        xp, take, lead = residual.xp, residual.take, need.ndim
+        backend, xp = residual.backend, residual.xp
+
+        def turn(state: _Turn) -> _Turn:
+            raw = self._judged(residual, state)
+            best = _better(xp, state.best, raw, state.need, state.index == 0)
+            index, need = state.index + 1, state.need & _failed(xp, best)
+            # a system that needs nothing starts at its root, for solvers that cannot leave it out
+            start = xp.where(need[..., None], _nudged(xp, y0, best), best.y)
+            claim = state.claim._replace(raw=raw, asked=xp.zeros_like(need))
+            for place, solver in enumerate(self.solvers[1:], 1):
+                claim = self._claim(solver, residual, start, need & (index == place), claim)
+            return _Turn(index, need & (index < len(self.solvers)), start, claim, best)
+
+        start = _Turn(xp.zeros_like(claim.raw.status), active, y0, claim, claim.raw)
+        return backend.while_loop(lambda state: xp.any(state.need), turn, start).best  # type: ignore[no-any-return]
+
+    def _claim(self, solver: Solver, residual: Residual, start: Array, need: Array, old: Claim) -> Claim:
+        """Return what a solver claims for the systems in `need` of it, with `old` for the others."""
+        xp = residual.xp
+
+        def attempt(start: Array, old: Claim) -> Claim:
+            new = solver.claim(residual, start, need)
+            factors = old.raw.factors
+            if isinstance(factors, Factors) and isinstance(new.raw.factors, Factors):
+                factors = new.raw.factors
+            # else those of an earlier method stay: they are a preconditioner, which need not belong to this root
+            raw = new.raw._replace(factors=factors, error=_error(xp, new.raw))
+            return new._replace(raw=raw, asked=new.asked & need)
+
+        return residual.backend.when(xp.any(need), lambda start, *old: attempt(start, Claim(*old)), (start, *old), old)  # type: ignore[no-any-return]
+
+    def _judged(self, residual: Residual, state: _Turn) -> RawSolution:
+        """Return the claim, judged by the tolerances of the solver that makes it: of those that agree, in one place."""
+        raw = state.claim.raw
+        groups: list[tuple[Any, Array]] = []
+        for place, solver in enumerate(self.solvers):
+            if not isinstance(solver, IterativeSolver):
+                continue  # it has judged by itself
+            mine = state.index == place
+            for k, (other, theirs) in enumerate(groups):
+                if _equal(solver.rtol, other.rtol) and _equal(solver.atol, other.atol):
+                    groups[k] = other, theirs | mine
+                    break
+            else:
+                groups.append((solver, mine))
+        for solver, mine in groups:
+            asked = state.claim.asked & state.need & mine
+            raw = judged(solver, residual, state.start, state.claim.first, raw, asked)
+        return raw
+
+    def _in_rounds(self, residual: Residual, y0: Array, active: Array, claim: Claim, few: int) -> RawSolution:
+        """Return what `_in_turns` does, for a `few` systems at a time.
+
+        Each solver is compiled once then; in a batch that becomes smaller it would be once for each size.
+        """
+        xp, take, lead = residual.xp, residual.take, active.ndim
         assert take is not None
-        rest = Chain(self.solvers[index + 1 :])
 
         def attempt(state: tuple[RawSolution, Array]) -> tuple[RawSolution, Array]:
             best, need = state
@@ -113,12 +161,31 @@ class Chain(Solver):
             def pick(array: Array) -> Array:
                 return xp.take(array, order, axis=0)
 
-            start, old, wanted = taken(xp, (y0, best, need), pick, lead)
-            at_rest = xp.where(wanted[..., None], start, old.y)
-            raw = rest.solve_where(replace(take(pick, few), take=None), at_rest, wanted)
-            return put(xp, best, _better(xp, old, raw, wanted), chosen, lead), need & ~xp.reshape(chosen, need.shape)
+            start, old, wanted = taken(xp, (y0, claim._replace(raw=best), need), pick, lead)
+            raw = self._in_turns(replace(take(pick, few), take=None), start, wanted, old)
+            return put(xp, best, raw, chosen, lead), need & ~xp.reshape(chosen, need.shape)
 
-        return residual.backend.while_loop(lambda state: xp.any(state[1]), attempt, (best, need))[0]  # type: ignore[no-any-return]
+        need = active & (claim.asked | _failed(xp, claim.raw))
+        return residual.backend.while_loop(lambda state: xp.any(state[1]), attempt, (claim.raw, need))[0]  # type: ignore[no-any-return]
+
+
+class _Turn(NamedTuple):
+    """A turn of a chain.
+
+    Attributes
+    ----------
+    index : integer array, (*batch). The place of the solver whose claim stands.
+    need : boolean array, (*batch). The systems for which it does.
+    start : array, (*batch, n). Where the solver started.
+    claim : Claim
+    best : RawSolution. The best one of the solvers before.
+    """
+
+    index: Array
+    need: Array
+    start: Array
+    claim: Claim
+    best: RawSolution
 
 
 def _nudged(xp: Any, y0: Array, best: RawSolution) -> Array:
@@ -127,30 +194,24 @@ def _nudged(xp: Any, y0: Array, best: RawSolution) -> Array:
     return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0), y0)
 
 
-def _failed(xp: Any, best: RawSolution, active: Array) -> Array:
+def _failed(xp: Any, best: RawSolution) -> Array:
     """Return where another solver may do better: not at a root that rounding alone leaves undetermined."""
     attained = (best.status == int(Status.ILL_DETERMINED)) & xp.all(xp.isfinite(best.error), axis=-1)
     hopeless = attained | (best.status == int(Status.NONFINITE_START))
-    return (best.status > int(Status.RUNNING)) & ~hopeless & active
+    return (best.status > int(Status.RUNNING)) & ~hopeless
 
 
-def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array) -> RawSolution:
-    """Return, per system, `raw` where it was needed and succeeded or came closer, else `best`."""
-    take = need & ((raw.status <= int(Status.AT_PRECISION)) | (raw.residual_norm < best.residual_norm))
-    factors = best.factors
-    if isinstance(factors, Factors) and isinstance(raw.factors, Factors):
-        # else those of an earlier method stay: they are a preconditioner, which need not belong to this root
-        factors = select(xp, take, raw.factors, factors)
-    return RawSolution(
-        xp.where(take[..., None], raw.y, best.y),
-        xp.where(take, raw.status, best.status),
-        xp.where(need, best.steps + raw.steps, best.steps),
-        xp.where(take, raw.residual_norm, best.residual_norm),
-        factors,
-        xp.where(take, raw.method, best.method),
-        xp.where(take[..., None], _error(xp, raw), _error(xp, best)),
-    )
+def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, is_first: Array) -> RawSolution:
+    """Return, per system, `raw` where it was needed and is the first one, succeeded or came closer, else `best`."""
+    success = raw.status <= int(Status.AT_PRECISION)
+    take = need & (is_first | success | (raw.residual_norm < best.residual_norm))
+    return select(xp, take, raw, best)._replace(steps=xp.where(need & ~is_first, best.steps + raw.steps, best.steps))  # type: ignore[no-any-return]
 
 
 def _error(xp: Any, raw: RawSolution) -> Array:
     return xp.full_like(raw.y, xp.inf) if raw.error is None else raw.error
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether two settings are known to be equal; in a compiled program they may be arrays."""
+    return one is other or (isinstance(one, int | float) and isinstance(other, int | float) and one == other)

@@ -69,13 +69,13 @@ def backtrack(
 
     def trial(step: Array, length: Array | None) -> tuple[Any, ...]:
         point = residual.moved(y, step)
-        f, *slopes = residual.with_slope(point) if slope else (residual(point),)
+        f, *matrix = residual.with_jacobian(point) if slope else (residual(point),)
         size = max_norm(xp, f) if accept is None else norm2(xp, f)
         accepted = size < xp.inf
         if accept is not None:
             accepted = accepted & accept(size, 1.0 if length is None else length)
         lengths = xp.ones_like(size) if length is None else length
-        return point, f, size, lengths, accepted, accepted | unwanted, *slopes
+        return point, f, size, lengths, accepted, accepted | unwanted, *(m[..., 0] for m in matrix)
 
     def open_(carry: tuple[Any, ...]) -> Array:
         (_, _, _, length, _, done, *_), count = carry

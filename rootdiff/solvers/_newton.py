@@ -107,12 +107,12 @@ class Newton(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> NewtonState:
         xp = residual.xp
         scalar = y.shape[-1] == 1 and isinstance(self.linear, LU)
-        f, slope = residual.with_slope(y) if scalar else (residual(y), None)
+        f, *matrix = residual.with_jacobian(y) if scalar else (residual(y),)
         factors = None if scalar else self.linear.start(residual.backend, y)
         # of one unknown the norm is no work
         norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
         unknown = xp.full_like(y, xp.inf)
-        return NewtonState(y, f, unknown, running(xp, y), factors, norms, slope)
+        return NewtonState(y, f, unknown, running(xp, y), factors, norms, matrix[0][..., 0] if scalar else None)
 
     def step(self, residual: Residual, state: NewtonState) -> NewtonState:
         xp = residual.xp

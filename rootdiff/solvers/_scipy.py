@@ -84,7 +84,8 @@ class SciPy(Solver):
                 "Use a native solver such as 'newton' or 'trust_region'."
             )
         solver = self.resolved(y0.dtype, xp)
-        first_norm = max_norm(xp, residual(y0))
+        first = residual(y0)
+        first_norm = max_norm(xp, first)
         settings = {name: getattr(solver, name) for name in self.runtime if getattr(solver, name) is not None}
 
         def solve_batch(evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any, *values: Any) -> Any:
@@ -98,9 +99,9 @@ class SciPy(Solver):
         status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))
         raw = RawSolution(y, xp.where(norm == 0, int(Status.CONVERGED), status), steps, norm)
         started = raw.status != int(Status.NONFINITE_START)
-        raw = judged(solver, residual, y0, first_norm, raw, started)
+        raw = judged(solver, residual, y0, first, raw, started)
         raw = corrected(solver, residual, first_norm, raw, raw.status > int(Status.RUNNING))
-        return judged(solver, residual, y0, first_norm, raw, started & (raw.status > int(Status.RUNNING)))
+        return judged(solver, residual, y0, first, raw, started & (raw.status > int(Status.RUNNING)))
 
     def _solve_batch(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any) -> tuple[Any, Any]:
         """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""
