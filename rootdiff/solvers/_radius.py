@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
-from rootdiff.solvers._line_search import frozen
+from rootdiff._select import keep
 
 #: Trial steps before a system is given up: each at most halves the radius, 2^-60 of it is below all rounding.
 _MAX_TRIALS = 60
@@ -104,17 +104,18 @@ def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[A
         grown = xp.where(ratio >= 0.75, xp.maximum(radius, 2 * length), radius)
         following = xp.where(ratio < 0.25, shrunk, grown)
         vanished = max_norm(xp, step) <= eps * max_norm(xp, y)
-        done = accepted | vanished | (count >= _MAX_TRIALS) | unwanted
+        done = accepted | vanished | (count > _MAX_TRIALS) | unwanted
         return point, value, accepted, full, following, done, count
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        return frozen(xp, carry[5], carry, trial(carry[4], carry[6] + 1))
+        return keep(residual.backend, ~carry[5], trial(carry[4], carry[6] + 1), carry)  # type: ignore[no-any-return]
 
-    start = trial(at.radius, xp.zeros_like(size, dtype=xp.int32))
+    none = xp.zeros_like(unwanted)
+    start = (y, f, none, none, at.radius, none, xp.zeros_like(size, dtype=xp.int32))
     point, value, accepted, full, radius, _, _ = residual.backend.while_loop(
         lambda carry: xp.any(~carry[5]), body, start
     )
-    keep = accepted[..., None]
+    taken = accepted[..., None]
     fallen = norm2(xp, value) <= CONTRACTION * size
-    value = xp.where(keep, value, f) * at.rows
-    return Attempt(xp.where(keep, point, y), value, accepted, full & fallen, radius)
+    value = xp.where(taken, value, f) * at.rows
+    return Attempt(xp.where(taken, point, y), value, accepted, full & fallen, radius)
