@@ -68,7 +68,7 @@ class LinearOperator:
 
     def distinct(self, matrix: Array, rhs: Array) -> Array:
         """Return matrices, (*batch, n, n), without the axes of `several` right-hand sides, (several, *batch, n)."""
-        return matrix[(0,) * (matrix.ndim - 1 - rhs.ndim + self.several)]
+        return matrix[*(0,) * (matrix.ndim - 1 - rhs.ndim + self.several), ...]
 
     @property
     def symmetric_product(self) -> Callable[[Array], Array]:

@@ -14,6 +14,7 @@ from rootdiff._backend import Array
 from rootdiff._norms import max_norm
 from rootdiff._patterns import pattern, weights
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 
@@ -69,7 +70,7 @@ def is_deep(solver: Any, norm: Array, first_norm: Array) -> Array:
 def underflow(xp: Any, y: Array) -> float:
     """Return the size of a residual below which it loses its digits to underflow."""
     limits = xp.finfo(y.dtype)
-    return float(limits.tiny) / float(limits.eps)
+    return float(limits.smallest_normal) / float(limits.eps)
 
 
 class _Found(NamedTuple):
@@ -113,7 +114,7 @@ def _at_point(
 ) -> _Found:
     """Judge by Newton corrections: that of the residual, the one after it, and those of noise."""
     xp, backend = residual.xp, residual.backend
-    eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).tiny)
+    eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).smallest_normal)
     matrix = residual.jacobian(y) if y.shape[-1] > 1 else residual.with_slope(y)[1][..., None]
     factors = backend.lu_factor(matrix)
     noise = _noise(residual, y0, y, f, matrix)
@@ -174,7 +175,7 @@ class _Verdict(NamedTuple):
         """Return the status, where that of a solve without success is `failed`; `norm` is the largest residual."""
         stuck = (failed == int(Status.STALLED)) | (failed == int(Status.SINGULAR))
         status = xp.where(stuck & ~self.finite, int(Status.NONFINITE), failed)
-        determined = xp.where(self.known, int(Status.AT_PRECISION), int(Status.ILL_DETERMINED))
+        determined = status_where(xp, self.known, Status.AT_PRECISION, Status.ILL_DETERMINED)
         status = xp.where(self.attained, determined, status)
         status = xp.where(self.converged, int(Status.CONVERGED), status)
         # a residual of zero is a root, unless nothing near it is anything else

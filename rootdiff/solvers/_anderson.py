@@ -126,7 +126,7 @@ class Anderson(IterativeSolver):
         xp, backend = residual.xp, residual.backend
         places = state.count % self.depth  # the same one in all systems
         place = xp.max(places)
-        newest = numbers(xp, state.projection) - 1 == places[..., None]
+        newest = numbers(xp, state.projection, xp.int32) - 1 == places[..., None]
         changes = backend.put(state.changes, place, state.change)
         f_changes = backend.put(state.f_changes, place, state.f_change)
         projection = xp.vecdot(f_changes, state.f[..., None, :])

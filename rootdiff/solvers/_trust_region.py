@@ -11,6 +11,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import dot, norm2
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._solution import Status
 from rootdiff.solvers._radius import Attempt, Linearisation, first_radius, scaling, search
 
@@ -68,9 +69,9 @@ class TrustRegionSolver(IterativeSolver):
         root: a step cut short by the radius says nothing about the distance to a root.
         """
         trusted = attempt.accepted & attempt.full
-        status = xp.where(regular, int(Status.STALLED), int(Status.SINGULAR))
+        status = status_where(xp, regular, Status.STALLED, Status.SINGULAR)
         status = xp.where(attempt.accepted, int(Status.RUNNING), status)
-        return xp.where(trusted[..., None], xp.abs(newton), xp.inf), xp.astype(status, xp.int32)
+        return xp.where(trusted[..., None], xp.abs(newton), xp.inf), status
 
 
 @dataclass(frozen=True, kw_only=True)
