@@ -271,7 +271,7 @@ def task(
         if getattr(options.hooks, name) is not None:
             check_function(name, getattr(options.hooks, name), ", or None")
     backend = adapter.backend(options.derivatives)
-    structure = describe(backend, y0, options.batch_ndim)
+    structure = describe(backend, y0, options.batch_ndim, options.derivatives == "complex-step")
     adapter.check(structure, y0, args, options)
     args = adapter.kept(structure, args)
     solver = Auto(fixed_point=fixed_point) if options.solver == "auto" else get_solver(options.solver, backend.name)

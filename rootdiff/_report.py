@@ -203,7 +203,7 @@ def _finest(residual: Residual, y: Array, operator: LinearOperator) -> tuple[Res
 
     Where derivatives are exact to rounding it is the residual itself, and the errors are None.
     """
-    finer = getattr(residual.backend, "refined", None)
+    finer = residual.backend.refined
     if finer is None:
         return residual, operator, None
     fine = replace(residual, backend=finer)

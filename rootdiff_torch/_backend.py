@@ -11,7 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
-from rootdiff._backend import Factoring, Function, HostFunction, in_python, take_new
+from rootdiff._backend import Backend, Function, in_python, take_new
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
 from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class TorchBackend(Factoring):
+class TorchBackend(Backend):
     """PyTorch on plain tensors, under no transform: `rootdiff_torch._rule` sees to that.
 
     Attributes
@@ -34,18 +34,11 @@ class TorchBackend(Factoring):
     foresees: bool = True
 
     name = "torch"
-    traced = False
     prefers_transpose = True
     xp: ClassVar[Any] = Namespace()
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Tensor)
-
-    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
-        return optree.tree_flatten(tree)
-
-    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
-        return optree.tree_unflatten(structure, leaves)
 
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         inputs = tensors((y, args))
@@ -94,9 +87,6 @@ class TorchBackend(Factoring):
     def surely_all(self, mask: Tensor | Callable[[], Tensor]) -> bool:
         return surely_all(mask)
 
-    def once(self, function: Function, y: Tensor) -> Any:
-        return function(y)
-
     def with_slope(self, function: Function, y: Tensor) -> tuple[Tensor, Tensor]:
         graph = Linearization(function, y)
         return graph.f.detach(), graph.rmatvec(torch.ones_like(graph.f))
@@ -116,15 +106,9 @@ class TorchBackend(Factoring):
 
         return function(*primals), pull
 
-    def jacobian(self, function: Function, y: Tensor) -> Tensor:
-        return self.linearize(function, y)[2]()
-
     def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
         graph = _lasting(lambda: Linearization(function, y))
         return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), _lasting(lambda: graph().dense())
-
-    def precision(self, dtype: Any) -> float:
-        return float(torch.finfo(dtype).eps)
 
     def lu_factor(self, matrix: Tensor) -> Factors:
         wide = matrix.float() if matrix.dtype in HALF else matrix  # LAPACK has no half precision
@@ -147,16 +131,6 @@ class TorchBackend(Factoring):
         # factors that a solver has not made yet are zeros, which are no pivots
         x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
         return x.movedim(-1, 0).reshape(rhs.shape).to(rhs.dtype)
-
-    def on_host(self, function: HostFunction, residual: Any, y: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
-        def wrap(tensors: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
-            return lambda array: self.to_numpy(tensors(torch.as_tensor(array, dtype=y.dtype, device=y.device)))
-
-        root, steps = function(wrap(residual), wrap(residual.jacobian), self.to_numpy(y), *values)
-        return (
-            torch.as_tensor(root, dtype=y.dtype, device=y.device),
-            torch.as_tensor(steps, dtype=torch.int32, device=y.device),
-        )
 
     def to_numpy(self, array: Tensor) -> Any:
         detached = array.detach()

@@ -8,10 +8,9 @@ from typing import Any
 import array_api_strict as xp
 import numpy as np
 
-from rootdiff import _entry
-from rootdiff import _implicit as implicit
+from rootdiff import _entry, _implicit
 from rootdiff._adapter import Adapter, Found, Task, bound
-from rootdiff._backend import Factoring, in_python, take_new
+from rootdiff._backend import Backend
 from rootdiff._numpy import NumpyBackend
 from rootdiff._solver import run
 
@@ -43,12 +42,10 @@ def _by_numpy(name: str) -> Any:
     return lambda self, *args, **options: outside(getattr(NUMPY, name)(*map(inside, args), **options))
 
 
-class StrictBackend(Factoring):
-    name, xp, traced, prefers_transpose = "strict", xp, False, None
+class StrictBackend(Backend):
+    name, xp = "strict", xp
 
-    flatten, unflatten = NUMPY.flatten, NUMPY.unflatten
-    with_slope, jvp, vjp, jacobian, linearize = map(_by_numpy, ("with_slope", "jvp", "vjp", "jacobian", "linearize"))
-    lu_factor, lu_solve = map(_by_numpy, ("lu_factor", "lu_solve"))
+    jvp, vjp, linearize, lu_factor, lu_solve = map(_by_numpy, ("jvp", "vjp", "linearize", "lu_factor", "lu_solve"))
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Array)
@@ -56,48 +53,19 @@ class StrictBackend(Factoring):
     def precision(self, dtype: Any) -> float:
         return NUMPY.precision(inside(xp.zeros(1, dtype=dtype)).dtype)
 
-    def call(self, function: Any, y: Any, args: Any) -> Any:
-        return function(y, *args)
-
-    def while_loop(self, cond: Any, body: Any, state: Any, assess: Any = take_new) -> Any:
-        return in_python(cond, body, state, assess)
-
-    def when(self, needed: Any, function: Any, operands: Any, otherwise: Any) -> Any:
-        return function(*operands) if needed else otherwise
-
-    def indices(self, mask: Any, count: int) -> Any:
-        return xp.nonzero(mask)[0]
-
-    def put(self, stack: Any, place: Any, row: Any, where: Any = None) -> Any:
-        here = (xp.arange(stack.shape[-2]) == place)[:, None]
-        return xp.where(here if where is None else here & where[..., None, None], row[..., None, :], stack)
-
-    def surely_all(self, mask: Any) -> bool:
-        return bool(xp.all(mask() if callable(mask) else mask))
-
-    def once(self, function: Any, y: Any) -> Any:
-        return function(y)
-
-    def on_host(self, function: Any, residual: Any, y: Any, *values: Any) -> Any:
-        return outside(function(inside(residual), inside(residual.jacobian), inside(y), *values))
-
-    def to_numpy(self, array: Any) -> Any:
-        return np.asarray(array)
-
 
 class Derivative:
     """The derivative of a root, by the theorem as it stands."""
 
     def __init__(self, task: Task, raw: Any) -> None:
-        self.task, self.raw = task, raw
+        self.at = task.residual(), task.adjoint, raw.y
+        self.known = {"factors": raw.factors, "error": raw.error}
 
     def vjp(self, w: Any) -> Any:
-        task, raw = self.task, self.raw
-        return implicit.vjp(task.residual(), task.adjoint, raw.y, w, raw.factors, error=raw.error)[0]
+        return _implicit.vjp(*self.at, w, **self.known)[0]
 
     def jvp(self, *v: Any) -> Any:
-        task, raw = self.task, self.raw
-        return implicit.jvp(task.residual(), task.adjoint, raw.y, v, raw.factors, error=raw.error)[0]
+        return _implicit.jvp(*self.at, v, **self.known)[0]
 
 
 class Strict(Adapter):
@@ -114,16 +82,8 @@ class Strict(Adapter):
 
     def solve(self, task: Task) -> Found:
         raw = run(task.solver, task.options.hooks.attach(task.residual(), task.structure, task.start), task.start)
-        return Found(
-            raw.y,
-            raw.y,
-            raw.status,
-            raw.steps,
-            raw.residual_norm,
-            raw.method,
-            error=raw.error,
-            sensitivities=Derivative(task, raw),
-        )
+        derivative = Derivative(task, raw)
+        return Found(raw.y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.error, derivative)
 
     def measured(self, task: Task) -> Any:
         return task.residual()

@@ -150,8 +150,5 @@ class Anderson(IterativeSolver):
         scaled = state.gram / (lengths[..., :, None] * lengths[..., None, :])
         matrix = scaled + identity * (regularisation + xp.astype(~filled, lengths.dtype))[..., None]
         rhs = state.projection / lengths
-        if backend.eliminates(rhs.shape):
-            weights = backend.eliminate(matrix, rhs)[0] / lengths
-        else:
-            weights = backend.lu_solve(backend.lu_factor(matrix), rhs) / lengths
+        weights = backend.eliminate(matrix, rhs)[0] / lengths
         return xp.where(xp.isfinite(weights), weights, xp.zeros_like(weights))

@@ -83,7 +83,7 @@ class Auto(Solver):
         return self._chosen(residual, y0).solve_where(residual, y0, active)
 
     def _chosen(self, residual: Residual, y0: Array) -> Chain:
-        if not getattr(residual.backend, "differentiable", True):  # in PyTorch to know it takes an evaluation
+        if not residual.backend.differentiable:  # in PyTorch to know it takes an evaluation
             by_values: list[Solver] = [DFSane(), Broyden(initial="identity")]
             return Chain([Anderson(), *by_values] if self.fixed_point else by_values)
         sparing: Solver | None = NewtonKrylov(max_steps=_STEPS, linear=_CYCLE)
