@@ -16,6 +16,7 @@ from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
 from rootdiff._numpy_namespace import Namespace
+from rootdiff._sizes import are_better_together
 from rootdiff._slopes import Slopes
 
 
@@ -120,7 +121,7 @@ class NumpyBackend(Backend):
         if matrix.ndim == 2:
             factors, pivots, _ = getrf(matrix)
             return Factors(factors, pivots)
-        if _elimination.pays(matrix.shape):
+        if are_better_together(matrix.shape[:-1]):
             return Factors(*_elimination.factor(matrix))
         flat = matrix.reshape((-1, *matrix.shape[-2:]))
         pairs = [getrf(one)[:2] for one in flat]
@@ -135,7 +136,7 @@ class NumpyBackend(Backend):
         (getrs,) = get_lapack_funcs(("getrs",), (matrix, rhs))
         if matrix.ndim == 2:
             return getrs(matrix, pivots, rhs, trans=int(transpose))[0]
-        if _elimination.pays(matrix.shape):
+        if are_better_together(matrix.shape[:-1]):
             return _elimination.solve(factors, rhs, transpose)
         n = matrix.shape[-1]
         systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)

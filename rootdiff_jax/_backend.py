@@ -16,6 +16,7 @@ from jax.experimental.multihost_utils import process_allgather
 
 from rootdiff._backend import Array, Backend, Function, HostFunction, take_new
 from rootdiff._inverse import Factors
+from rootdiff._sizes import are_better_together
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._namespace import Namespace
@@ -141,7 +142,7 @@ class JaxBackend(Backend):
         return _substitution.solve(factors, rhs, transpose)
 
     def eliminates(self, shape: tuple[int, ...]) -> bool:
-        return _elimination.pays(shape)
+        return are_better_together(shape)
 
     def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
         if not self.eliminates(rhs.shape):

@@ -16,7 +16,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import LinearOperator
 from rootdiff._select import status_where
-from rootdiff._sizes import FEW
+from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._condition import FLIPS, flipped, row_sizes, skeel_condition
@@ -208,7 +208,7 @@ def _stable_by_row(operator: LinearOperator, solved: _Solved, rhs: Array, sizes:
 
     left = unexplained(sizes)
     costly = operator.several and backend.traced  # a compiled program reserves three times the memory of `x` for it
-    if operator.matrix is None and n > FEW and not costly:
+    if operator.matrix is None and not has_few_unknowns(x.shape) and not costly:
         needed = xp.any(asked & xp.any(left, axis=-1))
         start = xp.where(needed, xp.zeros_like(asked, dtype=xp.int32), FLIPS)
         left = backend.while_loop(lambda state: xp.all(state[0] < FLIPS), look, (start, left))[1]

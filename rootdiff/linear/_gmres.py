@@ -16,7 +16,7 @@ from rootdiff.linear._krylov import Krylov
 #: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
 _RESTART, _UNRESTARTED = 30, 100
 #: Krylov vectors that there is room for at first: each step costs as much as there is room.
-_FEW = 10
+_FIRST_ROOM = 10
 
 
 class _Cycle(NamedTuple):
@@ -91,7 +91,7 @@ class GMRES(Krylov):
         def product(vector: Array) -> Array:
             return operator.matvec(precondition(vector))
 
-        for size in sorted({min(m, _FEW), m}):
+        for size in sorted({min(m, _FIRST_ROOM), m}):
             cycle = _longer(backend, product, _widened(xp, cycle, size), norm, goal)
         # least squares of the Hessenberg system: R w = (beta Q e1) in the columns that were built
         steps = _indices(xp, residual, m)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -13,7 +12,7 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
 from rootdiff._residual import Residual
 from rootdiff._select import select
-from rootdiff._sizes import FEW
+from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver, run
 from rootdiff._verdict import start_scale
@@ -67,7 +66,7 @@ class Chain(Solver):
         backend = residual.backend
         first = run(self.solvers[0], residual, y0, active)
         first = first._replace(error=_error(residual.xp, first))
-        cheap = backend.traced and math.prod(y0.shape) <= FEW
+        cheap = backend.traced and is_cheaper_than_a_branch(y0.shape)
         if first.factors is None or not (cheap or backend.eliminates(y0.shape)):
             return self._after(0, residual, y0, active, first)
         # made where they are used only: not if a branch took them along
