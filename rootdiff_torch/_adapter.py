@@ -31,9 +31,9 @@ from rootdiff_torch._capture import (
     is_followed,
     modules_of,
     needs_capture,
-    refuse_batch_norm,
     used,
     with_captured,
+    without_batch_norm,
 )
 from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
 from rootdiff_torch._freezing import Freezer
@@ -118,7 +118,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
     parameters = [_explicit(leaf, widened) for leaf in leaves]
     flat = task.flat(rebuild)
     if math.prod(structure.batch) > 1:
-        refuse_batch_norm(task.function, task.args, lambda: flat(start, *parameters))
+        flat = without_batch_norm(flat)
     if hooks.check:
         require_concrete(not levels())
         with torch.no_grad():

@@ -7,7 +7,6 @@ them, and another puts the replacements in their place. The state of modules is 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import optree
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
@@ -34,6 +34,8 @@ SPARSE = (
 )
 #: So many things are looked at for modules.
 _LOOKED_AT = 1000
+#: What normalises over the leading axis of its input, where its sixth argument holds.
+_BATCH_NORMS = (functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
 _MISSING = object()
 #: What every module has, and nobody rebinds: all but whether it trains.
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
@@ -177,29 +179,17 @@ def modules_of(function: Any, args: Any) -> list[nn.Module]:
     return [part for _, part in found if isinstance(part, nn.Module)]
 
 
-def refuse_batch_norm(function: Callable[..., Any], args: Any, evaluate: Callable[[], Any]) -> None:
-    """Raise if `evaluate` calls a module that normalises over the batch, so that its systems depend on each other."""
-    found = {
-        id(part): (name or type(module).__name__, part)
-        for module in modules_of(function, args)
-        for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None)
-    }
+def without_batch_norm(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `function`, whose first call raises if it takes statistics over the batch."""
+    looks = [_BatchNorms()]
 
-    def refuse(name: str, part: nn.Module, *_: Any) -> None:
-        raise ArgumentError(
-            f"residual: the module {name!r} ({type(part).__name__}) normalises over the batch, so that its systems are "
-            "not independent and their derivatives would be wrong. Call .eval() on it, take LayerNorm or GroupNorm, or "
-            "solve the batch as one system with batch_ndim=0."
-        )
+    def looked_at(*inputs: Tensor) -> Tensor:
+        if not looks:
+            return function(*inputs)
+        with _eagerly(), looks.pop():
+            return function(*inputs)
 
-    hooks = [part.register_forward_pre_hook(functools.partial(refuse, name)) for name, part in found.values()]
-    try:
-        if hooks:
-            evaluate()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return looked_at
 
 
 #: Runs what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one.
@@ -234,6 +224,25 @@ class _Recorder(TorchFunctionMode):
         if tensor.layout is not torch.strided:
             raise ArgumentError(f"residual: {SPARSE}")
         self.found[id(tensor)] = tensor
+
+
+class _BatchNorms(TorchFunctionMode):
+    """Raises where a normalisation takes statistics over the batch, be it a module's or a function."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # each system by itself, but the statistics that it keeps are means over all
+        keeps = (
+            func is functional.instance_norm and (args[1] if len(args) > 1 else kwargs.get("running_mean")) is not None
+        )
+        trains = args[5] if len(args) > 5 else kwargs.get("training", kwargs.get("use_input_stats", keeps))
+        if trains and (keeps or func in _BATCH_NORMS):
+            raise ArgumentError(
+                f"residual: {func.__name__} in training mode takes statistics over the batch, so that its systems are "
+                "not independent: derivatives or running statistics would be wrong. Call .eval() on its module, take "
+                "LayerNorm or GroupNorm, or solve the batch as one system with batch_ndim=0."
+            )
+        return func(*args, **kwargs)
 
 
 class _Constants(_Recorder):
