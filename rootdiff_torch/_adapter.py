@@ -27,7 +27,6 @@ from rootdiff_torch._capture import (
     SPARSE,
     State,
     capture,
-    forward_active,
     is_followed,
     modules_of,
     needs_capture,
@@ -35,10 +34,13 @@ from rootdiff_torch._capture import (
     with_captured,
     without_batch_norm,
 )
-from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
+from rootdiff_torch._contexts import in_full_precision
+from rootdiff_torch._derivatives import tensors
 from rootdiff_torch._freezing import Freezer
+from rootdiff_torch._problem import Problem
 from rootdiff_torch._recording import check_device
-from rootdiff_torch._rule import Problem, Root, apply
+from rootdiff_torch._rule import Root, apply
+from rootdiff_torch._transforms import forward_active, is_wrapped, levels, refuse_vectorized, uncompiled
 from rootdiff_torch._watching import Watched
 from rootdiff_torch._words import WORDS
 

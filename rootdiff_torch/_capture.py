@@ -19,8 +19,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._derivatives import Shared, depth, graph_of, is_dual, is_wrapped, levels, tensors, unwrapped
+from rootdiff_torch._contexts import Shared
+from rootdiff_torch._derivatives import graph_of, tensors
 from rootdiff_torch._reached import reached
+from rootdiff_torch._transforms import depth, forward_active, is_dual, is_wrapped, levels, unwrapped
 
 _ADVICE = (
     "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "
@@ -88,11 +90,6 @@ class State:
 def needs_capture() -> bool:
     """Return whether a derivative of what the residual closes over may be wanted."""
     return torch.is_grad_enabled() or bool(levels()) or forward_active() or torch.is_inference_mode_enabled()
-
-
-def forward_active() -> bool:
-    """Return whether a dual level is open."""
-    return torch.autograd.forward_ad._current_level >= 0
 
 
 def capture(
