@@ -28,7 +28,6 @@ from rootdiff_torch._capture import (
     State,
     capture,
     is_followed,
-    modules_of,
     needs_capture,
     used,
     with_captured,
@@ -130,7 +129,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
     state = State(())
     follows = needs_capture()
     if follows:
-        before = State.of(modules_of(task.function, task.args))
+        before = State.of(task.function, task.args)
         captured, first = capture(flat, start, parameters)
         state = before.lasting()
     count = len(parameters)

@@ -1,8 +1,8 @@
 """What a residual closes over: found in one call, and replayed as explicit arguments.
 
 An `autograd.Function` drops the gradients of tensors that it was not handed. A mode that sees every operation finds
-them, and another puts the replacements in their place. The state of modules is kept as it was, since
-`torch.func.functional_call`, sharding and the like have taken it back by the time of the backward pass.
+them, and another puts the replacements in their place. The state of modules, and of dicts and objects, is kept as it
+was: by the time of the backward pass `torch.func.functional_call`, sharding and the like have taken it back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._contexts import Shared
 from rootdiff_torch._derivatives import graph_of, tensors
-from rootdiff_torch._reached import reached
+from rootdiff_torch._reached import is_object, reached
 from rootdiff_torch._transforms import depth, forward_active, is_dual, is_wrapped, levels, unwrapped
 
 _ADVICE = (
@@ -34,7 +34,7 @@ SPARSE = (
     "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
     "values through args as a dense tensor, and build the sparse one inside. A constant may stay sparse."
 )
-#: So many things are looked at for modules.
+#: So many things are looked at for what may be bound anew.
 _LOOKED_AT = 1000
 #: What normalises over the leading axis of its input, where its sixth argument holds.
 _BATCH_NORMS = (functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
@@ -45,26 +45,20 @@ _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
 
 @dataclass(frozen=True)
 class State:
-    """The parameters, buffers, parts, training flags and attributes of modules at one time."""
+    """What dicts hold at one time: those of the user's, and those of modules and objects."""
 
-    entries: tuple[tuple[dict[str, Any], str, Any], ...]
+    entries: tuple[tuple[dict[Any, Any], Any, Any], ...]
 
     @staticmethod
-    def of(modules: Sequence[nn.Module]) -> State:
-        """Return the state of `modules` and of all that they hold."""
-        unique = {id(part): part for module in modules for part in module.modules()}
-        return State(
-            tuple(
-                (store, name, value)
-                for part in unique.values()
-                for store in (part._parameters, part._buffers, part._modules, vars(part))
-                for name, value in store.items()
-                if store is not vars(part) or name not in _OF_EVERY_MODULE
-            )
-        )
+    def of(function: Any, args: Any) -> State:
+        """Return the state of what a callable and its arguments hold in plain sight."""
+        found = reached(_LOOKED_AT, ("the residual", function), ("args", args))
+        stores = {id(store): store for _, value in found for store in _stores(value)}
+        entries = ((store, *entry) for store in stores.values() for entry in store.items())
+        return State(tuple(entry for entry in entries if entry[1] not in _OF_EVERY_MODULE))
 
     def lasting(self) -> State:
-        """Return the state without what has changed: after one call, that is what the modules change themselves."""
+        """Return the state without what has changed: after one call, that is what the residual changes itself."""
         return State(tuple(entry for entry in self.entries if entry[0].get(entry[1]) is entry[2]))
 
     @contextmanager
@@ -170,10 +164,15 @@ def is_followed(tensor: Tensor) -> bool:
     return tensor.requires_grad or is_wrapped(tensor) or is_dual(tensor)
 
 
-def modules_of(function: Any, args: Any) -> list[nn.Module]:
-    """Return the modules that a callable and its arguments hold in plain sight, each once."""
-    found = reached(_LOOKED_AT, ("the residual", function), ("args", args))
-    return [part for _, part in found if isinstance(part, nn.Module)]
+def _stores(value: Any) -> Iterator[dict[Any, Any]]:
+    """Yield the dicts that hold what may be bound anew in a dict, in a module and its parts, or in an object."""
+    if isinstance(value, dict):
+        yield value if len(value) < _LOOKED_AT else {}
+    elif isinstance(value, nn.Module):
+        for part in value.modules():
+            yield from (part._parameters, part._buffers, part._modules, vars(part))
+    elif is_object(value):
+        yield vars(value)
 
 
 def without_batch_norm(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -56,7 +56,7 @@ class Problem:
     arguments : callable. Returns the user's args from the parameters, for messages and for `take`.
     take : callable or None. Returns, from the user's args, what takes some systems out of the batch, for plain
         parameters.
-    state : State. Of the modules that the residual calls.
+    state : State. Of the modules, dicts and objects that the residual reads.
     watched : Watched. What the residual reads beside its inputs, to name what has changed.
     follows : bool. Whether a derivative of what the residual closes over may be wanted, so that it must not depend on
         more than its inputs.
@@ -97,7 +97,7 @@ class Problem:
 
     @contextmanager
     def restored(self, y: Tensor) -> Iterator[None]:
-        """Bring back the state of the modules, and compute in the precision of `y`."""
+        """Bring back the state at the solve, and compute in the precision of `y`."""
         with self.state.restored(), in_full_precision(y):
             yield
 
