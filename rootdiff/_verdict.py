@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
+from rootdiff._inverse import Factors
 from rootdiff._norms import max_norm
 from rootdiff._patterns import pattern, weights
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
-from rootdiff._sizes import is_dense
+from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
 
 #: Noise that was sampled may be half of what it can be, and three times its root mean square in one of many unknowns.
@@ -74,10 +75,11 @@ def underflow(xp: Any, y: Array) -> float:
 
 
 class _Found(NamedTuple):
-    """What the judgement of a point ends with: both (*batch), and the error of each unknown, (*batch, n)."""
+    """What the judgement of a point ends with: status, (*batch), error of each unknown, (*batch, n), and factors."""
 
     status: Array
     error: Array
+    factors: Factors | None = None
 
 
 def judged(
@@ -86,7 +88,8 @@ def judged(
     """Return the solution with the status and the error that a look at its point tells, in the systems `asked` for.
 
     `solver` has the settings `rtol` and `atol`; `first_norm` is the largest absolute residual at `y0`, (*batch). A
-    system that has not succeeded keeps the status of its failure.
+    system that has not succeeded keeps the status of its failure. The factors of the Jacobian at the point go on to the
+    adjoint solve, where that may use them and a compiled program need not carry them.
     """
     xp = residual.xp
     error = xp.full_like(raw.y, xp.inf) if raw.error is None else raw.error
@@ -98,15 +101,17 @@ def judged(
         f = residual(y)
         found = look(solver, residual, start, y, f, first_norm, raw.residual_norm, failed)
         if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
-            found = _Found(_random(residual, y, f, first_norm, found.status), found.error)
+            found = found._replace(status=_random(residual, y, f, first_norm, found.status))
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
             xp.where(usable[..., None], found.error, old),
+            None if residual.backend.traced or has_few_unknowns(y.shape) else found.factors,
         )
 
     known = _Found(xp.astype(raw.status, xp.int32), error)
     found = residual.backend.when(xp.any(asked), judge, (y0, raw.y, error, known.status), known)
-    return raw._replace(status=found.status, error=found.error)
+    factors = raw.factors if found.factors is None else found.factors
+    return raw._replace(status=found.status, error=found.error, factors=factors)
 
 
 def _at_point(
@@ -149,7 +154,7 @@ def _at_point(
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
-    return _Found(status, xp.where(regular[..., None], error + of_noise, xp.full_like(error, xp.inf)))
+    return _Found(status, xp.where(regular[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
 
 
 class _Verdict(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from rootdiff._backend import Backend, Function, in_python, take_new
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
-from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
+from rootdiff_torch._derivatives import breaks_graph, differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
 from rootdiff_torch._namespace import HALF, Namespace
 from rootdiff_torch._recording import begins, check_lasts
@@ -98,7 +98,7 @@ class TorchBackend(Backend):
     def vjp(
         self, function: Function, primals: Sequence[Tensor]
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-        wanted = [place for place, primal in enumerate(primals) if is_differentiable(primal)]
+        wanted = differentiable(primals)
 
         def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
             found = dict(zip(wanted, pullback(function, primals, wanted, cotangent), strict=True))
@@ -108,7 +108,7 @@ class TorchBackend(Backend):
 
     def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
         graph = _lasting(lambda: Linearization(function, y))
-        return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), _lasting(lambda: graph().dense())
+        return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), lambda: graph().matrix
 
     def lu_factor(self, matrix: Tensor) -> Factors:
         wide = matrix.float() if matrix.dtype in HALF else matrix  # LAPACK has no half precision
@@ -160,7 +160,7 @@ class Linearization:
                 return pullbacks(*self.transposed, v)
         except RuntimeError:  # a backward in the graph that cannot be differentiated
             pass
-        return (self._matrix @ v[..., None])[..., 0]
+        return (self.matrix @ v[..., None])[..., 0]
 
     @cached_property
     def transposed(self) -> tuple[Tensor, Tensor] | None:
@@ -178,11 +178,9 @@ class Linearization:
             return torch.autograd.grad(self.f, self.y, u, create_graph=True, materialize_grads=True)[0], u
 
     @cached_property
-    def _matrix(self) -> Tensor:
-        return self.dense()
-
-    def dense(self) -> Tensor:
-        """Return the Jacobian matrices, (*batch, n, n)."""
+    def matrix(self) -> Tensor:
+        """The Jacobian matrices, (*batch, n, n)."""
+        check_lasts(self._begun)
         n = self.y.shape[-1]
         if n == 1:
             return self.rmatvec(torch.ones_like(self.f))[..., None]
