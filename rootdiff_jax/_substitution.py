@@ -102,7 +102,7 @@ def _placed(x: Array, order: Array) -> Array:
     """
 
     def place(x: Array, order: Array) -> Array:
-        return jnp.zeros_like(x).at[order].set(x, unique_indices=True)
+        return x.at[order].set(x, unique_indices=True)  # every place is set; zeros to set them in are one more array
 
     for _ in range(order.ndim - 1):
         place = jax.vmap(place)
