@@ -15,6 +15,7 @@ from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentTypeError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
+from rootdiff._names import add_backend
 from rootdiff._numbers import as_unknown
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
@@ -190,6 +191,7 @@ def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> C
 
     An option that another framework alone has is refused by its name.
     """
+    add_backend(adapter.backend().name)
     signature = inspect.signature(function, eval_str=True)
     _, *parameters = signature.parameters.values()  # all but the adapter
     foreign = {p.name for p in parameters if _OWN.get(p.name, adapter.package) != adapter.package}
@@ -269,7 +271,7 @@ def task(
         if getattr(options.hooks, name) is not None:
             check_function(name, getattr(options.hooks, name), ", or None")
     backend = adapter.backend(options.derivatives)
-    structure = describe(backend, y0, options.batch_ndim)
+    structure = describe(backend, y0, options.batch_ndim, options.derivatives == "complex-step")
     adapter.check(structure, y0, args, options)
     args = adapter.kept(structure, args)
     solver = Auto(fixed_point=fixed_point) if options.solver == "auto" else get_solver(options.solver, backend.name)

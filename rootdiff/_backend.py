@@ -1,9 +1,12 @@
-"""What the array-API standard lacks, as a protocol: loops, derivatives, factorisations, pytrees."""
+"""A framework, seen by the solvers: the array-API standard, and the few things it lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
+
+import numpy as np
+import optree
 
 from rootdiff._inverse import Factors
 
@@ -28,71 +31,54 @@ def in_python(cond: Function, body: Function, state: Any, assess: Function) -> A
 
 
 class Backend(Protocol):
-    """A framework, seen by the solvers: its array namespace and the few things the standard has no name for.
+    """A framework: its array namespace, derivatives, loops and branches, LU factors, and the way to the host.
 
-    Every function that is differentiated here maps flat vectors to flat vectors; the systems of a batch
-    are independent, so that one product differentiates all of them.
+    A new one owes `name`, `xp`, `is_array`, `jvp`, `vjp`, `linearize`, `lu_factor` and `lu_solve`. All else has a
+    default, that of a framework whose arrays have values while Python runs.
     """
+
+    # arrays, and the calls of a user's functions
 
     @property
     def name(self) -> str:
-        """The registry's name of this framework: ``"numpy"``, ``"torch"`` or ``"jax"``."""
+        """The registry's name of this framework, such as ``"numpy"``."""
 
     @property
     def xp(self) -> Any:
         """The array-API namespace."""
-
-    @property
-    def traced(self) -> bool:
-        """Whether array values may be unknown while Python runs, so that nothing can branch on them."""
-
-    @property
-    def prefers_transpose(self) -> bool | None:
-        """Whether a product with a transposed Jacobian costs less than one with the Jacobian; None: it depends."""
 
     def is_array(self, value: Any) -> bool:
         """Return whether `value` is an array of this framework."""
 
     def flatten(self, tree: Any) -> tuple[list[Any], Any]:
         """Return the leaves of a pytree and its structure, which compares with ``==``."""
+        return optree.tree_flatten(tree)
 
     def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
         """Return the pytree of this structure with these leaves."""
+        return optree.tree_unflatten(structure, leaves)
 
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         """Return ``function(y, *args)``; a function that changes its inputs in place is an `ArgumentError`."""
+        return function(y, *args)
 
-    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
-        """Set `state`, a tuple of arrays, to ``assess(body(state), state)`` while ``cond(state)`` holds.
+    # derivatives, of functions from flat vectors to flat vectors; the systems of a batch are independent, so that one
+    # product differentiates all of them
 
-        `cond` returns a boolean scalar. `assess` decides what of a step is kept. It evaluates no function of the
-        user's, since it may be run twice for a step.
-        """
+    @property
+    def differentiable(self) -> bool:
+        """Whether the residual has a derivative, as far as is known: one that calls out of a JAX program has none."""
+        return True
 
-    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
-        """Return ``function(*operands)`` where `needed`, a boolean scalar, holds, else `otherwise`, a pytree like it.
+    @property
+    def prefers_transpose(self) -> bool | None:
+        """Whether a product with a transposed Jacobian costs less than one with the Jacobian; None: it depends."""
+        return None
 
-        The function is run only then. Its arrays come in as operands where they are computed for it alone.
-        """
-
-    def indices(self, mask: Array, count: int) -> Array:
-        """Return the indices at which a mask, (systems,), holds, `count` or fewer; then the last index fills up."""
-
-    def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
-        """Return `stack`, (*batch, m, n), with `row`, (*batch, n), at `place`, an integer scalar.
-
-        In the systems `where`, (*batch); None: in all of them. The stack is given up: where arrays can be changed, it
-        is changed in place.
-        """
-
-    def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
-        """Return whether all of a boolean array holds; False where to know it one would wait for a device.
-
-        A function that returns the array is not called where that is so.
-        """
-
-    def once(self, function: Function, y: Array) -> Any:
-        """Return ``function(y)``, a tuple of arrays or one, computed once however many results are made of it."""
+    @property
+    def refined(self) -> Self | None:
+        """The same backend with more accurate derivatives; None where these are exact to rounding."""
+        return None
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         """Return ``function(*primals)`` and its derivative along `tangents`."""
@@ -100,18 +86,73 @@ class Backend(Protocol):
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         """Return ``function(*primals)`` and the pullback from a cotangent to one cotangent per primal."""
 
-    def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
-        """Return `function` at `y`, (*batch, n), and its Jacobian matrices there, (*batch, n, n)."""
-
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
         """Return the products of the Jacobian at `y` and of its transpose, and a function that forms it.
 
-        Work that several products share (an evaluation of `function`, a matrix of differences) is done once, and
-        not before it is needed.
+        The Jacobian is (*batch, n, n). Work that several products share (an evaluation of `function`, a matrix of
+        differences) is done once, and not before it is needed.
         """
+
+    def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
+        """Return `function` at `y`, (*batch, n), and its Jacobian matrices there, (*batch, n, n)."""
+        return function(y), self.linearize(function, y)[2]()
 
     def precision(self, dtype: Any) -> float:
         """Return the relative accuracy of derivatives in this dtype: eps, or that of differences."""
+        return float(self.xp.finfo(dtype).eps)
+
+    def measured_jacobian(self, function: Function, y: Array) -> tuple[Array, Array] | None:
+        """Return the Jacobian, (*batch, n, n), and the errors of its entries; None where these are not measured."""
+        return None
+
+    def once(self, function: Function, y: Array) -> Any:
+        """Return ``function(y)``, a tuple of arrays or one, computed once however many results are made of it."""
+        return function(y)
+
+    # loops and branches, and what they need of arrays
+
+    @property
+    def traced(self) -> bool:
+        """Whether array values may be unknown while Python runs, so that nothing can branch on them."""
+        return False
+
+    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
+        """Set `state`, a tuple of arrays, to ``assess(body(state), state)`` while ``cond(state)`` holds.
+
+        `cond` returns a boolean scalar. `assess` decides what of a step is kept. It evaluates no function of the
+        user's, since it may be run twice for a step.
+        """
+        return in_python(cond, body, state, assess)
+
+    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
+        """Return ``function(*operands)`` where `needed`, a boolean scalar, holds, else `otherwise`, a pytree like it.
+
+        The function is run only then. Its arrays come in as operands where they are computed for it alone.
+        """
+        return function(*operands) if needed else otherwise
+
+    def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
+        """Return whether all of a boolean array holds; False where to know it one would wait for a device.
+
+        A function that returns the array is not called where that is so.
+        """
+        return bool(self.xp.all(mask() if callable(mask) else mask))
+
+    def indices(self, mask: Array, count: int) -> Array:
+        """Return the indices at which a mask, (systems,), holds, `count` or fewer; then the last index fills up."""
+        return self.xp.nonzero(mask)[0]
+
+    def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
+        """Return `stack`, (*batch, m, n), with `row`, (*batch, n), at `place`, an integer scalar.
+
+        In the systems `where`, (*batch); None: in all of them. The stack is given up: where arrays can be changed, it
+        is changed in place.
+        """
+        xp = self.xp
+        here = (xp.cumulative_sum(xp.ones_like(stack[..., :1], dtype=xp.int32), axis=-2) - 1) == place
+        return xp.where(here if where is None else here & where[..., None, None], row[..., None, :], stack)
+
+    # dense factors
 
     def lu_factor(self, matrix: Array) -> Factors:
         """Return the LU factors, (*batch, n, n), and pivots, (*batch, n); a singular matrix does not raise."""
@@ -121,12 +162,22 @@ class Backend(Protocol):
 
     def eliminates(self, shape: tuple[int, ...]) -> bool:
         """Return whether to solve for vectors of this shape, (*batch, n), is cheaper without factors that are kept."""
+        return False
 
     def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
         """Return the solution, (*batch, n), of one system per right-hand side, and what `eliminate_again` needs."""
+        factors = self.lu_factor(matrix)
+        return self.lu_solve(factors, rhs, transpose), factors
 
     def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
         """Return the solution for other right-hand sides, with the matrices that `eliminate` was given."""
+        return self.lu_solve(known, rhs, transpose)
+
+    # the host
+
+    def to_numpy(self, array: Array) -> Any:
+        """Return a concrete array as a NumPy array."""
+        return np.asarray(array)
 
     def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
         """Return ``function(evaluate, jacobian, y, *values)``, computed by NumPy on the host.
@@ -136,18 +187,11 @@ class Backend(Protocol):
         int32 step counts, (*batch).
         """
 
-    def to_numpy(self, array: Array) -> Any:
-        """Return a concrete array as a NumPy array."""
+        def lifted(array: Any, dtype: Any) -> Array:
+            return self.xp.asarray(array, dtype=dtype, device=y.device)
 
+        def there(function: Function) -> Function:
+            return lambda array: self.to_numpy(function(lifted(array, y.dtype)))
 
-class Factoring:
-    """The elimination of a backend that has none: LU factors are always the better way."""
-
-    def eliminates(self, shape: tuple[int, ...]) -> bool:
-        return False
-
-    def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
-        raise NotImplementedError("eliminate: this backend factors; ask `eliminates` first.")
-
-    def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
-        raise NotImplementedError("eliminate_again: this backend factors; ask `eliminates` first.")
+        root, steps = function(there(residual), there(residual.jacobian), self.to_numpy(y), *values)
+        return lifted(root, y.dtype), lifted(steps, self.xp.int32)

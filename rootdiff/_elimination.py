@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from rootdiff._backend import Array
-
-#: Unknowns up to which, and systems from which, this is faster than a loop over LAPACK (measured: 2 to 20 times).
-_MAX_UNKNOWNS = 8
-_MIN_SYSTEMS = 64
-
-
-def pays(shape: tuple[int, ...]) -> bool:
-    """Return whether matrices of this shape, (*batch, n, n), are better eliminated together."""
-    return shape[-1] <= _MAX_UNKNOWNS and math.prod(shape[:-2]) >= _MIN_SYSTEMS
 
 
 @np.errstate(all="ignore")

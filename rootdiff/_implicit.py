@@ -19,7 +19,7 @@ from rootdiff._failure import report_adjoint
 from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._patterns import signs, weights
 from rootdiff._residual import LinearOperator, Residual
-from rootdiff._sizes import FEW
+from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.linear._contract import SINGULAR_AT, checked
@@ -94,7 +94,7 @@ def solve(
     within the error of the root is singular: so it is at a multiple root, which is known to half the digits.
     """
     xp = operator.backend.xp
-    if adjoint.direct and rhs.shape[-1] <= FEW:
+    if adjoint.direct and has_few_unknowns(rhs.shape):
         operator = operator.tabulated()
     x, info = checked(operator, adjoint, rhs)
     if beside is not None and adjoint.exact:

@@ -13,7 +13,7 @@ from rootdiff._inverse import Factors
 from rootdiff._norms import max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
-from rootdiff._select import keep, select
+from rootdiff._select import keep, select, status_where
 from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
@@ -174,7 +174,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     zeros = xp.zeros_like(norm, dtype=xp.int32)
     status = xp.where(
         xp.isfinite(norm),
-        xp.where(norm == 0, int(Status.CONVERGED), int(Status.RUNNING)),
+        status_where(xp, norm == 0, Status.CONVERGED, Status.RUNNING),
         int(Status.NONFINITE_START),
     )
     if not _known(solver.max_steps) or solver.max_steps == 0:

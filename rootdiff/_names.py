@@ -13,14 +13,24 @@ from typing import Any, Generic, TypeVar
 
 from rootdiff._errors import ArgumentTypeError, DuplicateNameError, UnknownNameError, with_article
 
-BACKENDS = ("numpy", "torch", "jax")
+#: The backends that a name can be registered for; an adapter adds its own.
+BACKENDS = ["numpy", "torch", "jax"]
 T = TypeVar("T")
+
+
+def add_backend(name: str) -> None:
+    """Let things be registered for the backend of this name."""
+    if name not in BACKENDS:
+        BACKENDS.append(name)
 
 
 @dataclass(frozen=True)
 class _Entry(Generic[T]):
     factory: Callable[[], T]
-    backends: tuple[str, ...]
+    backends: tuple[str, ...] | None
+
+    def runs_on(self, backend: str | None) -> bool:
+        return backend is None or self.backends is None or backend in self.backends
 
 
 class Names(Generic[T]):
@@ -32,7 +42,7 @@ class Names(Generic[T]):
         self._plugged = False
         self._lock = RLock()
 
-    def register(self, name: str, factory: Callable[[], T], backends: Iterable[str] = BACKENDS) -> None:
+    def register(self, name: str, factory: Callable[[], T], backends: Iterable[str] | None = None) -> None:
         if not isinstance(name, str) or not name:
             raise ArgumentTypeError(
                 f"register_{self.kind}: name is {name!r}, {with_article(type(name).__name__)}; it must be a text that "
@@ -43,10 +53,11 @@ class Names(Generic[T]):
                 f"register_{self.kind}: factory is {factory!r}; it must be callable without arguments, "
                 f"such as a class or ``lambda: MySolver(...)``."
             )
-        backends = (backends,) if isinstance(backends, str) else tuple(backends)
-        unknown = set(backends) - set(BACKENDS)
-        if unknown:
-            raise UnknownNameError(f"register_{self.kind}: backends {sorted(unknown)} are not among {BACKENDS}.")
+        if backends is not None:
+            backends = (backends,) if isinstance(backends, str) else tuple(backends)
+            unknown = set(backends) - set(BACKENDS)
+            if unknown:
+                raise UnknownNameError(f"register_{self.kind}: backends {sorted(unknown)} are not among {BACKENDS}.")
         with self._lock:
             if name in self._entries:
                 raise DuplicateNameError(f"register_{self.kind}: {name!r} is registered already; choose another name.")
@@ -64,7 +75,7 @@ class Names(Generic[T]):
             )
         self._plug()
         entry = self._entries.get(spec)
-        if entry is None or (backend is not None and backend not in entry.backends):
+        if entry is None or not entry.runs_on(backend):
             raise UnknownNameError(self._unknown(spec, entry, backend))
         made = entry.factory()
         if not isinstance(made, self.base):
@@ -76,11 +87,11 @@ class Names(Generic[T]):
     def names(self, backend: str | None = None) -> tuple[str, ...]:
         self._plug()
         entries = dict(self._entries)  # other threads may register meanwhile
-        return tuple(sorted(n for n, e in entries.items() if backend is None or backend in e.backends))
+        return tuple(sorted(name for name, entry in entries.items() if entry.runs_on(backend)))
 
     def _unknown(self, name: str, entry: _Entry[T] | None, backend: str | None) -> str:
         names = self.names(backend)
-        if entry is not None:
+        if entry is not None and entry.backends is not None:
             reason = f"{name!r} does not run on {backend}, only on {', '.join(entry.backends)}."
         else:
             close = difflib.get_close_matches(name, names, n=1)

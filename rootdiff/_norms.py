@@ -42,15 +42,15 @@ def dot(xp: Any, a: Array, b: Array) -> Array:
     return cheaper(a, b) if cheaper else xp.sum(a * b, axis=-1)
 
 
-def numbers(xp: Any, like: Array) -> Array:
-    """Return the numbers 1 to n, (n,), in the dtype of vectors, (*batch, n).
+def numbers(xp: Any, like: Array, dtype: Any = None) -> Array:
+    """Return the numbers 1 to n, (n,), in this dtype, by default that of the vectors `like`, (*batch, n).
 
     Once for all systems: a compiler that evaluates constants takes seconds for the sums of a large batch.
     """
     cheaper = getattr(xp, "numbers", None)
     if cheaper:
-        return cheaper(like)
-    zeros = xp.zeros_like(like)
+        return cheaper(like, dtype)
+    zeros = xp.zeros_like(like, dtype=dtype)
     if like.ndim > 1:  # a sum, since a batch that is spread over devices can be neither reshaped nor indexed
         zeros = xp.sum(zeros, axis=tuple(range(like.ndim - 1)))
     return xp.cumulative_sum(zeros + 1, axis=0)

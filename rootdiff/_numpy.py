@@ -12,15 +12,16 @@ import optree
 from scipy.linalg import get_lapack_funcs
 
 from rootdiff import _elimination
-from rootdiff._backend import Array, Factoring, Function, HostFunction, in_python, take_new
+from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
 from rootdiff._numpy_namespace import Namespace
+from rootdiff._sizes import are_better_together
 from rootdiff._slopes import Slopes
 
 
 @dataclass(frozen=True)
-class NumpyBackend(Factoring):
+class NumpyBackend(Backend):
     """NumPy, with derivatives by central differences or, on request, by complex steps.
 
     Attributes
@@ -41,18 +42,10 @@ class NumpyBackend(Factoring):
     fine: bool = False
 
     name = "numpy"
-    traced = False
-    prefers_transpose = None
     xp = Namespace()
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, np.ndarray | np.generic)
-
-    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
-        return optree.tree_flatten(tree)
-
-    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
-        return optree.tree_unflatten(structure, leaves)
 
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         try:
@@ -66,30 +59,19 @@ class NumpyBackend(Factoring):
                 "np.where and np.concat."
             ) from error
 
-    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
-        return in_python(cond, body, state, assess)
-
-    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
-        return function(*operands) if needed else otherwise
-
-    def indices(self, mask: Array, count: int) -> Array:
-        return np.nonzero(mask)[0]
-
     def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
         np.copyto(stack[..., int(place), :], row, where=True if where is None else where[..., None])
         return stack
 
-    def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
-        return bool(np.all(mask() if callable(mask) else mask))
-
-    def once(self, function: Function, y: Array) -> Any:
-        return function(y)
+    @property
+    def complex_step(self) -> bool:
+        return self.derivatives == "complex-step"
 
     def slopes(
         self, function: Function, primals: Sequence[Array], value: Array, box: tuple[Array, Array] | None = None
     ) -> Slopes:
         """Return the derivatives of the function at the primals, where it has this value, with their errors."""
-        return Slopes(function, primals, value, self.derivatives == "complex-step", box, self.fine)
+        return Slopes(function, primals, value, self.complex_step, box, self.fine)
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
@@ -116,18 +98,21 @@ class NumpyBackend(Factoring):
         value = function(y)
         return value, self.slopes(function, (y,), value, self.box).jacobian().value
 
+    def measured_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
+        found = self.slopes(function, (y,), function(y), self.box).jacobian()
+        return found.value, found.error
+
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
         matrix = cache(lambda: self.with_jacobian(function, y)[1])
         return (lambda v: np.matvec(matrix(), v)), (lambda v: np.matvec(np.matrix_transpose(matrix()), v)), matrix
 
     def precision(self, dtype: Any) -> float:
         eps = float(np.finfo(dtype).eps)
-        return eps if self.derivatives == "complex-step" else eps ** (4 / 5 if self.fine else 2 / 3)
+        return eps if self.complex_step else eps ** (4 / 5 if self.fine else 2 / 3)
 
     @property
     def refined(self) -> NumpyBackend | None:
-        """The same backend with differences of higher order; None where derivatives are complex steps."""
-        return None if self.derivatives == "complex-step" else replace(self, fine=True)
+        return None if self.complex_step else replace(self, fine=True)
 
     def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:
@@ -136,7 +121,7 @@ class NumpyBackend(Factoring):
         if matrix.ndim == 2:
             factors, pivots, _ = getrf(matrix)
             return Factors(factors, pivots)
-        if _elimination.pays(matrix.shape):
+        if are_better_together(matrix.shape[:-1]):
             return Factors(*_elimination.factor(matrix))
         flat = matrix.reshape((-1, *matrix.shape[-2:]))
         pairs = [getrf(one)[:2] for one in flat]
@@ -151,17 +136,11 @@ class NumpyBackend(Factoring):
         (getrs,) = get_lapack_funcs(("getrs",), (matrix, rhs))
         if matrix.ndim == 2:
             return getrs(matrix, pivots, rhs, trans=int(transpose))[0]
-        if _elimination.pays(matrix.shape):
+        if are_better_together(matrix.shape[:-1]):
             return _elimination.solve(factors, rhs, transpose)
         n = matrix.shape[-1]
         systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
         return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
-
-    def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
-        return function(residual, residual.jacobian, y, *values)
-
-    def to_numpy(self, array: Array) -> Any:
-        return np.asarray(array)
 
 
 def _copied(leaf: Any) -> Any:

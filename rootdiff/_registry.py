@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from rootdiff._names import BACKENDS, Names
+from rootdiff._names import Names
 from rootdiff._solver import Solver
 from rootdiff.linear import (
     CG,
@@ -47,7 +47,7 @@ SOLVERS: Names[Solver] = Names("solver", "rootdiff.solvers", Solver)  # type: ig
 ADJOINTS: Names[LinearSolver] = Names("adjoint", "rootdiff.adjoints", LinearSolver)  # type: ignore[type-abstract]
 
 
-def register_solver(name: str, factory: Callable[[], Solver], backends: Iterable[str] = BACKENDS) -> None:
+def register_solver(name: str, factory: Callable[[], Solver], backends: Iterable[str] | None = None) -> None:
     """Make a solver known by name to `root` and `fixed_point` of every backend.
 
     Parameters
@@ -55,8 +55,8 @@ def register_solver(name: str, factory: Callable[[], Solver], backends: Iterable
     name : str
     factory : callable
         Called without arguments for each solve; returns a `Solver`. A class will do.
-    backends : iterable of str
-        Backends it runs on, among "numpy", "torch" and "jax".
+    backends : iterable of str, optional
+        Backends it runs on, among "numpy", "torch", "jax" and those of other adapters; default: every one.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def register_solver(name: str, factory: Callable[[], Solver], backends: Iterable
     SOLVERS.register(name, factory, backends)
 
 
-def register_adjoint(name: str, factory: Callable[..., Any], backends: Iterable[str] = BACKENDS) -> None:
+def register_adjoint(name: str, factory: Callable[..., Any], backends: Iterable[str] | None = None) -> None:
     """Make an adjoint solver known by name; as `register_solver`.
 
     Parameters
@@ -88,8 +88,8 @@ def register_adjoint(name: str, factory: Callable[..., Any], backends: Iterable[
         Called without arguments for each solve; returns a `LinearSolver`. Or the solver itself as a plain function
         ``(operator, rhs) -> x`` from a `LinearOperator` and right-hand sides, (*batch, n); what it returns is
         checked by one product.
-    backends : iterable of str
-        Backends it runs on, among "numpy", "torch" and "jax".
+    backends : iterable of str, optional
+        Backends it runs on, among "numpy", "torch", "jax" and those of other adapters; default: every one.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def get_solver(name: str | Solver, backend: str | None = None) -> Solver:
     Parameters
     ----------
     name : str or Solver
-    backend : {"numpy", "torch", "jax"}, optional
+    backend : str, optional
         Backend that it must run on.
 
     Raises
@@ -147,7 +147,7 @@ def get_adjoint(name: str | LinearSolver, backend: str | None = None) -> LinearS
     Parameters
     ----------
     name : str or LinearSolver
-    backend : {"numpy", "torch", "jax"}, optional
+    backend : str, optional
         Backend that it must run on.
 
     Raises
@@ -169,7 +169,7 @@ def available_solvers(backend: str | None = None) -> tuple[str, ...]:
 
     Parameters
     ----------
-    backend : {"numpy", "torch", "jax"}, optional
+    backend : str, optional
         Only those that run on this backend.
 
     Examples
@@ -186,7 +186,7 @@ def available_adjoints(backend: str | None = None) -> tuple[str, ...]:
 
     Parameters
     ----------
-    backend : {"numpy", "torch", "jax"}, optional
+    backend : str, optional
         Only those that run on this backend.
 
     Examples

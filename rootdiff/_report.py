@@ -13,7 +13,7 @@ from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._patterns import signs
 from rootdiff._residual import LinearOperator, Residual
 from rootdiff._roughness import roughness, spacing
-from rootdiff._sizes import FEW
+from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff.linear import AutoLinear, LinearSolver
 from rootdiff.linear._condition import one_norm, row_sizes
@@ -182,7 +182,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
 def _patterns(xp: Any, y: Array) -> list[Array]:
     """Return patterns of signs, shaped like `y`: for up to eight unknowns orthogonal ones, which miss no direction."""
     index = numbers(xp, y) - 1
-    count = _WALSH if y.shape[-1] <= FEW else _FEWER
+    count = _WALSH if has_few_unknowns(y.shape) else _FEWER
     found = []
     for pattern in range(count):
         sign = signs(xp, y, 1)
@@ -203,7 +203,7 @@ def _finest(residual: Residual, y: Array, operator: LinearOperator) -> tuple[Res
 
     Where derivatives are exact to rounding it is the residual itself, and the errors are None.
     """
-    finer = getattr(residual.backend, "refined", None)
+    finer = residual.backend.refined
     if finer is None:
         return residual, operator, None
     fine = replace(residual, backend=finer)

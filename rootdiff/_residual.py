@@ -68,7 +68,7 @@ class LinearOperator:
 
     def distinct(self, matrix: Array, rhs: Array) -> Array:
         """Return matrices, (*batch, n, n), without the axes of `several` right-hand sides, (several, *batch, n)."""
-        return matrix[(0,) * (matrix.ndim - 1 - rhs.ndim + self.several)]
+        return matrix[*(0,) * (matrix.ndim - 1 - rhs.ndim + self.several), ...]
 
     @property
     def symmetric_product(self) -> Callable[[Array], Array]:
@@ -155,7 +155,7 @@ class Residual:
     @property
     def differentiable(self) -> bool:
         """Whether it has a derivative as far as is known: one that calls out of a JAX program has none."""
-        return getattr(self.backend, "differentiable", True)
+        return self.backend.differentiable
 
     @property
     def divisible(self) -> bool:
@@ -196,15 +196,11 @@ class Residual:
 
     def jacobian(self, y: Array) -> Array:
         """Return df/dy, (*batch, n, n)."""
-        return self.backend.with_jacobian(self._of_y, y)[1]
+        return self.backend.linearize(self._of_y, y)[2]()
 
     def measured_jacobian(self, y: Array) -> tuple[Array, Array] | None:
         """Return df/dy, (*batch, n, n), and the errors of its entries, where they are measured; else None."""
-        slopes = getattr(self.backend, "slopes", None)
-        if slopes is None:
-            return None
-        found = slopes(self._of_y, (y,), self(y), self.backend.box).jacobian()  # type: ignore[attr-defined]
-        return found.value, found.error
+        return self.backend.measured_jacobian(self._of_y, y)
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         """Return (df/dargs) v, (*batch, n), with one tangent per parameter."""

@@ -26,7 +26,7 @@ def roughness(xp: Any, along: Callable[[int], Array]) -> Array:
     table = xp.stack([along(k) for k in range(-half, half + 1)])
     found = []
     for order in range(1, _ORDER + 1):
-        table = table[1:] - table[:-1]
+        table = table[1:, ...] - table[:-1, ...]
         # the differences of independent errors have this many times their variance
         found.append(xp.sqrt(xp.mean(table**2, axis=0) / math.comb(2 * order, order)))
     *_, before, last = found

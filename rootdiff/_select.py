@@ -1,4 +1,4 @@
-"""Per system of a batch: the new state or the old one."""
+"""Per system of a batch: one thing or another."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def keep(backend: Backend, active: Array, new: Any, old: Any) -> Any:
     if backend.surely_all(active):
         return new
     return select(backend.xp, active, new, old)
+
+
+def status_where(xp: Any, mask: Array, yes: int, no: int) -> Array:
+    """Return the status `yes` where `mask` holds and else `no`: int32, where numbers alone would have no such dtype."""
+    return xp.where(mask, xp.full_like(mask, int(yes), dtype=xp.int32), int(no))

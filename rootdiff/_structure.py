@@ -137,7 +137,7 @@ class Structure:
         return self.backend.name == "numpy" and same and xp.finfo(dtype).eps < xp.finfo(own).eps
 
 
-def describe(backend: Backend, y0: Any, batch_ndim: int) -> Structure:
+def describe(backend: Backend, y0: Any, batch_ndim: int, complex_step: bool = False) -> Structure:
     """Return the structure of `y0`, or raise an error that names what is wrong with it."""
     xp = backend.xp
     leaves, tree = backend.flatten(y0)
@@ -175,9 +175,9 @@ def describe(backend: Backend, y0: Any, batch_ndim: int) -> Structure:
         tuple(leaf.dtype for leaf in leaves),
         tuple(bool(xp.isdtype(leaf.dtype, "complex floating")) for leaf in leaves),
         batches.pop(),
-        getattr(backend, "derivatives", None) == "complex-step",
+        complex_step,
     )
-    if structure.complex_step and any(structure.complex_leaves):
+    if complex_step and any(structure.complex_leaves):
         raise ArgumentError("derivatives: the complex step cannot differentiate in a complex y0; give jac, jvp or vjp.")
     if structure.size == 0:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)

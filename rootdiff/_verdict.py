@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
+from rootdiff._inverse import Factors
 from rootdiff._norms import max_norm
 from rootdiff._patterns import pattern, weights
 from rootdiff._residual import Residual
-from rootdiff._sizes import is_dense
+from rootdiff._select import status_where
+from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
 
 #: Noise that was sampled may be half of what it can be, and three times its root mean square in one of many unknowns.
@@ -69,21 +71,23 @@ def is_deep(solver: Any, norm: Array, first_norm: Array) -> Array:
 def underflow(xp: Any, y: Array) -> float:
     """Return the size of a residual below which it loses its digits to underflow."""
     limits = xp.finfo(y.dtype)
-    return float(limits.tiny) / float(limits.eps)
+    return float(limits.smallest_normal) / float(limits.eps)
 
 
 class _Found(NamedTuple):
-    """What the judgement of a point ends with: both (*batch), and the error of each unknown, (*batch, n)."""
+    """What the judgement of a point ends with: status, (*batch), error of each unknown, (*batch, n), and factors."""
 
     status: Array
     error: Array
+    factors: Factors | None = None
 
 
 def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSolution, asked: Array) -> RawSolution:
     """Return the solution with the status and the error that a look at its point tells, in the systems `asked` for.
 
     `solver` has the settings `rtol` and `atol`; `first` is the residual at `y0`, (*batch, n). A system that has not
-    succeeded keeps the status of its failure.
+    succeeded keeps the status of its failure. The factors of the Jacobian at the point go on to the adjoint solve,
+    where that may use them and a compiled program need not carry them.
     """
     xp = residual.xp
     error = xp.full_like(raw.y, xp.inf) if raw.error is None else raw.error
@@ -99,15 +103,17 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
         within = allowed_error(xp, solver, y, start_scale(xp, start), deep)
         found = _by_rows(point, within, failed) if matrix is None else _by_corrections(point, matrix, within, failed)
         if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
-            found = _Found(_random(point, found.status), found.error)
+            found = found._replace(status=_random(point, found.status))
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
             xp.where(usable[..., None], found.error, old),
+            None if residual.backend.traced or has_few_unknowns(y.shape) else found.factors,
         )
 
     known = _Found(xp.astype(raw.status, xp.int32), error)
     found = residual.backend.when(xp.any(asked), judge, (y0, first, raw.y, error, known.status), known)
-    return raw._replace(status=found.status, error=found.error)
+    factors = raw.factors if found.factors is None else found.factors
+    return raw._replace(status=found.status, error=found.error, factors=factors)
 
 
 class _Point(NamedTuple):
@@ -129,7 +135,7 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
     """
     residual, y, y0, norm = point.residual, point.y, point.y0, point.norm
     xp, backend = residual.xp, residual.backend
-    eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).tiny)
+    eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).smallest_normal)
     factors = backend.lu_factor(matrix)
 
     def correction(vector: Array) -> Array:
@@ -162,7 +168,7 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
-    return _Found(status, xp.where(regular[..., None], error + of_noise, xp.full_like(error, xp.inf)))
+    return _Found(status, xp.where(regular[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
 
 
 class _Verdict(NamedTuple):
@@ -188,7 +194,7 @@ class _Verdict(NamedTuple):
         """Return the status, where that of a solve without success is `failed`; `norm` is the largest residual."""
         stuck = (failed == int(Status.STALLED)) | (failed == int(Status.SINGULAR))
         status = xp.where(stuck & ~self.finite, int(Status.NONFINITE), failed)
-        determined = xp.where(self.known, int(Status.AT_PRECISION), int(Status.ILL_DETERMINED))
+        determined = status_where(xp, self.known, Status.AT_PRECISION, Status.ILL_DETERMINED)
         status = xp.where(self.attained, determined, status)
         status = xp.where(self.converged, int(Status.CONVERGED), status)
         # a residual of zero is a root, unless nothing near it is anything else

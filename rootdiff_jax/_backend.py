@@ -14,8 +14,9 @@ import numpy as np
 from jax import lax
 from jax.experimental.multihost_utils import process_allgather
 
-from rootdiff._backend import Array, Function, HostFunction, in_python, take_new
+from rootdiff._backend import Array, Backend, Function, HostFunction, take_new
 from rootdiff._inverse import Factors
+from rootdiff._sizes import are_better_together
 from rootdiff_jax import _elimination, _substitution
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._namespace import Namespace
@@ -27,7 +28,7 @@ _MANY = 4096
 
 
 @dataclass(frozen=True)
-class JaxBackend:
+class JaxBackend(Backend):
     """JAX; `reverse_only` is for a residual with a `custom_vjp` in it, which has no forward mode.
 
     Its products with the Jacobian are then transposes of products with the transposed Jacobian. One that is not
@@ -50,9 +51,6 @@ class JaxBackend:
 
     def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
         return jax.tree.unflatten(structure, leaves)
-
-    def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
-        return function(y, *args)
 
     def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
         return while_loop(cond, lambda state: assess(body(state), state), _varying_alike(state))
@@ -141,9 +139,6 @@ class JaxBackend:
         value, matvec = jax.linearize(function, y)
         return value, partial(_apart, matvec), partial(_apart, transpose(matvec)), lambda: along(matvec, -1)
 
-    def precision(self, dtype: Any) -> float:
-        return float(self.xp.finfo(dtype).eps)
-
     def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:
             return Factors(matrix, jnp.zeros_like(matrix[..., 0], dtype=jnp.int32))
@@ -155,9 +150,11 @@ class JaxBackend:
         return _substitution.solve(factors, rhs, transpose)
 
     def eliminates(self, shape: tuple[int, ...]) -> bool:
-        return _elimination.pays(shape)
+        return are_better_together(shape)
 
     def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
+        if not self.eliminates(rhs.shape):
+            return super().eliminate(matrix, rhs, transpose)
         return _elimination.solve(matrix, rhs, transpose)
 
     def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
@@ -178,18 +175,9 @@ class SteppingBackend(JaxBackend):
     """JAX on concrete arrays, with loops in Python, for those who watch the steps."""
 
     traced = False
-
-    def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
-        return in_python(cond, body, state, assess)
-
-    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
-        return function(*operands) if needed else otherwise
-
-    def once(self, function: Function, y: Array) -> Any:
-        return function(y)  # each operation by itself: there is nothing to merge
-
-    def eliminates(self, shape: tuple[int, ...]) -> bool:
-        return False  # so many operations pay only in one program
+    while_loop, when = Backend.while_loop, Backend.when
+    once = Backend.once  # each operation by itself: there is nothing to merge
+    eliminates = Backend.eliminates  # so many operations pay only in one program
 
 
 def _apart(function: Function, vector: Array) -> Any:

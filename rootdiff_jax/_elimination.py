@@ -1,8 +1,9 @@
-"""Elimination of many small systems at once: XLA calls LAPACK once per system."""
+"""Elimination of many small systems at once: XLA calls LAPACK once per system.
+
+Each entry is an operation of its own to the compiler, so that n^3 of them must not become too many.
+"""
 
 from __future__ import annotations
-
-import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +12,8 @@ from jax import lax
 from rootdiff._backend import Array
 from rootdiff_jax import _substitution
 
-#: Unknowns up to which, and systems from which, this is faster than a loop over LAPACK (measured: 3 to 20 times). Each
-#: entry is an operation of its own to the compiler, so that n^3 of them must not become too many.
-_MAX_UNKNOWNS = 8
-_MIN_SYSTEMS = 64
 #: Backward errors up to so many eps count as those of an elimination with pivots, which mostly are one or two.
 _STABLE = 10
-
-
-def pays(shape: tuple[int, ...]) -> bool:
-    """Return whether systems with unknowns of this shape, (*batch, n), are better eliminated together."""
-    return 1 < shape[-1] <= _MAX_UNKNOWNS and math.prod(shape[:-1]) >= _MIN_SYSTEMS
 
 
 def solve(matrix: Array, rhs: Array, transpose: bool) -> tuple[Array, tuple[Array, Array]]:

@@ -90,9 +90,9 @@ class Namespace(_namespace.Namespace):
         return jnp.where(plain > high, large, jnp.where(plain < low, small, plain))
 
     @staticmethod
-    def numbers(like: Array, /) -> Array:
-        """Return the numbers 1 to n, (n,): a constant to a compiler, where sums are left to each call."""
-        return jnp.arange(1, like.shape[-1] + 1, dtype=like.dtype)
+    def numbers(like: Array, dtype: Any, /) -> Array:
+        """Return the numbers 1 to n, (n,), in a dtype, None for that of `like`: a constant to a compiler."""
+        return jnp.arange(1, like.shape[-1] + 1, dtype=dtype or like.dtype)
 
 
 def _is_short(x: Array, axis: Any) -> bool:

@@ -68,7 +68,7 @@ class Optimistix(Solver):
         return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
-        if getattr(residual.backend, "reverse_only", False):
+        if residual.backend.reverse_only:  # type: ignore[attr-defined]
             raise ArgumentError(
                 f"solver: {self.method} of Optimistix needs forward-mode derivatives, but the residual holds a "
                 "custom_vjp. Use a native solver such as 'newton', or give the function a custom_jvp."

@@ -18,7 +18,7 @@ from rootdiff._backend import Function
 
 #: Numbers up to which an array is packed together with others of its type. The vectors of one larger system are not:
 #: taken apart after a loop they are all ready at once, which cost as much as it saved (timed for 50 to 200 unknowns).
-_FEW = 32
+_PACKED = 32
 
 
 def while_loop(cond: Function, body: Function, state: Any) -> Any:
@@ -75,7 +75,7 @@ def _groups(leaves: list[Array]) -> list[list[int]]:
     """Return the places of the arrays that are to travel together."""
     groups: dict[Any, list[int]] = {}
     # vmap over an explicit axis of a mesh refuses to stack what is spread over it and what is not
-    few = 0 if _has_explicit_axes() else _FEW
+    few = 0 if _has_explicit_axes() else _PACKED
     for place, leaf in enumerate(leaves):
         kind: Any = jax.typeof(leaf)
         small = leaf.size <= few and not kind.weak_type  # a number without a type may have it changed by the loop

@@ -220,19 +220,21 @@ def _linear_solve(
     # inside shard_map everything that `custom_linear_solve` takes varies over the mesh alike
     summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)
     settings = tuple(vary(value, varying_axes(y)) for value in settings)
-    failed = None if problem.on_failure == "ignore" else _failed(outputs.status)
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
         @in_full_precision
         @in_own_settings
         def solve(several: int | None, b: Array, values: Any) -> Array:
-            settings, y, factors, operands, failed, error = values
+            settings, y, factors, operands, status, error = values
             adjoint = problem.adjoint.fill(settings)
             adjoint = adjoint if several == 0 else adjoint.for_many()
 
             def part(residual: Residual, arrays: Any) -> Array:
-                b, y, factors, failed, error = arrays
-                b = settled(b)
+                b, y, factors, status, error = arrays
+                # no status is negative, but the compiler does not know: it makes nothing of the right-hand sides, which
+                # would take memory through the whole forward solve, before the root is found
+                b = settled(jnp.where(status[..., None] >= 0, b, jnp.zeros_like(b)))
+                failed = None if problem.on_failure == "ignore" else _failed(status)
 
                 def at(y: Array, factors: Any = None) -> LinearOperator:
                     operator = _for_several(residual.operator(y, factors), several or 0)
@@ -242,11 +244,11 @@ def _linear_solve(
                 x, _ = _implicit.solve(at(y, factors), adjoint, b, problem.on_failure, failed, beside)
                 return jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
 
-            residual, arrays = problem.residual(operands), (b, y, factors, failed, error)
+            residual, arrays = problem.residual(operands), (b, y, factors, status, error)
             return part(residual, arrays) if several else in_blocks(part, residual, y, arrays, settings)
 
         error = None if outputs.error is None else lax.stop_gradient(outputs.error)
-        values, inside = _varied((settings, y, outputs.factors, operands, failed, error), summed)
+        values, inside = _varied((settings, y, outputs.factors, operands, outputs.status, error), summed)
         by_number = _by_number(solve) if problem.adjoint.solver.direct else partial(solve, 0)
         return lambda _, b: vary(by_number(alike(b, summed), inside(values)), summed)
 

@@ -9,12 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from rootdiff._backend import Array
+from rootdiff._sizes import are_better_together
 from rootdiff_jax import _lapack
 from rootdiff_jax._precision import for_lapack
 
-#: Unknowns up to which, and systems from which, this is faster than a loop over LAPACK (measured: 1.1 to 8 times).
-_MAX_UNKNOWNS = 8
-_MIN_SYSTEMS = 64
 #: Row exchanges that are one operation to a compiler.
 _EXCHANGES = 8
 
@@ -45,7 +43,7 @@ def _row_order(pivots: Array) -> Array:
 def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     """Return the solutions, (*batch, n), of A x = b, or of A^T x = b, by the LU factors and the row order of A."""
     matrix, order = factors
-    if rhs.shape[-1] <= _MAX_UNKNOWNS and math.prod(rhs.shape[:-1]) >= _MIN_SYSTEMS and order.shape == rhs.shape:
+    if are_better_together(rhs.shape) and order.shape == rhs.shape:
         return _together(matrix, order, rhs, transpose)
     return one_by_one(factors, rhs, transpose)
 
@@ -104,7 +102,7 @@ def _placed(x: Array, order: Array) -> Array:
     """
 
     def place(x: Array, order: Array) -> Array:
-        return jnp.zeros_like(x).at[order].set(x, unique_indices=True)
+        return x.at[order].set(x, unique_indices=True)  # every place is set; zeros to set them in are one more array
 
     for _ in range(order.ndim - 1):
         place = jax.vmap(place)

@@ -17,6 +17,6 @@ from rootdiff_torch._adapter import fixed_point as fixed_point
 from rootdiff_torch._adapter import gradient_report as gradient_report
 from rootdiff_torch._adapter import root as root
 from rootdiff_torch._adapter import root_scalar as root_scalar
-from rootdiff_torch._derivatives import TransformError as TransformError
+from rootdiff_torch._transforms import TransformError as TransformError
 
 __all__ = sorted({*_core, "TransformError"})

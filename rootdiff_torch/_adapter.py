@@ -27,18 +27,19 @@ from rootdiff_torch._capture import (
     SPARSE,
     State,
     capture,
-    forward_active,
     is_followed,
-    modules_of,
     needs_capture,
-    refuse_batch_norm,
     used,
     with_captured,
+    without_batch_norm,
 )
-from rootdiff_torch._derivatives import in_full_precision, is_wrapped, levels, refuse_vectorized, tensors, uncompiled
+from rootdiff_torch._contexts import in_full_precision
+from rootdiff_torch._derivatives import tensors
 from rootdiff_torch._freezing import Freezer
+from rootdiff_torch._problem import Problem
 from rootdiff_torch._recording import check_device
-from rootdiff_torch._rule import Problem, Root, apply
+from rootdiff_torch._rule import Root, apply
+from rootdiff_torch._transforms import forward_active, is_wrapped, levels, refuse_vectorized, uncompiled
 from rootdiff_torch._watching import Watched
 from rootdiff_torch._words import WORDS
 
@@ -118,7 +119,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
     parameters = [_explicit(leaf, widened) for leaf in leaves]
     flat = task.flat(rebuild)
     if math.prod(structure.batch) > 1:
-        refuse_batch_norm(task.function, task.args, lambda: flat(start, *parameters))
+        flat = without_batch_norm(flat)
     if hooks.check:
         require_concrete(not levels())
         with torch.no_grad():
@@ -128,7 +129,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
     state = State(())
     follows = needs_capture()
     if follows:
-        before = State.of(modules_of(task.function, task.args))
+        before = State.of(task.function, task.args)
         captured, first = capture(flat, start, parameters)
         state = before.lasting()
     count = len(parameters)

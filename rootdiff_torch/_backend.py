@@ -11,10 +11,10 @@ import optree
 import torch
 from torch import Tensor
 
-from rootdiff._backend import Factoring, Function, HostFunction, in_python, take_new
+from rootdiff._backend import Backend, Function, in_python, take_new
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
-from rootdiff_torch._derivatives import breaks_graph, is_differentiable, pullback, pullbacks, pushforward, tensors
+from rootdiff_torch._derivatives import breaks_graph, differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
 from rootdiff_torch._namespace import HALF, Namespace
 from rootdiff_torch._recording import begins, check_lasts
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class TorchBackend(Factoring):
+class TorchBackend(Backend):
     """PyTorch on plain tensors, under no transform: `rootdiff_torch._rule` sees to that.
 
     Attributes
@@ -34,18 +34,11 @@ class TorchBackend(Factoring):
     foresees: bool = True
 
     name = "torch"
-    traced = False
     prefers_transpose = True
     xp: ClassVar[Any] = Namespace()
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Tensor)
-
-    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
-        return optree.tree_flatten(tree)
-
-    def unflatten(self, structure: Any, leaves: Sequence[Any]) -> Any:
-        return optree.tree_unflatten(structure, leaves)
 
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         inputs = tensors((y, args))
@@ -94,9 +87,6 @@ class TorchBackend(Factoring):
     def surely_all(self, mask: Tensor | Callable[[], Tensor]) -> bool:
         return surely_all(mask)
 
-    def once(self, function: Function, y: Tensor) -> Any:
-        return function(y)
-
     def jvp(self, function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         value = function(*primals)
         return value, pushforward(function, primals, tangents, value)
@@ -104,7 +94,7 @@ class TorchBackend(Factoring):
     def vjp(
         self, function: Function, primals: Sequence[Tensor]
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-        wanted = [place for place, primal in enumerate(primals) if is_differentiable(primal)]
+        wanted = differentiable(primals)
 
         def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
             found = dict(zip(wanted, pullback(function, primals, wanted, cotangent), strict=True))
@@ -116,14 +106,11 @@ class TorchBackend(Factoring):
         graph = Linearization(function, y)
         if y.shape[-1] == 1:
             return graph.f.detach(), graph.rmatvec(torch.ones_like(graph.f))[..., None]
-        return graph.f.detach(), graph.dense()
+        return graph.f.detach(), graph.matrix
 
     def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
         graph = _lasting(lambda: Linearization(function, y))
-        return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), _lasting(lambda: graph().dense())
-
-    def precision(self, dtype: Any) -> float:
-        return float(torch.finfo(dtype).eps)
+        return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), lambda: graph().matrix
 
     def lu_factor(self, matrix: Tensor) -> Factors:
         wide = matrix.float() if matrix.dtype in HALF else matrix  # LAPACK has no half precision
@@ -146,16 +133,6 @@ class TorchBackend(Factoring):
         # factors that a solver has not made yet are zeros, which are no pivots
         x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
         return x.movedim(-1, 0).reshape(rhs.shape).to(rhs.dtype)
-
-    def on_host(self, function: HostFunction, residual: Any, y: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
-        def wrap(tensors: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
-            return lambda array: self.to_numpy(tensors(torch.as_tensor(array, dtype=y.dtype, device=y.device)))
-
-        root, steps = function(wrap(residual), wrap(residual.jacobian), self.to_numpy(y), *values)
-        return (
-            torch.as_tensor(root, dtype=y.dtype, device=y.device),
-            torch.as_tensor(steps, dtype=torch.int32, device=y.device),
-        )
 
     def to_numpy(self, array: Tensor) -> Any:
         detached = array.detach()
@@ -185,7 +162,7 @@ class Linearization:
                 return pullbacks(*self.transposed, v)
         except RuntimeError:  # a backward in the graph that cannot be differentiated
             pass
-        return (self._matrix @ v[..., None])[..., 0]
+        return (self.matrix @ v[..., None])[..., 0]
 
     @cached_property
     def transposed(self) -> tuple[Tensor, Tensor] | None:
@@ -203,11 +180,9 @@ class Linearization:
             return torch.autograd.grad(self.f, self.y, u, create_graph=True, materialize_grads=True)[0], u
 
     @cached_property
-    def _matrix(self) -> Tensor:
-        return self.dense()
-
-    def dense(self) -> Tensor:
-        """Return the Jacobian matrices, (*batch, n, n)."""
+    def matrix(self) -> Tensor:
+        """The Jacobian matrices, (*batch, n, n)."""
+        check_lasts(self._begun)
         n = self.y.shape[-1]
         if n == 1:
             return self.rmatvec(torch.ones_like(self.f))[..., None]

@@ -1,13 +1,12 @@
 """What a residual closes over: found in one call, and replayed as explicit arguments.
 
 An `autograd.Function` drops the gradients of tensors that it was not handed. A mode that sees every operation finds
-them, and another puts the replacements in their place. The state of modules is kept as it was, since
-`torch.func.functional_call`, sharding and the like have taken it back by the time of the backward pass.
+them, and another puts the replacements in their place. The state of modules, and of dicts and objects, is kept as it
+was: by the time of the backward pass `torch.func.functional_call`, sharding and the like have taken it back.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +15,14 @@ from typing import Any
 import optree
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._derivatives import Shared, depth, graph_of, is_dual, is_wrapped, levels, tensors, unwrapped
-from rootdiff_torch._reached import reached
+from rootdiff_torch._contexts import Shared
+from rootdiff_torch._derivatives import graph_of, tensors
+from rootdiff_torch._reached import is_object, reached
+from rootdiff_torch._transforms import depth, forward_active, is_dual, is_wrapped, levels, unwrapped
 
 _ADVICE = (
     "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "
@@ -32,8 +34,10 @@ SPARSE = (
     "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
     "values through args as a dense tensor, and build the sparse one inside. A constant may stay sparse."
 )
-#: So many things are looked at for modules.
+#: So many things are looked at for what may be bound anew.
 _LOOKED_AT = 1000
+#: What normalises over the leading axis of its input, where its sixth argument holds.
+_BATCH_NORMS = (functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
 _MISSING = object()
 #: What every module has, and nobody rebinds: all but whether it trains.
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
@@ -41,26 +45,20 @@ _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
 
 @dataclass(frozen=True)
 class State:
-    """The parameters, buffers, parts, training flags and attributes of modules at one time."""
+    """What dicts hold at one time: those of the user's, and those of modules and objects."""
 
-    entries: tuple[tuple[dict[str, Any], str, Any], ...]
+    entries: tuple[tuple[dict[Any, Any], Any, Any], ...]
 
     @staticmethod
-    def of(modules: Sequence[nn.Module]) -> State:
-        """Return the state of `modules` and of all that they hold."""
-        unique = {id(part): part for module in modules for part in module.modules()}
-        return State(
-            tuple(
-                (store, name, value)
-                for part in unique.values()
-                for store in (part._parameters, part._buffers, part._modules, vars(part))
-                for name, value in store.items()
-                if store is not vars(part) or name not in _OF_EVERY_MODULE
-            )
-        )
+    def of(function: Any, args: Any) -> State:
+        """Return the state of what a callable and its arguments hold in plain sight."""
+        found = reached(_LOOKED_AT, ("the residual", function), ("args", args))
+        stores = {id(store): store for _, value in found for store in _stores(value)}
+        entries = ((store, *entry) for store in stores.values() for entry in store.items())
+        return State(tuple(entry for entry in entries if entry[1] not in _OF_EVERY_MODULE))
 
     def lasting(self) -> State:
-        """Return the state without what has changed: after one call, that is what the modules change themselves."""
+        """Return the state without what has changed: after one call, that is what the residual changes itself."""
         return State(tuple(entry for entry in self.entries if entry[0].get(entry[1]) is entry[2]))
 
     @contextmanager
@@ -86,11 +84,6 @@ class State:
 def needs_capture() -> bool:
     """Return whether a derivative of what the residual closes over may be wanted."""
     return torch.is_grad_enabled() or bool(levels()) or forward_active() or torch.is_inference_mode_enabled()
-
-
-def forward_active() -> bool:
-    """Return whether a dual level is open."""
-    return torch.autograd.forward_ad._current_level >= 0
 
 
 def capture(
@@ -171,35 +164,28 @@ def is_followed(tensor: Tensor) -> bool:
     return tensor.requires_grad or is_wrapped(tensor) or is_dual(tensor)
 
 
-def modules_of(function: Any, args: Any) -> list[nn.Module]:
-    """Return the modules that a callable and its arguments hold in plain sight, each once."""
-    found = reached(_LOOKED_AT, ("the residual", function), ("args", args))
-    return [part for _, part in found if isinstance(part, nn.Module)]
+def _stores(value: Any) -> Iterator[dict[Any, Any]]:
+    """Yield the dicts that hold what may be bound anew in a dict, in a module and its parts, or in an object."""
+    if isinstance(value, dict):
+        yield value if len(value) < _LOOKED_AT else {}
+    elif isinstance(value, nn.Module):
+        for part in value.modules():
+            yield from (part._parameters, part._buffers, part._modules, vars(part))
+    elif is_object(value):
+        yield vars(value)
 
 
-def refuse_batch_norm(function: Callable[..., Any], args: Any, evaluate: Callable[[], Any]) -> None:
-    """Raise if `evaluate` calls a module that normalises over the batch, so that its systems depend on each other."""
-    found = {
-        id(part): (name or type(module).__name__, part)
-        for module in modules_of(function, args)
-        for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None)
-    }
+def without_batch_norm(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `function`, whose first call raises if it takes statistics over the batch."""
+    looks = [_BatchNorms()]
 
-    def refuse(name: str, part: nn.Module, *_: Any) -> None:
-        raise ArgumentError(
-            f"residual: the module {name!r} ({type(part).__name__}) normalises over the batch, so that its systems are "
-            "not independent and their derivatives would be wrong. Call .eval() on it, take LayerNorm or GroupNorm, or "
-            "solve the batch as one system with batch_ndim=0."
-        )
+    def looked_at(*inputs: Tensor) -> Tensor:
+        if not looks:
+            return function(*inputs)
+        with _eagerly(), looks.pop():
+            return function(*inputs)
 
-    hooks = [part.register_forward_pre_hook(functools.partial(refuse, name)) for name, part in found.values()]
-    try:
-        if hooks:
-            evaluate()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return looked_at
 
 
 #: Runs what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one.
@@ -234,6 +220,25 @@ class _Recorder(TorchFunctionMode):
         if tensor.layout is not torch.strided:
             raise ArgumentError(f"residual: {SPARSE}")
         self.found[id(tensor)] = tensor
+
+
+class _BatchNorms(TorchFunctionMode):
+    """Raises where a normalisation takes statistics over the batch, be it a module's or a function."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # each system by itself, but the statistics that it keeps are means over all
+        keeps = (
+            func is functional.instance_norm and (args[1] if len(args) > 1 else kwargs.get("running_mean")) is not None
+        )
+        trains = args[5] if len(args) > 5 else kwargs.get("training", kwargs.get("use_input_stats", keeps))
+        if trains and (keeps or func in _BATCH_NORMS):
+            raise ArgumentError(
+                f"residual: {func.__name__} in training mode takes statistics over the batch, so that its systems are "
+                "not independent: derivatives or running statistics would be wrong. Call .eval() on its module, take "
+                "LayerNorm or GroupNorm, or solve the batch as one system with batch_ndim=0."
+            )
+        return func(*args, **kwargs)
 
 
 class _Constants(_Recorder):

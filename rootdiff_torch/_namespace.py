@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rootdiff import _namespace
-from rootdiff_torch._derivatives import is_wrapped
 from rootdiff_torch._loops import is_here
+from rootdiff_torch._transforms import is_wrapped
 
 HALF = (torch.float16, torch.bfloat16)
 #: Numbers that selections have needed, as tensors.

@@ -1,6 +1,7 @@
 """Whether a root is one still when its derivative is taken, and what has changed if not.
 
-What a residual reads and cannot be frozen (an object, a dict, an array) is watched from the solve on.
+What a residual reads and cannot be kept (an array, a list, what a function of another file reads) is watched from the
+solve on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rootdiff._patterns import signs
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff_torch._backend import BACKEND
-from rootdiff_torch._reached import is_object, reached, variables
+from rootdiff_torch._reached import reached, variables
 
 #: So many things are looked at for each solve, and arrays of at most so many entries.
 _WATCHED, _SMALL = 200, 1000
@@ -89,18 +90,15 @@ def _trace(value: Any) -> Any:
         return None if value.is_inference() else value._version
     if isinstance(value, np.ndarray):
         return value.tobytes() if value.size <= _SMALL else None
-    if isinstance(value, dict) and len(value) < _WATCHED:
-        return dict(value)
     if isinstance(value, list) and len(value) < _WATCHED:
         return dict(enumerate(value))
-    return dict(vars(value)) if is_object(value) else None
+    return None
 
 
 def _changes(name: str, value: Any, now: Any, before: Any) -> list[str]:
     if not isinstance(before, dict) or now is None:  # None: it has grown beyond what is watched
         return [name] if now != before else []
-    words = {dict: "{}[{!r}]", list: "{}[{!r}]", types.FunctionType: "{1}"}
-    word = words.get(type(value), "{}.{}")
+    word = "{}[{!r}]" if isinstance(value, list) else "{1}"
     missing = object()
     keys = (key for key in now | before if now.get(key, missing) is not before.get(key, missing))
     return [word.format(name, key) for key in keys]

@@ -18,8 +18,8 @@ from rootdiff._solution import Solution
 from rootdiff._solver import Solver
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff_torch._adapter import fixed_point, root
-from rootdiff_torch._derivatives import is_wrapped, uncompiled
 from rootdiff_torch._stability import jacobian_penalty, spectral_radius
+from rootdiff_torch._transforms import is_wrapped, uncompiled
 
 __all__ = ["FixedPointLayer", "ImplicitLayer", "jacobian_penalty", "spectral_radius"]
 

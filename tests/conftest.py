@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, settings
 from tests.harness import HARNESSES, Harness, JaxHarness
 
 # Set before JAX starts: programs that run once are not worth optimising; compiling takes half the time.
-_FLAGS = ["--xla_backend_optimization_level=0"]
+# In one piece for each program too: parts for several threads cost more than the second core wins.
+_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 with suppress(PackageNotFoundError):
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a later one does not know it, and ends
         _FLAGS.append("--xla_cpu_use_fusion_emitters=false")

@@ -91,3 +91,27 @@ def test_no_line_search_goes_on_where_the_residual_is_rounding(solver: str, cond
     judged = 14  # the evaluations that ask whether roundings explain what is left
     assert sol.steps <= 9
     assert calls <= judged + 1 + 2 * sol.steps  # at the start, and no more than two a step
+
+
+def test_the_default_factors_the_jacobian_at_a_root_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a Krylov solve has ended at a root is told by the factors there, which serve the derivative too."""
+    torch = pytest.importorskip("torch")
+    import rootdiff_torch
+
+    sizes: list[int] = []
+    factor = torch.linalg.lu_factor_ex
+
+    def counted(matrix: Any) -> Any:
+        sizes.append(matrix.shape[-1])
+        return factor(matrix)
+
+    monkeypatch.setattr(torch.linalg, "lu_factor_ex", counted)
+    n, rng = 100, np.random.default_rng(0)
+    matrix = torch.as_tensor(rng.standard_normal((n, n)) / n**0.5)
+    b, w = (torch.as_tensor(rng.standard_normal(n)) for _ in range(2))
+    y = rootdiff_torch.root(lambda y, b: y - torch.tanh(matrix @ y) / 2 - b, torch.zeros_like(b), b.requires_grad_()).y
+    (found,) = torch.autograd.grad(y, b, w)
+    slope = (1 - torch.tanh(matrix @ y.detach()) ** 2) / 2
+    expected = torch.linalg.solve((torch.eye(n, dtype=torch.float64) - slope[:, None] * matrix).T, w)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert sizes.count(n) == 1

@@ -15,6 +15,7 @@ from scipy.linalg import LinAlgWarning
 import rootdiff
 from rootdiff import ArgumentTypeError, DuplicateNameError, Newton, UnknownNameError, _names, _registry
 from rootdiff.solvers._scipy import _FILTER
+from tests.strict import STRICT
 
 
 @pytest.fixture
@@ -60,6 +61,14 @@ def test_solver_of_another_backend_is_refused_with_the_reason() -> None:
 def test_unknown_backend_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="tensorflow"):
         rootdiff.register_solver("mine", Newton, backends=["tensorflow"])
+
+
+@pytest.mark.usefixtures("fresh")
+def test_an_adapter_brings_its_backend() -> None:
+    rootdiff.register_solver("strict-only", Newton, backends=["strict"])
+    assert "strict-only" in rootdiff.available_solvers(STRICT.backend().name)
+    assert "strict-only" not in rootdiff.available_solvers("numpy")
+    assert "newton" in rootdiff.available_solvers("strict")
 
 
 @pytest.mark.usefixtures("fresh")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from rootdiff._backend import Array
 from rootdiff._residual import LinearOperator
-from rootdiff._sizes import is_dense
+from rootdiff._sizes import TRIED, fits, has_few_unknowns, is_dense, is_one_large
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver
 from rootdiff.linear._contract import checked
@@ -15,12 +14,6 @@ from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._lsmr import LSMR
 from rootdiff.linear._lu import LU
 from rootdiff.linear._trial import attempt
-
-#: Unknowns of one system up to which a factorisation takes no longer than the products that would avoid it: measured
-#: 170 in JAX; in NumPy and PyTorch, where each operation of a Krylov step takes Python's time too, more than 500.
-_FACTORED = 256
-#: Unknowns of a fixed point up to which a factorisation costs no more than a few products.
-_FEW_UNKNOWNS = 64
 
 
 @dataclass(frozen=True)
@@ -47,19 +40,19 @@ class AutoLinear(LinearSolver):
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         shape = tuple(rhs.shape)[operator.several :]  # that of the matrices counts
-        dense, many = is_dense(shape), shape[-1] > _FEW_UNKNOWNS
+        dense, many = is_dense(shape), not has_few_unknowns(shape)
         if operator.is_factored or (dense and not (operator.fixed_point and many)):
             if self._tries(operator, rhs):
                 return _again(operator, rhs, *attempt(operator, rhs), LU())
             return LU().solve(operator, rhs)
         first = GMRES(max_restarts=1) if dense else GMRES()
         x, info = checked(operator, first, rhs)
-        return _again(operator, rhs, x, info, LU() if is_dense(shape, shape[-1]) else LSMR())
+        return _again(operator, rhs, x, info, LU() if fits(shape) else LSMR())
 
     def _tries(self, operator: LinearOperator, rhs: Array) -> bool:
         """Return whether a short GMRES may save a factorisation."""
         compiled = operator.backend.traced
-        return self.few and compiled and operator.factors is None and math.prod(rhs.shape) == rhs.shape[-1] > _FACTORED
+        return self.few and compiled and operator.factors is None and is_one_large(rhs.shape, TRIED)
 
 
 def _again(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._residual import LinearOperator
+from rootdiff._select import status_where
 from rootdiff._settings import check_settings
 from rootdiff._solution import Status
 
@@ -102,7 +103,7 @@ class LinearFunction(LinearSolver):
 def finite_status(xp: Any, x: Array, failure: Status = Status.NONFINITE) -> Array:
     """Return CONVERGED for each system whose solution is finite, else `failure`."""
     finite = xp.all(xp.isfinite(x), axis=-1)
-    return xp.astype(xp.where(finite, int(Status.CONVERGED), int(failure)), xp.int32)
+    return status_where(xp, finite, Status.CONVERGED, failure)
 
 
 def relative_size(xp: Any, norm: Array, size: Array) -> Array:

@@ -9,7 +9,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._patterns import pattern, signs
 from rootdiff._residual import LinearOperator
-from rootdiff._sizes import FEW
+from rootdiff._sizes import has_few_unknowns
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5
@@ -56,13 +56,13 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     at hand it is estimated from products of A with x under changes of sign. Among few unknowns a pattern may change no
     sign that matters: there three more are taken.
     """
-    xp, n = operator.backend.xp, x.shape[-1]
+    xp = operator.backend.xp
     if operator.matrix is not None:
         if operator.several:
             return _sizes_of_several(xp, operator.distinct(operator.matrix, x), x) + xp.abs(rhs)
         return norm2(xp, operator.matrix * x[..., None, :]) + xp.abs(rhs)
     largest = xp.abs(operator.matvec(signs(xp, x, 4) * x)) + xp.abs(rhs)
-    if not 1 < n <= FEW:
+    if x.shape[-1] == 1 or not has_few_unknowns(x.shape):
         return largest
     for count in range(FLIPS):
         largest = xp.maximum(largest, xp.abs(operator.matvec(flipped(xp, x, count))) + xp.abs(rhs))

@@ -15,7 +15,8 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import LinearOperator
-from rootdiff._sizes import FEW
+from rootdiff._select import status_where
+from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._condition import FLIPS, flipped, row_sizes, skeel_condition
@@ -85,8 +86,8 @@ def _is_of_numerics(error: Exception) -> bool:
 def _raised(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
     xp = operator.backend.xp
     finite = xp.all(xp.isfinite(rhs) & xp.isfinite(operator.matvec(rhs)), axis=-1)
-    status = xp.where(finite, int(Status.SINGULAR), int(Status.NONFINITE))
-    return xp.full_like(rhs, xp.nan), LinearInfo(xp.astype(status, xp.int32))
+    status = status_where(xp, finite, Status.SINGULAR, Status.NONFINITE)
+    return xp.full_like(rhs, xp.nan), LinearInfo(status)
 
 
 def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: Array, info: Any) -> None:
@@ -152,7 +153,7 @@ def _judged(
     if sizes is None:
         # a solver made of others may know that one of them found a singular matrix, even if some x solves the system
         regular = info.status != int(Status.SINGULAR)
-        stable = backward_stable(operator, x, rhs, norm, size, ~within)
+        stable, known = backward_stable(operator, x, rhs, norm, size, ~within), xp.isfinite(size)
     else:
         inverse = replace(operator, factors=info.factors)
         condition = skeel_condition(inverse, x, sizes, SCREEN_AT / operator.precision, solved.suspicious)
@@ -161,13 +162,13 @@ def _judged(
         largest = x.shape[-1] ** 0.5 * sizes
         stable = within | _small(operator, norm, largest, size)
         stable = _stable_by_row(operator, solved, rhs, largest, ~stable) | stable
-        known = xp.all(xp.isfinite(sizes), axis=-1)
-        failure = xp.where(known, xp.where(regular, failure, int(Status.SINGULAR)), int(Status.NONFINITE))
+        known = xp.all(xp.isfinite(sizes), axis=-1) & xp.isfinite(size)
     if info.rank is not None:
         failure = xp.where(finite & (info.rank < x.shape[-1]), int(Status.SINGULAR), failure)
-    status = xp.where(stable & regular, int(Status.AT_PRECISION), failure)
-    status = xp.where(within & regular, int(Status.CONVERGED), status)
-    status = xp.where(xp.isfinite(size), status, int(Status.NONFINITE))
+    status = xp.where(stable, int(Status.AT_PRECISION), failure)
+    status = xp.where(within, int(Status.CONVERGED), status)
+    status = xp.where(regular, status, int(Status.SINGULAR))
+    status = xp.where(known, status, int(Status.NONFINITE))
     return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative_size(xp, norm, size))
 
 
@@ -207,7 +208,7 @@ def _stable_by_row(operator: LinearOperator, solved: _Solved, rhs: Array, sizes:
 
     left = unexplained(sizes)
     costly = operator.several and backend.traced  # a compiled program reserves three times the memory of `x` for it
-    if operator.matrix is None and n > FEW and not costly:
+    if operator.matrix is None and not has_few_unknowns(x.shape) and not costly:
         needed = xp.any(asked & xp.any(left, axis=-1))
         start = xp.where(needed, xp.zeros_like(asked, dtype=xp.int32), FLIPS)
         left = backend.while_loop(lambda state: xp.all(state[0] < FLIPS), look, (start, left))[1]

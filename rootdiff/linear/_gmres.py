@@ -16,7 +16,7 @@ from rootdiff.linear._krylov import Krylov
 #: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
 _RESTART, _UNRESTARTED = 30, 100
 #: Krylov vectors that there is room for at first: each step costs as much as there is room.
-_FEW = 10
+_FIRST_ROOM = 10
 
 
 class _Cycle(NamedTuple):
@@ -91,13 +91,13 @@ class GMRES(Krylov):
         def product(vector: Array) -> Array:
             return operator.matvec(precondition(vector))
 
-        for size in sorted({min(m, _FEW), m}):
+        for size in sorted({min(m, _FIRST_ROOM), m}):
             cycle = _longer(backend, product, _widened(xp, cycle, size), norm, goal)
         # least squares of the Hessenberg system: R w = (beta Q e1) in the columns that were built
         steps = _indices(xp, residual, m)
         built = steps < cycle.column[..., None]
         g = xp.where(built, cycle.rotation[..., :m, 0] * norm[..., None], 0.0)
-        triangle = xp.where(built[..., None, :], cycle.triangle, _eye(xp, steps))
+        triangle = xp.where(built[..., None, :], cycle.triangle, _eye(xp, steps, g.dtype))
         weights = backend.lu_solve(backend.lu_factor(triangle), g)
         weights = xp.where(xp.isfinite(weights), weights, 0.0)
         weights = xp.concat([weights, xp.zeros_like(weights[..., :1])], axis=-1)  # a part of the basis would be a copy
@@ -123,7 +123,7 @@ def _widened(xp: Any, cycle: _Cycle, room: int) -> _Cycle:
     """Return `cycle` with room for so many Krylov vectors: zeros, and identity matrices, for those to come."""
 
     def widened(matrix: Array, size: int) -> Array:
-        identity = _eye(xp, _indices(xp, cycle.basis[..., 0, :], size))
+        identity = _eye(xp, _indices(xp, cycle.basis[..., 0, :], size), matrix.dtype)
         count = matrix.shape[-1]
         right = xp.concat([matrix, xp.zeros_like(identity[..., :count, count:])], axis=-1)
         return xp.concat([right, identity[..., count:, :]], axis=-2)
@@ -138,8 +138,8 @@ def _widened(xp: Any, cycle: _Cycle, room: int) -> _Cycle:
 
 def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array) -> _Cycle:
     """Add one Krylov vector and rotate its Hessenberg column to triangular form (Saad & Schultz 1986, section 3)."""
-    at = xp.astype(steps == cycle.column[..., None], steps.dtype)
-    following = xp.astype(steps == cycle.column[..., None] + 1, steps.dtype)
+    at = xp.astype(steps == cycle.column[..., None], norm.dtype)
+    following = xp.astype(steps == cycle.column[..., None] + 1, norm.dtype)
     vector = xp.sum(at[..., None] * cycle.basis, axis=-2)
     product = matvec(vector)
     size = norm2(xp, product)
@@ -180,10 +180,10 @@ def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array)
 
 def _indices(xp: Any, like: Array, size: int) -> Array:
     """Return 0, 1, ..., size - 1 for each system of `like`, (*batch, n)."""
-    zeros = xp.concat([xp.zeros_like(like[..., :1])] * size, axis=-1)
+    zeros = xp.concat([xp.zeros_like(like[..., :1], dtype=xp.int32)] * size, axis=-1)
     return zeros + (numbers(xp, zeros) - 1)
 
 
-def _eye(xp: Any, steps: Array) -> Array:
+def _eye(xp: Any, steps: Array, dtype: Any) -> Array:
     """Return identity matrices, (*batch, m, m), from the indices 0..m-1, (*batch, m)."""
-    return xp.astype(steps[..., :, None] == steps[..., None, :], steps.dtype)
+    return xp.astype(steps[..., :, None] == steps[..., None, :], dtype)

@@ -11,7 +11,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import norm2
 from rootdiff._residual import LinearOperator
-from rootdiff._select import select
+from rootdiff._select import select, status_where
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._contract import backward_stable
@@ -146,7 +146,7 @@ class Krylov(LinearSolver):
         return callable(self.preconditioner) or (self.preconditioner is not None and operator.factors is not None)
 
     def _judge(self, xp: Any, norm: Array, goal: Array, cycles: Array) -> Array:
-        status = xp.where(cycles >= self.max_restarts, int(Status.MAX_STEPS), int(Status.RUNNING))
+        status = status_where(xp, cycles >= self.max_restarts, Status.MAX_STEPS, Status.RUNNING)
         status = xp.where(norm <= goal, int(Status.CONVERGED), status)
         return xp.astype(xp.where(xp.isfinite(norm), status, int(Status.NONFINITE)), xp.int32)
 

@@ -6,6 +6,7 @@ from rootdiff._backend import Array
 from rootdiff._norms import max_norm, norm2
 from rootdiff._patterns import pattern
 from rootdiff._residual import LinearOperator
+from rootdiff._select import status_where
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo
 from rootdiff.linear._contract import SCREEN_AT
@@ -39,8 +40,8 @@ def attempt(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         return close & (max_norm(xp, z) <= SCREEN_AT / operator.precision)
 
     trusted = backend.when(xp.any(solved), regular, (rows,), xp.zeros_like(solved)) & solved
-    status = xp.where(trusted, int(Status.CONVERGED), int(Status.STALLED))
-    return x, LinearInfo(xp.astype(status, xp.int32), relative)
+    status = status_where(xp, trusted, Status.CONVERGED, Status.STALLED)
+    return x, LinearInfo(status, relative)
 
 
 def _solve(operator: LinearOperator, rhs: Array, rtol: float) -> tuple[Array, Array, Array]:

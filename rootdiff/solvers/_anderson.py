@@ -126,7 +126,7 @@ class Anderson(IterativeSolver):
         xp, backend = residual.xp, residual.backend
         places = state.count % self.depth  # the same one in all systems
         place = xp.max(places)
-        newest = numbers(xp, state.projection) - 1 == places[..., None]
+        newest = numbers(xp, state.projection, xp.int32) - 1 == places[..., None]
         changes = backend.put(state.changes, place, state.change)
         f_changes = backend.put(state.f_changes, place, state.f_change)
         projection = xp.vecdot(f_changes, state.f[..., None, :])
@@ -150,8 +150,5 @@ class Anderson(IterativeSolver):
         scaled = state.gram / (lengths[..., :, None] * lengths[..., None, :])
         matrix = scaled + identity * (regularisation + xp.astype(~filled, lengths.dtype))[..., None]
         rhs = state.projection / lengths
-        if backend.eliminates(rhs.shape):
-            weights = backend.eliminate(matrix, rhs)[0] / lengths
-        else:
-            weights = backend.lu_solve(backend.lu_factor(matrix), rhs) / lengths
+        weights = backend.eliminate(matrix, rhs)[0] / lengths
         return xp.where(xp.isfinite(weights), weights, xp.zeros_like(weights))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
-from rootdiff._sizes import is_dense
+from rootdiff._sizes import fits, has_few_unknowns, is_dense, is_one_large
 from rootdiff._solution import RawSolution
 from rootdiff._solver import Solver
 from rootdiff.linear._gmres import GMRES
@@ -22,11 +21,6 @@ from rootdiff.solvers._newton_krylov import NewtonKrylov
 from rootdiff.solvers._pseudo_transient import PseudoTransient
 from rootdiff.solvers._trust_region import TrustRegion
 
-#: Unknowns up to which a fixed point is found by Newton's method; above, a Jacobian costs more than a few dozen cells.
-_NEWTON_CELL = 64
-#: Unknowns of one system above which a Jacobian and its factors cost more than a few dozen products, or than the few
-#: more steps that reusing them takes.
-_FEW = 64
 #: Steps and Krylov vectors after which a matrix-free solve is no longer the cheaper one.
 _STEPS, _CYCLE = 20, GMRES(restart=30, max_restarts=1)
 #: A compiled program reserves memory for the Krylov vectors though this hardly ever runs.
@@ -66,13 +60,13 @@ class Auto(Solver):
             LevenbergMarquardt(scale="none"),
             PseudoTransient(),
         ]
-        if sparing is not None and shape[-1] > _FEW and math.prod(shape) == shape[-1]:
+        if sparing is not None and is_one_large(shape):
             dense = [sparing, *dense]
         if shape[-1] == 1:
             dense = [Newton(), PseudoTransient()]
         free: list[Solver] = [_AFTER_ANDERSON if self.fixed_point else NewtonKrylov(), DFSane()]
         robust = dense if is_dense(shape) else free
-        if self.fixed_point and not is_dense(shape, _NEWTON_CELL):
+        if self.fixed_point and not (has_few_unknowns(shape) and fits(shape)):
             return Chain([Anderson(), *robust])
         return Chain(robust)
 
@@ -83,7 +77,7 @@ class Auto(Solver):
         return self._chosen(residual, y0).solve_where(residual, y0, active)
 
     def _chosen(self, residual: Residual, y0: Array) -> Chain:
-        if not getattr(residual.backend, "differentiable", True):  # in PyTorch to know it takes an evaluation
+        if not residual.backend.differentiable:  # in PyTorch to know it takes an evaluation
             by_values: list[Solver] = [DFSane(), Broyden(initial="identity")]
             return Chain([Anderson(), *by_values] if self.fixed_point else by_values)
         sparing: Solver | None = NewtonKrylov(max_steps=_STEPS, linear=_CYCLE)

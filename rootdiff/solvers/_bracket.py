@@ -11,7 +11,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._loop import IterativeSolver, StepInfo
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
-from rootdiff._select import select
+from rootdiff._select import select, status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import named
 from rootdiff._verdict import allowed_error, is_deep
@@ -108,7 +108,7 @@ class BracketSolver(IterativeSolver):
             status,
         )
         error = xp.where(f == 0, of_zero, width)
-        return RawSolution(y, xp.astype(status, xp.int32), at.count, norm, error=error)
+        return RawSolution(y, status, at.count, norm, error=error)
 
     def _allowed(self, xp: Any, at: Bracket) -> Array:
         y, f = _best(xp, at)
@@ -120,12 +120,12 @@ class BracketSolver(IterativeSolver):
         done = (exact | (half <= 0.5 * self._allowed(xp, at)))[..., 0]
         middle, _ = _middle(xp, at)
         # next to zero the spacing of numbers ends at the smallest normal one
-        adjacent = ((middle == at.a) | (middle == at.b) | (half <= 2 * xp.finfo(half.dtype).tiny))[..., 0]
-        status = xp.where(at.count >= self.max_steps, int(Status.MAX_STEPS), int(Status.RUNNING))
+        adjacent = ((middle == at.a) | (middle == at.b) | (half <= 2 * xp.finfo(half.dtype).smallest_normal))[..., 0]
+        status = status_where(xp, at.count >= self.max_steps, Status.MAX_STEPS, Status.RUNNING)
         status = xp.where(adjacent, int(Status.AT_PRECISION), status)
         status = xp.where(done, int(Status.CONVERGED), status)
         status = xp.where(at.status == int(Status.RUNNING), status, at.status)
-        return at._replace(status=xp.astype(status, xp.int32))
+        return at._replace(status=status)
 
     def _narrowed(self, residual: Residual, at: Bracket) -> Bracket:
         xp = residual.xp
@@ -180,7 +180,7 @@ def _middle(xp: Any, at: Bracket) -> tuple[Array, Array]:
     there first.
     """
     a, b = at.a, at.b
-    tiny = xp.finfo(a.dtype).tiny
+    tiny = xp.finfo(a.dtype).smallest_normal
     one, other = xp.abs(a), xp.abs(b)
     larger, smaller = xp.maximum(one, other), xp.minimum(one, other)
     across = xp.sign(a) * xp.sign(b) <= 0
@@ -201,12 +201,12 @@ def _best(xp: Any, at: Bracket) -> tuple[Array, Array]:
 def _start(xp: Any, residual: Residual, lo: Array, hi: Array) -> Bracket:
     (lo, f_lo, hi, f_hi), valid = settled_ends(residual, lo, hi)
     unknown = xp.isnan(lo) | xp.isnan(hi) | xp.isnan(f_lo) | xp.isnan(f_hi)
-    status = xp.where(unknown[..., 0], int(Status.NONFINITE_START), int(Status.INVALID_BRACKET))
+    status = status_where(xp, unknown[..., 0], Status.NONFINITE_START, Status.INVALID_BRACKET)
     status = xp.where(valid, int(Status.RUNNING), status)
     first = max_norm(xp, xp.concat([xp.where(xp.isfinite(f), f, 0.0) for f in (f_lo, f_hi)], axis=-1))
     count = xp.zeros_like(first, dtype=xp.int32)
     width = half_width(xp, lo, hi)
-    return Bracket(lo, f_lo, hi, f_hi, hi, f_hi, width, width, 2 * width, first, count, xp.astype(status, xp.int32))
+    return Bracket(lo, f_lo, hi, f_hi, hi, f_hi, width, width, 2 * width, first, count, status)
 
 
 def _continuous(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> Array:

@@ -110,7 +110,7 @@ def settled_ends(residual: Residual, lo: Array, hi: Array) -> tuple[Ends, Array]
     """
     xp = residual.xp
     ends = Ends(lo, residual(lo), hi, residual(hi))
-    eps, tiny = xp.finfo(lo.dtype).eps, xp.finfo(lo.dtype).tiny
+    eps, tiny = xp.finfo(lo.dtype).eps, xp.finfo(lo.dtype).smallest_normal
     zero = (ends.f_lo == 0) | (ends.f_hi == 0)
     valid = ~zero & (xp.sign(ends.f_lo) * xp.sign(ends.f_hi) < 0)
     unclear = zero | (xp.sign(ends.f_lo) * xp.sign(ends.f_hi) > 0)

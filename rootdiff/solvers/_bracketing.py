@@ -142,4 +142,4 @@ class BracketedNewton(BracketSolver):
 
 def _safe(xp: Any, value: Array) -> Array:
     """Return `value` with zeros replaced, where a quotient is not used."""
-    return xp.where(value == 0, xp.finfo(value.dtype).tiny, value)
+    return xp.where(value == 0, xp.finfo(value.dtype).smallest_normal, value)

@@ -13,7 +13,7 @@ from rootdiff._inverse import Factors, Scaling, Updated
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import dot, max_norm, norm2, numbers
 from rootdiff._residual import Residual
-from rootdiff._select import select
+from rootdiff._select import select, status_where
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._fixed_point import secant_scale
@@ -51,7 +51,7 @@ class BroydenState(NamedTuple):
     def inverse(self) -> Updated:
         """The estimate of the inverse Jacobian."""
         xp = array_namespace(self.y)
-        newest = (numbers(xp, self.right[..., 0]) - 1 == self.place[..., None]) & self.updated[..., None]
+        newest = (numbers(xp, self.right[..., 0], xp.int32) - 1 == self.place[..., None]) & self.updated[..., None]
         left, right = (
             xp.where(newest[..., None], row[..., None, :], stack)
             for stack, row in zip((self.left, self.right), self.newest, strict=True)
@@ -144,13 +144,13 @@ class Broyden(IterativeSolver):
         )
         trusted = trial.accepted & (trial.length == 1)
         hopeless = ~trial.accepted & (state.fresh | (self.initial == "identity"))
-        status = xp.where(hopeless, int(Status.STALLED), int(Status.RUNNING))
+        status = status_where(xp, hopeless, Status.STALLED, Status.RUNNING)
         status = xp.where(~solvable & state.fresh, int(Status.SINGULAR), status)
         return BroydenState(
             y,
             f,
             xp.where(trusted[..., None], error, xp.full_like(error, xp.inf)),
-            xp.astype(status, xp.int32),
+            status,
             state.factors,
             whole.left,
             whole.right,

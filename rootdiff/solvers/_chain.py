@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple, Self
 from rootdiff._backend import Array
 from rootdiff._compaction import limit, put, taken
 from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._inverse import Factors
+from rootdiff._inverse import Factors, Inverse
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import select
-from rootdiff._sizes import FEW
+from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver
 from rootdiff._verdict import judged, start_scale
@@ -68,7 +67,7 @@ class Chain(Solver):
         backend, chain = residual.backend, self.resolved(y0.dtype, residual.xp)
         claim = chain.solvers[0].claim(residual, y0, active)
         claim = claim._replace(raw=claim.raw._replace(error=_error(residual.xp, claim.raw)))
-        cheap = backend.traced and math.prod(y0.shape) <= FEW
+        cheap = backend.traced and is_cheaper_than_a_branch(y0.shape)
         if claim.raw.factors is None or not (cheap or backend.eliminates(y0.shape)):
             return chain._ended(residual, y0, active, claim)
         # made where they are used only: not if a branch took them along
@@ -116,11 +115,7 @@ class Chain(Solver):
 
         def attempt(start: Array, old: Claim) -> Claim:
             new = solver.claim(residual, start, need)
-            factors = old.raw.factors
-            if isinstance(factors, Factors) and isinstance(new.raw.factors, Factors):
-                factors = new.raw.factors
-            # else those of an earlier method stay: they are a preconditioner, which need not belong to this root
-            raw = new.raw._replace(factors=factors, error=_error(xp, new.raw))
+            raw = new.raw._replace(factors=_alike(old.raw.factors, new.raw.factors), error=_error(xp, new.raw))
             return new._replace(raw=raw, asked=new.asked & need)
 
         return residual.backend.when(xp.any(need), lambda start, *old: attempt(start, Claim(*old)), (start, *old), old)  # type: ignore[no-any-return]
@@ -205,7 +200,20 @@ def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, is_first:
     """Return, per system, `raw` where it was needed and is the first one, succeeded or came closer, else `best`."""
     success = raw.status <= int(Status.AT_PRECISION)
     take = need & (is_first | success | (raw.residual_norm < best.residual_norm))
-    return select(xp, take, raw, best)._replace(steps=xp.where(need & ~is_first, best.steps + raw.steps, best.steps))  # type: ignore[no-any-return]
+    factors = raw.factors
+    if best.factors is not None:
+        factors = select(xp, take, _alike(best.factors, factors), best.factors)
+    chosen: RawSolution = select(xp, take, raw._replace(factors=None), best._replace(factors=None))
+    steps = xp.where(need & ~is_first, best.steps + raw.steps, best.steps)
+    return chosen._replace(steps=steps, factors=factors)
+
+
+def _alike(old: Inverse | None, new: Inverse | None) -> Inverse | None:
+    """Return the `new` factors, where they may take the place of the `old` ones.
+
+    Else those of an earlier solver stay: they are a preconditioner, which need not belong to this root.
+    """
+    return new if isinstance(old, Factors) and isinstance(new, Factors) else old
 
 
 def _error(xp: Any, raw: RawSolution) -> Array:

@@ -11,7 +11,7 @@ from rootdiff._inverse import Factors
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
-from rootdiff._select import select
+from rootdiff._select import select, status_where
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._line_search import backtrack
@@ -89,10 +89,10 @@ class Chord(IterativeSolver):
         good = trial.accepted & (trial.length == 1) & (theta <= self.contraction)
         error = xp.abs(following) / (1 - self.contraction)
         hopeless = ~trial.accepted & state.renew
-        status = xp.where(hopeless, int(Status.STALLED), int(Status.RUNNING))
+        status = status_where(xp, hopeless, Status.STALLED, Status.RUNNING)
         status = xp.where(~solvable & state.renew, int(Status.SINGULAR), status)
         error = xp.where(good[..., None], error, xp.inf)
-        return ChordState(y, f, error, xp.astype(status, xp.int32), factors, ~good)
+        return ChordState(y, f, error, status, factors, ~good)
 
     def _renewed(self, residual: Residual, state: ChordState) -> Factors:
         """Return the factors, made anew in the systems that ask for it."""

@@ -9,7 +9,7 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
-from rootdiff._select import select
+from rootdiff._select import select, status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver, run
 from rootdiff.solvers._corrector import along, corrected, effort, is_found
@@ -190,7 +190,7 @@ class Continuation(Solver):
         z = xp.where(found, point.z, guess)
         tangent, orientation = self._tangent(curve, z, tangent)
         found = found & xp.all(xp.isfinite(tangent), axis=-1)
-        status = xp.where(finite, int(Status.STALLED), int(Status.NONFINITE_START))
+        status = status_where(xp, finite, Status.STALLED, Status.NONFINITE_START)
         status = xp.astype(xp.where(found, int(Status.RUNNING), status), xp.int32)
         length = xp.zeros_like(zero[0]) + self.first_step
         # a path that can go but one way has turned already
@@ -231,7 +231,7 @@ class Continuation(Solver):
         z, steps = xp.where(good, point.z, path.z), path.steps + 1
         arrived = good & (z[-1] >= 1 - 4 * eps)
         lost = (following < eps**_SHORTEST) & ~good | (max_norm(xp, z) > eps**-_NEAR)
-        status = xp.where(lost, int(Status.STALLED), int(Status.RUNNING))
+        status = status_where(xp, lost, Status.STALLED, Status.RUNNING)
         status = xp.where(~lost & (steps >= self.max_steps), int(Status.MAX_STEPS), status)
         status = xp.astype(xp.where(arrived, int(Status.CONVERGED), status), xp.int32)
         new = _Path(

@@ -11,6 +11,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._solution import Status
 from rootdiff.solvers._fixed_point import secant_error
 from rootdiff.solvers._line_search import Trial, frozen
@@ -103,14 +104,14 @@ class DFSane(IterativeSolver):
         # section 4: outside the limits the step length returns to |f|^-1 between 1 and 1e5
         outside = ~(xp.abs(spectral) >= _SHORTEST) | ~(xp.abs(spectral) <= _LONGEST) | (curvature == 0)
         spectral = xp.where(outside, xp.clip(1 / xp.where(size > 0, norm2(xp, f), 1.0), 1.0, 1e5), spectral)
-        status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
+        status = status_where(xp, trial.accepted, Status.RUNNING, Status.STALLED)
         sizes = max_norm(xp, f), max_norm(xp, state.f)
         error, secant = secant_error(xp, f, *sizes, y_change, f_change, state.secant, still=float("inf"))
         return SpectralState(
             y,
             f,
             xp.where(keep, error, xp.inf),
-            xp.astype(status, xp.int32),
+            status,
             spectral,
             xp.concat([norm2(xp, f)[..., None], state.norms[..., :-1]], axis=-1),
             state.first,

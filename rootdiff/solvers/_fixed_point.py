@@ -10,6 +10,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._solution import Status
 from rootdiff.solvers._line_search import Trial, backtrack
 
@@ -101,7 +102,7 @@ def hopeless(solver: IterativeSolver, residual: Residual, trial: Trial) -> bool:
 
 def finite_status(xp: Any, accepted: Array) -> Array:
     """Return RUNNING where a trial was accepted, else NONFINITE."""
-    return xp.astype(xp.where(accepted, int(Status.RUNNING), int(Status.NONFINITE)), xp.int32)
+    return status_where(xp, accepted, Status.RUNNING, Status.NONFINITE)
 
 
 def secant_error(

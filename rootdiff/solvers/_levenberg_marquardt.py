@@ -67,7 +67,7 @@ class LevenbergMarquardt(TrustRegionSolver):
     def step(self, residual: Residual, state: TrustState) -> TrustState:
         xp = residual.xp
         at = self._prepared(residual, state)
-        spectrum = _decompose(xp, at.matrix / at.metric[..., None, :], at.f)
+        spectrum = _decompose(xp, at.matrix / at.rows[..., None] / at.metric[..., None, :], at.f)
         newton = _damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
         regular = xp.all(spectrum.values > 0, axis=-1)
         attempt = search(residual, state.y, at, self._proposal(residual, state.y, at, spectrum, regular))
@@ -89,7 +89,7 @@ class LevenbergMarquardt(TrustRegionSolver):
 
         def bend(step: Array, damping: Array) -> Array:
             h, velocity = _DIFFERENCE, step / at.metric
-            slope = (at.matrix @ velocity[..., None])[..., 0]
+            slope = at.product(velocity)
             second = (2 / h) * (
                 (residual(y + h * velocity) / at.rows - at.f) / h - slope
             )  # Transtrum & Sethna (2012), eq. 12

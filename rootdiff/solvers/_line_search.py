@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
+from rootdiff._sizes import is_cheaper_than_a_branch
 
 #: Halvings (at least) before a direction is given up: 2^-40 of a step is below the rounding of its end point.
 _MAX_TRIALS = 40
-#: Systems of one unknown, so few that a compiler makes one kernel of a loop if there is no branch in it.
-_FEW = 64
 
 
 class Trial(NamedTuple):
@@ -104,8 +102,8 @@ def backtrack(
         return carry[0]  # type: ignore[no-any-return]
 
     start = trial(step, None)
-    if slope and residual.backend.traced and math.prod(y.shape) <= _FEW:
-        end = search(*start)  # a branch around a loop that does not run costs more than the loop
+    if slope and residual.backend.traced and is_cheaper_than_a_branch(y.shape):
+        end = search(*start)  # a compiler makes one kernel of a loop without a branch in it
     else:
         end = residual.backend.when(xp.any(~start[5]), search, start, start)
     return Trial(*end[:5], *end[6:])

@@ -13,6 +13,7 @@ from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import norm2
 from rootdiff._patterns import signs
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._lu import LU
@@ -134,14 +135,14 @@ class Newton(IterativeSolver):
         unfinished = trial.accepted
         if noisy is not None:
             unfinished = unfinished & ~(noisy & _is_over(xp, following, length, trial, size))
-        status = xp.where(unfinished, int(Status.RUNNING), int(Status.STALLED))
+        status = status_where(xp, unfinished, Status.RUNNING, Status.STALLED)
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
         return NewtonState(
             xp.where(keep, trial.y, y),
             xp.where(keep, trial.f, f),
             _error(xp, following, direction, length, trial, size, state.slope),
-            xp.astype(status, xp.int32),
+            status,
             None if state.factors is None else factors,
             None if norms is None else _shifted(xp, xp.where(trial.accepted, trial.size, size), norms),
             xp.where(keep, trial.slope, state.slope) if scalar else None,

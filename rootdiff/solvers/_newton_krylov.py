@@ -12,6 +12,7 @@ from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import norm2
 from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._settings import with_settings
 from rootdiff._solution import Status
 from rootdiff.linear._gmres import GMRES
@@ -88,7 +89,7 @@ class NewtonKrylov(IterativeSolver):
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
         trial = armijo(residual, y, f, direction, size)
-        status = xp.where(trial.accepted, int(Status.RUNNING), int(Status.STALLED))
+        status = status_where(xp, trial.accepted, Status.RUNNING, Status.STALLED)
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
         new_f = xp.where(keep, trial.f, f)
@@ -110,7 +111,7 @@ class NewtonKrylov(IterativeSolver):
             xp.where(keep, trial.y, y),
             new_f,
             xp.where(believed[..., None], xp.abs(direction), xp.inf),
-            xp.astype(status, xp.int32),
+            status,
             forcing,
         )
 

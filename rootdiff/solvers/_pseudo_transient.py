@@ -11,6 +11,7 @@ from rootdiff._inverse import Factors
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import norm2, numbers
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._solution import Status
 from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._line_search import backtrack
@@ -113,13 +114,13 @@ class PseudoTransient(IterativeSolver):
         time_step = state.time_step * xp.where(taken, ratio, 1 / self.growth)
         limits = xp.finfo(y.dtype)
         longest = min(float(limits.eps) ** -2, float(limits.max))
-        status = xp.where(taken | (time_step > 1 / longest), int(Status.RUNNING), int(Status.SINGULAR))
+        status = status_where(xp, taken | (time_step > 1 / longest), Status.RUNNING, Status.SINGULAR)
         keep = taken[..., None]
         return TransientState(
             xp.where(keep, trial.y, y),
             xp.where(keep, trial.f, f),
             xp.where(believed[..., None], xp.abs(direction), xp.inf),
-            xp.astype(status, xp.int32),
+            status,
             factors,
             xp.minimum(time_step, xp.full_like(time_step, longest)),
         )

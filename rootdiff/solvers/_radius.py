@@ -39,7 +39,7 @@ class Attempt(NamedTuple):
 
 
 class Linearisation(NamedTuple):
-    """Lengths of the rows of J; J and f divided by them; scale of the variables, as kept and as used; the radius."""
+    """Lengths of the rows of J; J, and f divided by them; scale of the variables, as kept and as used; the radius."""
 
     rows: Array
     matrix: Array
@@ -47,6 +47,10 @@ class Linearisation(NamedTuple):
     scale: Array
     metric: Array
     radius: Array
+
+    def product(self, vector: Array) -> Array:
+        """Return J times `vector`, (*batch, n), divided by the lengths of the rows; that a matrix need not be kept."""
+        return (self.matrix @ vector[..., None])[..., 0] / self.rows
 
 
 def column_norms(xp: Any, matrix: Array) -> Array:
@@ -79,7 +83,7 @@ def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[A
     """
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
-    f, matrix, scale = at.f, at.matrix, at.metric
+    f, scale = at.f, at.metric
     size = norm2(xp, f)
     unit = xp.where(size > 0, size, 1.0)[..., None]  # squares of f / |f| neither overflow nor underflow
     unwanted = residual.unwanted(size)
@@ -89,7 +93,7 @@ def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[A
         point = residual.moved(y, step)
         moved = point - y
         value = residual(point) / at.rows
-        new, linear = norm2(xp, value / unit), norm2(xp, (f + (matrix @ moved[..., None])[..., 0]) / unit)
+        new, linear = norm2(xp, value / unit), norm2(xp, (f + at.product(moved)) / unit)
         promised = (1 - linear) * (1 + linear)
         gained = (1 - new) * (1 + new)
         ratio = xp.where(promised > 0, gained / xp.where(promised > 0, promised, 1.0), -xp.ones_like(promised))

@@ -17,6 +17,7 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._settings import with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
@@ -95,7 +96,7 @@ class SciPy(Solver):
 
         y, steps = residual.backend.on_host(solve_batch, residual, y0, *settings.values())
         norm = max_norm(xp, residual(y))
-        status = xp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
+        status = status_where(xp, steps >= self.max_steps, Status.MAX_STEPS, Status.STALLED)
         status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))
         raw = RawSolution(y, xp.where(norm == 0, int(Status.CONVERGED), status), steps, norm)
         started = raw.status != int(Status.NONFINITE_START)

@@ -11,6 +11,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import dot, norm2
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._solution import Status
 from rootdiff.solvers._radius import Attempt, Linearisation, first_radius, scaling, search
 
@@ -57,7 +58,7 @@ class TrustRegionSolver(IterativeSolver):
         rows = norm2(xp, matrix / metric[..., None, :])
         rows = xp.where((rows > 0) & xp.isfinite(rows), rows, 1.0)
         radius = xp.where(state.radius < 0, first_radius(xp, state.y, metric, self.radius), state.radius)
-        return Linearisation(rows, matrix / rows[..., None], state.f / rows, scale, metric, radius)
+        return Linearisation(rows, matrix, state.f / rows, scale, metric, radius)
 
     def _ended(
         self, xp: Any, state: TrustState, attempt: Attempt, newton: Array, regular: Array
@@ -68,9 +69,9 @@ class TrustRegionSolver(IterativeSolver):
         root: a step cut short by the radius says nothing about the distance to a root.
         """
         trusted = attempt.accepted & attempt.full
-        status = xp.where(regular, int(Status.STALLED), int(Status.SINGULAR))
+        status = status_where(xp, regular, Status.STALLED, Status.SINGULAR)
         status = xp.where(attempt.accepted, int(Status.RUNNING), status)
-        return xp.where(trusted[..., None], xp.abs(newton), xp.inf), xp.astype(status, xp.int32)
+        return xp.where(trusted[..., None], xp.abs(newton), xp.inf), status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,29 +109,28 @@ class TrustRegion(TrustRegionSolver):
     def step(self, residual: Residual, state: TrustState) -> TrustState:
         xp, backend = residual.xp, residual.backend
         at = self._prepared(residual, state)
-        factors = backend.lu_factor(at.matrix)
+        factors = backend.lu_factor(at.matrix / at.rows[..., None])
         newton = backend.lu_solve(factors, -at.f)
         regular = xp.all(xp.isfinite(newton), axis=-1)
-        propose = _dogleg(xp, at.f, at.matrix, at.metric, newton, regular)
+        propose = _dogleg(xp, at, newton, regular)
         attempt = search(residual, state.y, at, propose)
         error, status = self._ended(xp, state, attempt, newton, regular)
         return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius)
 
 
-def _dogleg(
-    xp: Any, f: Array, matrix: Array, metric: Array, newton: Array, regular: Array
-) -> Callable[[Array], tuple[Array, Array]]:
+def _dogleg(xp: Any, at: Linearisation, newton: Array, regular: Array) -> Callable[[Array], tuple[Array, Array]]:
     """Return the step of Powell (1970) within a radius, as a function of the radius.
 
     A Jacobian that is singular has no Newton step; then the path ends at the minimum along the gradient.
     """
+    f, metric = at.f, at.metric
     size = norm2(xp, f)
     unit = xp.where(size > 0, size, 1.0)[..., None]
-    gradient = (xp.matrix_transpose(matrix) @ (f / unit)[..., None])[..., 0] / metric
+    gradient = (xp.matrix_transpose(at.matrix) @ (f / unit / at.rows)[..., None])[..., 0] / metric
     gradient = xp.where(xp.all(xp.isfinite(gradient), axis=-1, keepdims=True), gradient, 0.0)
     steepness = norm2(xp, gradient)
     downhill = -gradient / xp.where(steepness > 0, steepness, 1.0)[..., None] / metric  # of scaled length 1
-    slope = norm2(xp, (matrix @ downhill[..., None])[..., 0])
+    slope = norm2(xp, at.product(downhill))
     reach = size * steepness / xp.where(slope > 0, slope, 1.0) / xp.where(slope > 0, slope, 1.0)
     cauchy = reach[..., None] * downhill
     end = xp.where(regular[..., None], newton, cauchy)

@@ -78,7 +78,7 @@ def judge(problem: Problem, start: int, y: Any, claimed: bool, status: str, **co
         norm = norm if np.isfinite(norm) else float("inf")
         is_root = norm < SOLVED
         if not is_root and np.isfinite(norm):
-            jacobian = NumpyBackend().with_jacobian(lambda y: problem.residual(y, problem.theta), y)[1]
+            jacobian = NumpyBackend().linearize(lambda y: problem.residual(y, problem.theta), y)[2]()
             is_root = bool(np.all(f <= _ROUNDINGS * np.finfo(float).eps * np.abs(jacobian) @ np.abs(y)))
     return Attempt(problem.name, start, y, norm, is_root, claimed, status, **counts)
 
@@ -149,7 +149,7 @@ class Calls:
     def jacobian(self, y: Any, theta: Any) -> Any:
         """Return the Jacobian, by NumPy's differences."""
         self.jacobians += 1
-        return NumpyBackend().with_jacobian(lambda y: self._problem.residual(y, theta), y)[1]
+        return NumpyBackend().linearize(lambda y: self._problem.residual(y, theta), y)[2]()
 
 
 def summary(attempts: Sequence[Attempt]) -> dict[str, int]:

@@ -92,14 +92,15 @@ def _clustered(n: int = ONE) -> np.ndarray:
 def test_one_system_is_solved_without_factors(arrays: Any, transposed: bool) -> None:
     matrix = _clustered()
     x = np.random.default_rng(0).standard_normal(ONE)
-    operator = arrays.operator(matrix.T if transposed else matrix)
-    operator = operator.T if transposed else operator
-    found, info = _auto.attempt(operator, arrays.array(matrix @ x))
+    system = matrix.T if transposed else matrix
+    found, info = arrays.solve(system, matrix @ x, transposed=transposed, by=_auto.attempt)
     assert int(info.status) == Status.CONVERGED
-    np.testing.assert_allclose(arrays.numpy(found), x, rtol=0, atol=1e-13)
-    _, info = _auto.attempt(arrays.operator(_cycle(ONE)), arrays.array(x))
+    np.testing.assert_allclose(found, x, rtol=0, atol=1e-13)
+    _, info = arrays.solve(_cycle(ONE), x, transposed=transposed, by=_auto.attempt)
     assert int(info.status) > Status.AT_PRECISION
-    _solve(arrays, _cycle(ONE))
+    found, info = arrays.solve(_cycle(ONE), _cycle(ONE) @ x, "auto")
+    assert int(info.status) <= Status.AT_PRECISION
+    np.testing.assert_allclose(found, x, rtol=1e-9)  # conditions below 10
 
 
 @pytest.mark.parametrize("kind", ["units", "decay"])
@@ -108,11 +109,9 @@ def test_the_trial_resolves_each_row(arrays: Any, kind: str) -> None:
     units = np.where(np.arange(ONE) % 3 == 0, 1e-20, 1.0) if kind == "units" else np.ones(ONE)
     matrix = _clustered()
     x = np.random.default_rng(0).standard_normal(ONE) * (1.0 if kind == "units" else 0.9 ** np.arange(ONE))
-    found, info = _implicit.solve(
-        arrays.operator(units[:, None] * matrix), AutoLinear(), arrays.array(units * (matrix @ x)), "raise"
-    )
+    found, info = arrays.solve(units[:, None] * matrix, units * (matrix @ x), "auto")
     assert int(info.status) <= Status.AT_PRECISION
-    np.testing.assert_allclose(arrays.numpy(found), x, rtol=0, atol=1e-11)  # LU's error, with rows of small pivots
+    np.testing.assert_allclose(found, x, rtol=0, atol=1e-11)  # LU's error, with rows of small pivots
 
 
 @pytest.mark.parametrize("small", [0.0, 1e-18, 1e-16])
@@ -124,9 +123,8 @@ def test_the_trial_does_not_hide_a_singular_matrix(arrays: Any, small: float) ->
         matrix = _clustered()
         matrix = matrix - (1 - small) * np.outer(u, u @ matrix)
         rhs = matrix @ rng.standard_normal(ONE)
-        with np.errstate(all="ignore"):
-            _, info = _implicit.solve(arrays.operator(matrix), AutoLinear(), arrays.array(rhs), "ignore")
-            _, trial = _auto.attempt(arrays.operator(matrix), arrays.array(rhs))
+        _, info = arrays.solve(matrix, rhs, "auto")
+        _, trial = arrays.solve(matrix, rhs, by=_auto.attempt)
         assert int(info.status) == Status.SINGULAR
         assert int(trial.status) > Status.AT_PRECISION
 

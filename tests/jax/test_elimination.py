@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import rootdiff_jax
-from rootdiff_jax import _elimination, _substitution
+from rootdiff._sizes import are_better_together
+from rootdiff_jax import _substitution
 from rootdiff_jax._backend import JaxBackend
 
 COUNT = 96
@@ -33,7 +34,7 @@ def _matrices(kind: str, n: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["dominant", "random", "zero diagonal", "rows scaled"])
 def test_solutions_are_as_exact_as_with_pivots(kind: str, n: int, transpose: bool) -> None:
     matrix, rhs = _matrices(kind, n), np.random.default_rng(0).standard_normal((4, COUNT // 4, n))
-    assert _elimination.pays(rhs.shape)
+    assert are_better_together(rhs.shape)
     solve = jax.jit(partial(JaxBackend().eliminate, transpose=transpose))
     x, known = solve(jnp.asarray(matrix), jnp.asarray(rhs))
     again = JaxBackend().eliminate_again(known, jnp.asarray(2 * rhs), transpose)

@@ -45,15 +45,17 @@ def test_two_threads_do_not_wait_for_each_other() -> None:
     assert run.stdout == "done\n", run.stderr
 
 
-@pytest.mark.parametrize(("mode", "n"), [("jacrev", 50), ("jacfwd", 100)])
-def test_a_jacobian_takes_the_memory_of_few_matrices(n: int, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("solver", "mode", "n"), [("newton", "jacrev", 50), ("newton", "jacfwd", 100), ("auto", "jacrev", 50)]
+)
+def test_a_jacobian_takes_the_memory_of_few_matrices(solver: str, mode: str, n: int) -> None:
     rng = np.random.default_rng(n)
     a = rng.standard_normal((n, n))
     a = a / np.linalg.norm(a, 2) / 2
     t = rng.standard_normal(n)
 
     def root(t: Any) -> Any:
-        return rd.root(lambda y, t: y - jnp.tanh(jnp.asarray(a) @ y) / 2 - t, 0 * t, t, solver="newton").y
+        return rd.root(lambda y, t: y - jnp.tanh(jnp.asarray(a) @ y) / 2 - t, 0 * t, t, solver=solver).y
 
     program = jax.jit(getattr(jax, mode)(root)).lower(jnp.asarray(t)).compile()
     assert program.memory_analysis().temp_size_in_bytes <= 10 * n**2 * 8

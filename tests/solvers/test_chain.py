@@ -25,6 +25,7 @@ def test_the_method_is_told_per_system(backend, solver):
     assert [Method(int(k)) for k in out.solution.method] == [Method.NEWTON, Method.TRUST_REGION]
     np.testing.assert_allclose(out.y, [[2.0, 8.0]] * 2, rtol=1e-11)
     alone = backend.solve(f, y0[:1], solver=solver.solvers[0], batch_ndim=1)
+    assert Method(int(alone.solution.method[0])) == Method.NEWTON
     np.testing.assert_array_equal(out.y[0], alone.y[0])  # frozen bit for bit while the other one goes on
 
 

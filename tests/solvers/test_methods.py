@@ -86,6 +86,17 @@ def test_non_monotone_search_needs_fewer_steps_along_a_valley():
     assert free.steps <= monotone.steps
 
 
+@pytest.mark.parametrize(("curvature", "unit", "first"), [(0.5, 10.0, [0.9, -0.4]), (0.05, 100.0, [0.0, 0.05])])
+def test_newton_takes_a_step_that_f_grows_along_if_the_next_correction_is_a_tenth(backend, curvature, unit, first):
+    # a whole step leads to f = (0, unit curvature), of size 5 where it was 1; the next correction is that curvature
+    def f(y, curvature, unit):
+        return xp(y).stack([y[0], unit * (y[1] + curvature * y[0] ** 2)])
+
+    newton = Newton(max_steps=1)
+    out = backend.solve(f, [1.0, -curvature], curvature, unit, solver=newton, on_failure="ignore")
+    np.testing.assert_allclose(out.y, first, rtol=1e-12, atol=1e-12)
+
+
 def test_broyden_makes_no_update_that_tells_no_slope():
     # the first step, of length f, leads from 0 to 2, where f is the same
     sol = rootdiff.root(lambda y, a: a - (y - 1) ** 2, np.array([0.0]), 3.0, solver=Broyden(initial="identity"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import rootdiff_torch as rd
 from tests.torch.problem import KINDS, THETAS, TOL, W, close, loss
@@ -256,9 +258,9 @@ def test_normalisation_over_the_batch_is_refused() -> None:
 
     norm = nn.BatchNorm1d(3, dtype=torch.float64)
     layer = rd.nn.FixedPointLayer(Normed(norm), shape=(3,))
-    with torch.no_grad(), pytest.raises(rd.ArgumentError, match=r"module 'norm' \(BatchNorm1d\)"):
+    with torch.no_grad(), pytest.raises(rd.ArgumentError, match="batch_norm in training mode takes statistics over"):
         layer(THETAS)
-    assert int(norm.num_batches_tracked) == 0
+    assert not bool(norm.running_mean.any())
     layer.eval()
     assert bool(layer(THETAS).isfinite().all())
     untracked, zeros = (
@@ -267,6 +269,44 @@ def test_normalisation_over_the_batch_is_refused() -> None:
     )
     with pytest.raises(rd.ArgumentError, match="norm"):
         rd.root(Normed(untracked).eval(), zeros.expand(-1, 3), THETAS, batch_ndim=1)
+
+
+MEAN, VARIANCE = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+NORMS: dict[str, Callable[..., Tensor]] = {
+    "functional": lambda z, on: functional.batch_norm(z, MEAN, VARIANCE, training=on),
+    "by position": lambda z, on: functional.batch_norm(z, MEAN, VARIANCE, None, None, on),
+    "torch": lambda z, on: torch.batch_norm(z, None, None, MEAN, VARIANCE, on, 0.1, 1e-5, False),
+    "native": lambda z, on: torch.native_batch_norm(z, None, None, MEAN, VARIANCE, on, 0.1, 1e-5)[0],
+    "instance": lambda z, on: functional.instance_norm(torch.stack([z, 2 * z], -1), MEAN, VARIANCE, use_input_stats=on)[
+        ..., 0
+    ],
+    "compiled": torch.compile(lambda z, on: functional.batch_norm(z, MEAN, VARIANCE, training=on), backend="eager"),
+}
+
+
+@pytest.mark.transform("functional batch_norm in training inside a batched solve", refused="ArgumentError")
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("tracked", [False, True])
+def test_a_function_that_normalises_over_the_batch_is_refused(kind: str, tracked: bool) -> None:
+    norm, theta = NORMS[kind], THETAS.clone().requires_grad_(tracked)
+    start = torch.zeros(len(THETAS), 3, dtype=torch.float64)
+
+    def solve(on: bool) -> Tensor:
+        return rd.root(lambda z, x: z - 0.1 * norm(z, on) - x[:, :1], start, theta, batch_ndim=1).y
+
+    with pytest.raises(rd.ArgumentError, match="norm in training mode takes statistics over the batch"):
+        solve(True)
+    assert not bool(MEAN.any())
+    torch.testing.assert_close(solve(False), theta[:, :1].expand(-1, 3) / (1 - 0.1 / (1 + 1e-5) ** 0.5))
+
+
+def test_a_norm_over_each_system_alone_is_no_batch_norm() -> None:
+    def cell(z: Tensor, x: Tensor) -> Tensor:
+        return 0.1 * functional.instance_norm(z, weight=x.new_ones(2), bias=x.new_ones(2)) + x
+
+    x = torch.linspace(0, 1, 24, dtype=torch.float64).reshape(4, 2, 3)
+    z = rd.fixed_point(cell, torch.zeros_like(x), x, batch_ndim=1).y
+    torch.testing.assert_close(z[1], rd.fixed_point(cell, torch.zeros_like(x[:1]), x[1:2], batch_ndim=1).y[0])
 
 
 def test_a_norm_beside_the_cell_is_no_matter_of_the_solve() -> None:

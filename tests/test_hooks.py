@@ -1,12 +1,15 @@
-"""Corrections, bounds, observers and the method of a chain, the same on every backend."""
+"""Corrections of trial points, bounds, callbacks, printed lines and the history, the same on every backend."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace as xp
 
 import rootdiff
-from rootdiff import ArgumentError
+from rootdiff import ArgumentError, ArgumentTypeError
+from tests.harness import HARNESSES
+from tests.solvers.cases import on_backends, rosenbrock
 
 #: Solvers stop at an error of eps^(3/4) = 2e-12; NumPy's derivatives are differences, good to eps^(2/3) = 4e-11.
 TOL = 1e-9
@@ -16,6 +19,7 @@ ROOT = np.array([4.0, 3.0])
 #: For the root r: dr_k/da_0 = r_k / (2 a_0), dr_k/da_(k+1) = r_k / (2 a_(k+1)); with the weights 1 and 2.
 GRADIENT = np.array([2.5, 0.25, 2 / 3])
 CHAIN = rootdiff.Chain([rootdiff.Chord(max_steps=1), rootdiff.Newton()])
+SOLVERS = ("newton", "trust_region", "levenberg_marquardt", "auto")
 
 
 def squares(y, a):
@@ -26,27 +30,74 @@ def limited(trial, y):
     return y + (trial - y).clip(-0.25, 0.25)
 
 
-@pytest.mark.parametrize("solver", ["newton", "auto"])
+@pytest.mark.parametrize(("backend", "solver"), on_backends(SOLVERS, ["newton"]))
 def test_bounds_choose_the_root(backend, solver):
-    out = backend.vjp(squares, [-0.1, -0.1], A, w=[1.0, 2.0], solver=solver, bounds=(-10.0, -1.0))
+    options = {"solver": solver, "bounds": (-10.0, -1.0)}
+    out = backend.vjp(squares, [-0.1, -0.1], A, w=[1.0, 2.0], **options)
     np.testing.assert_allclose(out.y, -ROOT, rtol=TOL)
     np.testing.assert_allclose(out.derivative[0], -GRADIENT, rtol=TOL)
+    if backend.backend != "jax":  # where a callback is another program
+        seen = []
+        backend.solve(squares, [-0.1, -0.1], A, callback=lambda info: seen.append(info.y), **options)
+        assert all(((y >= -10) & (y <= -1)).all() for y in seen)
+
+
+@pytest.mark.parametrize(("backend", "solver"), on_backends(SOLVERS))
+def test_a_root_on_the_border_is_found(backend, solver):
+    # sqrt has no value below zero; the roots are (0, 3) on the border and none inside
+    def f(y, a):
+        return xp(y).stack([y[0] * (y[0] + 1), xp(y).sqrt(y[0] + 1) * y[1] - a])
+
+    lo = backend.array([0.0, -9.0])
+    out = backend.jvp(f, [5.0, 1.0], 3.0, v=[1.0], solver=solver, bounds=(lo, None))
+    np.testing.assert_allclose(out.y, [0.0, 3.0], atol=1e-10)
+    np.testing.assert_allclose(out.derivative, [0.0, 1.0], atol=1e-8)
 
 
 def test_correct_limits_the_steps_and_not_the_derivative(backend):
+    infos = []
+    options = {} if backend.name == "jax-jit" else {"callback": infos.append}
+    out = backend.solve(squares, [1.0, 1.0], A, solver="newton", correct=limited, **options)
+    assert out.steps >= 12  # from 1 to 4 in steps of at most 1/4; without the limit it takes 6
+    assert all(info.step_norm <= 0.25 + 1e-12 for info in infos)
     out = backend.vjp(squares, [1.0, 1.0], A, w=[1.0, 2.0], solver="newton", correct=limited)
     np.testing.assert_allclose(out.y, ROOT, rtol=TOL)
     np.testing.assert_allclose(out.derivative[0], GRADIENT, rtol=TOL)
-    assert out.steps >= 12  # from 1 to 4 in steps of at most 1/4; without the limit it takes 6
-
-
-def test_a_wrong_correction_is_named(backend):
-    with pytest.raises(ArgumentError, match="correct"):
-        backend.solve(squares, [1.0, 1.0], A, correct=_first)
 
 
 def _first(trial, y):
     return trial[:1]
+
+
+BAD = [
+    ({"correct": _first}, ArgumentError, "correct"),
+    ({"bounds": 3.0}, ArgumentTypeError, "tuple"),
+    ({"bounds": (np.zeros(3), None)}, ArgumentError, "broadcast"),
+    ({"bounds": (0.0, None), "solver": "scipy:hybr"}, ArgumentError, "takes its own steps.*native"),
+    ({"verbose": True, "solver": "scipy:hybr"}, ArgumentError, "takes its own steps"),
+]
+BAD_IN_JAX = [
+    ({"bounds": (0.0, None), "solver": "optimistix:Newton"}, ArgumentError, "takes its own steps"),
+    ({"verbose": True, "solver": "optimistix:Newton"}, ArgumentError, "takes its own steps"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "word"),
+    [(name, *case) for name in ("numpy", "torch", "jax") for case in BAD] + [("jax", *case) for case in BAD_IN_JAX],
+)
+def test_bad_hooks_are_named(name, options, error, word):
+    with pytest.raises(error, match=word):
+        HARNESSES[name]().solve(squares, [1.0, 1.0], A, **options)
+
+
+def test_bounds_the_wrong_way_round_are_named(backend):
+    options = {"bounds": (1.0, 0.0), "solver": "newton"}
+    if backend.name == "jax-jit":  # inside a trace values are not known: no point satisfies both, and none is returned
+        assert np.isnan(backend.solve(squares, [1.0, 1.0], A, **options).y).all()
+        return
+    with pytest.raises(ArgumentError, match="lo is above hi"):
+        backend.solve(squares, [1.0, 1.0], A, **options)
 
 
 @pytest.mark.parametrize("package", ["numpy", "torch"])
@@ -65,57 +116,39 @@ def test_a_callback_that_writes_into_what_it_gets_changes_nothing(package):
     np.testing.assert_allclose(sol.y, [[4.0], [4.0]])
 
 
-@pytest.mark.parametrize("options", [{"bounds": (0.0, None)}, {"verbose": True}])
-def test_solvers_with_steps_of_their_own_refuse_hooks(options):
-    jnp = pytest.importorskip("jax.numpy")
-    import rootdiff_jax as rd
-
-    for solver in ("scipy:hybr", "optimistix:Newton"):
-        with pytest.raises(ArgumentError, match="takes its own steps"):
-            rd.root(lambda y: y**2 - 4, jnp.ones(2), solver=solver, **options)
-
-
-def test_bounds_the_wrong_way_round_are_named(backend):
-    if backend.name == "jax-jit":  # inside a trace values are not known: no point satisfies both, and none is returned
-        assert np.isnan(backend.solve(squares, [1.0, 1.0], A, bounds=(1.0, 0.0)).y).all()
-        return
-    with pytest.raises(ArgumentError, match="lo is above hi"):
-        backend.solve(squares, [1.0, 1.0], A, bounds=(1.0, 0.0))
-
-
-@pytest.mark.parametrize("name", ["callback", "verbose", "history"])
-def test_the_steps_are_seen(backend, name, capsys):
-    infos = []
-    options = {"callback": {"callback": infos.append}, "verbose": {"verbose": True}, "history": {"history": True}}[name]
+def test_callback_history_and_lines_tell_the_same(backend, capsys):
+    infos, options = [], {"batch_ndim": 1, "solver": "newton"}
     starts = [[1.0, 1.0], [30.0, 1.0]]
+    hooks = {"callback": infos.append, "verbose": True, "history": True}
     if backend.name == "jax-jit":
-        with pytest.raises(ArgumentError, match=f"{name}: .*traced"):
-            backend.solve(squares, starts, A, batch_ndim=1, solver="newton", **options)
+        for name, value in hooks.items():
+            with pytest.raises(ArgumentError, match=f"{name}: .*traced"):
+                backend.solve(squares, starts, A, **options, **{name: value})
         return
-    sol = backend.solve(squares, starts, A, batch_ndim=1, solver="newton", **options).solution
-    plain = backend.solve(squares, starts, A, batch_ndim=1, solver="newton").solution
+    sol = backend.solve(squares, starts, A, **options, **hooks).solution
+    plain = backend.solve(squares, starts, A, **options).solution
     np.testing.assert_allclose(sol.y, plain.y, rtol=1e-12)
     steps = int(sol.steps.max())
     assert steps == int(plain.steps.max()) > 3
-    if name == "callback":
-        assert [int(info.steps.max()) for info in infos] == list(range(1, steps + 1))
-        np.testing.assert_array_equal(infos[-1].y, sol.y)
-    elif name == "verbose":
-        lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == steps
-        assert all("Newton" in line and "of 2 running" in line for line in lines)
-    else:
-        assert sol.history.method == ("Newton",) * steps
-        assert tuple(sol.history.step_norm.shape) == (steps, 2)
-        np.testing.assert_array_equal(sol.history.residual_norm[-1], sol.residual_norm)
+    assert [int(info.steps.max()) for info in infos] == list(range(1, steps + 1))
+    np.testing.assert_array_equal(infos[-1].y, sol.y)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == steps
+    assert all("Newton" in line and "of 2 running" in line for line in lines)
+    assert sol.history.method == ("Newton",) * steps
+    assert tuple(sol.history.residual_norm.shape) == tuple(sol.history.step_norm.shape) == (steps, 2)
+    np.testing.assert_array_equal(sol.history.residual_norm[-1], sol.residual_norm)
 
 
-def test_method_tells_which_solver_of_a_chain_found_the_root(backend):
-    starts = [(-ROOT).tolist(), [-1.0, -1.0]]  # the first is a root, the second is too far for one step
-    sol = backend.solve(squares, starts, A, batch_ndim=1, solver=CHAIN).solution
-    assert np.asarray(sol.method).tolist() == [rootdiff.Method.CHORD, rootdiff.Method.NEWTON]
-    sol = backend.solve(squares, [1.0, 1.0], A, solver="trust_region").solution
-    assert int(sol.method) == rootdiff.Method.TRUST_REGION
+def test_history_and_lines_of_a_chain_name_the_methods(capsys):
+    chain = rootdiff.Chain([rootdiff.Newton(max_steps=2), rootdiff.TrustRegion()])
+    case = rosenbrock, np.array([-1.2, 1.0]), np.array(1.0)
+    names = rootdiff.root(*case, solver=chain, history=True).history.method
+    assert names[:3] == ("Newton", "Newton", "TrustRegion")
+    rootdiff.root(*case, solver=chain, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(names)
+    assert all(name in line for name, line in zip(names, lines, strict=True))
 
 
 def test_torch_vmap_maps_corrections_and_methods():

@@ -1,0 +1,98 @@
+"""What a solve keeps away: lower precision, inference mode, the user's hooks on saved tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rootdiff_torch._transforms import refuse_vectorized
+
+
+class Shared:
+    """A context of the whole process, which the first thread that is in it enters, and the last one leaves.
+
+    Threads that saved and restored such a setting each by itself would leave it as another had set it.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make, self.lock, self.inside, self.entered = make, Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Be in the context for a while."""
+        with self.lock:
+            if self.inside == 0:
+                self.entered.enter_context(self.make())
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    self.entered.close()
+
+
+@contextmanager
+def in_full_precision(y: Tensor) -> Iterator[None]:
+    """Keep autocast away, and the TF32 that PyTorch computes convolutions in on a GPU by default.
+
+    To the ten bits of either no solve converges. TF32 for matrix products is left to those who have asked for it.
+    """
+    with torch.autocast(y.device.type, enabled=False):
+        if y.device.type != "cuda":
+            yield
+        else:
+            with _without_tf32():
+                yield
+
+
+@contextmanager
+def _tf32_off() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    try:
+        before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    except RuntimeError:  # the precision has been set by the newer of PyTorch's two ways: that choice stands
+        yield
+        return
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
+_without_tf32 = Shared(_tf32_off)
+
+
+@contextmanager
+def apart(y: Tensor) -> Iterator[None]:
+    """Work on plain tensors, without a graph and apart from the user's contexts."""
+    with ExitStack() as stack:
+        stack.enter_context(in_full_precision(y))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        # hooks on saved tensors, such as those of a checkpoint, are not for the solver's own graphs; and one that keeps
+        # a tensor with its graph would keep it for ever
+        if _may_have_hooks():
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda tensor: tensor))
+        stack.enter_context(torch.no_grad())
+        yield
+
+
+def _may_have_hooks() -> bool:
+    """Return whether a user may have hooks on saved tensors; before PyTorch 2.7: whether there may be any."""
+    autograd: Any = torch._C._autograd
+    if hasattr(autograd, "_top_saved_tensors_default_hooks"):
+        return autograd._top_saved_tensors_default_hooks(False) is not None
+    return bool(autograd._saved_tensors_hooks_is_enabled())
+
+
+def normal(tensor: Tensor) -> Tensor:
+    """Return `tensor` without history; a copy of one made in inference mode, with which autograd does not work."""
+    refuse_vectorized(tensor)
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -1,0 +1,66 @@
+"""Failed systems of a batch, whose derivatives count for nothing and may be infinite: kept away from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rootdiff import _implicit
+from rootdiff_torch._backend import BACKEND
+from rootdiff_torch._capture import constants, with_captured
+from rootdiff_torch._derivatives import is_differentiable, pattern
+from rootdiff_torch._problem import Problem
+
+
+def note_carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], failed: Tensor) -> None:
+    """Note which parameters and constants carry the batch axes, where some systems `failed`, (*batch).
+
+    They are shaped so, and what they hold for a failed system has no effect on the others, neither at the roots of
+    those nor nearby. It may make a derivative of the failed system infinite or NaN, and zero times that is NaN in a
+    gradient that the systems share; so a good system's takes its place, whose derivative counts for nothing.
+    """
+    if failed.ndim == 0 or bool(failed.all()):
+        return
+    y = _implicit.regular_point(BACKEND.xp, y, failed)
+    closed_over = constants(problem.original, (y, *parameters), failed.shape)
+    function = with_captured(problem.original, closed_over, 1 + len(parameters))
+    values, found = [*parameters, *closed_over], list[int]()
+
+    def of_good() -> list[Tensor]:
+        # at a root that is zero, and with a parameter that is, much has no effect
+        points = ([y, *values], [*map(_nudged, (y, *values))])
+        return [torch.where(failed[..., None], 0, function(*point)) for point in points]
+
+    before = of_good()
+    for place, value in enumerate(values):
+        if value.shape[: failed.ndim] == failed.shape and is_differentiable(value):
+            values[place] = regular(value, failed)
+            if all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(of_good(), before, strict=True)):
+                found.append(place)
+            else:
+                values[place] = value
+    count = len(parameters)
+    problem.outcome.carriers = tuple(place for place in found if place < count)
+    places = [place for place in found if place >= count]
+    problem.outcome.constants = tuple(closed_over[p - count] for p in places), tuple(values[p] for p in places)
+
+
+def regular(parameter: Tensor, failed: Tensor) -> Tensor:
+    """Return a parameter that carries the batch axes, with those of a good system where a system failed."""
+    rows = parameter.reshape(*failed.shape, -1)
+    return _implicit.regular_point(BACKEND.xp, rows, failed).reshape(parameter.shape)  # type: ignore[no-any-return]
+
+
+def _nudged(tensor: Tensor) -> Tensor:
+    """Return a point near `tensor`, where no entry is zero."""
+    if not is_differentiable(tensor):
+        return tensor
+    step: Tensor = torch.finfo(tensor.dtype).eps ** 0.25 * (1 + tensor.abs()) * pattern(tensor)
+    return tensor + step
+
+
+def without_idle(u: Tensor, cotangent: Tensor) -> Tensor:
+    """Return `u` with zeros for the systems whose cotangent is zero, which may have failed."""
+    return torch.where((cotangent == 0).all(-1, keepdim=True), torch.zeros_like(u), u)

@@ -1,0 +1,155 @@
+"""What the derivative rule does on plain tensors: find a root, solve with its Jacobian, pull a cotangent back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rootdiff import _implicit
+from rootdiff._errors import ArgumentError
+from rootdiff._failure import KEEP, report
+from rootdiff._inverse import Inverse
+from rootdiff._residual import LinearOperator, Residual
+from rootdiff._solution import Solution, Status
+from rootdiff._solver import run
+from rootdiff_torch._backend import BACKEND, Linearization
+from rootdiff_torch._capture import check_followed, check_graph
+from rootdiff_torch._contexts import apart, normal
+from rootdiff_torch._derivatives import breaks_graph, dense, differentiable
+from rootdiff_torch._failed import note_carriers, without_idle
+from rootdiff_torch._problem import Problem
+from rootdiff_torch._watching import check_still_root, norm_allowed
+
+_DETACHED = (
+    "residual: autograd finds no way from y to its value, so that its derivative is zero: it detaches y, or leaves "
+    "torch (NumPy, .item()). Use torch's operations on y itself; a gradient inside is torch.autograd.grad(energy, y, "
+    "create_graph=True). Or take a solver without derivatives: 'anderson', 'df_sane', 'scipy:krylov'."
+)
+
+
+def find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return what `Root` does, with its outcome noted."""
+    with apart(y0):
+        start, *plain = [normal(tensor) for tensor in (y0, *parameters)]
+        if problem.follows and problem.direct is None:
+            check_followed(problem.function, (start, *plain))
+        residual, solver = problem.bound(tuple(plain), start)
+        raw = run(solver, residual, start)
+        unravel = problem.structure.unravel
+        if bool((raw.status == int(Status.SINGULAR)).any()) and not residual.differentiable:
+            raise ArgumentError(_DETACHED)
+        solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
+        context = (unravel(start), *problem.arguments(*plain))
+        any_failed = report(BACKEND, solution, problem.on_failure, solver, context)
+        if problem.follows and problem.checked:  # one that branches may use more at the root than at y0
+            check_followed(problem.function, (raw.y, *plain))
+        known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
+        y = raw.y
+        if any_failed:
+            problem.outcome.any_failed = True
+            if problem.follows:
+                note_carriers(problem, y, plain, ~solution.converged)
+            if problem.on_failure not in KEEP:
+                y = torch.where(solution.converged[..., None], y, torch.nan)
+        error = torch.full_like(y, torch.inf) if raw.error is None else raw.error
+        allowed = norm_allowed(raw.status, raw.residual_norm)
+        others = (raw.status, raw.steps, raw.residual_norm, raw.method, allowed, error)
+        return (y.clone() if y is start else y, *others, *known)
+
+
+class Point(NamedTuple):
+    """A root to be differentiated; `known` as in `LinearSolve`."""
+
+    problem: Problem
+    y: Tensor
+    known: Sequence[Tensor]
+    parameters: Sequence[Tensor]
+
+
+def solve(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int, others: Sequence[Tensor]) -> Tensor:
+    """Return what `LinearSolve` does, with its outcome noted."""
+    with problem.restored(y), apart(y):
+        b, y, *others = [normal(tensor) for tensor in (rhs, y, *others)]
+        primals = (y, *others[count:])
+        places = differentiable(primals)
+        residual = _AtRoot.of(Point(problem, y, others[:count], primals[1:]), places[1:])
+        problem.outcome.first_only = breaks_graph(problem.function, primals, places, residual.graph.f)
+        x = residual.solve(transpose, b)
+        return x.clone() if x is b else x
+
+
+def pull_back_once(point: Point, cotangent: Tensor, wanted: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return ``-u^T (df/dargs)`` for the `wanted` parameters, counted from 1, by one evaluation of the residual."""
+    problem, y, known, parameters = point
+    with apart(y):
+        y, b = normal(y), normal(cotangent)
+        residual = _AtRoot.of(Point(problem, y, [*map(normal, known)], [*map(normal, parameters)]), wanted)
+        u = residual.solve(True, b)
+        if not problem.outcome.any_failed:
+            return residual.parameter_vjp(y, -u)
+        u = without_idle(u, b)
+        if not bool(u.any()):  # all that failed are masked out, and where none is good all derivatives may be NaN
+            return tuple(map(torch.zeros_like, residual.inputs))
+        return _implicit.pullback_of_good(residual, y, u)
+
+
+@dataclass(frozen=True)
+class _AtRoot(Residual):
+    """A residual with its `graph` at a root, which leads to the `inputs` among its parameters."""
+
+    point: Point
+    graph: Linearization
+    inputs: tuple[Tensor, ...]
+
+    @staticmethod
+    def of(point: Point, wanted: Sequence[int]) -> _AtRoot:
+        """Evaluate the residual, with the `wanted` parameters, counted from 1, as inputs; raise if `y` is no root."""
+        problem, y, known, parameters = point
+        inputs = tuple(parameters[place - 1].requires_grad_() for place in wanted)
+        graph = Linearization(lambda y: problem.function(y, *parameters), y)
+        if problem.follows and not problem.checked:
+            check_graph(graph.f, problem.function, (graph.y, *parameters))
+        bound = (problem.function, tuple(parameters), BACKEND)
+        residual = _AtRoot(*bound, point, graph, inputs, fixed_point=problem.fixed_point)
+        check_still_root(residual, y, graph.f, known[0], problem.watched)
+        return residual
+
+    def solve(self, transpose: bool, rhs: Tensor) -> Tensor:
+        """Return x with J x = rhs, or J^T x = rhs, checked; it is noted if a system failed."""
+        if rhs.numel() == 0:
+            return rhs
+        problem, y, (allowed, error, *known), _ = self.point
+        lead = rhs.shape[: rhs.ndim - y.ndim]
+        failed = allowed.expand((*lead, *allowed.shape)).isinf() if problem.outcome.any_failed else None
+
+        def at(y: Tensor, factors: Inverse | None = None) -> LinearOperator:
+            operator = self.operator(y, factors)
+            if lead:  # one matrix, which is not copied, for several right-hand sides
+                one = operator.dense
+                operator = replace(
+                    operator, dense=lambda: (matrix := one()).expand((*lead, *matrix.shape)), several=len(lead)
+                )
+            return operator.T if transpose else operator
+
+        operator = at(y, BACKEND.unflatten(problem.outcome.byproduct, known))
+        beside = _implicit.Beside(y, error, at)
+        x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed, beside)
+        if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
+            problem.outcome.any_failed = True
+        return x  # type: ignore[no-any-return]
+
+    def operator(self, y: Tensor, factors: Inverse | None = None) -> LinearOperator:
+        found, graph = super().operator(y, factors), self.graph
+        if y is not self.point.y:
+            return found
+        return replace(found, matvec=graph.matvec, rmatvec=graph.rmatvec, dense=lambda: graph.matrix)
+
+    def parameter_vjp(self, y: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+        if not self.inputs or not self.graph.f.requires_grad:
+            return tuple(map(torch.zeros_like, self.inputs))
+        found = torch.autograd.grad(self.graph.f, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
+        return tuple(map(dense, found))

@@ -1,0 +1,145 @@
+"""A problem as the derivative rule sees it: a residual of plain vectors, how to solve it, and what is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rootdiff._loop import StepInfo
+from rootdiff._residual import Residual
+from rootdiff._solver import Solver
+from rootdiff._structure import Structure
+from rootdiff.linear import LinearSolver
+from rootdiff.solvers import Continuation, InBracket
+from rootdiff_torch._backend import BACKEND, TorchBackend
+from rootdiff_torch._capture import State, with_captured
+from rootdiff_torch._contexts import in_full_precision
+from rootdiff_torch._derivatives import graph_of
+from rootdiff_torch._watching import Watched
+
+
+@dataclass
+class Outcome:
+    """What is noted beside tensors.
+
+    Attributes
+    ----------
+    byproduct : Any. The pytree of what the solver knows of the inverse Jacobian.
+    any_failed : bool. Whether a system failed, in the solve or in a linear solve of its derivatives.
+    first_only : bool. Whether the residual has first derivatives only.
+    carriers : tuple of int. The parameters that carry the batch axes, looked for where a system failed.
+    constants : tuples of tensors. What the residual closes over of this kind, and what stands in its place.
+    """
+
+    byproduct: Any = None
+    any_failed: bool = False
+    first_only: bool = False
+    carriers: tuple[int, ...] = ()
+    constants: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A residual on flat vectors, ``original(y, *parameters)``, and how to solve it.
+
+    The parameters are those of the residual, those of the correction, and the settings of the solver.
+
+    Attributes
+    ----------
+    direct : callable or None. The same function for plain parameters, where it need not be told what it closes over.
+    arguments : callable. Returns the user's args from the parameters, for messages and for `take`.
+    take : callable or None. Returns, from the user's args, what takes some systems out of the batch, for plain
+        parameters.
+    state : State. Of the modules, dicts and objects that the residual reads.
+    watched : Watched. What the residual reads beside its inputs, to name what has changed.
+    follows : bool. Whether a derivative of what the residual closes over may be wanted, so that it must not depend on
+        more than its inputs.
+    checked : bool. Whether that is checked when the root has been found; else it is when the root is differentiated.
+    first : Tensor or None. The value at y0, where it is known.
+    fixed_point : bool. Whether the function is that of a fixed point.
+    correct : callable or None. ``correct(trial, y, *parameters)``, the point to try in place of `trial`.
+    observe : callable or None. Called after each step.
+    settings : int. How many parameters are settings of the solver.
+    cuda_graph : bool. Whether loops are to be recorded.
+    outcome : Outcome. What `forward` finds out, for Python to branch on under every transform.
+    """
+
+    original: Callable[..., Tensor]
+    structure: Structure
+    solver: Solver
+    adjoint: LinearSolver
+    on_failure: str
+    direct: Callable[..., Tensor] | None
+    arguments: Callable[..., tuple[Any, ...]]
+    state: State
+    watched: Watched
+    follows: bool
+    take: Callable[..., Any] | None = None
+    checked: bool = True
+    first: Tensor | None = None
+    fixed_point: bool = False
+    correct: Callable[..., Tensor] | None = None
+    settings: int = 0
+    cuda_graph: bool = False
+    observe: Callable[[StepInfo], None] | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def function(self, *inputs: Tensor) -> Tensor:
+        """Return the residual of y and the parameters; constants of a system that failed are those of a good one."""
+        found, regular = self.outcome.constants
+        return with_captured(self.original, found, len(inputs))(*inputs, *regular)
+
+    @contextmanager
+    def restored(self, y: Tensor) -> Iterator[None]:
+        """Bring back the state at the solve, and compute in the precision of `y`."""
+        with self.state.restored(), in_full_precision(y):
+            yield
+
+    def batched(self, dims: Sequence[int | None], randomness: str) -> Problem:
+        """Return the problem with one more leading batch axis on y, and on the parameters with a dimension."""
+        original = torch.vmap(self.original, in_dims=(0, *dims), randomness=randomness)
+        correct = self.correct and torch.vmap(self.correct, in_dims=(0, 0, *dims), randomness=randomness)
+        return replace(self, original=original, direct=None, first=None, correct=correct)
+
+    def bound(self, parameters: tuple[Tensor, ...], start: Tensor) -> tuple[Residual, Solver]:
+        """Return the residual and the solver, with plain parameters in them, for a solve from `start`."""
+        function, first = self.direct or self.function, self.first
+
+        def known(y: Tensor, *parameters: Tensor) -> Tensor:
+            return first if first is not None and y is start else function(y, *parameters)
+
+        backend = BACKEND if self.observe is None else TorchBackend(foresees=False)
+        residual: Residual = _FromStart(
+            known, parameters, backend, observe=self.observe, fixed_point=self.fixed_point, start=start
+        )
+        if self.take is not None and self.direct is not None:
+            residual = replace(residual, take=self.take(*self.arguments(*parameters)))
+        correct, solver = self.correct, self.solver
+        if correct is not None:
+            residual = replace(residual, correct=lambda trial, y: correct(trial, y, *parameters))
+        if isinstance(solver, InBracket):
+            lo, hi = parameters[-self.settings :]
+            solver = replace(solver, lo=lo, hi=hi)
+        elif isinstance(solver, Continuation):
+            solver = replace(solver, start=parameters[len(parameters) - self.settings :])
+        return residual, solver
+
+
+@dataclass(frozen=True)
+class _FromStart(Residual):
+    """A residual that is to be solved from `start`."""
+
+    start: Tensor = field(kw_only=True)
+
+    @cached_property
+    def differentiable(self) -> bool:
+        with torch.enable_grad():
+            y = self.start.detach().requires_grad_()
+            value = self.function(y, *self.parameters)
+        return value is y or any(getattr(node, "variable", None) is y for node in graph_of(value))
