@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 import optree
@@ -39,13 +39,10 @@ class Backend(Protocol):
 
     # arrays, and the calls of a user's functions
 
-    @property
-    def name(self) -> str:
-        """The registry's name of this framework, such as ``"numpy"``."""
-
-    @property
-    def xp(self) -> Any:
-        """The array-API namespace."""
+    #: The registry's name of this framework, such as ``"numpy"``.
+    name: ClassVar[str]
+    #: The array-API namespace.
+    xp: ClassVar[Any]
 
     def is_array(self, value: Any) -> bool:
         """Return whether `value` is an array of this framework."""
@@ -65,15 +62,10 @@ class Backend(Protocol):
     # derivatives, of functions from flat vectors to flat vectors; the systems of a batch are independent, so that one
     # product differentiates all of them
 
-    @property
-    def differentiable(self) -> bool:
-        """Whether the residual has a derivative, as far as is known: one that calls out of a JAX program has none."""
-        return True
-
-    @property
-    def prefers_transpose(self) -> bool | None:
-        """Whether a product with a transposed Jacobian costs less than one with the Jacobian; None: it depends."""
-        return None
+    #: Whether the residual has a derivative, as far as is known: one that calls out of a JAX program has none.
+    differentiable: bool = True
+    #: Whether a product with a transposed Jacobian costs less than one with the Jacobian; None: it depends.
+    prefers_transpose: ClassVar[bool | None] = None
 
     @property
     def refined(self) -> Self | None:
@@ -111,10 +103,8 @@ class Backend(Protocol):
 
     # loops and branches, and what they need of arrays
 
-    @property
-    def traced(self) -> bool:
-        """Whether array values may be unknown while Python runs, so that nothing can branch on them."""
-        return False
+    #: Whether array values may be unknown while Python runs, so that nothing can branch on them.
+    traced: ClassVar[bool] = False
 
     def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
         """Set `state`, a tuple of arrays, to ``assess(body(state), state)`` while ``cond(state)`` holds.
