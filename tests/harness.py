@@ -27,12 +27,16 @@ class Outcome:
 
 
 class Harness:
-    """A backend; `entry` is "root" or "fixed_point"."""
+    """A backend; `entry` is "root", "fixed_point", or "root_scalar", where `y0` may be a bracket."""
 
     name: str
 
     def array(self, value: Any) -> Any:
         raise NotImplementedError
+
+    def start(self, y0: Any) -> Any:
+        """Return a start, or the two ends of a bracket."""
+        return tuple(map(self.array, y0)) if isinstance(y0, tuple) else self.array(y0)
 
     def solve(self, f: Callable[..., Any], y0: Any, *args: Any, entry: str = "root", **options: Any) -> Outcome:
         raise NotImplementedError
@@ -52,7 +56,7 @@ class NumpyHarness(Harness):
         return np.array(value)
 
     def _run(self, f: Any, y0: Any, args: Any, entry: str, options: Any) -> Any:
-        return getattr(rootdiff, entry)(f, self.array(y0), *map(self.array, args), **options)
+        return getattr(rootdiff, entry)(f, self.start(y0), *map(self.array, args), **options)
 
     def solve(self, f: Any, y0: Any, *args: Any, entry: str = "root", **options: Any) -> Outcome:
         sol = self._run(f, y0, args, entry, options)
@@ -88,7 +92,7 @@ class TorchHarness(Harness):
     def solve(self, f: Any, y0: Any, *args: Any, entry: str = "root", **options: Any) -> Outcome:
         import rootdiff_torch
 
-        sol = getattr(rootdiff_torch, entry)(f, self.array(y0), *map(self.array, args), **options)
+        sol = getattr(rootdiff_torch, entry)(f, self.start(y0), *map(self.array, args), **options)
         return Outcome(sol.y.numpy(), sol.status.numpy(), sol.steps.numpy(), solution=sol)
 
     def vjp(self, f: Any, y0: Any, *args: Any, w: Any, entry: str = "root", **options: Any) -> Outcome:
@@ -97,7 +101,7 @@ class TorchHarness(Harness):
         import rootdiff_torch
 
         inputs = [self.array(arg).requires_grad_() for arg in args]
-        sol = getattr(rootdiff_torch, entry)(f, self.array(y0), *inputs, **options)
+        sol = getattr(rootdiff_torch, entry)(f, self.start(y0), *inputs, **options)
         gradients = torch.autograd.grad(sol.y, inputs, self.array(w))
         derivative = tuple(gradient.numpy() for gradient in gradients)
         return Outcome(sol.y.detach().numpy(), sol.status.numpy(), sol.steps.numpy(), derivative)
@@ -109,7 +113,7 @@ class TorchHarness(Harness):
 
         with fwd.dual_level():
             duals = [fwd.make_dual(self.array(a), self.array(t)) for a, t in zip(args, v, strict=True)]
-            sol = getattr(rootdiff_torch, entry)(f, self.array(y0), *duals, **options)
+            sol = getattr(rootdiff_torch, entry)(f, self.start(y0), *duals, **options)
             y, tangent = fwd.unpack_dual(sol.y)
         assert tangent is not None
         return Outcome(y.numpy(), sol.status.numpy(), sol.steps.numpy(), tangent.numpy())
@@ -148,13 +152,13 @@ class JaxHarness(Harness):
         return self._compiled.setdefault(key, jax.jit(solve))
 
     def solve(self, f: Any, y0: Any, *args: Any, entry: str = "root", **options: Any) -> Outcome:
-        y, sol = self._function(f, entry, options)(self.array(y0), *map(self.array, args))
+        y, sol = self._function(f, entry, options)(self.start(y0), *map(self.array, args))
         return Outcome(np.asarray(y), np.asarray(sol.status), np.asarray(sol.steps), solution=sol)
 
     def vjp(self, f: Any, y0: Any, *args: Any, w: Any, entry: str = "root", **options: Any) -> Outcome:
         import jax
 
-        function, start = self._function(f, entry, options), self.array(y0)
+        function, start = self._function(f, entry, options), self.start(y0)
         y, pullback, sol = jax.vjp(lambda *a: function(start, *a), *map(self.array, args), has_aux=True)
         derivative = tuple(np.asarray(gradient) for gradient in pullback(self.array(w)))
         return Outcome(np.asarray(y), np.asarray(sol.status), np.asarray(sol.steps), derivative)
@@ -162,7 +166,7 @@ class JaxHarness(Harness):
     def jvp(self, f: Any, y0: Any, *args: Any, v: Any, entry: str = "root", **options: Any) -> Outcome:
         import jax
 
-        function, start = self._function(f, entry, options), self.array(y0)
+        function, start = self._function(f, entry, options), self.start(y0)
         inputs, tangents = tuple(map(self.array, args)), tuple(map(self.array, v))
         y, tangent, sol = jax.jvp(lambda *a: function(start, *a), inputs, tangents, has_aux=True)
         return Outcome(np.asarray(y), np.asarray(sol.status), np.asarray(sol.steps), np.asarray(tangent))

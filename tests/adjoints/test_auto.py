@@ -132,7 +132,7 @@ def test_the_trial_does_not_hide_a_singular_matrix(arrays: Any, small: float) ->
 def _repeated() -> Iterator[Any]:
     """Yield each backend with both sizes and solvers; of those that compile, one each but for test-all."""
     for name, n, solver in product(HARNESSES, (80, ONE), ("newton_krylov", "auto")):
-        rare = {"jax": ("newton_krylov", 80), "jax-jit": ("auto", ONE)}.get(name, (solver, n)) != (solver, n)
+        rare = {"jax": ("newton_krylov", 80), "jax-jit": ("newton_krylov", ONE)}.get(name, (solver, n)) != (solver, n)
         yield pytest.param(name, n, solver, marks=[pytest.mark.exhaustive] if rare else [], id=f"{name}-{solver}-{n}")
 
 

@@ -132,7 +132,9 @@ def test_fresh_closures() -> None:
 
 def test_fresh_closures_over_custom_rules() -> None:
     def fresh(scale: float) -> Any:
-        return rd.fixed_point(lambda z: jax.nn.relu(0.3 * z * scale) + jax.nn.softplus(-z), jnp.ones(2)).y
+        return rd.fixed_point(
+            lambda z: jax.nn.relu(0.3 * z * scale) + jax.nn.softplus(-z), jnp.ones(2), solver=SOLVER
+        ).y
 
     assert compiles(lambda: fresh(1.0), lambda: fresh(0.5)) == 0
 
@@ -145,7 +147,7 @@ def test_residual_is_traced_once_per_eager_call() -> None:
         return f(y, theta)
 
     for _ in range(3):
-        rd.root(counted, jnp.asarray(START), jnp.asarray(THETA))
+        rd.root(counted, jnp.asarray(START), jnp.asarray(THETA), solver=SOLVER)
     assert len(traces) == 3
 
 
@@ -158,13 +160,13 @@ def test_jitted_residual_is_traced_once() -> None:
         return f(y, theta)
 
     for _ in range(3):
-        rd.root(counted, jnp.asarray(START), jnp.asarray(THETA))
+        rd.root(counted, jnp.asarray(START), jnp.asarray(THETA), solver=SOLVER)
     assert len(traces) == 1
 
 
 @pytest.mark.transform("donated buffers")
 def test_donated_initial_guess() -> None:
-    step = jax.jit(lambda y, theta: rd.root(f, y, theta).y, donate_argnums=0)
+    step = jax.jit(lambda y, theta: rd.root(f, y, theta, solver=SOLVER).y, donate_argnums=0)
     y = jnp.asarray(START) + 0.0
     found = step(y, jnp.asarray(THETA))
     assert y.is_deleted()

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import rootdiff_jax as rd
-from tests.jax.closed_form import EXACT, HYBR, NEWTON, START, THETA, c, f, loss
+from tests.jax.closed_form import EXACT, HYBR, NEWTON, SOLVER, START, THETA, c, f, loss
 
 
 def euler(y: Any, rate: Any, solver: str) -> Any:
@@ -69,7 +69,9 @@ def test_while_loop_in_reverse_is_refused_by_jax() -> None:
 @pytest.mark.transform("cond around a root")
 def test_cond() -> None:
     def branch(theta: Any) -> Any:
-        return lax.cond(theta[0] > 0, lambda t: loss(rd.root(f, jnp.asarray(START), t).y), lambda t: t.sum(), theta)
+        return lax.cond(
+            theta[0] > 0, lambda t: loss(rd.root(f, jnp.asarray(START), t, solver=SOLVER).y), lambda t: t.sum(), theta
+        )
 
     gradient = jax.jit(jax.grad(branch))
     np.testing.assert_allclose(gradient(THETA), jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)
@@ -106,7 +108,7 @@ def test_scan_inside_residual() -> None:
         return lax.scan(lambda x, _: (x + a * x / 4, None), y, length=4)[0] - 1.0
 
     def root(a: Any) -> Any:
-        return rd.root(shooting, jnp.ones(1), a).y[0]
+        return rd.root(shooting, jnp.ones(1), a, solver=SOLVER).y[0]
 
     np.testing.assert_allclose(jax.grad(root)(0.4), -4 * 0.25 * 1.1**-5, **EXACT)
 

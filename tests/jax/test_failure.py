@@ -73,14 +73,14 @@ def test_singular_jacobian_has_no_gradient(adjoint: str) -> None:
 def test_float32_throughout() -> None:
     with jax.enable_x64(False):
         y0, a = jnp.array([30.0, 60.0]), jnp.array([8e4])
-        for solver in ("newton", "scipy:hybr", "broyden", "optimistix:Dogleg"):
-            for adjoint in ("lu", "gmres"):
-                value, pullback = jax.vjp(
-                    lambda a, s=solver, adj=adjoint: rd.root(lambda y, a: y**3 - a, y0, a, solver=s, adjoint=adj).y, a
-                )
-                assert value.dtype == jnp.float32
-                np.testing.assert_allclose(value, np.cbrt(8e4), rtol=1e-6)
-                np.testing.assert_allclose(pullback(jnp.ones(2))[0], [2 * 8e4 ** (-2 / 3) / 3], rtol=1e-5)
+        pairs = {"newton": "lu", "scipy:hybr": "gmres", "broyden": "gmres", "optimistix:Dogleg": "lu"}
+        for solver, adjoint in pairs.items():
+            value, pullback = jax.vjp(
+                lambda a, s=solver, adj=adjoint: rd.root(lambda y, a: y**3 - a, y0, a, solver=s, adjoint=adj).y, a
+            )
+            assert value.dtype == jnp.float32
+            np.testing.assert_allclose(value, np.cbrt(8e4), rtol=1e-6)
+            np.testing.assert_allclose(pullback(jnp.ones(2))[0], [2 * 8e4 ** (-2 / 3) / 3], rtol=1e-5)
 
 
 def test_missing_optimistix_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

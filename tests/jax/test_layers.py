@@ -32,7 +32,7 @@ def test_equinox() -> None:
         weight: jax.Array
 
         def __call__(self, x: Any) -> Any:
-            return rd.fixed_point(lambda z: jnp.tanh(self.weight @ z + x), jnp.zeros(3)).y
+            return rd.fixed_point(lambda z: jnp.tanh(self.weight @ z + x), jnp.zeros(3), solver="newton").y
 
     layer = Equilibrium(jnp.asarray(W))
 
@@ -58,7 +58,7 @@ def test_nnx() -> None:
             return jnp.tanh(self.weight[...] @ z + x)
 
         def __call__(self, x: Any) -> Any:
-            return rd.fixed_point(self.cell, jnp.zeros(3), x).y
+            return rd.fixed_point(self.cell, jnp.zeros(3), x, solver="newton").y
 
     layer = Equilibrium()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -43,7 +42,7 @@ def solve(p: Any, scale: Any, solver: str = SOLVER) -> Any:
 @pytest.mark.transform("pytree y and args with integer, boolean, None, int and str leaves: grad, jvp, jit")
 def test_pytree() -> None:
     p, scale = ARGS["p"], ARGS["scale"]
-    sol = jax.jit(partial(solve, solver="auto"))(p, scale)
+    sol = jax.jit(solve)(p, scale)
     assert sol.y["none"] is None
     np.testing.assert_allclose(sol.y["u"], [9.0, 1.0], **EXACT)
     np.testing.assert_allclose(sol.y["v"], [13.5, -1.0], **EXACT)

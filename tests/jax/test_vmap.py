@@ -96,8 +96,8 @@ def test_vmap_of_jvp_and_vjp() -> None:
 
 def test_systems_of_a_batch_stop_each_on_its_own() -> None:
     starts = jnp.stack([STARTS[0], c(THETAS[1]), STARTS[2]])  # the second is a root already
-    sol = jax.jit(jax.vmap(lambda y0, theta: rd.root(f, y0, theta)))(starts, jnp.asarray(THETAS))
-    alone = [rd.root(f, y0, jnp.asarray(theta)) for y0, theta in zip(starts, THETAS, strict=True)]
+    sol = jax.jit(jax.vmap(lambda y0, theta: rd.root(f, y0, theta, solver=SOLVER)))(starts, jnp.asarray(THETAS))
+    alone = [rd.root(f, y0, jnp.asarray(theta), solver=SOLVER) for y0, theta in zip(starts, THETAS, strict=True)]
     assert sol.steps.tolist() == [int(one.steps) for one in alone]
     assert len(set(sol.steps.tolist())) > 1
 
