@@ -18,6 +18,9 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import rootdiff_jax as rd
+from rootdiff._residual import Residual
+from rootdiff.linear._cg import is_symmetric, probes
+from rootdiff_jax._backend import JaxBackend
 from tests.jax.closed_form import EXACT, SOLVER, START, THETA, c, f, loss
 
 jax.config.update("jax_enable_x64", True)
@@ -61,6 +64,21 @@ def by_jit_from_one_start() -> None:
         with pytest.raises(rd.ArgumentError, match="y0: the unknowns of one system are spread over the explicit axis"):
             rd.root(lambda y, a: y - a, jnp.zeros(4), jax.device_put(jnp.ones(4), rows))
     check(y, gradient)
+
+
+def by_shifts_of_fixed_vectors() -> None:
+    """Products of a Jacobian that couples neighbours with vectors that depend on no data, as GMRES makes them."""
+    mesh = jax.make_mesh((2,), ("n",), axis_types=(AxisType.Auto,))
+    y, backend = jnp.ones(2048), JaxBackend()
+
+    def symmetric(y: Any) -> Any:
+        operator = Residual(lambda y: 3 * y**2 - jnp.roll(y, 1) - jnp.roll(y, -1), (), backend).operator(y)
+        u, v = probes(backend.xp, y)
+        return backend.when(jnp.all(y > 0), lambda: is_symmetric(operator, u, v), (), jnp.asarray(False))
+
+    compiled = jax.jit(symmetric).lower(jax.device_put(y, NamedSharding(mesh, PartitionSpec("n")))).compile()
+    assert "collective-permute" in compiled.as_text()
+    assert "all-gather" not in compiled.as_text()
 
 
 def by_vmap(kind: AxisType, compiled: bool) -> None:
@@ -215,6 +233,7 @@ CASES = {
     "jit-explicit-vmap": partial(by_vmap, AxisType.Explicit, True),
     "eager-explicit-vmap": partial(by_vmap, AxisType.Explicit, False),
     "jit-explicit-one-start": by_jit_from_one_start,
+    "jit-auto-shifts": by_shifts_of_fixed_vectors,
     "shard_map-newton-lu": partial(by_shard_map, "newton", "lu"),
     "shard_map-newton-gmres": partial(by_shard_map, "newton", "gmres"),
     "shard_map-one-start": by_shard_map_from_one_start,
