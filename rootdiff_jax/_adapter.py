@@ -57,13 +57,21 @@ class JaxAdapter(Adapter):
         return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
     def check(self, structure: Structure, y0: Any, args: tuple[Any, ...], options: Options) -> None:
-        """Raise if the number of systems or unknowns is a symbol of `jax.export`: much is decided by these numbers."""
+        """Raise if a size is a symbol of `jax.export`, by which much is decided, or y0 is spread as no vector is."""
         unknown = [str(size) for size in (*structure.batch, structure.size) if jax.export.is_symbolic_dim(size)]
         if unknown:
             raise ArgumentError(
                 f"y0: its shape has the symbolic dimension {', '.join(unknown)}, of which a solve must know the value. "
                 "For a batch of any size use jax.vmap over the solve of one system, instead of batch_ndim."
             )
+        lead, several = len(structure.batch), len(structure.shapes) + sum(structure.complex_leaves) > 1
+        for leaf in jax.tree.leaves(y0):
+            if any(partition(leaf)[lead if several else lead + 1 :]):
+                raise ArgumentError(
+                    f"y0: it is or holds {jax.typeof(leaf)}, spread over an explicit axis of a mesh. The unknowns of "
+                    "one system can be that as one real array, along its first axis: arrange them so, or use a mesh "
+                    "with axes of the type AxisType.Auto."
+                )
 
     def measured(self, task: Task) -> Residual:
         parameters, rebuild = task.split()
@@ -90,7 +98,7 @@ class JaxAdapter(Adapter):
                 break
             y = vary(y if settled else _spread(y, traced.spec), axes)
         _check_collectives(traced, correct, y)
-        _check_spread(y)
+        _check_mesh(y)
         problem = Problem(
             traced, solver, adjoint, options.on_failure, correct, task.fixed_point, batched, options.batch_ndim
         )
@@ -139,13 +147,12 @@ def _spread(y: Any, spec: Any) -> Any:
     return jax.sharding.reshard(y, spec)  # type: ignore[no-untyped-call]
 
 
-def _check_spread(y: Any) -> None:
-    """Raise if the unknowns of one system are spread over an explicit axis: slices and products of them are not."""
-    axis = partition(y)[-1]
-    if axis is not None:
+def _check_mesh(y: Any) -> None:
+    """Raise if the unknowns of one system are spread over a mesh of which only their type tells."""
+    if partition(y)[-1] is not None and jax.sharding.get_abstract_mesh().empty:
         raise ArgumentError(
-            f"y0: the unknowns of one system are spread over the explicit axis {axis} of a mesh; only systems of a "
-            "batch can be. Use a mesh with axes of the type AxisType.Auto, over which XLA spreads what is inside."
+            f"y0: the unknowns of one system, {jax.typeof(y)}, are spread over an explicit axis of a mesh that is not "
+            "set. Solve, and differentiate, within `with jax.set_mesh(mesh):`."
         )
 
 

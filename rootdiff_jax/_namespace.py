@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from rootdiff import _namespace
 from rootdiff_jax._precision import for_lapack
@@ -91,8 +91,13 @@ class Namespace(_namespace.Namespace):
 
     @staticmethod
     def numbers(like: Array, dtype: Any, /) -> Array:
-        """Return the numbers 1 to n, (n,), in a dtype, None for that of `like`: a constant to a compiler."""
-        return jnp.arange(1, like.shape[-1] + 1, dtype=dtype or like.dtype)
+        """Return the numbers 1 to n, (n,), in a dtype, None for that of `like`: a constant to a compiler.
+
+        Not one of a program that may be for several devices: what spreads it over them makes a constant vector anew
+        for each use, and gathers what shifts it, since it does not see that these are the same.
+        """
+        found = jnp.arange(1, like.shape[-1] + 1, dtype=dtype or like.dtype)
+        return found if jax.device_count() == 1 else lax.optimization_barrier(found)  # type: ignore[no-untyped-call]
 
 
 def _is_short(x: Array, axis: Any) -> bool:

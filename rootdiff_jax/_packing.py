@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from rootdiff._backend import Function
+from rootdiff_jax._trace import has_explicit_axes
 
 #: Numbers up to which an array is packed together with others of its type. The vectors of one larger system are not:
 #: taken apart after a loop they are all ready at once, which cost as much as it saved (timed for 50 to 200 unknowns).
@@ -61,21 +62,17 @@ def _flattened(state: Any) -> tuple[list[Array], Any]:
 def on_mesh(value: Any) -> Array:
     """Return an array, typed as being on the mesh of explicit axes around, as numbers are not: vmap needs that."""
     array = jnp.asarray(value)
-    if not _has_explicit_axes() or not jax.typeof(array).sharding.mesh.empty:
+    if not has_explicit_axes() or not jax.typeof(array).sharding.mesh.empty:
         return array
     placed: Array = jax.sharding.reshard(array, PartitionSpec())  # type: ignore[no-untyped-call]
     return placed
-
-
-def _has_explicit_axes() -> bool:
-    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 
 def _groups(leaves: list[Array]) -> list[list[int]]:
     """Return the places of the arrays that are to travel together."""
     groups: dict[Any, list[int]] = {}
     # vmap over an explicit axis of a mesh refuses to stack what is spread over it and what is not
-    few = 0 if _has_explicit_axes() else _PACKED
+    few = 0 if has_explicit_axes() else _PACKED
     for place, leaf in enumerate(leaves):
         kind: Any = jax.typeof(leaf)
         small = leaf.size <= few and not kind.weak_type  # a number without a type may have it changed by the loop

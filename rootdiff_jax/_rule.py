@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import PartitionSpec
 
 from rootdiff import _implicit
 from rootdiff._backend import Array, Pick
@@ -26,7 +27,7 @@ from rootdiff_jax._blocks import in_blocks
 from rootdiff_jax._packing import on_mesh
 from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._settings import Template
-from rootdiff_jax._trace import Traced, alike, vary, varying_axes
+from rootdiff_jax._trace import Traced, alike, partition, vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,34 @@ class Outputs(NamedTuple):
 def solve(problem: Problem, inputs: Inputs) -> Outputs:
     """Return the root; a JAX operation that every transform may be applied to."""
     rule = _reverse_rule if problem.function.reverse_only else _rule
-    return rule(problem, *jax.tree.map(on_mesh, inputs))
+    return _left_to_xla(lambda inputs: rule(problem, *jax.tree.map(on_mesh, inputs)), inputs)
 
 
 def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], None]) -> Outputs:
     """Return the root of concrete arrays, not compiled and without derivative; `observe` is called after each step."""
     backend = SteppingBackend(problem.function.reverse_only, problem.function.differentiable)
-    return _run(problem, inputs, replace(problem.residual(inputs.operands), backend=backend, observe=observe))
+
+    def watched(inputs: Inputs) -> Outputs:
+        return _run(problem, inputs, replace(problem.residual(inputs.operands), backend=backend, observe=observe))
+
+    return _left_to_xla(watched, inputs)
+
+
+def _left_to_xla(solve: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
+    """Return what `solve` does; unknowns of one system that explicit axes of a mesh spread are left to XLA in it.
+
+    The types of a solver's arrays do not tell then how they are spread, and only the residual sees types that do.
+    """
+    spread = partition(inputs.y0)
+    if spread[-1] is None:
+        return solve(inputs)
+    y, each = spread, PartitionSpec(*spread[:-1])  # type: ignore[no-untyped-call]
+
+    def plain(*inputs: Any) -> Outputs:
+        return solve(Inputs(*inputs))._replace(factors=None)
+
+    found = Outputs(y, y, each, each, each, each, None, y)
+    return jax.sharding.auto_axes(plain, out_sharding=found)(*inputs)  # type: ignore[no-any-return]
 
 
 def _forward(problem: Problem, *inputs: Any) -> Outputs:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.sharding import AxisType
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
@@ -46,6 +47,7 @@ class Traced:
         self.differentiable = not calls_out or _has_derivative(jaxpr, operands)
         (value,) = jaxpr.outvars
         self.axes, self.spec = varying_axes(value.aval), partition(value.aval)
+        self._spread = tuple(partition(variable.aval) for variable in jaxpr.invars) if has_explicit_axes() else None
         self.names = frozenset(name for equation in equations(jaxpr) for name in _names(equation))
         self._key = _key(jaxpr, operands, _ORDERS)
         self._hash = hash(self._key)
@@ -54,6 +56,11 @@ class Traced:
         return self._value(*operands) if self.differentiable else _with_no_derivative(self._value)(*operands)
 
     def _value(self, *operands: Array) -> Array:
+        if self._spread is None or has_explicit_axes():
+            return self._evaluated(*operands)
+        return jax.sharding.explicit_axes(self._evaluated, in_sharding=self._spread)(*operands)
+
+    def _evaluated(self, *operands: Array) -> Array:
         (value,) = jax.core.eval_jaxpr(self._jaxpr, (), *operands)
         return value
 
@@ -120,6 +127,11 @@ def partition(value: Any) -> Any:
     return kind.sharding.spec
 
 
+def has_explicit_axes() -> bool:
+    """Return whether the types of arrays tell how they are spread over a mesh."""
+    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+
+
 def vary(value: Any, axes: Iterable[Any]) -> Any:
     """Return `value`, typed as varying over `axes` too."""
     missing = tuple(set(axes) - varying_axes(value))
@@ -150,6 +162,7 @@ def _hoist(jaxpr: Any, inputs: Sequence[Any], unknown: frozenset[int]) -> tuple[
     value. Where it has to do with the axes of a mesh all else too: constants are typed as varying, and are summed over
     devices, only once. Inputs at the `unknown` places are no constants.
     """
+    mesh = jax.sharding.get_abstract_mesh()
     apart = any(equation.primitive.name == "pvary" or _names(equation) for equation in jaxpr.eqns)
     pairs = enumerate(zip(jaxpr.invars, inputs, strict=True))
     known = {variable: value for place, (variable, value) in pairs if place not in unknown}
@@ -168,8 +181,10 @@ def _hoist(jaxpr: Any, inputs: Sequence[Any], unknown: frozenset[int]) -> tuple[
         if apart and all(isinstance(atom, Literal) or atom in known for atom in equation.invars):
             values = [atom.val if isinstance(atom, Literal) else known[atom] for atom in equation.invars]
             known |= zip(equation.outvars, _apply(equation, values), strict=True)
-        else:
+        elif equation.ctx.cur_abstract_mesh == mesh:
             equations.append(equation.replace(invars=list(map(hoist, equation.invars))))
+        else:  # within `auto_axes`: inputs are typed for the mesh outside of it
+            equations.append(equation)
     further = list(known)[count:]
     return jaxpr.replace(invars=[*jaxpr.invars, *further], eqns=equations), [known[v] for v in further]
 

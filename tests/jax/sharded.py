@@ -18,6 +18,9 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import rootdiff_jax as rd
+from rootdiff._residual import Residual
+from rootdiff.linear._cg import is_symmetric, probes
+from rootdiff_jax._backend import JaxBackend
 from tests.jax.closed_form import EXACT, SOLVER, START, THETA, c, f, loss
 
 jax.config.update("jax_enable_x64", True)
@@ -58,9 +61,55 @@ def by_jit_from_one_start() -> None:
         function = jax.jit(jax.grad(lambda t: objective(t, jnp.asarray(STARTS), **options), has_aux=True))
         gradient, y = function(thetas)
         assert y.sharding.is_equivalent_to(rows, 2)
-        with pytest.raises(rd.ArgumentError, match="y0: the unknowns of one system are spread over the explicit axis"):
-            rd.root(lambda y, a: y - a, jnp.zeros(4), jax.device_put(jnp.ones(4), rows))
     check(y, gradient)
+
+
+def by_jit_of_one_system() -> None:
+    """One system whose unknowns are spread, coupled to their neighbours, from a start that is on both devices."""
+    mesh = jax.make_mesh((2,), ("n",), axis_types=(AxisType.Explicit,))
+    spec, n = PartitionSpec("n"), 2048
+    before, after = (jax.sharding.auto_axes(partial(jnp.roll, shift=k), out_sharding=spec) for k in (1, -1))
+
+    def residual(y: Any, a: Any) -> Any:
+        return 3 * y + 0.1 * y**3 - before(y) - 0.5 * after(y) - 0.1 * jnp.mean(y) - a
+
+    def total(a: Any) -> Any:
+        y = rd.root(residual, jnp.zeros(n), a, solver="df_sane", adjoint="lsmr").y
+        return jnp.sum(jnp.sin(y)), y
+
+    root = jnp.linspace(-1.0, 2.0, n)
+    with jax.set_mesh(mesh):
+        y = jax.device_put(root, spec)
+        a = residual(y, jnp.zeros(()))
+        compiled = jax.jit(jax.grad(total, has_aux=True)).lower(a).compile()
+        gradient, found = compiled(a)
+        product = (3 + 0.3 * y**2) * gradient - after(gradient) - 0.5 * before(gradient) - 0.1 * jnp.mean(gradient)
+        for array in (found, gradient):
+            assert array.sharding.is_equivalent_to(NamedSharding(mesh, spec), 1)
+        square = jax.device_put(jnp.zeros((4, 4)), PartitionSpec(None, "n"))
+        for y0 in (square, {"a": jnp.zeros(4), "b": jax.device_put(jnp.zeros(4), spec)}):
+            with pytest.raises(rd.ArgumentError, match=r"y0: it is or holds .* spread over an explicit axis of a mesh"):
+                rd.root(lambda y: y, y0)
+    with pytest.raises(rd.ArgumentError, match=r"y0: the unknowns of one system, .* that is not set"):
+        rd.root(lambda y: 2 * y, found)
+    assert "all-gather" not in compiled.as_text()
+    np.testing.assert_allclose(found, root, **EXACT)
+    np.testing.assert_allclose(product, jnp.cos(root), **EXACT)
+
+
+def by_shifts_of_fixed_vectors() -> None:
+    """Products of a Jacobian that couples neighbours with vectors that depend on no data, as GMRES makes them."""
+    mesh = jax.make_mesh((2,), ("n",), axis_types=(AxisType.Auto,))
+    y, backend = jnp.ones(2048), JaxBackend()
+
+    def symmetric(y: Any) -> Any:
+        operator = Residual(lambda y: 3 * y**2 - jnp.roll(y, 1) - jnp.roll(y, -1), (), backend).operator(y)
+        u, v = probes(backend.xp, y)
+        return backend.when(jnp.all(y > 0), lambda: is_symmetric(operator, u, v), (), jnp.asarray(False))
+
+    compiled = jax.jit(symmetric).lower(jax.device_put(y, NamedSharding(mesh, PartitionSpec("n")))).compile()
+    assert "collective-permute" in compiled.as_text()
+    assert "all-gather" not in compiled.as_text()
 
 
 def by_vmap(kind: AxisType, compiled: bool) -> None:
@@ -215,6 +264,8 @@ CASES = {
     "jit-explicit-vmap": partial(by_vmap, AxisType.Explicit, True),
     "eager-explicit-vmap": partial(by_vmap, AxisType.Explicit, False),
     "jit-explicit-one-start": by_jit_from_one_start,
+    "jit-explicit-one-system": by_jit_of_one_system,
+    "jit-auto-shifts": by_shifts_of_fixed_vectors,
     "shard_map-newton-lu": partial(by_shard_map, "newton", "lu"),
     "shard_map-newton-gmres": partial(by_shard_map, "newton", "gmres"),
     "shard_map-one-start": by_shard_map_from_one_start,
