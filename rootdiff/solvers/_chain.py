@@ -89,24 +89,23 @@ class Chain(Solver):
         return backend.when(xp.any(open_), judged_and_tried, claim, claim.raw)  # type: ignore[no-any-return]
 
     def _in_turns(self, residual: Residual, y0: Array, active: Array, claim: Claim) -> RawSolution:
-        """Judge the claim and let the further solvers try the systems that fail, one after the other.
+        """Judge the claim of the first solver, and let the others try the systems that fail, one after the other.
 
         A loop, whose body holds one verdict for all of them.
         """
         backend, xp = residual.backend, residual.xp
 
         def turn(state: _Turn) -> _Turn:
-            raw = self._judged(residual, state)
-            best = _better(xp, state.best, raw, state.need, state.index == 0)
-            index, need = state.index + 1, state.need & _failed(xp, best)
-            # a system that needs nothing starts at its root, for solvers that cannot leave it out
-            start = xp.where(need[..., None], _nudged(xp, y0, best), best.y)
-            claim = state.claim._replace(raw=raw, asked=xp.zeros_like(need))
+            index, need, start, best = state
+            new = Claim(best, claim.asked & (index == 0), claim.first)
             for place, solver in enumerate(self.solvers[1:], 1):
-                claim = self._claim(solver, residual, start, need & (index == place), claim)
-            return _Turn(index, need & (index < len(self.solvers)), start, claim, best)
+                new = self._claim(solver, residual, start, need & (index == place), new)
+            best = _better(xp, best, self._judged(residual, state, new), need, index == 0)
+            need = need & _failed(xp, best) & (index + 1 < len(self.solvers))
+            # a system that needs nothing starts at its root, for solvers that cannot leave it out
+            return _Turn(index + 1, need, xp.where(need[..., None], _nudged(xp, y0, best), best.y), best)
 
-        start = _Turn(xp.zeros_like(claim.raw.status), active, y0, claim, claim.raw)
+        start = _Turn(xp.zeros_like(claim.raw.status), active, y0, claim.raw)
         return backend.while_loop(lambda state: xp.any(state.need), turn, start).best  # type: ignore[no-any-return]
 
     def _claim(self, solver: Solver, residual: Residual, start: Array, need: Array, old: Claim) -> Claim:
@@ -120,9 +119,9 @@ class Chain(Solver):
 
         return residual.backend.when(xp.any(need), lambda start, *old: attempt(start, Claim(*old)), (start, *old), old)  # type: ignore[no-any-return]
 
-    def _judged(self, residual: Residual, state: _Turn) -> RawSolution:
-        """Return the claim, judged by the tolerances of the solver that makes it: of those that agree, in one place."""
-        raw = state.claim.raw
+    def _judged(self, residual: Residual, state: _Turn, claim: Claim) -> RawSolution:
+        """Return a claim, judged by the tolerances of the solver that makes it: of those that agree, in one place."""
+        raw = claim.raw
         groups: list[tuple[Any, Array]] = []
         for place, solver in enumerate(self.solvers):
             if not isinstance(solver, IterativeSolver):
@@ -135,8 +134,7 @@ class Chain(Solver):
             else:
                 groups.append((solver, mine))
         for solver, mine in groups:
-            asked = state.claim.asked & state.need & mine
-            raw = judged(solver, residual, state.start, state.claim.first, raw, asked)
+            raw = judged(solver, residual, state.start, claim.first, raw, claim.asked & state.need & mine)
         return raw
 
     def _in_rounds(self, residual: Residual, y0: Array, active: Array, claim: Claim, few: int) -> RawSolution:
@@ -169,17 +167,15 @@ class _Turn(NamedTuple):
 
     Attributes
     ----------
-    index : integer array, (*batch). The place of the solver whose claim stands.
-    need : boolean array, (*batch). The systems for which it does.
-    start : array, (*batch, n). Where the solver started.
-    claim : Claim
+    index : integer array, (*batch). The place of the solver whose turn it is; the first one has made its claim.
+    need : boolean array, (*batch). The systems for which it is.
+    start : array, (*batch, n). Where the solver starts.
     best : RawSolution. The best one of the solvers before.
     """
 
     index: Array
     need: Array
     start: Array
-    claim: Claim
     best: RawSolution
 
 
