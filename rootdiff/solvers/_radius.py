@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
-from rootdiff._select import keep
+from rootdiff.solvers._line_search import frozen
 
 #: Trial steps before a system is given up: each at most halves the radius, 2^-60 of it is below all rounding.
 _MAX_TRIALS = 60
@@ -112,10 +112,12 @@ def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[A
         return point, value, accepted, full, following, done, count
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        return keep(residual.backend, ~carry[5], trial(carry[4], carry[6] + 1), carry)  # type: ignore[no-any-return]
+        return frozen(xp, carry[5], carry, trial(carry[4], carry[6] + 1))
 
-    none = xp.zeros_like(unwanted)
-    start = (y, f, none, none, at.radius, none, xp.zeros_like(size, dtype=xp.int32))
+    none, zeros = xp.zeros_like(unwanted), xp.zeros_like(size, dtype=xp.int32)
+    start: tuple[Array, ...] = (y, f, none, none, at.radius, none, zeros)
+    if not residual.backend.traced:  # a compiled loop makes the first trial too; else that is known to be wanted
+        start = trial(at.radius, zeros)
     point, value, accepted, full, radius, _, _ = residual.backend.while_loop(
         lambda carry: xp.any(~carry[5]), body, start
     )
