@@ -14,6 +14,7 @@ from rootdiff._errors import (
 from rootdiff._hooks import History
 from rootdiff._loop import IterativeSolver, StepInfo
 from rootdiff._numpy_adapter import continuation, fixed_point, gradient_report, root, root_scalar
+from rootdiff._operator import LinearOperator
 from rootdiff._problems import Path
 from rootdiff._registry import (
     available_adjoints,
@@ -24,7 +25,7 @@ from rootdiff._registry import (
     register_solver,
 )
 from rootdiff._report import GradientReport
-from rootdiff._residual import LinearOperator, Residual
+from rootdiff._residual import Residual
 from rootdiff._solution import Method, RawSolution, Solution, Status
 from rootdiff._solver import Solver
 from rootdiff.linear import (

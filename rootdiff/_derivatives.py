@@ -12,8 +12,8 @@ import numpy as np
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._inverse import Inverse
-from rootdiff._residual import LinearOperator, Residual
+from rootdiff._operator import LinearOperator
+from rootdiff._residual import Residual
 from rootdiff._structure import Structure
 
 
@@ -66,11 +66,12 @@ class GivenResidual(Residual):
             return self.rules.structure.ravel(self._pulled(y, cotangent)[0])
         return np.matvec(np.matrix_transpose(self.jacobian(y)), cotangent)
 
-    def operator(self, y: Array, factors: Inverse | None = None) -> LinearOperator:
+    def operator(self, y: Array) -> LinearOperator:
         matrix = cache(lambda: self.jacobian(y))
         matvec = partial(self.jvp, y) if self.rules.jvp else lambda v: np.matvec(matrix(), v)
         rmatvec = partial(self.vjp, y) if self.rules.vjp else lambda u: np.matvec(np.matrix_transpose(matrix()), u)
-        return LinearOperator(self.backend, matvec, rmatvec, matrix, float(np.finfo(y.dtype).eps), factors)
+        shape = (*y.shape, y.shape[-1])
+        return LinearOperator(self.backend, matvec, rmatvec, matrix, float(np.finfo(y.dtype).eps), shape)
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         if self.rules.jvp is not None:

@@ -11,14 +11,15 @@ no part: it was masked out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._failure import report_adjoint
+from rootdiff._inverse import Inverse
 from rootdiff._norms import max_norm, norm2, numbers
+from rootdiff._operator import LinearOperator, by_entries
 from rootdiff._patterns import signs, weights
-from rootdiff._residual import LinearOperator, Residual
+from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
@@ -30,7 +31,7 @@ def vjp(
     adjoint: LinearSolver,
     y: Array,
     cotangent: Array,
-    factors: Any = None,
+    factors: Inverse | None = None,
     on_failure: str = "raise",
     failed: Array | None = None,
     error: Array | None = None,
@@ -39,6 +40,8 @@ def vjp(
 
     Parameters
     ----------
+    factors : Inverse, optional
+        What the solver knows of the inverse of df/dy.
     failed : boolean array, (*batch), optional
         Systems whose `y` is no root.
     error : array, (*batch, n), optional
@@ -47,7 +50,7 @@ def vjp(
     xp = residual.xp
     y = regular_point(xp, y, failed)
     beside = None if error is None else Beside(y, error, lambda y: residual.operator(y).T)
-    u, info = solve(residual.operator(y, factors).T, adjoint, cotangent, on_failure, failed, beside)
+    u, info = solve(residual.operator(y).T, adjoint.starting_from(factors), cotangent, on_failure, failed, beside)
     if on_failure == "ignore":
         return residual.parameter_vjp(y, -u), info
     idle = xp.all(cotangent == 0, axis=-1, keepdims=True)
@@ -59,16 +62,16 @@ def jvp(
     adjoint: LinearSolver,
     y: Array,
     tangents: tuple[Array, ...],
-    factors: Any = None,
+    factors: Inverse | None = None,
     on_failure: str = "raise",
     failed: Array | None = None,
     error: Array | None = None,
 ) -> tuple[Array, LinearInfo]:
-    """Return ``(dy/dargs) v``: solve J t = (df/dargs) v, then -t; `failed` and `error` as for `vjp`."""
+    """Return ``(dy/dargs) v``: solve J t = (df/dargs) v, then -t; the rest is as for `vjp`."""
     y = regular_point(residual.xp, y, failed)
     rhs = residual.parameter_jvp(y, tangents)
     beside = None if error is None else Beside(y, error, residual.operator)
-    t, info = solve(residual.operator(y, factors), adjoint, rhs, on_failure, failed, beside)
+    t, info = solve(residual.operator(y), adjoint.starting_from(factors), rhs, on_failure, failed, beside)
     return -t, info
 
 
@@ -95,7 +98,7 @@ def solve(
     """
     xp = operator.backend.xp
     if adjoint.direct and has_few_unknowns(rhs.shape):
-        operator = operator.tabulated()
+        operator = by_entries(operator)
     x, info = checked(operator, adjoint, rhs)
     if beside is not None and adjoint.exact:
         lost = (info.status <= int(Status.AT_PRECISION)) & _wavers(operator, beside, x, rhs, info.factors)
@@ -108,7 +111,7 @@ def solve(
     return x, info
 
 
-def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, factors: Any) -> Array:
+def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, inverse: Inverse | None) -> Array:
     """Return whether, a root's error away from it, another `x` would solve the system, (*batch)."""
     xp, y = operator.backend.xp, beside.y
     error = xp.where(xp.isfinite(beside.error), beside.error, xp.zeros_like(y))
@@ -120,9 +123,9 @@ def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, fact
         # of several sizes and signs: moved as one, unknowns would leave a function of their differences as it is
         aside = error * weights(xp, y, xp.zeros_like(y[..., 0], dtype=xp.int32) + 1)
         changed = beside.operator(y + aside).matvec(x) - rhs
-        if factors is None:
+        if inverse is None:
             return open_ & ~(norm2(xp, changed) <= SINGULAR_AT * norm2(xp, rhs))
-        other = replace(operator, factors=factors).approximate_inverse(changed)
+        other = operator.inverted_by(inverse)(changed)
         return open_ & ~(max_norm(xp, other) <= SINGULAR_AT * max_norm(xp, x))
 
     nowhere = xp.zeros_like(x[..., 0], dtype=xp.bool)

@@ -24,6 +24,11 @@ class Factors(NamedTuple):
     lu: Array
     pivots: Array
 
+    @classmethod
+    def zeros(cls, xp: Any, y: Array) -> Factors:
+        """Return what stands for the factors of systems with unknowns `y`, (*batch, n), that are not made yet."""
+        return cls(xp.zeros_like(y[..., None] * y[..., None, :]), xp.zeros_like(y, dtype=xp.int32))
+
     def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
         return backend.lu_solve(self, vector, transpose)
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._failure import adjoint_words
+from rootdiff._inverse import Inverse
 from rootdiff._norms import max_norm, norm2, numbers
+from rootdiff._operator import LinearOperator, by_entries
 from rootdiff._patterns import signs
-from rootdiff._residual import LinearOperator, Residual
+from rootdiff._residual import Residual
 from rootdiff._roughness import roughness, spacing
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
@@ -113,11 +115,12 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     given = residual.operator(y)
     u, info = checked(given.T, adjoint, w)
     solver = adjoint if info.rank is not None else AutoLinear()
-    given = _factored(given, solver, w)
-    correction, _ = solver.solve(given.T, w - given.T.matvec(u))
+    inverse = solver.solve(given, w)[1].factors
+    correction, _ = solver.starting_from(inverse).solve(given.T, w - given.T.matvec(u))
     fine, operator, errors = _finest(residual, y, given)
-    operator = _factored(operator, solver, w)
-    exact, _ = solver.solve(operator.T, w)
+    if operator is not given:
+        inverse = solver.solve(operator, w)[1].factors
+    exact, _ = solver.starting_from(inverse).solve(operator.T, w)
     gradient = fine.parameter_vjp(y, -exact)
     size = _size(xp, gradient)
 
@@ -131,14 +134,15 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
 
     def quick(operator: LinearOperator, rhs: Array) -> Array:
         """Return the solution of a system that is all but that of the factors."""
-        if operator.factors is None:
+        if inverse is None:
             return solver.solve(operator, rhs)[0]
-        x = operator.approximate_inverse(rhs)
-        return x + operator.approximate_inverse(rhs - operator.matvec(x))
+        inverted = operator.inverted_by(inverse)
+        x = inverted(rhs)
+        return x + inverted(rhs - operator.matvec(x))
 
     def moved(point: Array) -> float:
         """Return the relative change of the gradient where y moves by a rounding."""
-        other = quick(fine.operator(point, operator.factors).T, w)
+        other = quick(fine.operator(point).T, w)
         return compared(fine.parameter_vjp(point, -other))
 
     def spread(error: Callable[[Array], float]) -> float:
@@ -146,7 +150,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
         patterns = _patterns(xp, y)
         return math.sqrt(sum(error(pattern) ** 2 for pattern in patterns) / len(patterns))
 
-    root = _polished(fine, solver, y, operator.factors)
+    root = _polished(fine, solver.starting_from(inverse), y)
     noise, of_slopes = _noise(fine, operator, y)
     slope = _slope_errors(operator, errors, exact, w, of_slopes / row_sizes(operator, y, fine(y)))
     tilted = spread(lambda sign: change(fine.parameter_vjp(y, quick(operator.T, slope * sign))))
@@ -163,7 +167,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     report = GradientReport(
         residual_norm=_largest(xp, max_norm(xp, residual(y))),
         y_error=_largest(xp, norm2(xp, y - root) / norm2(xp, root)),
-        condition=_condition(operator, y),
+        condition=_condition(operator, inverse, y),
         adjoint_residual=_largest(xp, relative),
         root_error=compared(best),
         adjoint_error=change(residual.parameter_vjp(y, correction)),
@@ -193,11 +197,6 @@ def _patterns(xp: Any, y: Array) -> list[Array]:
     return found
 
 
-def _factored(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> LinearOperator:
-    """Return the operator with the factors that the solver makes of it."""
-    return replace(operator, factors=solver.solve(operator, rhs)[1].factors)
-
-
 def _finest(residual: Residual, y: Array, operator: LinearOperator) -> tuple[Residual, LinearOperator, Array | None]:
     """Return the residual with the most accurate derivatives there are, its operator, and the errors of its entries.
 
@@ -211,7 +210,7 @@ def _finest(residual: Residual, y: Array, operator: LinearOperator) -> tuple[Res
     if jacobian is None:
         return fine, fine.operator(y), None
     matrix, errors = jacobian
-    return fine, replace(fine.operator(y), dense=lambda: matrix).tabulated(), errors
+    return fine, by_entries(replace(fine.operator(y), dense=lambda: matrix)), errors
 
 
 def _slope_errors(operator: LinearOperator, errors: Array | None, u: Array, w: Array, relative: Array) -> Array:
@@ -228,12 +227,12 @@ def _slope_errors(operator: LinearOperator, errors: Array | None, u: Array, w: A
     return rough + _TYPICAL * operator.precision * row_sizes(operator.T, u, w)
 
 
-def _polished(residual: Residual, solver: LinearSolver, y: Array, factors: Any) -> Array:
+def _polished(residual: Residual, solver: LinearSolver, y: Array) -> Array:
     """Return a better root: Newton's method from `y`, per system as long as its corrections shrink."""
     xp = residual.xp
     last = xp.full_like(y[..., 0], xp.inf)
     for _ in range(_POLISHING_STEPS):
-        step, _ = solver.solve(residual.operator(y, factors), -residual(y))
+        step, _ = solver.solve(residual.operator(y), -residual(y))
         length = norm2(xp, step)
         shrinks = length < 0.5 * last
         y = xp.where(shrinks[..., None], y + step, y)
@@ -277,13 +276,13 @@ def _roughness(residual: Residual, y: Array, part: float) -> Array:
         return residual.xp.zeros_like(y)
 
 
-def _condition(operator: LinearOperator, like: Array) -> float:
-    if operator.factors is None:
+def _condition(operator: LinearOperator, inverse: Inverse | None, like: Array) -> float:
+    if inverse is None:
         return math.nan
     backend, xp = operator.backend, operator.backend.xp
     norm = one_norm(backend, operator.matvec, operator.rmatvec, like)
-    inverse = one_norm(backend, operator.approximate_inverse, operator.T.approximate_inverse, like)
-    return _largest(xp, norm * inverse)
+    of_inverse = one_norm(backend, operator.inverted_by(inverse), operator.T.inverted_by(inverse), like)
+    return _largest(xp, norm * of_inverse)
 
 
 def _size(xp: Any, parts: tuple[Array, ...]) -> float:

@@ -1,4 +1,4 @@
-"""The residual on flat vectors with its derivatives, and its Jacobian as a linear operator."""
+"""The residual on flat vectors with its derivatives."""
 
 from __future__ import annotations
 
@@ -7,106 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rootdiff._backend import Array, Backend, Function, Pick
-from rootdiff._inverse import Eliminated, Factors, Inverse
-
-
-@dataclass(frozen=True)
-class LinearOperator:
-    """A square matrix per system, known by its products and, if need be, by its entries.
-
-    Attributes
-    ----------
-    backend : Backend
-    matvec, rmatvec : callable
-        Products of the matrix, and of its transpose, with vectors (*batch, n).
-    dense : callable
-        Returns the matrices, (*batch, n, n).
-    precision : float
-        Relative accuracy of the products, dimensionless.
-    factors : Inverse or None
-        Approximate inverse of this matrix (or of its transpose, if `transposed`): a preconditioner.
-    transposed : bool
-        Whether `factors` belong to the transpose.
-    guess : array, (*batch, n), or None
-        Where an iterative solver may start; zero is taken where that is better.
-    fixed_point : bool
-        Whether the matrix is G - I, with G the Jacobian of a cell, or its transpose.
-    matrix : array, (*batch, n, n), or None
-        The matrices, where they are at hand: products are then those with them.
-    several : int
-        Leading axes of the vectors that number right-hand sides of the same matrices, which need not have them.
-    form : callable, optional
-        Returns these matrices, not transposed, made once more: to carry them into a branch costs a compiled program a
-        copy, whether the branch is taken or not.
-    """
-
-    backend: Backend
-    matvec: Callable[[Array], Array]
-    rmatvec: Callable[[Array], Array]
-    dense: Callable[[], Array]
-    precision: float
-    factors: Inverse | None = None
-    transposed: bool = False
-    guess: Array | None = None
-    fixed_point: bool = False
-    matrix: Array | None = None
-    several: int = 0
-    form: Callable[[], Array] | None = None
-
-    def tabulated(self) -> LinearOperator:
-        """Return the same operator by its entries, for systems so small that they cost no more than a few products."""
-        matrix = self.dense()
-        across = self.backend.xp.matrix_transpose(matrix)
-        return replace(
-            self,
-            matvec=lambda v: (matrix @ v[..., None])[..., 0],
-            rmatvec=lambda u: (across @ u[..., None])[..., 0],
-            dense=lambda: matrix,
-            matrix=matrix,
-            form=self.T.dense if self.transposed else self.dense,
-        )
-
-    def distinct(self, matrix: Array, rhs: Array) -> Array:
-        """Return matrices, (*batch, n, n), without the axes of `several` right-hand sides, (several, *batch, n)."""
-        return matrix[*(0,) * (matrix.ndim - 1 - rhs.ndim + self.several), ...]
-
-    @property
-    def symmetric_product(self) -> Callable[[Array], Array]:
-        """The cheaper one of two products that are the same where the matrix is symmetric."""
-        prefers_transpose = self.backend.prefers_transpose
-        return self.matvec if prefers_transpose is None or prefers_transpose == self.transposed else self.rmatvec
-
-    def factored(self) -> LinearOperator:
-        """Return the same operator with LU factors, where it has none because the backend eliminates."""
-        if not isinstance(self.factors, Eliminated):
-            return self
-        matrix = self.factors.known[0] if self.form is None else self.form()
-        return replace(self, factors=self.backend.lu_factor(matrix))
-
-    def approximate_inverse(self, vector: Array) -> Array:
-        """Return what `factors` make of a vector, (*batch, n); not finite where they hold nothing."""
-        if self.factors is None:
-            raise ValueError("approximate_inverse: this operator has no factors.")
-        return self.factors.apply(self.backend, vector, self.transposed)
-
-    @property
-    def is_factored(self) -> bool:
-        """Whether `factors` are LU factors alone."""
-        return isinstance(self.factors, Factors)
-
-    @property
-    def T(self) -> LinearOperator:
-        """The transpose."""
-        across = self.backend.xp.matrix_transpose
-        return replace(
-            self,
-            matvec=self.rmatvec,
-            rmatvec=self.matvec,
-            dense=lambda: across(self.dense()),
-            transposed=not self.transposed,
-            matrix=None if self.matrix is None else across(self.matrix),
-            guess=None,
-        )
+from rootdiff._operator import FixedPoint, LinearOperator
 
 
 @dataclass(frozen=True)
@@ -218,8 +119,8 @@ class Residual:
 
         return self.backend.vjp(of_parameters, self.parameters)[1](cotangent)
 
-    def operator(self, y: Array, factors: Inverse | None = None) -> LinearOperator:
+    def operator(self, y: Array) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
-        matvec, rmatvec, dense = self.backend.linearize(self._of_y, y)
-        precision = self.backend.precision(y.dtype)
-        return LinearOperator(self.backend, matvec, rmatvec, dense, precision, factors, fixed_point=self.fixed_point)
+        kind = FixedPoint if self.fixed_point else LinearOperator
+        products, precision = self.backend.linearize(self._of_y, y), self.backend.precision(y.dtype)
+        return kind(self.backend, *products, precision, (*y.shape, y.shape[-1]))

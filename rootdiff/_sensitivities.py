@@ -107,11 +107,11 @@ class Sensitivities:
         with np.errstate(all="ignore"):
             assert self._checked
             y = _implicit.regular_point(np, self.y, self.failed)
-            operator = self.residual.operator(y, self.factors)
+            operator, adjoint = self.residual.operator(y), self.adjoint.starting_from(self.factors)
             beside = None if self.error is None else _implicit.Beside(y, self.error, self.residual.operator)
             for place, rhs in _parameter_columns(self.residual, y):
-                column, info = _implicit.solve(operator, self.adjoint, rhs, self.on_failure, self.failed, beside)
-                operator = operator if info.factors is None else replace(operator, factors=info.factors)
+                column, info = _implicit.solve(operator, adjoint, rhs, self.on_failure, self.failed, beside)
+                adjoint = adjoint.starting_from(info.factors)
                 columns[place].append(-column)
         blocks = [self._block(parts, np.shape(p)) for parts, p in zip(columns, parameters, strict=True)]
         return self._like_args(blocks)

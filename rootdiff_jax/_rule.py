@@ -19,9 +19,11 @@ from rootdiff._backend import Array, Pick
 from rootdiff._compaction import taken
 from rootdiff._failure import KEEP
 from rootdiff._loop import StepInfo
-from rootdiff._residual import LinearOperator, Residual
+from rootdiff._operator import LinearOperator
+from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff._solver import run
+from rootdiff.linear import AutoLinear
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
 from rootdiff_jax._packing import on_mesh
@@ -249,7 +251,8 @@ def _linear_solve(
         def solve(several: int | None, b: Array, values: Any) -> Array:
             settings, y, factors, operands, status, error = values
             adjoint = problem.adjoint.fill(settings)
-            adjoint = adjoint if several == 0 else adjoint.for_many()
+            if several is None and isinstance(adjoint, AutoLinear):
+                adjoint = replace(adjoint, few=False)
 
             def part(residual: Residual, arrays: Any) -> Array:
                 b, y, factors, status, error = arrays
@@ -258,12 +261,13 @@ def _linear_solve(
                 b = settled(jnp.where(status[..., None] >= 0, b, jnp.zeros_like(b)))
                 failed = None if problem.on_failure == "ignore" else _failed(status)
 
-                def at(y: Array, factors: Any = None) -> LinearOperator:
-                    operator = _for_several(residual.operator(y, factors), several or 0)
+                def at(y: Array) -> LinearOperator:
+                    operator = _for_several(residual.operator(y), several or 0)
                     return operator.T if of_transpose else operator
 
                 beside = None if error is None else _implicit.Beside(y, error, at)
-                x, _ = _implicit.solve(at(y, factors), adjoint, b, problem.on_failure, failed, beside)
+                known = adjoint.starting_from(factors)
+                x, _ = _implicit.solve(at(y), known, b, problem.on_failure, failed, beside)
                 return jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
 
             residual, arrays = problem.residual(operands), (b, y, factors, status, error)
@@ -331,7 +335,7 @@ def _for_several(operator: LinearOperator, several: int) -> LinearOperator:
     matvec, rmatvec = operator.matvec, operator.rmatvec
     for _ in range(several):
         matvec, rmatvec = jax.vmap(matvec), jax.vmap(rmatvec)
-    return replace(operator, matvec=matvec, rmatvec=rmatvec, several=several)
+    return replace(operator, matvec=matvec, rmatvec=rmatvec)
 
 
 def _linearisation_point(outputs: Outputs) -> Array:

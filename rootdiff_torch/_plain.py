@@ -12,8 +12,8 @@ from torch import Tensor
 from rootdiff import _implicit
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP, report
-from rootdiff._inverse import Inverse
-from rootdiff._residual import LinearOperator, Residual
+from rootdiff._operator import LinearOperator
+from rootdiff._residual import Residual
 from rootdiff._solution import Solution, Status
 from rootdiff._solver import run
 from rootdiff_torch._backend import BACKEND, Linearization
@@ -126,24 +126,22 @@ class _AtRoot(Residual):
         lead = rhs.shape[: rhs.ndim - y.ndim]
         failed = allowed.expand((*lead, *allowed.shape)).isinf() if problem.outcome.any_failed else None
 
-        def at(y: Tensor, factors: Inverse | None = None) -> LinearOperator:
-            operator = self.operator(y, factors)
-            if lead:  # one matrix, which is not copied, for several right-hand sides
-                one = operator.dense
-                operator = replace(
-                    operator, dense=lambda: (matrix := one()).expand((*lead, *matrix.shape)), several=len(lead)
-                )
+        def at(y: Tensor) -> LinearOperator:
+            operator = self.operator(y)
+            if lead and not problem.adjoint.direct:  # a matrix, which is not copied, for each right-hand side
+                one, shape = operator.dense, (*lead, *operator.shape)
+                operator = replace(operator, dense=lambda: one().expand(shape), shape=shape)
             return operator.T if transpose else operator
 
-        operator = at(y, BACKEND.unflatten(problem.outcome.byproduct, known))
+        adjoint = problem.adjoint.starting_from(BACKEND.unflatten(problem.outcome.byproduct, known))
         beside = _implicit.Beside(y, error, at)
-        x, info = _implicit.solve(operator, problem.adjoint, rhs, problem.on_failure, failed, beside)
+        x, info = _implicit.solve(at(y), adjoint, rhs, problem.on_failure, failed, beside)
         if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
             problem.outcome.any_failed = True
         return x  # type: ignore[no-any-return]
 
-    def operator(self, y: Tensor, factors: Inverse | None = None) -> LinearOperator:
-        found, graph = super().operator(y, factors), self.graph
+    def operator(self, y: Tensor) -> LinearOperator:
+        found, graph = super().operator(y), self.graph
         if y is not self.point.y:
             return found
         return replace(found, matvec=graph.matvec, rmatvec=graph.rmatvec, dense=lambda: graph.matrix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from threading import RLock
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import OnFailure
+from rootdiff._operator import LinearOperator
 from rootdiff._registry import get_adjoint
-from rootdiff._residual import LinearOperator
 from rootdiff._solution import Solution
 from rootdiff._solver import Solver
 from rootdiff.linear import LinearInfo, LinearSolver
@@ -34,9 +33,9 @@ class _FromLast(LinearSolver):
 
     def solve(self, operator: LinearOperator, rhs: Tensor) -> tuple[Tensor, LinearInfo]:
         last = self.last.get(operator.transposed)
-        if last is not None and (last.shape, last.dtype, last.device) == (rhs.shape, rhs.dtype, rhs.device):
-            operator = replace(operator, guess=last)
-        x, info = self.adjoint.solve(operator, rhs)
+        if last is not None and (last.shape, last.dtype, last.device) != (rhs.shape, rhs.dtype, rhs.device):
+            last = None
+        x, info = self.adjoint.starting_from(self.known, last).solve(operator, rhs)
         self.last[operator.transposed] = x
         return x, info
 

@@ -16,6 +16,7 @@ FLOORS = {
     "_backend": 0,
     "_select": 0,
     "_inverse": 0,
+    "_operator": 0,
     "_elimination": 0,
     "_errors": 0,
     "_namespace": 0,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rootdiff._backend import Array
-from rootdiff._residual import LinearOperator
+from rootdiff._inverse import Factors
+from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._sizes import TRIED, fits, has_few_unknowns, is_dense, is_one_large
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver
@@ -28,31 +29,29 @@ class AutoLinear(LinearSolver):
     Parameters
     ----------
     few : bool
-        Whether there are few right-hand sides, so that this trial may pay.
+        Whether there are few systems, so that this trial may pay.
     """
 
     few: bool = True
 
     direct = True
 
-    def for_many(self) -> AutoLinear:
-        return replace(self, few=False)
-
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        shape = tuple(rhs.shape)[operator.several :]  # that of the matrices counts
+        shape, known = operator.shape[:-1], self.known
         dense, many = is_dense(shape), not has_few_unknowns(shape)
-        if operator.is_factored or (dense and not (operator.fixed_point and many)):
+        lu = LU().starting_from(known)
+        if isinstance(known, Factors) or (dense and not (isinstance(operator.original, FixedPoint) and many)):
             if self._tries(operator, rhs):
-                return _again(operator, rhs, *attempt(operator, rhs), LU())
-            return LU().solve(operator, rhs)
-        first = GMRES(max_restarts=1) if dense else GMRES()
+                return _again(operator, rhs, *attempt(operator, rhs), lu)
+            return lu.solve(operator, rhs)
+        first = (GMRES(max_restarts=1) if dense else GMRES()).starting_from(known, self.guess)
         x, info = checked(operator, first, rhs)
-        return _again(operator, rhs, x, info, LU() if fits(shape) else LSMR())
+        return _again(operator, rhs, x, info, lu if fits(shape) else LSMR().starting_from(known))
 
     def _tries(self, operator: LinearOperator, rhs: Array) -> bool:
         """Return whether a short GMRES may save a factorisation."""
-        compiled = operator.backend.traced
-        return self.few and compiled and operator.factors is None and is_one_large(rhs.shape, TRIED)
+        one = not operator.several(rhs) and is_one_large(rhs.shape, TRIED)
+        return self.few and operator.backend.traced and self.known is None and one
 
 
 def _again(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
-from rootdiff._backend import Array, Backend
-from rootdiff._inverse import Factors, Inverse
-from rootdiff._residual import LinearOperator
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._inverse import Inverse
+from rootdiff._operator import LinearOperator
 from rootdiff._select import status_where
-from rootdiff._settings import check_settings
+from rootdiff._settings import check_settings, with_settings
 from rootdiff._solution import Status
 
 #: Tolerances are this many times the accuracy of the products, so that rounding in the test itself does not matter.
@@ -27,7 +28,7 @@ class LinearInfo(NamedTuple):
     relative_residual : array, (*batch), or None
         ``norm(A x - b) / norm(b)``, dimensionless; zero where b is zero. None: the solver did not compute it.
     factors : Inverse or None
-        The inverse with which the solution was found, of the matrix (of its transpose, if the operator is transposed).
+        The inverse with which the solution was found, of the matrix that is not transposed.
     rank : integer array, (*batch), or None
         Numerical rank, where the solver determines it; below n the solution is that of minimum norm.
     """
@@ -48,11 +49,18 @@ class LinearSolver(ABC):
         bias no residual test bounds.
     direct : bool
         Whether small systems are solved by their entries.
+    known : Inverse or None
+        An approximate inverse of the matrix that is not transposed, such as the forward solver ended with:
+        `LinearOperator.inverted_by` applies it. `starting_from` sets it; it is no setting.
+    guess : array, (*batch, n), or None
+        Where an iteration may start, set in the same way; zero is taken where that is better.
     """
 
     exact: ClassVar[bool] = True
     direct: ClassVar[bool] = False
     runtime: ClassVar[tuple[str, ...]] = ()
+    known: Inverse | None = None
+    guess: Array | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -61,13 +69,14 @@ class LinearSolver(ABC):
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         """Return x with A x = b for each right-hand side of `rhs`, (*batch, n), and how it went."""
 
-    def start(self, backend: Backend, y: Array) -> Factors | None:
-        """Return arrays shaped like the factors that `solve` reports for systems shaped like `y`, or None."""
-        return None
-
-    def for_many(self) -> LinearSolver:
-        """Return the solver to take where one matrix, or many, meet many right-hand sides."""
-        return self
+    def starting_from(self, known: Inverse | None, guess: Array | None = None) -> Self:
+        """Return the solver with what is known of the system: an approximate inverse, a guess at the solution."""
+        given = {name: value for name, value in (("known", known), ("guess", guess)) if value is not None}
+        for name in given.keys() & getattr(self, "__dataclass_fields__", {}).keys():
+            raise ArgumentError(
+                f"{type(self).__name__}: it has a setting {name!r}, a name of `LinearSolver`'s own. Name it otherwise."
+            )
+        return with_settings(self, **given) if given else self
 
     def tolerance(self, operator: LinearOperator) -> Any:
         """Return the relative residual that counts as solved: the setting `rtol`, else 10 times the accuracy of A."""

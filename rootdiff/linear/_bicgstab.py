@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._norms import dot
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import LinearOperator
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 

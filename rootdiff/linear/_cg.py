@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._norms import dot, norm2, numbers
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import LinearOperator
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 #: Roundings of a product by which a symmetric matrix may seem not to be.
@@ -76,7 +76,10 @@ class CG(Krylov):
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         xp = operator.backend.xp
-        precondition, product = self._precondition(operator, residual), operator.symmetric_product
+        precondition = self._precondition(operator, residual)
+        # of a symmetric matrix both products are the same: the cheaper one
+        cheaper = operator.backend.prefers_transpose in (None, operator.transposed)
+        product = operator.matvec if cheaper else operator.rmatvec
 
         def step(state: _State) -> _State:
             image = product(state.direction)
@@ -90,6 +93,6 @@ class CG(Krylov):
         limit = max(_STEPS, 2 * residual.shape[-1]) if self.max_steps is None else self.max_steps
         direction = precondition(residual)
         start = _State(xp.zeros_like(residual), residual, direction, dot(xp, residual, direction))
-        plain = None if self._preconditions(operator) else (lambda state: xp.sqrt(state.slope))
+        plain = None if self._preconditions else (lambda state: xp.sqrt(state.slope))
         # the error descends in the norm of A
         return run_cycle(operator.backend, start, step, goal, limit, plain, descends=True)

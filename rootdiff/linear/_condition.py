@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rootdiff._backend import Array, Backend
+from rootdiff._inverse import Eliminated, Inverse
 from rootdiff._norms import max_norm, norm2, numbers
+from rootdiff._operator import Dense, LinearOperator
 from rootdiff._patterns import pattern, signs
-from rootdiff._residual import LinearOperator
 from rootdiff._sizes import has_few_unknowns
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
@@ -57,16 +58,24 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     sign that matters: there three more are taken.
     """
     xp = operator.backend.xp
-    if operator.matrix is not None:
-        if operator.several:
-            return _sizes_of_several(xp, operator.distinct(operator.matrix, x), x) + xp.abs(rhs)
-        return norm2(xp, operator.matrix * x[..., None, :]) + xp.abs(rhs)
+    if isinstance(operator.original, Dense):
+        matrix = operator.dense()
+        if operator.several(x):
+            return _sizes_of_several(xp, matrix, x) + xp.abs(rhs)
+        return norm2(xp, matrix * x[..., None, :]) + xp.abs(rhs)
     largest = xp.abs(operator.matvec(signs(xp, x, 4) * x)) + xp.abs(rhs)
     if x.shape[-1] == 1 or not has_few_unknowns(x.shape):
         return largest
     for count in range(FLIPS):
         largest = xp.maximum(largest, xp.abs(operator.matvec(flipped(xp, x, count))) + xp.abs(rhs))
     return largest
+
+
+def _factored(operator: LinearOperator, inverse: Inverse) -> Inverse:
+    """Return the inverse of an operator; LU factors in place of one that eliminates anew for each vector."""
+    if not isinstance(inverse, Eliminated):
+        return inverse
+    return operator.backend.lu_factor(operator.remade() if isinstance(operator, Dense) else operator.dense())
 
 
 def flipped(xp: Any, x: Array, count: Array | int) -> Array:
@@ -88,11 +97,16 @@ def _sizes_of_several(xp: Any, matrix: Array, x: Array) -> Array:
 
 
 def skeel_condition(
-    operator: LinearOperator, x: Array, sizes: Array, screen: float, suspicious: Array | None = None
+    operator: LinearOperator,
+    inverse: Inverse,
+    x: Array,
+    sizes: Array,
+    screen: float,
+    suspicious: Array | None = None,
 ) -> Array:
     """Return ``max(abs(A^-1) sizes) / max(abs(x))``, (*batch), the condition of x against changes of each entry of A.
 
-    The inverse is what ``operator.factors`` make of a vector. With ``sizes = abs(A) abs(x)`` the condition does not
+    The `inverse` is that of the matrix that is not transposed. With ``sizes = abs(A) abs(x)`` the condition does not
     depend on the scaling of rows, so that units do not look like singularity. One solve bounds it from
     below; only where that exceeds `screen`, or in `suspicious` systems, (*batch), it is estimated properly. For one
     unknown that solve tells it.
@@ -104,18 +118,19 @@ def skeel_condition(
     backend, xp = operator.backend, operator.backend.xp
     size = max_norm(xp, x)
     safe = xp.where(size > 0, size, xp.ones_like(size))
+    solve = operator.inverted_by(inverse)
     if x.shape[-1] == 1:
-        return max_norm(xp, operator.approximate_inverse(sizes)) / safe
+        return max_norm(xp, solve(sizes)) / safe
     weights = sizes / safe[..., None]
-    for _ in range(operator.several):  # one probe for all right-hand sides of a matrix
+    for _ in range(operator.several(x)):  # one probe for all right-hand sides of a matrix
         weights = xp.max(weights, axis=0)
     probe = pattern(xp, weights, xp.full_like(weights[..., 0], 5)) * weights
-    bound = max_norm(xp, operator.approximate_inverse(probe)) + xp.zeros_like(size)
+    bound = max_norm(xp, solve(probe)) + xp.zeros_like(size)
     unclear = ~(bound <= screen) if suspicious is None else suspicious | ~(bound <= screen)
 
     def estimate(x: Array, sizes: Array) -> Array:
-        factored = operator.factored()
-        solve, solve_transposed = factored.approximate_inverse, factored.T.approximate_inverse
+        known = _factored(operator.original, inverse)
+        solve, solve_transposed = operator.inverted_by(known), operator.T.inverted_by(known)
         # max(|A^-1| g) is the 1-norm of diag(g) A^-T
         norm = one_norm(backend, lambda v: sizes * solve_transposed(v), lambda v: solve(sizes * v), x)
         return xp.where(unclear, norm / safe, bound)

@@ -8,13 +8,13 @@ can do better then; how far the solution may be off is a matter of the condition
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._inverse import Inverse
 from rootdiff._norms import max_norm, norm2
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import Dense, LinearOperator
 from rootdiff._select import status_where
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
@@ -68,7 +68,7 @@ def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple
         return x, _judged(operator, solver, _Solved(x), rhs, info)
     solved = _Solved(x, rhs - operator.matvec(x))
     if info.factors is not None:
-        solved = _refined(replace(operator, factors=info.factors), solved, rhs, info.relative_residual is None)
+        solved = _refined(operator, info.factors, solved, rhs, info.relative_residual is None)
     return solved.x, _judged(operator, solver, solved, rhs, info)
 
 
@@ -114,7 +114,7 @@ def _unchecked(xp: Any, x: Array, info: LinearInfo) -> LinearInfo:
     return info._replace(status=xp.astype(status, xp.int32), relative_residual=xp.full_like(x[..., 0], xp.nan))
 
 
-def _refined(operator: LinearOperator, solved: _Solved, rhs: Array, wanted: bool) -> _Solved:
+def _refined(operator: LinearOperator, inverse: Inverse, solved: _Solved, rhs: Array, wanted: bool) -> _Solved:
     """Return the solution after one step of refinement, in the systems in which the step is short.
 
     Not where it is not `wanted`, because the solver has refined it, or not needed, for one unknown. The right-hand side
@@ -128,7 +128,7 @@ def _refined(operator: LinearOperator, solved: _Solved, rhs: Array, wanted: bool
     xp = operator.backend.xp
     x, residual, moved = solved.x, solved.residual, None
     if wanted and x.shape[-1] > 1:
-        step = operator.approximate_inverse(residual)
+        step = operator.inverted_by(inverse)(residual)
         moved = relative_size(xp, max_norm(xp, step), max_norm(xp, x))
         x = xp.where((moved <= _SHORT)[..., None], x + step, x)
         residual = rhs - operator.matvec(x)
@@ -155,8 +155,9 @@ def _judged(
         regular = info.status != int(Status.SINGULAR)
         stable, known = backward_stable(operator, x, rhs, norm, size, ~within), xp.isfinite(size)
     else:
-        inverse = replace(operator, factors=info.factors)
-        condition = skeel_condition(inverse, x, sizes, SCREEN_AT / operator.precision, solved.suspicious)
+        assert info.factors is not None
+        screen = SCREEN_AT / operator.precision
+        condition = skeel_condition(operator, info.factors, x, sizes, screen, solved.suspicious)
         regular = finite & (operator.precision * condition < SINGULAR_AT)
         # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
         largest = x.shape[-1] ** 0.5 * sizes
@@ -207,8 +208,8 @@ def _stable_by_row(operator: LinearOperator, solved: _Solved, rhs: Array, sizes:
         return count + 1, left & unexplained(n**0.5 * size)
 
     left = unexplained(sizes)
-    costly = operator.several and backend.traced  # a compiled program reserves three times the memory of `x` for it
-    if operator.matrix is None and not has_few_unknowns(x.shape) and not costly:
+    costly = operator.several(x) and backend.traced  # a compiled program reserves three times the memory of `x` for it
+    if not isinstance(operator.original, Dense) and not has_few_unknowns(x.shape) and not costly:
         needed = xp.any(asked & xp.any(left, axis=-1))
         start = xp.where(needed, xp.zeros_like(asked, dtype=xp.int32), FLIPS)
         left = backend.while_loop(lambda state: xp.all(state[0] < FLIPS), look, (start, left))[1]

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
 from rootdiff._norms import norm2
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import LinearOperator
 from rootdiff._select import keep
 
 Product: TypeAlias = Callable[[Array], Array]

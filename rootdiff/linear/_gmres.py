@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._norms import norm2, numbers
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._select import keep, select
 from rootdiff.linear._cg import CG, is_symmetric, probes
 from rootdiff.linear._contraction import Product, Start
@@ -61,7 +61,8 @@ class GMRES(Krylov):
 
     def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
         first = super()._first(operator, rhs, size, goal)
-        if operator.fixed_point or self._preconditions(operator) or rhs.shape[-1] <= (self.restart or _UNRESTARTED):
+        unrestarted = rhs.shape[-1] <= (self.restart or _UNRESTARTED)
+        if unrestarted or self._preconditions or isinstance(operator.original, FixedPoint):
             return first
         backend, xp = operator.backend, operator.backend.xp
         u, v = probes(xp, rhs)  # a compiler moves this out of the loop of Newton's steps, but not out of the branch

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import norm2
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._select import select, status_where
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
@@ -132,18 +132,19 @@ class Krylov(LinearSolver):
         """Return where to start: zero or a better guess, and for a fixed point where the plain iteration leads."""
         xp = operator.backend.xp
         first = Start(xp.zeros_like(rhs), rhs, size)
-        if operator.guess is not None:
-            residual = rhs - operator.matvec(operator.guess)
+        if self.guess is not None:
+            residual = rhs - operator.matvec(self.guess)
             norm = norm2(xp, residual)
-            first = select(xp, norm < size, Start(operator.guess, residual, norm), first)
-        if not operator.fixed_point:
+            first = select(xp, norm < size, Start(self.guess, residual, norm), first)
+        if not isinstance(operator.original, FixedPoint):
             return first
-        known = self._precondition(operator, rhs) if self._preconditions(operator) else None
+        known = self._precondition(operator, rhs) if self._preconditions else None
         return contract(operator, rhs, first, goal, known)
 
-    def _preconditions(self, operator: LinearOperator) -> bool:
-        """Return whether there is a preconditioner."""
-        return callable(self.preconditioner) or (self.preconditioner is not None and operator.factors is not None)
+    @property
+    def _preconditions(self) -> bool:
+        """Whether there is a preconditioner."""
+        return callable(self.preconditioner) or (self.preconditioner is not None and self.known is not None)
 
     def _judge(self, xp: Any, norm: Array, goal: Array, cycles: Array) -> Array:
         status = status_where(xp, cycles >= self.max_restarts, Status.MAX_STEPS, Status.RUNNING)
@@ -152,14 +153,14 @@ class Krylov(LinearSolver):
 
     def _precondition(self, operator: LinearOperator, like: Array) -> Product:
         """Return the preconditioner as a product; the identity in systems where there is none that is finite."""
-        if callable(self.preconditioner):
-            own = self.preconditioner
+        xp, own = operator.backend.xp, self.preconditioner
+        if callable(own):
             return lambda vector: own(operator, vector)
-        if self.preconditioner is None or operator.factors is None:
+        if own is None or self.known is None:
             return lambda vector: vector
-        xp = operator.backend.xp
-        usable = xp.all(xp.isfinite(operator.approximate_inverse(like)), axis=-1)[..., None]
-        return lambda vector: xp.where(usable, operator.approximate_inverse(vector), vector)
+        inverse = operator.inverted_by(self.known)
+        usable = xp.all(xp.isfinite(inverse(like)), axis=-1)[..., None]
+        return lambda vector: xp.where(usable, inverse(vector), vector)
 
 
 class _Inner(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._norms import norm2
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import LinearOperator
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import norm2
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, finite_status, relative_size
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from rootdiff._backend import Array, Backend
+from rootdiff._backend import Array
 from rootdiff._inverse import Eliminated, Factors, Inverse, Scaling, Updated, with_base
 from rootdiff._norms import norm2
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import Dense, LinearOperator
 from rootdiff._select import select
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status, relative_size
@@ -53,48 +53,43 @@ class LU(LinearSolver):
     direct = True
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        at_hand = operator.matrix is not None  # then it is factored anew at once
-        if operator.factors is not None and not _is_diagonal(operator.factors) and not at_hand:
-            return self._reuse(operator, rhs)
+        at_hand = isinstance(operator.original, Dense)  # then it is factored anew at once
+        if self.known is not None and not _is_diagonal(self.known) and not at_hand:
+            return self._reuse(operator, rhs, self.known)
         backend, xp = operator.backend, operator.backend.xp
         factors: Inverse
-        if not operator.several and backend.eliminates(rhs.shape):
-            x, known = backend.eliminate(_matrix(operator, rhs), rhs, transpose=operator.transposed)
-            factors = Eliminated(known)
+        if not operator.several(rhs) and backend.eliminates(rhs.shape):
+            x, kept = backend.eliminate(operator.original.dense(), rhs, transpose=operator.transposed)
+            factors = Eliminated(kept)
         else:
-            factors = _factor(operator, rhs)
-            x = backend.lu_solve(factors, rhs, transpose=operator.transposed)
+            factors = self.factor(operator)
+            x = operator.inverted_by(factors)(rhs)
         return x, LinearInfo(finite_status(xp, x, Status.SINGULAR), None, factors)
 
-    def start(self, backend: Backend, y: Array) -> Factors | None:
-        return None if backend.eliminates(y.shape) else no_factors(backend.xp, y)
+    def factor(self, operator: LinearOperator) -> Factors:
+        """Return the factors of the matrix that is not transposed, which serve both directions."""
+        return operator.backend.lu_factor(operator.original.dense())
 
-    def _reuse(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
+    def _reuse(self, operator: LinearOperator, rhs: Array, old: Inverse) -> tuple[Array, LinearInfo]:
         """Refine from the factors at hand; where that stalls for any right-hand side of a matrix, factor it anew."""
         backend, xp = operator.backend, operator.backend.xp
-        old = operator.factors
-        assert old is not None
         size = norm2(xp, rhs)
-        x, norm = _refine(operator, rhs, size)
+        x, norm = _refine(operator, old, rhs, size)
         stale = ~backward_stable(operator, x, rhs, norm, size)
-        stale = xp.any(stale, axis=tuple(range(operator.several))) if operator.several else stale
+        several = operator.several(rhs)
+        stale = xp.any(stale, axis=tuple(range(several))) if several else stale
 
         def anew(rhs: Array) -> tuple[tuple[Array, Array], Inverse]:
-            fresh = with_base(old, _factor(operator, rhs))
-            again = _refine(replace(operator, factors=fresh), rhs, size)
+            fresh = with_base(old, self.factor(operator))
+            again = _refine(operator, fresh, rhs, size)
             if stale.ndim == 0:  # of a single matrix: it is stale
                 return again, fresh
-            several = stale | xp.zeros_like(norm, dtype=xp.bool)
-            return select(xp, several, again, (x, norm)), select(xp, stale, fresh, old)
+            each = stale | xp.zeros_like(norm, dtype=xp.bool)
+            return select(xp, each, again, (x, norm)), select(xp, stale, fresh, old)
 
         (x, norm), factors = backend.when(xp.any(stale), anew, (rhs,), ((x, norm), old))
         status = finite_status(xp, x, Status.SINGULAR)
         return x, LinearInfo(status, relative_size(xp, norm, size), factors)
-
-
-def no_factors(xp: Any, y: Array) -> Factors:
-    """Return zeros shaped like the LU factors and pivots of systems with unknowns `y`, (*batch, n)."""
-    return Factors(xp.zeros_like(y[..., None] * y[..., None, :]), xp.zeros_like(y, dtype=xp.int32))
 
 
 def _is_diagonal(inverse: Inverse) -> bool:
@@ -102,23 +97,14 @@ def _is_diagonal(inverse: Inverse) -> bool:
     return isinstance(inverse.base if isinstance(inverse, Updated) else inverse, Scaling)
 
 
-def _matrix(operator: LinearOperator, rhs: Array) -> Array:
-    """Return the matrix that is not transposed, which serves both directions and all right-hand sides."""
-    return operator.distinct(operator.T.dense() if operator.transposed else operator.dense(), rhs)
-
-
-def _factor(operator: LinearOperator, rhs: Array) -> Factors:
-    return operator.backend.lu_factor(_matrix(operator, rhs))
-
-
-def _refine(operator: LinearOperator, rhs: Array, size: Array) -> tuple[Array, Array]:
+def _refine(operator: LinearOperator, known: Inverse, rhs: Array, size: Array) -> tuple[Array, Array]:
     """Return x, found by an approximate inverse, and the norm of ``b - A x``; refined while each step gains a digit.
 
     References
     ----------
     Higham (2002), section 12.1.
     """
-    backend, xp, inverse = operator.backend, operator.backend.xp, operator.approximate_inverse
+    backend, xp, inverse = operator.backend, operator.backend.xp, operator.inverted_by(known)
     goal = 2 * operator.precision * size
 
     def unfinished(state: _Refined) -> Array:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rootdiff._backend import Array
 from rootdiff._norms import max_norm, norm2
+from rootdiff._operator import LinearOperator
 from rootdiff._patterns import pattern
-from rootdiff._residual import LinearOperator
 from rootdiff._select import status_where
 from rootdiff._solution import Status
 from rootdiff.linear._base import MARGIN, LinearInfo

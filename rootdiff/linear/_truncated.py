@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._residual import LinearOperator
+from rootdiff._operator import LinearOperator
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status
 
 
@@ -146,12 +146,12 @@ class Reuse(LinearSolver):
     exact: ClassVar[bool] = False
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        if operator.factors is None:
+        if self.known is None:
             raise ArgumentError(
                 "adjoint: 'reuse' needs the inverse of the solver, but this one hands over none. "
                 "Use solver='broyden' or 'newton', or adjoint='auto'."
             )
-        x = operator.approximate_inverse(rhs)
+        x = operator.inverted_by(self.known)(rhs)
         return x, LinearInfo(finite_status(operator.backend.xp, x))
 
 

@@ -15,7 +15,6 @@ from rootdiff._norms import dot, max_norm, norm2, numbers
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._solution import Status
-from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._fixed_point import secant_scale
 from rootdiff.solvers._line_search import backtrack
 
@@ -114,7 +113,7 @@ class Broyden(IterativeSolver):
         status = running(xp, y)
         # an array each, since each is changed in place
         left, right = (xp.concat([xp.zeros_like(y)[..., None, :]] * self.memory, axis=-2) for _ in range(2))
-        factors = no_factors(xp, y) if self.initial == "jacobian" else None
+        factors = Factors.zeros(xp, y) if self.initial == "jacobian" else None
         yes, nothing = status == int(Status.RUNNING), xp.zeros_like(y)
         unknown, count = xp.full_like(y, xp.inf), xp.zeros_like(status)
         newest = (nothing, nothing)

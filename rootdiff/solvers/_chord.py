@@ -13,7 +13,6 @@ from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._solution import Status
-from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._line_search import backtrack
 
 
@@ -65,7 +64,7 @@ class Chord(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> ChordState:
         xp = residual.xp
         status = running(xp, y)
-        factors = no_factors(xp, y)
+        factors = Factors.zeros(xp, y)
         yes = status == int(Status.RUNNING)
         return ChordState(y, residual(y), xp.full_like(y, xp.inf), status, factors, yes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
@@ -109,7 +109,8 @@ class Newton(IterativeSolver):
         xp = residual.xp
         scalar = y.shape[-1] == 1 and isinstance(self.linear, LU)
         f, *matrix = residual.with_jacobian(y) if scalar else (residual(y),)
-        factors = None if scalar else self.linear.start(residual.backend, y)
+        kept = isinstance(self.linear, LU) and not scalar and not residual.backend.eliminates(y.shape)
+        factors = Factors.zeros(xp, y) if kept else None
         # of one unknown the norm is no work
         norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
         unknown = xp.full_like(y, xp.inf)
@@ -163,7 +164,7 @@ class Newton(IterativeSolver):
         direction, info = self.linear.solve(operator, -state.f)
         if info.factors is None:
             return direction, None, None
-        return direction, replace(operator, factors=info.factors).approximate_inverse, info.factors
+        return direction, operator.inverted_by(info.factors), info.factors
 
 
 def _error(

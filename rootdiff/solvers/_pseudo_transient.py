@@ -13,7 +13,6 @@ from rootdiff._norms import norm2, numbers
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._solution import Status
-from rootdiff.linear._lu import no_factors
 from rootdiff.solvers._line_search import backtrack
 from rootdiff.solvers._newton import trusted
 from rootdiff.solvers._newton_krylov import EXACT_ENOUGH
@@ -86,7 +85,7 @@ class PseudoTransient(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> TransientState:
         xp = residual.xp
         time_step = xp.ones_like(y[..., 0]) * self.time_step
-        factors = no_factors(xp, y)
+        factors = Factors.zeros(xp, y)
         return TransientState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), factors, time_step)
 
     def step(self, residual: Residual, state: TransientState) -> TransientState:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rootdiff._errors import ArgumentError
+from rootdiff._operator import LinearOperator
 from rootdiff._registry import get_adjoint
-from rootdiff._residual import LinearOperator
 from rootdiff._solution import Status
 from rootdiff.linear import LinearSolver
 from rootdiff.linear._contract import checked
@@ -166,10 +166,11 @@ def _compiled(adjoint: LinearSolver, driver: Driver, transposed: bool, dtype: st
             lambda v: (xp.matrix_transpose(matrix) @ v[..., None])[..., 0],
             lambda: matrix,
             float(np.finfo(dtype).eps),
-            None if stale is None else backend.lu_factor(stale),
+            tuple(matrix.shape),
         )
         operator = operator.T if transposed else operator
-        x, info = checked(operator, adjoint, rhs)
+        known = None if stale is None else backend.lu_factor(stale)
+        x, info = checked(operator, adjoint.starting_from(known), rhs)
         return x, info.status, info.relative_residual
 
     return driver.compiled(run)

@@ -24,7 +24,7 @@ class Arrays:
     compiled: Callable[[Any], Any] = lambda function: function
     programs: dict[Any, Any] = field(default_factory=dict)
 
-    def operator(self, matrix: Any, factors: Any = None) -> LinearOperator:
+    def operator(self, matrix: Any) -> LinearOperator:
         """Return dense matrices, (*batch, n, n), as an operator whose products are exact to rounding."""
         a = self.array(matrix) if isinstance(matrix, np.ndarray) else matrix
         transposed = self.backend.xp.matrix_transpose(a)
@@ -34,7 +34,7 @@ class Arrays:
             lambda u: (transposed @ u[..., None])[..., 0],
             lambda: a,
             float(self.backend.xp.finfo(a.dtype).eps),
-            factors,
+            tuple(a.shape),
         )
 
     def solve(
@@ -54,9 +54,11 @@ class Arrays:
         adjoint = rootdiff.get_adjoint(adjoint) if isinstance(adjoint, str) else adjoint
 
         def run(matrix: Any, rhs: Any, factors: Any) -> Any:
-            operator = self.operator(matrix, factors)
+            operator = self.operator(matrix)
             operator = operator.T if transposed else operator
-            return by(operator, rhs) if by else _implicit.solve(operator, adjoint, rhs, on_failure)
+            if by:
+                return by(operator, rhs)
+            return _implicit.solve(operator, adjoint.starting_from(factors), rhs, on_failure)
 
         program = self.programs.setdefault((adjoint, transposed, on_failure, by), self.compiled(run))
         with np.errstate(all="ignore"):

@@ -36,7 +36,10 @@ def _solve(arrays: Any, matrix: np.ndarray, factors: Any = None) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal(matrix.shape[-1])
     found, info = _implicit.solve(
-        arrays.operator(matrix, factors), AutoLinear(), arrays.array((matrix @ x[..., None])[..., 0]), "raise"
+        arrays.operator(matrix),
+        AutoLinear().starting_from(factors),
+        arrays.array((matrix @ x[..., None])[..., 0]),
+        "raise",
     )
     assert int(info.status) <= Status.AT_PRECISION
     np.testing.assert_allclose(arrays.numpy(found), x, rtol=1e-9)  # conditions below 10

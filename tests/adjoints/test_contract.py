@@ -272,7 +272,9 @@ def test_a_symmetric_system_gets_as_many_steps_as_it_has_unknowns(numpy_arrays: 
         padded = np.pad(v, 1)
         return 2 * v - padded[:-2] - padded[2:]
 
-    operator = rootdiff.LinearOperator(numpy_arrays.backend, product, product, lambda: None, np.finfo(float).eps)
+    operator = rootdiff.LinearOperator(
+        numpy_arrays.backend, product, product, lambda: None, np.finfo(float).eps, (n, n)
+    )
     x, info = _implicit.solve(operator, rootdiff.get_adjoint(name), np.ones(n), "raise")
     place = np.arange(1.0, n + 1)
     np.testing.assert_allclose(x, place * (n + 1 - place) / 2, rtol=1e-8)

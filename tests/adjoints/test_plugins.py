@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
 import rootdiff
-from rootdiff import LinearInfo, LinearSolver, Status, _implicit
+from rootdiff import LU, LinearInfo, LinearSolver, Status, _implicit
 from tests.harness import HARNESSES
 
 
@@ -57,6 +58,42 @@ def test_an_info_that_is_none_is_named(arrays: Any) -> None:
 
     with pytest.raises(rootdiff.ArgumentError, match=r"Careless.*returned 0.*LinearInfo"):
         _implicit.solve(arrays.operator(np.eye(3)), Careless(), arrays.array(np.ones(3)), "nan")
+
+
+@dataclass(frozen=True)
+class Refining(LinearSolver):
+    """Applies the inverse that the forward solver ended with, twice."""
+
+    def solve(self, operator: Any, rhs: Any) -> Any:
+        assert self.known is not None
+        inverse = operator.inverted_by(self.known)
+        x = inverse(rhs)
+        x = x + inverse(rhs - operator.matvec(x))
+        return x, LinearInfo(operator.backend.xp.zeros_like(x[..., 0], dtype=operator.backend.xp.int32))
+
+
+@pytest.mark.parametrize("name", HARNESSES)
+def test_the_inverse_of_the_solver_is_handed_over(name: str) -> None:
+    def residual(y: Any, a: Any) -> Any:
+        return y**2 + 0.5 * y[:1] - a
+
+    w, exact = np.array([1.0, 2.0]), np.linalg.inv([[2.5, 0.0], [0.5, 2.0]])
+    options = {"solver": "newton", "adjoint": Refining()}
+    outcome = HARNESSES[name]().vjp(residual, np.array([1.2, 0.9]), np.array([1.5, 1.5]), w=w, **options)
+    np.testing.assert_allclose(outcome.derivative[0], w @ exact, rtol=1e-9)  # differences: eps^(2/3)
+
+
+def test_a_setting_of_a_taken_name_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Mine(LinearSolver):
+        known: int = 3  # type: ignore[assignment]
+
+        def solve(self, operator: Any, rhs: Any) -> Any:
+            return LU().solve(operator, rhs)
+
+    sol = rootdiff.root(_double, np.ones(1), np.array([4.0]), solver="newton", adjoint=Mine())
+    with pytest.raises(rootdiff.ArgumentError, match=r"Mine: it has a setting 'known'.*Name it otherwise"):
+        sol.vjp(np.ones(1))
 
 
 def _double(y: Any, a: Any) -> Any:

@@ -97,7 +97,9 @@ def _loose(rng: np.random.Generator, problem: Quadratic, condition: float) -> np
 def _operator(matrix: np.ndarray) -> rootdiff.LinearOperator:
     from rootdiff._numpy import NumpyBackend
 
-    return rootdiff.LinearOperator(NumpyBackend(), lambda v: matrix @ v, lambda u: matrix.T @ u, lambda: matrix, EPS)
+    return rootdiff.LinearOperator(
+        NumpyBackend(), lambda v: matrix @ v, lambda u: matrix.T @ u, lambda: matrix, EPS, matrix.shape
+    )
 
 
 def test_estimate_is_within_a_factor_ten_in_99_of_100_cases() -> None:

@@ -147,7 +147,7 @@ def test_a_preconditioner_saves_products() -> None:
             return matrix @ v
 
         operator = rootdiff.LinearOperator(
-            NumpyBackend(), product, lambda u: matrix.T @ u, lambda: matrix, np.finfo(float).eps
+            NumpyBackend(), product, lambda u: matrix.T @ u, lambda: matrix, np.finfo(float).eps, matrix.shape
         )
         adjoint = rootdiff.GMRES(preconditioner=preconditioner)
         x, info = _implicit.solve(operator, adjoint, matrix @ np.ones(60), "raise")

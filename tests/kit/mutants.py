@@ -34,7 +34,7 @@ class Wrong(rootdiff.LinearSolver):
     lies: bool = True
 
     def solve(self, operator: Any, rhs: Any) -> tuple[Any, LinearInfo]:
-        x = self.mistake(operator, rhs)
+        x = self.mistake(operator, rhs, *((self.known,) if self.mistake is stale_factors else ()))
         info = _claimed(operator, x)
         return x, info if self.lies else info._replace(relative_residual=None)
 
@@ -63,8 +63,8 @@ def leaf_blocks_only(operator: Any, rhs: Any) -> Any:
     return np.linalg.solve(matrix, rhs[..., None])[..., 0]
 
 
-def stale_factors(operator: Any, rhs: Any) -> Any:
-    return _good(operator, rhs)[0] if operator.factors is None else operator.approximate_inverse(rhs)
+def stale_factors(operator: Any, rhs: Any, known: Any) -> Any:
+    return _good(operator, rhs)[0] if known is None else operator.inverted_by(known)(rhs)
 
 
 def float32_inside(operator: Any, rhs: Any) -> Any:
