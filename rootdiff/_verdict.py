@@ -42,11 +42,13 @@ _TELLING = 1e-3
 _DEEP = 10.0
 
 
-def start_scale(xp: Any, y0: Array) -> Array:
-    """Return the size of each unknown that the start tells, (*batch, n), at most one.
+def start_scale(xp: Any, y0: Array, given: Array | None = None) -> Array:
+    """Return the size of each unknown, (*batch, n): the `given` one, or what the start tells, which is at most one.
 
     A start at zero tells none: then it is that of the largest unknown, or one where all are zero.
     """
+    if given is not None:
+        return given
     size, largest = xp.abs(y0), max_norm(xp, y0)[..., None]
     size = xp.where(size > 0, size, xp.where(largest > 0, largest, xp.ones_like(largest)))
     return xp.minimum(size, xp.ones_like(size))
@@ -133,7 +135,7 @@ def _at_point(
     step = xp.where(regular[..., None], step, xp.zeros_like(step))
     following = xp.abs(correction(residual(residual.moved(y, -step))))
     of_noise = _corrections_of_noise(residual, correction, noise)
-    error, scale = xp.abs(step), start_scale(xp, y0)
+    error, scale = xp.abs(step), start_scale(xp, y0, residual.scale)
     within = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
     explained = _MARGIN * (of_noise + eps * xp.abs(y))
     unit = xp.maximum(within + explained, xp.full_like(error, tiny))
@@ -199,7 +201,7 @@ def _by_rows(
     """
     xp = residual.xp
     noise = _noise(residual, y0, y, f)
-    allowed = allowed_error(xp, solver, y, start_scale(xp, y0), is_deep(solver, norm, first_norm))
+    allowed = allowed_error(xp, solver, y, start_scale(xp, y0, residual.scale), is_deep(solver, norm, first_norm))
     reach = _change(residual, y, f, allowed * pattern(xp, y, xp.zeros_like(norm)), xp.zeros_like(f))
     telling = max_norm(xp, noise) <= _TELLING * first_norm
     known = xp.all(xp.abs(f) <= xp.maximum(reach, _MARGIN * noise), axis=-1) & telling
@@ -247,7 +249,7 @@ def _noise(residual: Residual, y0: Array, y: Array, f: Array, matrix: Array | No
     """
     xp = residual.xp
     eps = float(xp.finfo(y.dtype).eps)
-    scale = xp.maximum(xp.abs(y), start_scale(xp, y0))
+    scale = xp.maximum(xp.abs(y), start_scale(xp, y0, residual.scale))
     few = _SAMPLES if matrix is None else 1  # of roundings alone
     most = _SAMPLES + _NEAR + math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise

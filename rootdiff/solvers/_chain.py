@@ -86,7 +86,7 @@ class Chain(Solver):
             if few:
                 return self._in_rounds(index, residual, y0, need, best, few)
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
-            raw = run(solver, residual, xp.where(need[..., None], _nudged(xp, y0, best), best.y), need)
+            raw = run(solver, residual, xp.where(need[..., None], _nudged(residual, y0, best), best.y), need)
             return self._after(index + 1, residual, y0, active, _better(xp, best, raw, need))
 
         # all further solvers in one branch: where none is needed, that is asked once
@@ -120,10 +120,11 @@ class Chain(Solver):
         return residual.backend.while_loop(lambda state: xp.any(state[1]), attempt, (best, need))[0]  # type: ignore[no-any-return]
 
 
-def _nudged(xp: Any, y0: Array, best: RawSolution) -> Array:
+def _nudged(residual: Residual, y0: Array, best: RawSolution) -> Array:
     """Return the start of the next solver, a little off `y0` where the derivative there is not finite."""
+    xp = residual.xp
     stuck = (best.status == int(Status.NONFINITE)) & xp.all(best.y == y0, axis=-1)
-    return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0), y0)
+    return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0, residual.scale), y0)
 
 
 def _failed(xp: Any, best: RawSolution, active: Array) -> Array:
