@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, T
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import batched_leaves
 from rootdiff._empty import Nothing
-from rootdiff._errors import ArgumentTypeError
+from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._names import add_backend
@@ -52,6 +52,7 @@ class Options:
     hooks: Hooks = field(default_factory=Hooks)
     batched_args: Any = None
     cuda_graph: bool = False
+    y_scale: Any = None
     jac: Callable[..., Any] | None = None
     jvp: Callable[..., Any] | None = None
     vjp: Callable[..., Any] | None = None
@@ -73,6 +74,8 @@ class Task:
         Whether a leaf of `args` is handed to the derivative rule.
     batched : list of bool, or None
         Which leaves of `args` carry the batch axes, if the user has told.
+    scale : array like `start`, or None
+        The size of each unknown, if the user has told.
     """
 
     function: Callable[..., Any]
@@ -86,6 +89,7 @@ class Task:
     options: Options
     fixed_point: bool
     batched: list[bool] | None
+    scale: Array | None = None
 
     @property
     def backend(self) -> Backend:
@@ -275,12 +279,12 @@ def task(
     adapter.check(structure, y0, args, options)
     args = adapter.kept(structure, args)
     solver = Auto(fixed_point=fixed_point) if options.solver == "auto" else get_solver(options.solver, backend.name)
-    given = options.batched_args
+    given, start = options.batched_args, structure.ravel(y0)
     return Task(
         function,
         structure,
         y0,
-        structure.ravel(y0),
+        start,
         args,
         is_parameter or adapter.is_parameter,
         Nothing() if structure.is_empty else solver,
@@ -288,7 +292,23 @@ def task(
         options,
         fixed_point,
         None if given is None else batched_leaves(backend, args, given, structure.batch),
+        None if options.y_scale is None else adapter.aside(_sizes)(adapter, structure, options.y_scale, start),
     )
+
+
+def _sizes(adapter: Adapter, structure: Structure, y_scale: Any, start: Array) -> Array:
+    """Return the size of each unknown as a vector like `start`; NaN where one that is traced is none."""
+    xp = structure.backend.xp
+    scale = structure.spread("y_scale", adapter.lifted(y_scale), start)
+    valid = (scale > 0) & (scale < xp.inf)
+    if not adapter.is_concrete((y_scale, scale)):
+        return xp.where(valid, scale, xp.nan)
+    if not bool(xp.all(valid)):
+        raise ArgumentError(
+            f"y_scale: got {y_scale!r}; it must be positive and finite: the size that each unknown may have, in its "
+            "own units, such as 1e-6 for microns in metres."
+        )
+    return scale
 
 
 def check_function(name: str, value: Any, otherwise: str = "") -> None:

@@ -97,6 +97,10 @@ class Backend(Protocol):
         """Return the Jacobian, (*batch, n, n), and the errors of its entries; None where these are not measured."""
         return None
 
+    def with_scale(self, scale: Array) -> Self:
+        """Return the backend for unknowns of these sizes, (*batch, n): one that takes differences steps by them."""
+        return self
+
     def once(self, function: Function, y: Array) -> Any:
         """Return ``function(y)``, a tuple of arrays or one, computed once however many results are made of it."""
         return function(y)

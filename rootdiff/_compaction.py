@@ -80,6 +80,20 @@ def compactable(
     return replace(make(structure, args), take=take)
 
 
+def with_scale(residual: Residual, scale: Array | None) -> Residual:
+    """Return the residual of unknowns whose sizes, (*batch, n), are told, some of its systems included."""
+    if scale is None:
+        return residual
+    take = residual.take
+
+    def take_scaled(pick: Pick, count: int) -> Residual:
+        assert take is not None
+        return with_scale(take(pick, count), taken(residual.xp, scale, pick, scale.ndim - 1))
+
+    backend = residual.backend.with_scale(scale)
+    return replace(residual, scale=scale, backend=backend, take=take and take_scaled)
+
+
 def limit(backend: Backend, shape: tuple[int, ...]) -> int:
     """Return how many systems of a batch of this shape may run on in a smaller one."""
     return math.prod(shape) // (_COMPILED if backend.traced else _EAGER)

@@ -73,6 +73,8 @@ class Line:
         No step is longer.
     room : tuple of arrays like `step`, or None
         How far t may go below 0 and above 0.
+    unit : float or array like `step`
+        The size of the entry that t is added to, where its value does not tell it.
     """
 
     along: Callable[[Any], Array]
@@ -81,6 +83,7 @@ class Line:
     step: Any
     longest: Any
     room: tuple[Any, Any] | None = None
+    unit: Any = 1.0
 
     def change(self, t: Any) -> Array:
         return self.along(t) - self.value
@@ -108,15 +111,17 @@ def first_step(dtype: Any) -> Any:
     return np.finfo(dtype).eps ** (1 / 3)
 
 
-def scale(size: Any, largest: Any) -> Any:
+def scale(size: Any, largest: Any, unit: Any = None) -> Any:
     """Return the scale of an entry, which tells its first step, from its `size` and the `largest` one of its array.
+
+    Its `unit`, where that is known, takes the place of the largest one, and of one.
 
     The first step is a small part of the scale. That of a small entry is up to `_SMALLER` times its size, since a
     longer step is less rounded; but no larger, so that the step does not change the sign of the entry. That of a zero
     is one.
     """
-    wide = np.minimum(np.minimum(largest, 1), _SMALLER * size)
-    return np.where(size > 0, np.maximum(size, wide), np.ones_like(size))
+    typical, of_zero = (np.minimum(largest, 1), np.ones_like(size)) if unit is None else (unit, unit)
+    return np.where(size > 0, np.maximum(size, np.minimum(typical, _SMALLER * size)), of_zero)
 
 
 @np.errstate(all="ignore")
@@ -206,8 +211,8 @@ def _felt(line: Line) -> tuple[Any, Array]:
         silent = ~np.any(known & ~(np.abs(change) <= _FELT * line.noise), axis=-1) & np.any(known, axis=-1)
         if left == 0 or not silent.any():
             break
-        # an entry far below one may be a zero up to rounding, which tells no scale
-        further = np.minimum(np.maximum(_FACTOR * step, first_step(line.value.dtype)), line.longest)
+        # an entry far below its unit may be a zero up to rounding, which tells no scale
+        further = np.minimum(np.maximum(_FACTOR * step, first_step(line.value.dtype) * line.unit), line.longest)
         further = np.where(silent, np.maximum(power_of_two(further, step.dtype), step), step)
         if not np.any(further > step):
             break

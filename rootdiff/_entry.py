@@ -44,6 +44,7 @@ def root(
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
     batched_args: Any = None,
+    y_scale: Any = None,
     on_failure: OnFailure = "raise",
     jac: Callable[..., Any] | None = None,
     jvp: Callable[..., Any] | None = None,
@@ -81,6 +82,12 @@ def root(
         cost nothing; everything that differs between systems must then come through `args`. Native solvers without
         `correct`, `bounds`, `callback`, `verbose` and `history`; ignored otherwise.
         $batched_args
+    y_scale : number, $array or pytree of them, broadcast to `y0`, optional
+        The size that each unknown may have, in its own units, positive: 1e-6 for microns in metres. It tells to which
+        digit an unknown is looked for, where the solver has no `atol`, and which changes of it may be rounding.
+        Default: what `y0` tells, at most one. Give it where a start far off, or at zero, tells the wrong size. Not
+        differentiated.
+        $y_scale
     on_failure : {"raise", "warn", "keep", "nan", "ignore"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
         return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; or return
@@ -135,7 +142,7 @@ def root(
     """
     hooks = Hooks(correct, bounds, callback, verbose, history, check)
     options = Options(
-        solver, adjoint, batch_ndim, on_failure, derivatives, hooks, batched_args, cuda_graph, jac, jvp, vjp
+        solver, adjoint, batch_ndim, on_failure, derivatives, hooks, batched_args, cuda_graph, y_scale, jac, jvp, vjp
     )
     unknown = adapter.unknown(y0, args)
     return _solved(adapter, task(adapter, residual, unknown, checked_args(adapter, args), options))
@@ -151,6 +158,7 @@ def fixed_point(
     adjoint: str | LinearSolver = "auto",
     batch_ndim: int = 0,
     batched_args: Any = None,
+    y_scale: Any = None,
     on_failure: OnFailure = "raise",
     derivatives: Derivatives = "finite-difference",
     check: bool = False,
@@ -164,7 +172,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`$cell. The residual is ``cell(z, *args) - z``.
     z0 : $array, number or pytree of them, (*batch, ...), floating
         Initial guess. Not differentiated.
-    *args, adjoint, batch_ndim, batched_args, on_failure, check$fixed_point_options
+    *args, adjoint, batch_ndim, batched_args, y_scale, on_failure, check$fixed_point_options
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -189,7 +197,7 @@ def fixed_point(
     0.7391
     """
     hooks = Hooks(check=check)
-    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, hooks, batched_args, cuda_graph)
+    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, hooks, batched_args, cuda_graph, y_scale)
     unknown = adapter.unknown(z0, args)
     return _solved(adapter, task(adapter, cell, unknown, checked_args(adapter, args), options, fixed_point=True))
 

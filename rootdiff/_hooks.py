@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._loop import StepInfo
-from rootdiff._numbers import as_unknown
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure
 
@@ -119,20 +118,4 @@ def _bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, 
 
 
 def _bound(structure: Structure, bound: Any, y: Array, missing: float) -> Array:
-    backend, xp = structure.backend, structure.backend.xp
-    if bound is None or isinstance(bound, int | float):
-        return xp.full_like(y, missing if bound is None else float(bound))
-    bound = as_unknown(backend, bound, y)
-    leaves, tree = backend.flatten(bound)
-    if tree != structure.tree:
-        raise ArgumentError("bounds: each must be a number, None, or a pytree of the structure of y0.")
-    shaped = []
-    for leaf, shape in zip(leaves, structure.shapes, strict=True):
-        try:
-            shaped.append(xp.broadcast_to(xp.asarray(leaf, dtype=y.dtype), structure.batch + shape))
-        except (ValueError, RuntimeError) as error:
-            wanted = structure.batch + shape
-            raise ArgumentError(
-                f"bounds: shape {tuple(leaf.shape)} does not broadcast to {wanted}, that of y0."
-            ) from error
-    return structure.ravel(backend.unflatten(tree, shaped))
+    return structure.backend.xp.full_like(y, missing) if bound is None else structure.spread("bounds", bound, y)

@@ -61,9 +61,10 @@ class IterativeSolver(Solver):
         A system has converged when the estimated error of each unknown is at most ``atol + rtol * abs(y)``.
         Default: eps^(3/4) of the dtype of y0, 1.8e-12 in float64 and 6.4e-6 in float32.
     atol : float, optional
-        In the units of the unknown. Default: eps times the size of the unknown in y0 (at most one, and that of the
-        largest unknown where it is zero), so that unknowns far smaller than others are resolved; or eps^(3/4) times
-        that size, once the residual has fallen by a factor 10 `rtol` and eight more steps have not led to more.
+        In the units of the unknown. Default: eps times the size of the unknown, `y_scale` or that in y0 (at most one,
+        and that of the largest unknown where it is zero), so that unknowns far smaller than others are resolved; or
+        eps^(3/4) times that size, once the residual has fallen by a factor 10 `rtol` and eight more steps have not led
+        to more.
     max_steps : int
         Steps after which a system that has not converged has failed.
     """
@@ -181,7 +182,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
         status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
     if active is not None:
         status = xp.where(active, status, int(Status.CONVERGED))
-    scale = start_scale(xp, y0)
+    scale = start_scale(xp, y0, residual.scale)
     loop = _Loop(state, xp.astype(status, xp.int32), zeros, norm, y0, norm, zeros, norm, scale, zeros)
     loop = _run(solver, residual, loop)
     success = loop.status <= int(Status.AT_PRECISION)

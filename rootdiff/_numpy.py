@@ -28,6 +28,8 @@ class NumpyBackend(Backend):
     ----------
     box : tuple of arrays like y, or None
         Lower and upper bounds of the unknown, which differences do not leave.
+    scale : array like y, or None
+        The size of each unknown, positive, if the user tells it: what a difference takes for one otherwise.
     fine : bool
         Whether differences with respect to entries are of higher order, which costs twice the evaluations.
 
@@ -39,6 +41,7 @@ class NumpyBackend(Backend):
 
     derivatives: Literal["finite-difference", "complex-step"] = "finite-difference"
     box: tuple[Array, Array] | None = field(default=None, compare=False)
+    scale: Array | None = field(default=None, compare=False)
     fine: bool = False
 
     name = "numpy"
@@ -68,10 +71,15 @@ class NumpyBackend(Backend):
         return self.derivatives == "complex-step"
 
     def slopes(
-        self, function: Function, primals: Sequence[Array], value: Array, box: tuple[Array, Array] | None = None
+        self,
+        function: Function,
+        primals: Sequence[Array],
+        value: Array,
+        box: tuple[Array, Array] | None = None,
+        unit: Array | None = None,
     ) -> Slopes:
         """Return the derivatives of the function at the primals, where it has this value, with their errors."""
-        return Slopes(function, primals, value, self.complex_step, box, self.fine)
+        return Slopes(function, primals, value, self.complex_step, box, self.fine, unit)
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
@@ -96,10 +104,13 @@ class NumpyBackend(Backend):
 
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
         value = function(y)
-        return value, self.slopes(function, (y,), value, self.box).jacobian().value
+        return value, self.slopes(function, (y,), value, self.box, self.scale).jacobian().value
+
+    def with_scale(self, scale: Array) -> NumpyBackend:
+        return replace(self, scale=scale)
 
     def measured_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
-        found = self.slopes(function, (y,), function(y), self.box).jacobian()
+        found = self.slopes(function, (y,), function(y), self.box, self.scale).jacobian()
         return found.value, found.error
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:

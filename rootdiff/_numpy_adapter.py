@@ -11,7 +11,7 @@ import numpy as np
 
 from rootdiff import _entry
 from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound, check_function, task
-from rootdiff._compaction import compactable
+from rootdiff._compaction import compactable, with_scale
 from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._errors import ArgumentError
@@ -65,12 +65,12 @@ class NumpyAdapter(Adapter):
     def measured(self, task: Task) -> Residual:
         make = partial(_with_rules, task)
         if task.batched is None:
-            return make(task.structure, task.args)
-        return compactable(make, task.structure, task.args, task.batched)
+            return with_scale(make(task.structure, task.args), task.scale)
+        return with_scale(compactable(make, task.structure, task.args, task.batched), task.scale)
 
     def solve(self, task: Task) -> Found:
         options, structure, start, hooks = task.options, task.structure, task.start, task.options.hooks
-        backend = NumpyBackend(options.derivatives, hooks.box(structure, start))
+        backend = NumpyBackend(options.derivatives, hooks.box(structure, start), task.scale)
         problem = replace(self.measured(task), backend=backend)
         if hooks.check:
             check_independent(problem, start)

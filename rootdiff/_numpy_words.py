@@ -36,6 +36,7 @@ WORDS = {
     "options": ", derivatives",
     "fixed_point_options": ", derivatives",
     "rules": ", jac, jvp, vjp, derivatives",
+    "y_scale": "The steps of differences are as long as it allows, too.",
     "bounds": ", and no difference leaves it",
     "solution": "With `y`, `status`, `steps`, `residual_norm`, and the methods `vjp`, `jvp` and `jacobian`.",
     "root_example": """

@@ -32,6 +32,8 @@ class Residual:
         The systems whose next step is wanted, None for all: a line search does not wait for the others.
     fixed_point : bool
         Whether the residual is ``cell(y) - y``.
+    scale : array, (*batch, n), or None
+        The size of each unknown, positive, in its own units, if the user tells it.
     """
 
     function: Function
@@ -42,6 +44,7 @@ class Residual:
     take: Callable[[Pick, int], Residual] | None = field(default=None, kw_only=True)
     active: Array | None = field(default=None, kw_only=True)
     fixed_point: bool = field(default=False, kw_only=True)
+    scale: Array | None = field(default=None, kw_only=True)
 
     @property
     def xp(self) -> Any:

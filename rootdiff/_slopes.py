@@ -37,6 +37,8 @@ class Slopes:
         Its lower and upper bounds, which no step leaves.
     fine : bool
         Whether to take differences of higher order with respect to entries, at twice the cost.
+    unit : array like the first primal, or None
+        The size of its entries, positive, if it is known; else a zero counts as one.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Slopes:
         complex_step: bool = False,
         box: tuple[Array, Array] | None = None,
         fine: bool = False,
+        unit: Array | None = None,
     ) -> None:
         self.function, self.value, self.complex_step, self.fine = function, value, complex_step, fine
         self.primals, self.box = [np.asarray(primal) for primal in primals], box
+        self.unit = unit
         self._learnt: Array | None = None
 
     @cached_property
@@ -70,6 +74,7 @@ class Slopes:
         """Return the derivative with respect to one entry (of each system) of one primal."""
         array = self.primals[place]
         size = np.abs(array[index])
+        unit = self.unit[index] if self.unit is not None and place == 0 else None
 
         def along(step: Any) -> Array:
             moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
@@ -77,13 +82,15 @@ class Slopes:
             return self.function(*self.primals[:place], moved, *self.primals[place + 1 :])
 
         if self.complex_step:
-            step = np.where(size > 0, size, 1.0) * 1e-20  # far below rounding: there is no cancellation to balance
+            step = (
+                np.where(size > 0, size, 1.0 if unit is None else unit) * 1e-20
+            )  # far below rounding: there is no cancellation to balance
             return self._exact(imaginary(along(1j * step)) / step[..., None])
         largest = np.max(np.abs(array), axis=None if size.ndim == 0 else -1)
         room = None
         if self.box is not None and place == 0:
             room = (array - self.box[0])[index], (self.box[1] - array)[index]
-        found = self._slope(along, scale(size, largest), size, room, self.fine)
+        found = self._slope(along, scale(size, largest, unit), size, room, self.fine, 1.0 if unit is None else unit)
         # the next entry is told of the rounding met here; much more than was known is a kink, of this entry alone
         seen = np.minimum(found.noise, _MORE * self._known)
         term = np.finfo(self.value.dtype).eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
@@ -115,14 +122,17 @@ class Slopes:
     def _exact(self, value: Array) -> Slope:
         return Slope(value, np.zeros_like(value), np.zeros_like(value))
 
-    def _slope(self, along: Callable[[Any], Array], length: Any, size: Any, room: Any, fine: bool = False) -> Slope:
+    def _slope(
+        self, along: Callable[[Any], Array], length: Any, size: Any, room: Any, fine: bool = False, unit: Any = 1.0
+    ) -> Slope:
         """Return the derivative along a line, with steps that are small parts of `length`.
 
-        A step as long as `size` changes an entry by its own size; none is longer than a quarter of that.
+        A step as long as `size` changes an entry by its own size; none is longer than a quarter of that, unless the
+        entry is far smaller than its `unit`.
         """
         value, known = self.value, self._known
         first = max(first_step(value.dtype), first_step(length.dtype))
-        longest = np.where(_LONGEST * size > first, _LONGEST * size, np.inf)
+        longest = np.where(_LONGEST * size > first * unit, _LONGEST * size, np.inf)
         shared = np.ndim(length) == 0 and value.ndim > 1  # one step for all systems, which count as one
         if shared:
             value, known = value.reshape(-1), known.reshape(-1)
@@ -133,6 +143,7 @@ class Slopes:
             power_of_two(first * length, length.dtype),
             longest,
             room,
+            unit,
         )
         found = slope(line)
         if fine:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
-from rootdiff._numbers import as_unknown, as_value
+from rootdiff._numbers import as_unknown, as_value, is_number
 
 _FRAMEWORKS = {"numpy": "rootdiff", "torch": "rootdiff_torch", "jax": "rootdiff_jax", "jaxlib": "rootdiff_jax"}
 
@@ -79,6 +79,34 @@ class Structure:
                 part = real + 1j * imaginary
             leaves.append(part if tuple(part.shape) == lead + shape else xp.reshape(part, lead + shape))
         return self.backend.unflatten(self.tree, leaves)
+
+    def spread(self, role: str, sizes: Any, y: Array) -> Array:
+        """Return a vector like `y` of real numbers for the unknowns: one number, or a pytree like y0 of real arrays.
+
+        The arrays are broadcast; both parts of a complex unknown get its number.
+        """
+        backend, xp = self.backend, self.backend.xp
+        if is_number(sizes) and not isinstance(sizes, complex):
+            return xp.full_like(y, float(sizes))
+        if backend.is_array(sizes) and sizes.ndim == 0:
+            return xp.broadcast_to(xp.astype(sizes, y.dtype), tuple(y.shape))
+        leaves, tree = backend.flatten(as_unknown(backend, sizes, y))
+        if tree != self.tree:
+            raise ArgumentError(f"{role}: got {sizes!r}; it must be a number, or a pytree of the structure of y0.")
+        parts = []
+        for leaf, shape, is_complex in zip(leaves, self.shapes, self.complex_leaves, strict=True):
+            wanted = self.batch + shape
+            array = leaf if backend.is_array(leaf) else xp.asarray(leaf)
+            if not xp.isdtype(array.dtype, ("real floating", "integral")):
+                raise ArgumentTypeError(f"{role}: it has dtype {array.dtype}; it must hold real numbers.")
+            try:
+                array = xp.broadcast_to(xp.astype(array, y.dtype), wanted)
+            except (ValueError, RuntimeError) as error:
+                raise ArgumentError(
+                    f"{role}: shape {tuple(array.shape)} does not broadcast to {wanted}, that of y0."
+                ) from error
+            parts += [xp.reshape(array, (*self.batch, -1))] * (2 if is_complex else 1)
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
     def check(self, output: Any, role: str) -> Any:
         """Return `output`, which the user's `role` returned; raise unless it has this structure, shapes and dtypes.

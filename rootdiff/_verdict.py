@@ -42,11 +42,13 @@ _TELLING = 1e-3
 _DEEP = 10.0
 
 
-def start_scale(xp: Any, y0: Array) -> Array:
-    """Return the size of each unknown that the start tells, (*batch, n), at most one.
+def start_scale(xp: Any, y0: Array, given: Array | None = None) -> Array:
+    """Return the size of each unknown, (*batch, n): the `given` one, or what the start tells, which is at most one.
 
     A start at zero tells none: then it is that of the largest unknown, or one where all are zero.
     """
+    if given is not None:
+        return given
     size, largest = xp.abs(y0), max_norm(xp, y0)[..., None]
     size = xp.where(size > 0, size, xp.where(largest > 0, largest, xp.ones_like(largest)))
     return xp.minimum(size, xp.ones_like(size))
@@ -98,9 +100,9 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
         failed = xp.where(status <= int(Status.AT_PRECISION), int(Status.STALLED), status)
         dense = residual.differentiable and is_dense(tuple(y.shape))
         f, matrix = residual.with_jacobian(y) if dense else (residual(y), None)
-        point = _Point(residual, start, first, first_norm, y, f, raw.residual_norm)
-        deep = is_deep(solver, raw.residual_norm, first_norm)
-        within = allowed_error(xp, solver, y, start_scale(xp, start), deep)
+        scale = start_scale(xp, start, residual.scale)
+        point = _Point(residual, start, first, first_norm, scale, y, f, raw.residual_norm)
+        within = allowed_error(xp, solver, y, scale, is_deep(solver, raw.residual_norm, first_norm))
         found = _by_rows(point, within, failed) if matrix is None else _by_corrections(point, matrix, within, failed)
         if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
             found = found._replace(status=_random(point, found.status))
@@ -117,12 +119,16 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
 
 
 class _Point(NamedTuple):
-    """The start, its residual and the largest entry of that; the point that is judged, its residual and its norm."""
+    """The start, its residual, the largest entry of that, the size of the unknowns; a point, its residual and its norm.
+
+    Sizes and points are (*batch, n), norms (*batch).
+    """
 
     residual: Residual
     y0: Array
     first: Array
     first_norm: Array
+    scale: Array
     y: Array
     f: Array
     norm: Array
@@ -148,7 +154,7 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
     near = _sampled(point, y, residual.moved(y, -step), matrix)
     following = xp.abs(correction(near.f))
     of_noise = _corrections_of_noise(residual, correction, near.noise)
-    error, scale = xp.abs(step), start_scale(xp, y0)
+    error, scale = xp.abs(step), point.scale
     explained = _MARGIN * (of_noise + eps * xp.abs(y))
     unit = xp.maximum(within + explained, xp.full_like(error, tiny))
     shorter = max_norm(xp, following / unit) <= _SHORTER * max_norm(xp, error / unit)
@@ -276,7 +282,7 @@ def _sampled(point: _Point, one: Array, other: Array, matrix: Array | None = Non
     residual, y, f = point.residual, point.y, point.f
     xp = residual.xp
     eps = float(xp.finfo(y.dtype).eps)
-    scale = xp.maximum(xp.abs(y), start_scale(xp, point.y0))
+    scale = xp.maximum(xp.abs(y), point.scale)
     few = _SAMPLES if matrix is None else 1  # of roundings alone
     most = _SAMPLES + _NEAR + math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise

@@ -88,7 +88,7 @@ class JaxAdapter(Adapter):
             return Found(none.y, None, none.status, none.steps, none.residual_norm)
         solver, solver_values = split(task.solver)
         adjoint, adjoint_values = split(task.adjoint)
-        y = vary(y, frozenset[Any]().union(*map(varying_axes, jax.tree.leaves(solver_values))))
+        y = vary(y, frozenset[Any]().union(*map(varying_axes, jax.tree.leaves((solver_values, task.scale)))))
         for _ in range(2):  # again, where a start that is the same on all devices leads to iterates that are not
             traced, operands, batched = _traced(task, y)
             correct, observe, of_correct = _attach(options.hooks, task.structure, traced, y, operands)
@@ -102,7 +102,8 @@ class JaxAdapter(Adapter):
         problem = Problem(
             traced, solver, adjoint, options.on_failure, correct, task.fixed_point, batched, options.batch_ndim
         )
-        inputs = Inputs(y, solver_values, adjoint_values, of_correct, operands)
+        scale = None if task.scale is None else _like(y, jax.lax.stop_gradient(task.scale))
+        inputs = Inputs(y, solver_values, adjoint_values, of_correct, scale, operands)
         out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
         best = None if isinstance(out.status, Tracer) else out.best
         return Found(out.y, best, out.status, out.steps, out.residual_norm, out.method, out.error)
@@ -140,6 +141,11 @@ def _check_collectives(function: Traced, correct: Traced | None, y: Any) -> None
             "solve, and pass them through args; in shard_map with check_vma=True, give a y0 that is the same on all "
             "devices, and let the residual return what is."
         )
+
+
+def _like(y: Any, values: Any) -> Any:
+    """Return values, typed as varying and as spread over a mesh as `y` is."""
+    return jnp.where(jnp.zeros_like(y, dtype=bool), y, values)
 
 
 def _spread(y: Any, spec: Any) -> Any:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from rootdiff import _implicit
 from rootdiff._backend import Array, Pick
-from rootdiff._compaction import taken
+from rootdiff._compaction import taken, with_scale
 from rootdiff._failure import KEEP
 from rootdiff._loop import StepInfo
 from rootdiff._operator import LinearOperator
@@ -74,12 +74,16 @@ class Problem:
 
 
 class Inputs(NamedTuple):
-    """Start, runtime settings of solver and adjoint, what the correction and what the residual depends on."""
+    """Start, runtime settings of solver and adjoint, what the correction and what the residual depends on.
+
+    `scale` is the size of the unknowns, like `y0`, if the user has told.
+    """
 
     y0: Array
     solver: tuple[Any, ...]
     adjoint: tuple[Any, ...]
     correct: tuple[Any, ...]
+    scale: Array | None
     operands: tuple[Any, ...]
 
 
@@ -142,6 +146,7 @@ def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
     if problem.correct is not None:
         correct = problem.correct
         residual = replace(residual, correct=lambda trial, y: correct(trial, y, *inputs.correct))
+    residual = with_scale(residual, inputs.scale)
     raw = in_blocks(partial(run, problem.solver.fill(inputs.solver)), residual, inputs.y0, inputs.y0, inputs.solver)
     y = raw.y
     if problem.on_failure not in KEEP:
@@ -157,7 +162,7 @@ _reverse_rule = jax.custom_vjp(_forward, nondiff_argnums=(0,))
 @in_own_settings
 def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Outputs, Outputs]:
     outputs = _rule(problem, *primals)
-    _, _, adjoint, _, operands = primals
+    _, _, adjoint, *_, operands = primals
     y = _linearisation_point(outputs)
     moving = [place for place, tangent in enumerate(tangents[-1]) if not isinstance(tangent, SymbolicZero)]
     tangent = jnp.zeros_like(y)
@@ -180,14 +185,14 @@ def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Outputs, Any]:
 @in_own_settings
 def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tuple[Any, ...]:
     inputs, outputs, moving = saved
-    _, _, adjoint, _, operands = inputs
+    _, _, adjoint, *_, operands = inputs
     if not moving or isinstance(cotangents.y, SymbolicZero):
-        return None, None, None, None, None
+        return (None,) * len(inputs)
     y = _linearisation_point(outputs)
     u = _linear_solve(problem, adjoint, operands, y, outputs, cotangents.y, transposed=True)
     of_moving, values = _in_some_operands(problem, *_regular(problem, outputs, y, operands), list(moving))
     found = dict(zip(moving, jax.vjp(of_moving, *values)[1](-u), strict=True))
-    return None, None, None, None, tuple(found.get(place) for place in range(len(operands)))
+    return *(None,) * (len(inputs) - 1), tuple(found.get(place) for place in range(len(operands)))
 
 
 # Operands that are not differentiated stay out of it: a custom rule in the residual may close over them.

@@ -143,7 +143,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         frozen = task.flat(as_now, function=freezer.freeze(task.function))
         watched = Watched.of(task.function, task.args, freezer.made)
     hooked, of_correct = _attach(hooks, structure, flat, start)
-    settings = _settings(task.solver)
+    settings = _settings(task)
     inputs = [*parameters, *map(_explicit, captured)]
     shown, known = len(inputs), len(inputs) + len(of_correct)
     inputs += [tensor.detach() for tensor in (*of_correct, *settings)]
@@ -166,6 +166,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         correct=hooked.correct and _of_parameters(with_captured(hooked.correct, of_correct, 2), shown, known, 2),
         observe=hooked.observe,
         settings=len(settings),
+        scaled=task.scale is not None,
         cuda_graph=options.cuda_graph,
     )
     y, status, steps, norm, method, _, error, *_ = apply(Root, problem, start, *inputs)
@@ -181,11 +182,12 @@ def _of_parameters(function: Callable[..., Tensor], first: int, last: int, point
     return lambda *inputs: function(*inputs[:points], *inputs[points + first : points + last])
 
 
-def _settings(solver: Any) -> tuple[Tensor, ...]:
-    """Return the tensors in a solver's settings, which a transform may track like any argument."""
+def _settings(task: Task) -> tuple[Tensor, ...]:
+    """Return the tensors in the settings of a solve, which a transform may track like any argument."""
+    solver, scale = task.solver, () if task.scale is None else (task.scale,)
     if isinstance(solver, InBracket):
-        return solver.lo, solver.hi
-    return solver.start if isinstance(solver, Continuation) else ()
+        return solver.lo, solver.hi, *scale
+    return (*solver.start, *scale) if isinstance(solver, Continuation) else scale
 
 
 class _Unchecked(TorchBackend):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rootdiff._compaction import with_scale
 from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
@@ -48,7 +49,7 @@ class Outcome:
 class Problem:
     """A residual on flat vectors, ``original(y, *parameters)``, and how to solve it.
 
-    The parameters are those of the residual, those of the correction, and the settings of the solver.
+    The parameters are those of the residual, those of the correction, and the settings of the solve.
 
     Attributes
     ----------
@@ -65,7 +66,8 @@ class Problem:
     fixed_point : bool. Whether the function is that of a fixed point.
     correct : callable or None. ``correct(trial, y, *parameters)``, the point to try in place of `trial`.
     observe : callable or None. Called after each step.
-    settings : int. How many parameters are settings of the solver.
+    settings : int. How many parameters, the last ones, are settings of the solve.
+    scaled : bool. Whether the last one of these is the size of the unknowns.
     cuda_graph : bool. Whether loops are to be recorded.
     outcome : Outcome. What `forward` finds out, for Python to branch on under every transform.
     """
@@ -86,6 +88,7 @@ class Problem:
     fixed_point: bool = False
     correct: Callable[..., Tensor] | None = None
     settings: int = 0
+    scaled: bool = False
     cuda_graph: bool = False
     observe: Callable[[StepInfo], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
@@ -123,11 +126,14 @@ class Problem:
         correct, solver = self.correct, self.solver
         if correct is not None:
             residual = replace(residual, correct=lambda trial, y: correct(trial, y, *parameters))
+        settings = parameters[len(parameters) - self.settings :]
+        if self.scaled:
+            residual, settings = with_scale(residual, settings[-1]), settings[:-1]
         if isinstance(solver, InBracket):
-            lo, hi = parameters[-self.settings :]
+            lo, hi = settings
             solver = replace(solver, lo=lo, hi=hi)
         elif isinstance(solver, Continuation):
-            solver = replace(solver, start=parameters[len(parameters) - self.settings :])
+            solver = replace(solver, start=settings)
         return residual, solver
 
 

@@ -103,7 +103,7 @@ class Chain(Solver):
             best = _better(xp, best, self._judged(residual, state, new), need, index == 0)
             need = need & _failed(xp, best) & (index + 1 < len(self.solvers))
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
-            return _Turn(index + 1, need, xp.where(need[..., None], _nudged(xp, y0, best), best.y), best)
+            return _Turn(index + 1, need, xp.where(need[..., None], _nudged(residual, y0, best), best.y), best)
 
         start = _Turn(xp.zeros_like(claim.raw.status), active, y0, claim.raw)
         return backend.while_loop(lambda state: xp.any(state.need), turn, start).best  # type: ignore[no-any-return]
@@ -179,10 +179,11 @@ class _Turn(NamedTuple):
     best: RawSolution
 
 
-def _nudged(xp: Any, y0: Array, best: RawSolution) -> Array:
+def _nudged(residual: Residual, y0: Array, best: RawSolution) -> Array:
     """Return the start of the next solver, a little off `y0` where the derivative there is not finite."""
+    xp = residual.xp
     stuck = (best.status == int(Status.NONFINITE)) & xp.all(best.y == y0, axis=-1)
-    return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0), y0)
+    return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0, residual.scale), y0)
 
 
 def _failed(xp: Any, best: RawSolution) -> Array:

@@ -48,7 +48,8 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
         f_new = residual(y)
         norm = max_norm(xp, f_new)
         contracts = going & (norm2(xp, f_new) <= _CONTRACTION * norm2(xp, f))
-        allowed = allowed_error(xp, solver, y, start_scale(xp, y), is_deep(solver, norm, first_norm))
+        scale = start_scale(xp, y, residual.scale)
+        allowed = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
         within = contracts & ((norm == 0) | xp.all(xp.abs(direction) <= allowed, axis=-1))
         steps = xp.astype(raw.steps + xp.astype(contracts, xp.int32), xp.int32)
         return contracts & ~within & (steps < last), raw._replace(

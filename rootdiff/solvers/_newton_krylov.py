@@ -22,6 +22,9 @@ from rootdiff.solvers._radius import CONTRACTION
 
 #: Eisenstat & Walker (1996): choice 2 with gamma = 0.9, alpha = 2; the safeguard's threshold; first and largest eta.
 _GAMMA, _SAFEGUARD, _FIRST, _LARGEST = 0.9, 0.1, 0.5, 0.9
+#: Unknowns up to which a correction is solved for to rounding: by so few products that a sloppy one saves little, while
+#: next to a curved valley it costs many more steps.
+_FEW = 10
 #: Relative linear residual up to which an inexact correction still estimates the error of y.
 EXACT_ENOUGH = 1e-3
 
@@ -39,6 +42,8 @@ class KrylovState(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class NewtonKrylov(IterativeSolver):
     """Matrix-free Newton: a Krylov method solves for each correction only as exactly as the convergence deserves.
+
+    Of at most ten unknowns, where the Krylov space is that of all of them, each correction is solved for to rounding.
 
     Parameters
     ----------
@@ -76,7 +81,8 @@ class NewtonKrylov(IterativeSolver):
 
     def init(self, residual: Residual, y: Array) -> KrylovState:
         xp = residual.xp
-        forcing = xp.full_like(y[..., 0], _FIRST)
+        tight = 10 * residual.backend.precision(y.dtype)
+        forcing = xp.full_like(y[..., 0], tight if self._spans(y) else _FIRST)
         return KrylovState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), forcing)
 
     def step(self, residual: Residual, state: KrylovState) -> KrylovState:
@@ -98,15 +104,10 @@ class NewtonKrylov(IterativeSolver):
         allowed = self.rtol * xp.abs(y) + atol
         exact = trusted(trial, size) & (relative <= EXACT_ENOUGH)
         believed = exact & _has_fallen(residual, y, f, new_f, allowed, exact)
-        ratio = xp.where(trial.accepted, trial.size, size) / xp.where(size > 0, size, 1.0)
-        floor = _GAMMA * state.forcing**2
-        forcing = _GAMMA * ratio**2
-        forcing = xp.where(floor > _SAFEGUARD, xp.maximum(forcing, floor), forcing)
-        # the next correction is about so large; to a tenth of the tolerance it need be known, and to EXACT_ENOUGH
-        following = ratio * norm2(xp, direction)
-        enough = 0.1 * norm2(xp, allowed) / xp.where(following > 0, following, 1.0)
-        forcing = xp.maximum(forcing, xp.minimum(enough, EXACT_ENOUGH))
-        forcing = xp.clip(forcing, 10 * residual.backend.precision(y.dtype), _LARGEST)
+        forcing = state.forcing
+        if not self._spans(y):
+            ratio = xp.where(trial.accepted, trial.size, size) / xp.where(size > 0, size, 1.0)
+            forcing = _next_forcing(residual, forcing, ratio, direction, allowed)
         return KrylovState(
             xp.where(keep, trial.y, y),
             new_f,
@@ -114,6 +115,11 @@ class NewtonKrylov(IterativeSolver):
             status,
             forcing,
         )
+
+    def _spans(self, y: Array) -> bool:
+        """Return whether the unknowns are few, and the Krylov space of one cycle is that of all of them."""
+        n = y.shape[-1]
+        return n <= min(_FEW, getattr(self.linear, "restart", None) or n)  # type: ignore[no-any-return]
 
     def _inner(self, state: KrylovState) -> Krylov:
         """Return the solver for the correction from this state."""
@@ -123,6 +129,19 @@ class NewtonKrylov(IterativeSolver):
         return with_settings(
             self.linear, rtol=state.forcing, preconditioner=lambda operator, v: precondition(state.y, v)
         )
+
+
+def _next_forcing(residual: Residual, last: Array, ratio: Array, direction: Array, allowed: Array) -> Array:
+    """Return the forcing term after the `last` one, (*batch), where a step reduced f to this `ratio`."""
+    xp = residual.xp
+    floor = _GAMMA * last**2
+    forcing = _GAMMA * ratio**2
+    forcing = xp.where(floor > _SAFEGUARD, xp.maximum(forcing, floor), forcing)
+    # the next correction is about so large; to a tenth of the tolerance it need be known, and to EXACT_ENOUGH
+    following = ratio * norm2(xp, direction)
+    enough = 0.1 * norm2(xp, allowed) / xp.where(following > 0, following, 1.0)
+    forcing = xp.maximum(forcing, xp.minimum(enough, EXACT_ENOUGH))
+    return xp.clip(forcing, 10 * residual.backend.precision(last.dtype), _LARGEST)
 
 
 def _has_fallen(residual: Residual, y: Array, f: Array, new: Array, allowed: Array, asked: Array) -> Array:

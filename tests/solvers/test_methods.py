@@ -47,7 +47,8 @@ def test_a_batch_gives_what_each_system_gives(backend, solver):
     for k, y0 in enumerate(BATCH):
         single = backend.solve(rosenbrock, y0, a, solver=solver)
         np.testing.assert_allclose(batch.y[k], single.y, rtol=1e-10)
-        assert batch.steps[k] == single.steps
+        # the inner products of one system and of several are rounded differently: f may be zero by that, or not quite
+        assert abs(batch.steps[k] - single.steps) <= isinstance(solver, NewtonKrylov)
     np.testing.assert_allclose(batch.y, np.broadcast_to([1.5, 2.25], (4, 2)), rtol=1e-10)
 
 
@@ -56,6 +57,18 @@ def test_gradient_is_that_of_the_root(backend, solver):
     outcome = backend.vjp(rosenbrock, BATCH[0], np.array(1.5), w=np.array([1.0, 10.0]), solver=solver)
     # y = (a, a^2): closed form; differences of f are good to eps^(2/3), 4e-11
     np.testing.assert_allclose(outcome.derivative[0], 1.0 + 10 * 3.0, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("backend", "solver"), on_backends([NewtonKrylov(), NewtonKrylov(linear=GMRES(restart=2))]))
+@pytest.mark.parametrize("start", [[-1.0, -2.0], [0.0, 1.0]])
+def test_newton_krylov_follows_the_valley_of_powells_badly_scaled_function(backend, solver, start):
+    def badly_scaled(y):
+        e = xp(y).exp(-y)
+        return xp(y).stack([1e4 * y[..., 0] * y[..., 1] - 1, e[..., 0] + e[..., 1] - 1.0001], axis=-1)
+
+    outcome = backend.solve(badly_scaled, start, solver=solver)
+    # Powell (1970): the root to seven digits
+    np.testing.assert_allclose(outcome.y, [1.098159e-5, 9.106147], rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", [TrustRegion(), LevenbergMarquardt()], ids=repr)
