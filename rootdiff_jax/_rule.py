@@ -247,11 +247,14 @@ def _linear_solve(
 
     known, known_inside = _varied((y, operands), summed)
 
-    def product(vector: Array) -> Array:
+    def product_of(known: Any, vector: Array) -> Array:
         y, operands = known_inside(known)
         residual = problem.residual(operands)
         of_residual = residual.vjp if transposed else residual.jvp
         return vary(of_residual(y, alike(vector, summed)) * _one(y), summed)
+
+    # what the transposed product takes must vary too: all it makes of `known` it makes inside, where it is the same
+    product = partial(jax.checkpoint(product_of, prevent_cse=False) if summed else product_of, known)
 
     rhs = vary(rhs, summed)
     try:
