@@ -28,6 +28,7 @@ from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._blocks import in_blocks
 from rootdiff_jax._packing import on_mesh
 from rootdiff_jax._precision import in_full_precision, in_own_settings
+from rootdiff_jax._regular import regular_point
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced, alike, partition, vary, varying_axes
 
@@ -167,10 +168,11 @@ def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, .
     moving = [place for place, tangent in enumerate(tangents[-1]) if not isinstance(tangent, SymbolicZero)]
     tangent = jnp.zeros_like(y)
     if moving:
-        point, good = _regular(problem, outputs, y, operands)
-        of_moving, values = _in_some_operands(problem, point, good, moving)
+        y, operands = _regular(problem, outputs, y, operands)
+        of_moving, values = _in_some_operands(problem, y, operands, moving)
         _, rhs = jax.jvp(of_moving, values, tuple(tangents[-1][place] for place in moving))
         tangent = -_linear_solve(problem, adjoint, operands, y, outputs, rhs, transposed=False)
+        tangent = _marked(problem, outputs, tangent)
     return outputs, jax.tree.map(SymbolicZero.from_primal_value, outputs)._replace(y=tangent)
 
 
@@ -188,9 +190,10 @@ def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tupl
     _, _, adjoint, *_, operands = inputs
     if not moving or isinstance(cotangents.y, SymbolicZero):
         return (None,) * len(inputs)
-    y = _linearisation_point(outputs)
-    u = _linear_solve(problem, adjoint, operands, y, outputs, cotangents.y, transposed=True)
-    of_moving, values = _in_some_operands(problem, *_regular(problem, outputs, y, operands), list(moving))
+    y, operands = _regular(problem, outputs, _linearisation_point(outputs), operands)
+    cotangent = _marked(problem, outputs, cotangents.y)
+    u = _linear_solve(problem, adjoint, operands, y, outputs, cotangent, transposed=True)
+    of_moving, values = _in_some_operands(problem, y, operands, list(moving))
     found = dict(zip(moving, jax.vjp(of_moving, *values)[1](-u), strict=True))
     return *(None,) * (len(inputs) - 1), tuple(found.get(place) for place in range(len(operands)))
 
@@ -215,22 +218,11 @@ def _in_some_operands(
 
 
 def _regular(problem: Problem, outputs: Outputs, y: Array, operands: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
-    """Return the root and the operands with those of a good system where one failed, if they are known by system.
-
-    So that derivatives of the residual are finite there: a zero cotangent times one that is not would be NaN in what
-    the systems share.
-    """
-    if problem.batched is None or problem.on_failure == "ignore":
+    """Return the root and the operands at which the residual is differentiated: those of good systems."""
+    if problem.on_failure == "ignore":
         return y, operands
-    failed, lead = _failed(outputs.status), problem.batch_ndim
-
-    def regular(array: Any) -> Any:
-        flat = jnp.reshape(array, (*array.shape[:lead], -1))
-        found = _implicit.regular_point(jnp, lax.stop_gradient(flat), failed)
-        return jnp.reshape(jnp.where(failed[..., None], found, flat), array.shape)
-
-    parts = [regular(part) if flag else part for part, flag in zip(operands, problem.batched, strict=True)]
-    return regular(y), tuple(parts)
+    backend = problem.residual(operands).backend
+    return regular_point(problem.call, backend, _failed(outputs.status), y, operands, problem.batched)
 
 
 def _linear_solve(
@@ -244,7 +236,8 @@ def _linear_solve(
 ) -> Array:
     """Solve with the Jacobian at `y`, or its transpose: itself a differentiable operation.
 
-    A failed system gives NaN, but for a zero right-hand side zero: what does not depend on it stays clear of it.
+    A failed system has the identity for its Jacobian, so that nothing but `_marked` makes it NaN. A failed solve gives
+    NaN, but for a zero right-hand side zero: what does not depend on it stays clear of it.
     """
     # inside shard_map everything that `custom_linear_solve` takes varies over the mesh alike
     summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)
@@ -264,16 +257,15 @@ def _linear_solve(
                 # no status is negative, but the compiler does not know: it makes nothing of the right-hand sides, which
                 # would take memory through the whole forward solve, before the root is found
                 b = settled(jnp.where(status[..., None] >= 0, b, jnp.zeros_like(b)))
-                failed = None if problem.on_failure == "ignore" else _failed(status)
 
                 def at(y: Array) -> LinearOperator:
                     operator = _for_several(residual.operator(y), several or 0)
                     return operator.T if of_transpose else operator
 
                 beside = None if error is None else _implicit.Beside(y, error, at)
-                known = adjoint.starting_from(factors)
-                x, _ = _implicit.solve(at(y), known, b, problem.on_failure, failed, beside)
-                return jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
+                x, _ = _implicit.solve(at(y), adjoint.starting_from(factors), b, problem.on_failure, None, beside)
+                x = jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
+                return x if problem.on_failure == "ignore" else jnp.where(_failed(status)[..., None], b, x)
 
             residual, arrays = problem.residual(operands), (b, y, factors, status, error)
             return part(residual, arrays) if several else in_blocks(part, residual, y, arrays, settings)
@@ -285,11 +277,14 @@ def _linear_solve(
 
     known, known_inside = _varied((y, operands), summed)
 
-    def product(vector: Array) -> Array:
+    def product_of(known: Any, vector: Array) -> Array:
         y, operands = known_inside(known)
         residual = problem.residual(operands)
         of_residual = residual.vjp if transposed else residual.jvp
         return vary(of_residual(y, alike(vector, summed)) * _one(y), summed)
+
+    # what the transposed product takes must vary too: all it makes of `known` it makes inside, where it is the same
+    product = partial(jax.checkpoint(product_of, prevent_cse=False) if summed else product_of, known)
 
     rhs = vary(rhs, summed)
     try:
@@ -297,6 +292,22 @@ def _linear_solve(
     except ValueError:  # a while_loop in the residual has no transpose: forward mode only
         x = lax.custom_linear_solve(product, rhs, solver(transposed))
     return alike(x, summed)
+
+
+def _marked(problem: Problem, outputs: Outputs, tangent: Array) -> Array:
+    """Return a tangent or cotangent of the root, (*batch, n), NaN in failed systems, but where it is zero there.
+
+    As JAX sees it, this is linear, and its own transpose. In derivatives of derivatives it is the only place where a
+    failed system becomes NaN: at the root itself, where a loss that does not read the system masks it out.
+    """
+    if problem.on_failure == "ignore":
+        return tangent
+    failed = _failed(outputs.status)[..., None]
+
+    def mark(_: Any, tangent: Array) -> Array:
+        return jnp.where(failed & jnp.any(tangent != 0, axis=-1, keepdims=True), jnp.nan, tangent)
+
+    return lax.custom_linear_solve(lambda tangent: tangent, tangent, mark, mark)
 
 
 def _varied(values: Any, axes: frozenset[Any]) -> tuple[Any, Callable[[Any], Any]]:

@@ -255,6 +255,31 @@ def by_shard_map_with_sums_over_devices() -> None:
             function(x)
 
 
+def by_shard_map_with_sums_twice() -> None:
+    """Second derivatives of such a layer, which is not linear: 0.75 z = 0.25 z^2 + w mean(x)."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    x, w = jnp.linspace(-1.0, 2.0, 8).reshape(4, 2), jnp.array([0.5, -2.0])
+    data, everywhere = PartitionSpec("batch"), PartitionSpec()
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere, data), out_specs=everywhere)
+    def layer(w: Any, x: Any) -> Any:
+        def cell(z: Any, w: Any, x: Any) -> Any:
+            return 0.25 * z + lax.pmean(jnp.mean(0.25 * z**2 + w * x, axis=0), "batch")
+
+        return rd.fixed_point(cell, jnp.zeros(2), w, x, solver="newton", adjoint="lu").y
+
+    def closed(w: Any, x: Any) -> Any:
+        return (0.75 - jnp.sqrt(0.75**2 - w * jnp.mean(x, axis=0))) / 0.5
+
+    for outer in (jax.jacfwd, jax.jacrev):
+
+        def second(function: Any, outer: Any = outer) -> Any:
+            gradient = jax.grad(lambda w, x: jnp.sum(function(w, x) ** 2), argnums=(0, 1))
+            return jax.jit(outer(gradient, argnums=(0, 1)))(w, x)
+
+        jax.tree.map(partial(np.testing.assert_allclose, **EXACT), second(layer), second(closed))
+
+
 CASES = {
     "jit-explicit-many": partial(with_many_numbers, False),
     "shard_map-many": partial(with_many_numbers, True),
@@ -270,6 +295,7 @@ CASES = {
     "shard_map-newton-gmres": partial(by_shard_map, "newton", "gmres"),
     "shard_map-one-start": by_shard_map_from_one_start,
     "shard_map-sums": by_shard_map_with_sums_over_devices,
+    "shard_map-sums-twice": by_shard_map_with_sums_twice,
     "shard_map-shared": by_shard_map_with_shared_parameter,
 }
 

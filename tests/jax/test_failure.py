@@ -114,6 +114,70 @@ def test_a_failed_system_leaves_what_systems_share_alone() -> None:
     np.testing.assert_allclose(by_system, [[np.sqrt(2.0) / 4], [np.nan]], **EXACT)
 
 
+#: Functions of one system's `a` and of the shared `k` that are NaN, or have no finite derivative, where a < 0.
+UNREAL = {
+    "elementwise": lambda a, k: jnp.sqrt(a * k[0, 0]),
+    "matrix": lambda a, k: jnp.sqrt(a) * k.sum(),  # k has as many rows as there are systems
+}
+#: Of a function of the shared k; a derivative of a derivative in reverse mode, and in both modes.
+DERIVATIVES = {
+    "grad": jax.grad,
+    "grad of grad": lambda f: jax.grad(lambda k: jax.grad(f)(k).sum()),
+    "jvp of grad": lambda f: lambda k: jax.jvp(jax.grad(f), (k,), (jnp.ones_like(k),))[1],
+}
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.parametrize("name", UNREAL)
+@pytest.mark.parametrize("way", ["args", "batched_args", "closure"])
+def test_a_masked_system_leaves_shared_derivatives_alone(name: str, way: str, derivative: str) -> None:
+    """The Jacobian of the failed system is NaN too, and it is not said which arguments are of systems."""
+
+    def f(y: Any, a: Any, k: Any) -> Any:
+        value = UNREAL[name](a, k)
+        return y * (1 + value) + y**3 - 2 * value
+
+    def loss(k: Any, a: Any) -> Any:
+        options: Any = {"batch_ndim": 1, "on_failure": "nan", "solver": "newton"}
+        if way == "closure":
+            sol = rd.root(lambda y: f(y, a, k), jnp.ones_like(a), **options)
+        else:
+            batched = {"batched_args": (0, None)} if way == "batched_args" else {}
+            sol = rd.root(f, jnp.ones_like(a), a, k, **options, **batched)
+        return (jnp.where(sol.converged[:, None], sol.y, 0.0) ** 2).sum()
+
+    a, k = jnp.array([[4.0], [-1.0], [9.0]]), jnp.linspace(0.5, 1.5, 9).reshape(3, 3)
+    whole, part = (jax.jit(DERIVATIVES[derivative](lambda k, a=a: loss(k, a)))(k) for a in (a, a[::2]))
+    np.testing.assert_allclose(whole, part, rtol=1e-12)
+
+
+def test_a_shared_matrix_is_not_taken_for_data_of_systems() -> None:
+    """At a root of zero, and with a parameter of zero, its rows have no effect on the value of the residual."""
+    matrix = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+    data = jnp.array([1.0, -1.0])  # of the second system, which has no root
+
+    def root(k: Any, matrix: Any) -> Any:
+        def f(y: Any, k: Any, matrix: Any) -> Any:
+            return y @ matrix.T - k * jnp.sqrt(data)[:, None]
+
+        return rd.root(f, jnp.ones((2, 2)), k, matrix, batch_ndim=1, on_failure="nan", solver="newton").y[0].sum()
+
+    found = jax.jit(jax.grad(root, argnums=(0, 1)))(0.0, matrix)
+    np.testing.assert_allclose(found[0], np.linalg.solve(matrix, np.ones(2)).sum(), **EXACT)
+    np.testing.assert_array_equal(found[1], np.zeros((2, 2)))
+
+
+def test_a_good_system_without_a_finite_derivative_is_not_hidden() -> None:
+    """y = sqrt(a k): of a = 0 the derivative of the residual is not finite, of a = -1 there is no root."""
+
+    def loss(k: Any) -> Any:
+        a = jnp.array([[4.0], [-1.0], [0.0]])
+        sol = rd.root(lambda y: y - jnp.sqrt(a * k), jnp.ones((3, 1)), batch_ndim=1, on_failure="nan", solver="newton")
+        return jnp.where(sol.converged[:, None], sol.y, 0.0).sum()
+
+    assert not np.isfinite(jax.jit(jax.grad(loss))(2.0))
+
+
 @pytest.mark.transform("jax_debug_nans: a failed solve is a failed solve")
 def test_failures_while_jax_looks_for_nans() -> None:
     with jax.debug_nans(True):

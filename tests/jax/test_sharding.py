@@ -34,6 +34,7 @@ CASES = {
         "shard_map-many": "shard_map, a large batch of single unknowns",
         "shard_map-one-start": "shard_map of a start that is the same on all devices: grad, hessian, closures",
         "shard_map-sums": "grad of shard_map with sums over devices in the residual: a data-parallel layer",
+        "shard_map-sums-twice": "second derivatives of shard_map with sums over devices in the residual",
         "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
     },
 }

@@ -1,0 +1,164 @@
+"""Where a derivative of the residual is finite, though some system of a batch has no root.
+
+A failed system that no loss reads has a cotangent of zero. But zero times a derivative that is not finite is NaN, in
+what all systems share: so a failed system is looked at where a good one is, with that one's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rootdiff._backend import Array, Backend
+from rootdiff._norms import max_norm
+from rootdiff_jax._trace import partition, vary, varying_axes
+
+#: How far aside, relative to each number, it is asked what the systems depend on: at a root of zero, or with a
+#: parameter of zero, what is multiplied by them has no effect.
+_ASIDE = 1e-3
+
+Function = Callable[..., Array]
+
+
+def regular_point(
+    function: Function,
+    backend: Backend,
+    failed: Array,
+    y: Array,
+    operands: tuple[Any, ...],
+    batched: tuple[bool, ...] | None,
+) -> tuple[Array, tuple[Any, ...]]:
+    """Return the root and the operands of `function`, with those of a good system where one `failed`, (*batch).
+
+    The operands that are known by system are `batched`. Where that is None, it is found out, in programs in which a
+    system has failed where its derivative is not finite; the others are left alone.
+    """
+    values = (y, *operands)
+    if batched is not None:
+        flags: Sequence[Any] = (True, *batched)
+        rows = [_taken(value, failed) if flag else None for value, flag in zip(values, flags, strict=True)]
+        return _with_good(values, rows, failed, flags)
+    if failed.shape == () or any(_is_spread(value, y) for value in values):
+        return y, operands
+    candidates = tuple(_starts_with(value, failed.shape) for value in values)
+    fixed = jax.tree.map(lax.stop_gradient, values)
+
+    def look(failed: Array, *values: Any) -> Any:
+        found = *_found(function, backend, failed, values, candidates), _rows(values, failed, candidates)
+        return jax.tree.map(lambda part: vary(part, varying_axes(y)), found)
+
+    none = [jnp.zeros_like(row) for row in _rows(fixed, failed, candidates)]
+    nothing = (jnp.zeros_like(failed), jnp.zeros(len(values), dtype=bool), none)
+    wrong, found, rows = backend.when(jnp.any(failed), look, (failed, *fixed), nothing)
+    return _with_good(values, rows, wrong, [flag and found[place] for place, flag in enumerate(candidates)])
+
+
+def _is_spread(value: Any, y: Array) -> bool:
+    """Return whether an array is spread over devices in a way that rows of systems cannot be exchanged in."""
+    return any(axis is not None for axis in partition(value)) or not varying_axes(value) <= varying_axes(y)
+
+
+def _starts_with(value: Any, batch: tuple[int, ...]) -> bool:
+    """Return whether an operand may be data of the systems: it is an array of numbers that starts with their axes."""
+    plain = not jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    return plain and jnp.shape(value)[: len(batch)] == batch
+
+
+def _taken(value: Any, failed: Array) -> Array:
+    """Return the numbers of one system that has not failed, (1, k), of an array that starts with the batch axes."""
+    flat = jnp.reshape(lax.stop_gradient(value), (*failed.shape, -1))
+    place = jnp.argmax(jnp.reshape(~failed, -1), keepdims=True)
+    return jnp.take(jnp.reshape(flat, (-1, flat.shape[-1])), place, axis=0)
+
+
+def _rows(values: Sequence[Any], failed: Array, candidates: Sequence[bool]) -> list[Any]:
+    """Do what `_taken` does for the candidates, by sums: no batch that is spread over devices is gathered for it."""
+    index = jnp.reshape(jnp.arange(failed.size), failed.shape)
+    chosen = (index == jnp.min(jnp.where(failed, failed.size, index)))[..., None]
+    axes = tuple(range(failed.ndim))
+
+    def row(value: Any) -> Array:
+        flat = jnp.reshape(value, (*failed.shape, -1))
+        return jnp.sum(jnp.where(chosen, flat, jnp.zeros_like(flat)), axis=axes).astype(flat.dtype)[None]
+
+    return [row(value) if flag else jnp.zeros(()) for value, flag in zip(values, candidates, strict=True)]
+
+
+def _with_good(
+    values: Sequence[Any], rows: Sequence[Any], wrong: Array, flags: Sequence[Any]
+) -> tuple[Array, tuple[Any, ...]]:
+    """Return the arrays, those whose flag holds with a row in place of their own in the `wrong` systems."""
+
+    def replaced(value: Any, row: Any, flag: Any) -> Any:
+        if flag is False:
+            return value
+        flat = jnp.reshape(value, (*wrong.shape, -1))
+        return jnp.reshape(jnp.where((wrong & flag)[..., None], row, flat), jnp.shape(value))
+
+    y, *operands = map(replaced, values, rows, flags)
+    return y, tuple(operands)
+
+
+def _found(
+    function: Function, backend: Backend, failed: Array, values: tuple[Any, ...], candidates: Sequence[bool]
+) -> tuple[Array, Array]:
+    """Return the failed systems whose derivative is not finite, (*batch), and the arrays that are data of systems.
+
+    They are those that may have a good system's rows in these systems without any effect on the good systems, on the
+    value and a derivative of the residual aside of the point.
+    """
+    floating = [place for place, value in enumerate(values) if jnp.issubdtype(value.dtype, jnp.floating)]
+    steps = {place: _step(values[place]) for place in floating}
+    asked = jnp.asarray([place for place, flag in enumerate(candidates) if flag])
+
+    def look(moved: Array, wrong: Array, flags: Array) -> Array:
+        """Return value and derivative of the residual, (2, *batch, n), aside of the point if `moved`."""
+        aside = [
+            value + moved.astype(value.dtype) * steps[place] if place in steps else value
+            for place, value in enumerate(values)
+        ]
+        chosen = [flag and flags[place] for place, flag in enumerate(candidates)]
+        y, operands = _with_good(aside, _rows(aside, failed, candidates), wrong, chosen)
+        point = [y, *operands]
+
+        def of_floating(*parts: Array) -> Array:
+            merged = list(point)
+            for place, part in zip(floating, parts, strict=True):
+                merged[place] = part
+            return function(*merged)
+
+        primals = [point[place] for place in floating]
+        return jnp.stack(backend.jvp(of_floating, primals, [steps[place] for place in floating]))
+
+    def ask(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, wrong, flags, known = state
+        place = asked[jnp.maximum(count - 2, 0)]
+        trial = flags | ((jnp.arange(len(values)) == place) & (count >= 2))
+        found = look(count > 0, wrong, trial)
+        finite = jnp.all(jnp.isfinite(found), axis=(0, -1))
+        wrong = jnp.where(count == 0, failed & ~finite, wrong)
+        known = jnp.where(count == 1, found, known)
+        allowed = float(backend.xp.finfo(known.dtype).eps) ** 0.75 * max_norm(jnp, known)
+        same = jnp.all(failed | jnp.all(max_norm(jnp, found - known) <= allowed, axis=0))
+        return count + 1, wrong, jnp.where(same, trial, flags), known
+
+    start = (
+        jnp.asarray(0),
+        jnp.zeros_like(failed),
+        jnp.zeros(len(values), dtype=bool),
+        jnp.zeros_like(jnp.stack([values[0], values[0]])),
+    )
+    end = backend.while_loop(lambda state: state[0] < 2 + len(asked), ask, start)
+    return end[1], end[2]
+
+
+def _step(value: Array) -> Array:
+    """Return a change of an array by a small part of each number, of no special direction; of zero upwards."""
+    kind = jnp.shape(value), value.dtype
+    angle = sum(((axis + 2) ** 0.5 * lax.broadcasted_iota(kind[1], kind[0], axis) for axis in range(len(kind[0]))), 1.0)
+    pattern = (0.75 + 0.25 * jnp.sin(angle)) * jnp.where(jnp.sin(angle * angle) > 0, 1, -1).astype(value.dtype)
+    return _ASIDE * jnp.where(value == 0, jnp.abs(pattern), jnp.abs(value) * pattern)
