@@ -120,20 +120,14 @@ class Chain(Solver):
         return residual.backend.when(xp.any(need), lambda start, *old: attempt(start, Claim(*old)), (start, *old), old)  # type: ignore[no-any-return]
 
     def _judged(self, residual: Residual, state: _Turn, claim: Claim) -> RawSolution:
-        """Return a claim, judged by the tolerances of the solver that makes it: of those that agree, in one place."""
-        raw = claim.raw
-        groups: list[tuple[Any, Array]] = []
+        """Return a claim, judged by the tolerances of the solver that makes it: those that agree share a verdict."""
+        turns: dict[Any, tuple[Solver, Array]] = {}
         for place, solver in enumerate(self.solvers):
-            if not isinstance(solver, IterativeSolver):
-                continue  # it has judged by itself
-            mine = state.index == place
-            for k, (other, theirs) in enumerate(groups):
-                if _equal(solver.rtol, other.rtol) and _equal(solver.atol, other.atol):
-                    groups[k] = other, theirs | mine
-                    break
-            else:
-                groups.append((solver, mine))
-        for solver, mine in groups:
+            if isinstance(solver, IterativeSolver):  # any other one has judged by itself
+                mine, key = state.index == place, (_known(solver.rtol), _known(solver.atol))
+                turns[key] = solver, mine | turns[key][1] if key in turns else mine
+        raw = claim.raw
+        for solver, mine in turns.values():
             raw = judged(solver, residual, state.start, claim.first, raw, claim.asked & state.need & mine)
         return raw
 
@@ -217,6 +211,6 @@ def _error(xp: Any, raw: RawSolution) -> Array:
     return xp.full_like(raw.y, xp.inf) if raw.error is None else raw.error
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Return whether two settings are known to be equal; in a compiled program they may be arrays."""
-    return one is other or (isinstance(one, int | float) and isinstance(other, int | float) and one == other)
+def _known(setting: Any) -> Any:
+    """Return what tells a setting from another one; in a compiled program it may be an array of unknown value."""
+    return setting if setting is None or isinstance(setting, int | float) else id(setting)
