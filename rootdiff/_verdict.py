@@ -174,7 +174,8 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
-    return _Found(status, xp.where(regular[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
+    known = regular & ~((norm == 0) & verdict.flat)
+    return _Found(status, xp.where(known[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
 
 
 class _Verdict(NamedTuple):
