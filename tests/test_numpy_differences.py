@@ -71,6 +71,23 @@ def test_parameters_that_are_zero_up_to_rounding(small: float, unit: float) -> N
     np.testing.assert_allclose(sol.jvp(unit * v) / unit, expected @ v, atol=1e-8)
 
 
+@pytest.mark.parametrize("seed", [5, 7])
+def test_small_parameters_in_equations_whose_terms_cancel(seed: int) -> None:
+    # at the root the terms of f cancel, so that its value tells nothing of their rounding
+    rng = np.random.default_rng(seed)
+    matrix, weights, right = rng.standard_normal((4, 4)), rng.standard_normal((4, 3)), rng.standard_normal(4)
+
+    def residual(y: Any, p: Any) -> Any:
+        return 2 * y + 0.2 * matrix @ np.tanh(y) + np.sin(weights @ p) - right
+
+    sol = rootdiff.root(residual, np.ones(4), 1e-12 * rng.uniform(-2, 2, 3))
+    expected = -np.linalg.solve(2 * np.eye(4) + 0.2 * matrix / np.cosh(sol.y) ** 2, weights)
+    w, v = np.array([1.0, -2.0, 0.5, 1.0]), np.array([0.3, 1.0, 2.0])
+    np.testing.assert_allclose(sol.jacobian()[0], expected, atol=1e-8)
+    np.testing.assert_allclose(sol.vjp(w)[0], w @ expected, atol=4e-8)
+    np.testing.assert_allclose(sol.jvp(v), expected @ v, atol=4e-8)
+
+
 def test_entries_near_zero_of_a_matrix_square_root() -> None:
     # X^2 = A with one entry of X zero: a change of it by e changes the entry across by 6.25e8 e / 50
     def residual(x: Any, a: Any) -> Any:
