@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -77,6 +78,18 @@ class Backend(Protocol):
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         """Return ``function(*primals)`` and the pullback from a cotangent to one cotangent per primal."""
+
+    def parameter_jvp(
+        self, function: Function, y: Array, parameters: Sequence[Array], tangents: Sequence[Array]
+    ) -> Array:
+        """Return the derivative of ``function(y, *parameters)`` along tangents of the parameters."""
+        return self.jvp(partial(function, y), parameters, tangents)[1]
+
+    def parameter_vjp(
+        self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
+    ) -> tuple[Array, ...]:
+        """Return the cotangents of the parameters of ``function(y, *parameters)``."""
+        return self.vjp(partial(function, y), parameters)[1](cotangent)
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
         """Return the products of the Jacobian at `y` and of its transpose, and a function that forms it.

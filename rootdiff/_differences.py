@@ -15,15 +15,15 @@ computational noise".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rootdiff._backend import Array
 
-#: Steps after the first one that a derivative may cost, and longer ones that are tried until f feels one.
-_MAX_CHANGES, _MAX_SILENT = 6, 6
+#: Steps after the first one that a derivative may cost.
+_MAX_CHANGES = 6
 #: A step changes by this factor at most; where f is not finite, by this one.
 _FACTOR = 1e3
 #: An error up to this many times what the known rounding of f explains counts as rounding.
@@ -38,6 +38,8 @@ _FELT = 8.0
 _SMALLER = 100.0
 #: Where rounding dominates, the central difference is off by this part of its distance from the cubic's slope.
 _OF_ROUNDING = 0.2
+#: The slope from one side is off by so many times the rounding of f over its step, though by luck it may seem less.
+_OF_ONE_SIDE = 10.0
 
 
 class Slope(NamedTuple):
@@ -75,6 +77,8 @@ class Line:
         How far t may go below 0 and above 0.
     unit : float or array like `step`
         The size of the entry that t is added to, where its value does not tell it.
+    tries : int
+        How many longer steps are tried until f feels one.
     """
 
     along: Callable[[Any], Array]
@@ -84,6 +88,7 @@ class Line:
     longest: Any
     room: tuple[Any, Any] | None = None
     unit: Any = 1.0
+    tries: int = 6
 
     def change(self, t: Any) -> Array:
         return self.along(t) - self.value
@@ -128,21 +133,49 @@ def scale(size: Any, largest: Any, unit: Any = None) -> Any:
 def slope(line: Line) -> Slope:
     """Return the derivative at 0 of the function on a `line`."""
     step, change = _felt(line)
-    if not np.any(change):
-        return Slope(np.zeros_like(line.value), np.zeros_like(line.value), line.noise)
+    known = np.isfinite(line.value)
+    if not np.any(known & (change != 0)):
+        return Slope(0 * line.value, np.where(known, 0, np.inf), line.noise)
+    silent = _is_silent(line, change) & _is_short(line, step)[..., None]
+    longer = np.where(np.any(silent, axis=-1), _longer_step(line, step), step)
+    if not np.any(longer > step):
+        return _measured(line, step, change)
+    loud = replace(line, value=np.where(silent, np.nan, line.value))
+    parts = _of_silent(line, silent, step, longer), _measured(loud, step, np.where(silent, np.nan, change))
+    return Slope(*(np.where(silent, *pair) for pair in zip(*parts, strict=True)))
+
+
+def _is_short(line: Line, step: Any) -> Any:
+    """Return whether a step is so short, in an entry's unit, that a component's rounding hides a slope of its size."""
+    return step < np.finfo(line.value.dtype).eps ** (5 / 6) * line.unit
+
+
+def _of_silent(line: Line, silent: Array, step: Any, longer: Any) -> Slope:
+    """Return the derivatives of the components that do not feel a `step`, with longer ones, as if they were alone."""
+    alone = np.where(silent, line.value, np.nan)
+    found = slope(replace(line, value=alone, step=longer, along=_without_errors(line), tries=0))
+    met = np.isfinite(found.error)  # else f has no values there, and no more is known than at first
+    unfelt = line.noise / (4 * np.where(met, longer[..., None], step[..., None]))
+    error = np.where(met & (found.error > 0), found.error, unfelt)
+    return Slope(np.where(met, found.value, 0), error, found.noise)
+
+
+def _measured(line: Line, step: Any, change: Array) -> Slope:
+    """Return the derivative from the `step` that f feels, by a `change`, and from those that it leads to."""
     eps = np.finfo(line.value.dtype).eps
     # relative errors that a smooth f, and one of large rounding, may leave
     good, rough = eps ** (1 / 2), eps ** (1 / 6)
+    wanted = np.where(_is_short(line, step), good, rough)[..., None]
     best, noise = _stencil(line, step, change), line.noise
     can_shrink = can_grow = np.isfinite(line.value)
     for left in range(_MAX_CHANGES, -1, -1):
         size, rounding = best.change / best.step, noise / best.step
         is_rounding = best.error <= _MARGIN * rounding
         shrinks = can_shrink & ~is_rounding & ~(best.error <= good * size)
-        grows = can_grow & is_rounding & (rounding > rough * size) & (size > 0)
+        grows = can_grow & is_rounding & (rounding > wanted * size) & (size > 0)
         if left == 0 or not (shrinks.any() or grows.any()):
             break
-        target = best.step * np.where(shrinks, _shorter(best, noise, good * size), _longer(rounding, rough * size))
+        target = best.step * np.where(shrinks, _shorter(best, noise, good * size), _longer(rounding, wanted * size))
         least = np.min(np.where(shrinks, target, np.inf), axis=-1)
         most = np.max(np.where(grows, target, 0), axis=-1)
         step = power_of_two(np.where(least < np.inf, least, np.where(most > 0, most, step)), line.step.dtype)
@@ -155,8 +188,8 @@ def slope(line: Line) -> Slope:
         stair = stair & (gap > _APART * (best.error + other.error))
         silent = ((other.change == 0) & (best.change > 0) | stair) & (other.step < best.step)
         best = best._replace(error=np.where(stair & (other.step > best.step), gap, best.error))
-        better = (other.error < best.error) & ~silent
         shorter, longer = other.step < best.step, other.step > best.step
+        better = ((other.error < best.error) | shorter & np.isinf(best.error)) & ~silent
         # a shorter step that does not help tells that the rounding of f is larger than it seemed
         seen = np.where(silent, best.error * best.step, other.error * other.step)
         noise = np.where(shorter & ~better & np.isfinite(seen), np.maximum(noise, 0.25 * seen), noise)
@@ -176,16 +209,19 @@ def refined(line: Line, found: Slope) -> Slope:
     """
     shares = np.where(found.value != 0, found.noise / np.abs(found.value), np.inf)
     rounding = np.clip(np.min(shares, axis=-1) / line.step, np.finfo(line.value.dtype).eps, 1e-2)
-    step = power_of_two(np.minimum(line.step * rounding ** (1 / 5), line.longest / 2), line.step.dtype)
-    fits = np.ones_like(step, dtype=bool) if line.room is None else 2 * step <= np.minimum(*line.room)
+    room = np.inf if line.room is None else np.minimum(*line.room)
+    widest = np.minimum(line.longest, room) / 2
+    step = power_of_two(np.minimum(line.step * rounding ** (1 / 5), widest), line.step.dtype)
+    fits = 2 * step <= room
     step = np.where(fits, step, 0)
     near, far = (line.along(k * step) - line.along(-k * step) for k in (1, 2))
     t = np.where(fits, step, 1)[..., None]
     value, lower = (8 * near - far) / (12 * t), near / (2 * t)
     bent = np.abs(value - lower)  # the square of the step, of which the error is again the square
     error = found.noise / t + np.fmin(bent, 1.2 * bent**2 / np.abs(value))
-    # by luck an error may seem to be none
-    known = np.maximum(found.error, _OF_ROUNDING * found.noise / (line.step * first_step(line.value.dtype))[..., None])
+    # what f does not feel at all has no error yet
+    least = _OF_ROUNDING * found.noise / (line.step * first_step(line.value.dtype))[..., None]
+    known = np.where(found.error > 0, found.error, least)
     better = fits[..., None] & (error < known)
     return Slope(np.where(better, value, found.value), np.where(better, error, known), found.noise)
 
@@ -206,18 +242,39 @@ def _felt(line: Line) -> tuple[Any, Array]:
     """Return the first step that changes f, unless none does, and the change."""
     known = np.isfinite(line.value)
     step = line.step
-    for left in range(_MAX_SILENT, -1, -1):
+    for left in range(line.tries, -1, -1):
         change = line.change(line.allowed(step)[0])
-        silent = ~np.any(known & ~(np.abs(change) <= _FELT * line.noise), axis=-1) & np.any(known, axis=-1)
+        silent = np.all(_is_silent(line, change) | ~known, axis=-1) & np.any(known, axis=-1)
         if left == 0 or not silent.any():
             break
-        # an entry far below its unit may be a zero up to rounding, which tells no scale
-        further = np.minimum(np.maximum(_FACTOR * step, first_step(line.value.dtype) * line.unit), line.longest)
-        further = np.where(silent, np.maximum(power_of_two(further, step.dtype), step), step)
-        if not np.any(further > step):
+        longer = np.where(silent, _longer_step(line, step), step)
+        if not np.any(longer > step):
             break
-        step = further
+        step = longer
     return step, change
+
+
+def _is_silent(line: Line, change: Array) -> Array:
+    """Return which components of f a change of this size does not tell from their rounding."""
+    return np.isfinite(line.value) & (np.abs(change) <= _FELT * line.noise)
+
+
+def _longer_step(line: Line, step: Any) -> Any:
+    """Return the step to try next: an entry far below its unit may be a zero up to rounding, which tells no scale."""
+    longer = np.minimum(np.maximum(_FACTOR * step, first_step(line.value.dtype) * line.unit), line.longest)
+    return np.maximum(power_of_two(longer, step.dtype), step)
+
+
+def _without_errors(line: Line) -> Callable[[Any], Array]:
+    """Return f along the line, NaN where it raises, as the functions of `math` do outside of their domain."""
+
+    def along(t: Any) -> Array:
+        try:
+            return line.along(t)
+        except (ValueError, ArithmeticError):
+            return np.full_like(line.value, np.nan)
+
+    return along
 
 
 def _stencil(line: Line, step: Any, first: Array | None = None) -> _Best:
@@ -230,6 +287,7 @@ def _stencil(line: Line, step: Any, first: Array | None = None) -> _Best:
     central = (first - third) / (2 * t)
     cubic = (8 / 3 * half - first / 2 - third / 6) / t
     value, error = _one_sided(t, first, half, third)
+    error = np.maximum(error, _OF_ONE_SIDE * line.noise / np.abs(t))
     value = np.where(both_sides, central, value)
     error = np.where(both_sides, np.abs(central - cubic), error)
     change = np.maximum(*(np.where(np.isfinite(part), np.abs(part), 0) for part in (first, third)))

@@ -87,20 +87,22 @@ class NumpyBackend(Backend):
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         value = function(*primals)
+        return value, lambda cotangent: _pulled_back(self.slopes(function, primals, value), cotangent)
 
-        def pullback(cotangent: Array) -> tuple[Array, ...]:
-            slopes = self.slopes(function, primals, value)
-            gradients = []
-            for place, primal in enumerate(slopes.primals):
-                gradient = np.zeros_like(primal)
-                for index in np.ndindex(primal.shape):
-                    column = slopes.entry(place, index).value
-                    # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
-                    gradient[index] = np.sum(np.where((cotangent == 0) | (column == 0), 0, cotangent * column))
-                gradients.append(gradient)
-            return tuple(gradients)
+    def parameter_slopes(self, function: Function, y: Array, parameters: Sequence[Array]) -> Slopes:
+        """Return the derivatives of ``function(y, *parameters)``, where the rounding of y in f is seen too."""
+        primals = y, *parameters
+        return self.slopes(function, primals, function(*primals), self.box)
 
-        return value, pullback
+    def parameter_jvp(
+        self, function: Function, y: Array, parameters: Sequence[Array], tangents: Sequence[Array]
+    ) -> Array:
+        return self.parameter_slopes(function, y, parameters).along((np.zeros_like(y), *tangents)).value
+
+    def parameter_vjp(
+        self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
+    ) -> tuple[Array, ...]:
+        return _pulled_back(self.parameter_slopes(function, y, parameters), cotangent, first=1)
 
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
         value = function(y)
@@ -152,6 +154,19 @@ class NumpyBackend(Backend):
         n = matrix.shape[-1]
         systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
         return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
+
+
+def _pulled_back(slopes: Slopes, cotangent: Array, first: int = 0) -> tuple[Array, ...]:
+    """Return the cotangents of the primals from the `first` one on."""
+    gradients = []
+    for place, primal in list(enumerate(slopes.primals))[first:]:
+        gradient = np.zeros_like(primal)
+        for index in np.ndindex(primal.shape):
+            column = slopes.entry(place, index).value
+            # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
+            gradient[index] = np.sum(np.where((cotangent == 0) | (column == 0), 0, cotangent * column))
+        gradients.append(gradient)
+    return tuple(gradients)
 
 
 def _copied(leaf: Any) -> Any:

@@ -108,19 +108,11 @@ class Residual:
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         """Return (df/dargs) v, (*batch, n), with one tangent per parameter."""
-
-        def of_parameters(*parameters: Array) -> Array:
-            return self.function(y, *parameters)
-
-        return self.backend.jvp(of_parameters, self.parameters, tangents)[1]
+        return self.backend.parameter_jvp(self.function, y, self.parameters, tangents)
 
     def parameter_vjp(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return (df/dargs)^T u, one array per parameter."""
-
-        def of_parameters(*parameters: Array) -> Array:
-            return self.function(y, *parameters)
-
-        return self.backend.vjp(of_parameters, self.parameters)[1](cotangent)
+        return self.backend.parameter_vjp(self.function, y, self.parameters, cotangent)
 
     def operator(self, y: Array) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from rootdiff._backend import Array
@@ -44,7 +42,8 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
         _compare("vjp", "y", np.sum(residual.vjp(y, u) * along_y), _weighed(u, of_y))
     if not parameters or rules.jvp is rules.vjp is None:
         return
-    of_args = backend.slopes(partial(residual.function, y), parameters, value).along(along_args)  # type: ignore[attr-defined]
+    slopes = backend.parameter_slopes(residual.function, y, parameters)  # type: ignore[attr-defined]
+    of_args = slopes.along((np.zeros_like(y), *along_args))
     if rules.jvp is not None:
         _compare("jvp", "args", residual.parameter_jvp(y, along_args), of_args, counts)
     if rules.vjp is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,11 +204,10 @@ def _parameter_columns(residual: Residual, y: Array) -> Iterator[tuple[int, Arra
                 tangents[place][index] = 1
                 yield place, residual.parameter_jvp(y, tangents)
         return
-    of_parameters = partial(residual.function, y)
-    slopes = residual.backend.slopes(of_parameters, parameters, of_parameters(*parameters))  # type: ignore[attr-defined]
+    slopes = residual.backend.parameter_slopes(residual.function, y, parameters)  # type: ignore[attr-defined]
     for place, parameter in enumerate(parameters):
         for index in np.ndindex(parameter.shape):
-            yield place, slopes.entry(place, index).value
+            yield place, slopes.entry(1 + place, index).value
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,9 @@ class Slopes:
         room = None
         if self.box is not None and place == 0:
             room = (array - self.box[0])[index], (self.box[1] - array)[index]
-        found = self._slope(along, scale(size, largest, unit), size, room, self.fine, 1.0 if unit is None else unit)
+        found = self._slope(
+            along, scale(size, largest, unit), size, array[index], room, self.fine, 1.0 if unit is None else unit
+        )
         # the next entry is told of the rounding met here; much more than was known is a kink, of this entry alone
         seen = np.minimum(found.noise, _MORE * self._known)
         term = np.finfo(self.value.dtype).eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
@@ -100,7 +102,7 @@ class Slopes:
     def along(self, tangents: Sequence[Array]) -> Slope:
         """Return the derivative along `tangents`, one per primal: a difference for each order of magnitude in them."""
         total = self._exact(np.zeros_like(self.value))
-        for ratio, group in self._of_one_magnitude(tangents):
+        for factor, ratio, side, group in self._of_one_magnitude(tangents):
 
             def along(step: Any, group: list[Array] = group) -> Array:
                 moved = [p + step * t for p, t in zip(self.primals, group, strict=True)]
@@ -111,8 +113,8 @@ class Slopes:
             if self.complex_step:
                 part = self._exact(imaginary(along(1e-20j * ratio)) / (1e-20 * ratio))
             else:
-                part = self._slope(along, ratio, ratio, self._room(group[0]))
-            total = Slope(*(a + b for a, b in zip(total, part, strict=True)))
+                part = self._slope(along, ratio, ratio, side, self._room(group[0]))
+            total = Slope(*(a + factor * b for a, b in zip(total, part, strict=True)))
         return total
 
     @property
@@ -123,16 +125,27 @@ class Slopes:
         return Slope(value, np.zeros_like(value), np.zeros_like(value))
 
     def _slope(
-        self, along: Callable[[Any], Array], length: Any, size: Any, room: Any, fine: bool = False, unit: Any = 1.0
+        self,
+        along: Callable[[Any], Array],
+        length: Any,
+        size: Any,
+        side: Any,
+        room: Any,
+        fine: bool = False,
+        unit: Any = 1.0,
     ) -> Slope:
         """Return the derivative along a line, with steps that are small parts of `length`.
 
         A step as long as `size` changes an entry by its own size; none is longer than a quarter of that, unless the
-        entry is far smaller than its `unit`.
+        entry is far smaller than its `unit` and may be a zero up to rounding. Then longer ones have the sign of `side`,
+        by which the entry keeps its own sign.
         """
         value, known = self.value, self._known
         first = max(first_step(value.dtype), first_step(length.dtype))
         longest = np.where(_LONGEST * size > first * unit, _LONGEST * size, np.inf)
+        if np.any((longest == np.inf) & (side != 0)):
+            to_zero = tuple(np.where(lies, _LONGEST * size, np.inf) for lies in (side > 0, side < 0))
+            room = to_zero if room is None else tuple(np.minimum(*pair) for pair in zip(to_zero, room, strict=True))
         shared = np.ndim(length) == 0 and value.ndim > 1  # one step for all systems, which count as one
         if shared:
             value, known = value.reshape(-1), known.reshape(-1)
@@ -179,23 +192,36 @@ class Slopes:
 
         return roughness(np, along)
 
-    def _of_one_magnitude(self, tangents: Sequence[Array]) -> Iterator[tuple[Any, list[Array]]]:
+    def _of_one_magnitude(self, tangents: Sequence[Array]) -> Iterator[tuple[Any, Any, Any, list[Array]]]:
         """Yield the tangents in parts, with the least ratio of an entry to its tangent: of one order of magnitude each.
 
-        An entry that is zero counts as one of size one.
+        An entry that is zero counts as one of size one. A part is divided by a power of two, which comes first, so that
+        its largest tangent is about one. Entries that may be zeros up to rounding are parted by the sign of the step
+        that leads them away from zero, which comes third.
         """
-        ratios = []
+        ratios, sides = [], []
         for primal, tangent in zip(self.primals, tangents, strict=True):
             p, t = np.broadcast_arrays(np.abs(primal), np.abs(tangent))
             ratios.append(np.where(t > 0, np.maximum(np.where(p > 0, p, 1) / np.where(t > 0, t, 1), 1e-200), np.inf))
+            sides.append(np.where(np.sign(primal) * np.sign(tangent) < 0, -1, 1))
         least = 0.0
         while True:
             least = min((float(np.min(ratio[ratio >= least], initial=np.inf)) for ratio in ratios), default=np.inf)
             if not least < np.inf:
                 return
             most = _MAGNITUDE * least
-            pairs = zip(ratios, tangents, strict=True)
-            yield np.float64(least), [np.where((ratio >= least) & (ratio < most), t, 0) for ratio, t in pairs]
+            parts = [(ratio >= least) & (ratio < most) for ratio in ratios]
+            largest = max(np.max(np.abs(t), where=part, initial=0) for part, t in zip(parts, tangents, strict=True))
+            factor = float(power_of_two(largest, np.float64))
+            tiny = least * factor < np.finfo(self.value.dtype).eps ** (1 / 2)
+            for side in (1, -1) if tiny else (0,):
+                kept = [part & (sign * side >= 0) for part, sign in zip(parts, sides, strict=True)]
+                length = min(
+                    np.min(ratio, where=part, initial=np.inf) for ratio, part in zip(ratios, kept, strict=True)
+                )
+                if length < np.inf:
+                    group = [np.where(part, t / factor, 0) for part, t in zip(kept, tangents, strict=True)]
+                    yield factor, np.float64(length * factor), side, group
             least = most
 
 

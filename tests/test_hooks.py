@@ -45,13 +45,19 @@ def test_bounds_choose_the_root(backend, solver):
 @pytest.mark.parametrize(("backend", "solver"), on_backends(SOLVERS))
 def test_a_root_on_the_border_is_found(backend, solver):
     # sqrt has no value below zero; the roots are (0, 3) on the border and none inside
-    def f(y, a):
-        return xp(y).stack([y[0] * (y[0] + 1), xp(y).sqrt(y[0] + 1) * y[1] - a])
+    def f(y, a, b):
+        return xp(y).stack([y[0] * (y[0] + 1) - b, xp(y).sqrt(y[0] + 1) * y[1] - a])
 
-    lo = backend.array([0.0, -9.0])
-    out = backend.jvp(f, [5.0, 1.0], 3.0, v=[1.0], solver=solver, bounds=(lo, None))
+    options = {"solver": solver, "bounds": (backend.array([0.0, -9.0]), None)}
+    out = backend.jvp(f, [5.0, 1.0], 3.0, 0.0, v=[1.0, 2.0], **options)
     np.testing.assert_allclose(out.y, [0.0, 3.0], atol=1e-10)
-    np.testing.assert_allclose(out.derivative, [0.0, 1.0], atol=1e-8)
+    np.testing.assert_allclose(out.derivative, [2.0, -2.0], atol=1e-8)  # dy/da = (0, 1) and dy/db = (1, -3/2)
+    out = backend.vjp(f, [5.0, 1.0], 3.0, 0.0, w=[1.0, 2.0], **options)
+    np.testing.assert_allclose(out.derivative, [2.0, -2.0], atol=1e-8)
+    if backend.backend == "numpy":
+        np.testing.assert_allclose(
+            backend.solve(f, [5.0, 1.0], 3.0, 0.0, **options).solution.jacobian(), [[0, 1], [1, -1.5]], atol=1e-8
+        )
 
 
 def test_correct_limits_the_steps_and_not_the_derivative(backend):

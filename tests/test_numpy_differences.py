@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,115 @@ def test_an_unknown_far_smaller_than_one(start: float) -> None:
     sol = rootdiff.root(lambda y, t: y + u * y / (u + y) - t, np.array([start]), np.array([2 * u]))
     np.testing.assert_allclose(sol.y, 2**0.5 * u, rtol=1e-9)
     np.testing.assert_allclose(sol.jacobian()[0], [[(2 + 2**0.5) / 4]], rtol=1e-7)
+
+
+#: Zeros, but for the rounding of the steps that led there, and entries too small for their own steps to be felt.
+NEAR_ZERO = [0.0, 1e-300, 5e-21, -5e-21, 1e-16, -1e-14, 1e-13]
+
+
+@pytest.mark.parametrize("solver", ["newton", "trust_region", "levenberg_marquardt"])
+@pytest.mark.parametrize("small", NEAR_ZERO)
+def test_an_unknown_that_is_zero_up_to_rounding(small: float, solver: str) -> None:
+    def residual(y: Any, a: Any, b: Any) -> Any:
+        return np.stack([y[0] * (y[0] + 1) - b, np.sqrt(y[0] + 1) * y[1] - a])
+
+    # the first equation feels a step of 1e-26 in an unknown of 1e-21, the second one does not
+    sol = rootdiff.root(residual, np.array([small, 1.0]), np.array(3.0), np.array(small), solver=solver)
+    np.testing.assert_allclose(sol.jacobian(), [[0, 1], [1, -1.5]], atol=1e-8)
+    np.testing.assert_allclose(sol.vjp(np.array([1.0, 2.0])), [2, -2], atol=1e-8)
+    np.testing.assert_allclose(sol.jvp(np.array(1.0), np.array(2.0)), [2, -2], atol=1e-8)
+    report = rootdiff.gradient_report(residual, sol.y, np.array(3.0), np.array(small))
+    assert report.gradient_error <= 1e-8
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e9])
+@pytest.mark.parametrize("small", [5e-21, -1e-14])
+def test_an_unknown_that_is_zero_up_to_rounding_in_its_units(small: float, unit: float) -> None:
+    def residual(y: Any, a: Any) -> Any:
+        x = y / unit
+        return np.stack([x[0] * (x[0] + 1) - a[1], np.sqrt(x[0] + 1) * x[1] - a[0]])
+
+    start, scale = unit * np.array([small, 1.0]), np.full(2, unit)
+    sol = rootdiff.root(residual, start, np.array([3.0, small]), y_scale=scale)
+    np.testing.assert_allclose(sol.jacobian()[0] / unit, [[0, 1], [1, -1.5]], atol=1e-8)
+
+
+@pytest.mark.parametrize("small", NEAR_ZERO)
+@pytest.mark.parametrize("unit", [1.0, 1e-20])
+def test_parameters_that_are_zero_up_to_rounding(small: float, unit: float) -> None:
+    matrix, weights = np.array([[2.0, 0.3], [-0.4, 1.7]]), np.array([[1.1, 0.7, 0.0], [-0.6, 0.9, 1e-9]])
+
+    def residual(y: Any, p: Any) -> Any:
+        return matrix @ y + np.tanh(y) - np.exp(weights @ p)
+
+    p = small * np.array([1.0, -1.0, 0.7])
+    sol = rootdiff.root(residual, np.ones(2), p)
+    right = np.exp(weights @ p)[:, None] * weights
+    expected = np.linalg.solve(matrix + np.diag(1 / np.cosh(sol.y) ** 2), right)
+    np.testing.assert_allclose(sol.jacobian()[0], expected, atol=1e-8)
+    w, v = np.array([1.0, -2.0]), np.array([0.3, 1.0, 2.0])
+    np.testing.assert_allclose(sol.vjp(w)[0], w @ expected, atol=2e-8)
+    np.testing.assert_allclose(sol.jvp(unit * v) / unit, expected @ v, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", [5, 7])
+def test_small_parameters_in_equations_whose_terms_cancel(seed: int) -> None:
+    # at the root the terms of f cancel, so that its value tells nothing of their rounding
+    rng = np.random.default_rng(seed)
+    matrix, weights, right = rng.standard_normal((4, 4)), rng.standard_normal((4, 3)), rng.standard_normal(4)
+
+    def residual(y: Any, p: Any) -> Any:
+        return 2 * y + 0.2 * matrix @ np.tanh(y) + np.sin(weights @ p) - right
+
+    sol = rootdiff.root(residual, np.ones(4), 1e-12 * rng.uniform(-2, 2, 3))
+    expected = -np.linalg.solve(2 * np.eye(4) + 0.2 * matrix / np.cosh(sol.y) ** 2, weights)
+    w, v = np.array([1.0, -2.0, 0.5, 1.0]), np.array([0.3, 1.0, 2.0])
+    np.testing.assert_allclose(sol.jacobian()[0], expected, atol=1e-8)
+    np.testing.assert_allclose(sol.vjp(w)[0], w @ expected, atol=4e-8)
+    np.testing.assert_allclose(sol.jvp(v), expected @ v, atol=4e-8)
+
+
+def test_entries_near_zero_of_a_matrix_square_root() -> None:
+    # X^2 = A with one entry of X zero: a change of it by e changes the entry across by 6.25e8 e / 50
+    def residual(x: Any, a: Any) -> Any:
+        x, a = x.reshape(2, 2), a.reshape(2, 2)
+        return (x @ x - a).reshape(4)
+
+    a = np.array([1e-4, 1.0, 0.0, 1e-4])
+    for small in (0.0, 1e-23, -1e-19):
+        sol = rootdiff.root(residual, np.array([1e-2, 50.0, small, 1e-2]), a)
+        np.testing.assert_allclose(sol.jacobian()[0][:, 2], [-1.25e5, 6.25e8, 50, -1.25e5], rtol=1e-6)
+
+
+def test_a_concentration_near_zero_keeps_its_sign_and_the_domain_of_math() -> None:
+    seen = []
+
+    def residual(y: Any, p: Any) -> Any:
+        seen.append(float(y[0]))
+        # of the root's square root the domain ends at 1e-9, far below the step that the second equation feels best
+        log, root = math.log(y[0] / 1e-18), math.sqrt(1e-9 - y[0])
+        return np.array([log - p[0], y[1] * (2 + 1e3 * y[0]) - 2 - p[1] + 0 * root])
+
+    sol = rootdiff.root(residual, np.array([1e-18, 1.0]), np.zeros(2))
+    # the second equation knows its slope 1e3 from steps below 1e-9 only, which its rounding of 1e-16 leaves 3 digits
+    np.testing.assert_allclose(sol.jacobian()[0], [[1e-18, 0], [-5e-16, 0.5]], rtol=1e-3, atol=0)
+    assert min(seen) > 0
+
+
+@pytest.mark.parametrize("small", [1e-20, 0.0])
+def test_a_longer_step_stays_within_bounds(small: float) -> None:
+    seen = []
+
+    def residual(y: Any) -> Any:
+        seen.append(y)
+        return np.stack([y[0] * (y[0] + 1), np.cos(y[0] - 1) * y[1], y[2] - 1])
+
+    from rootdiff._numpy import NumpyBackend
+
+    box = np.array([0.0, -9, -9]), np.array([1e-7, 9, 9])
+    _, matrix = NumpyBackend(box=box).with_jacobian(residual, np.array([small, 1.5, 1.0]))
+    np.testing.assert_allclose(matrix, [[1, 0, 0], [1.5 * np.sin(1), np.cos(1), 0], [0, 0, 1]], atol=1e-6)
+    assert all(np.all((y >= box[0]) & (y <= box[1])) for y in seen)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12, 1e16])
@@ -130,3 +240,6 @@ def test_a_smooth_jacobian_costs_three_evaluations_a_column(n: int) -> None:
     y = np.linspace(0.3, 2, n)
     NumpyBackend().with_jacobian(lambda y: residual(y, 1.0), y)
     assert calls == 3 * n + 3  # and the value, and two looks at its rounding
+    calls, y[0] = 0, 1e-20
+    NumpyBackend().with_jacobian(lambda y: residual(y, 1.0), y)
+    assert calls <= 3 * n + 3 + 12  # another difference, for an entry that may be a zero up to rounding

@@ -176,3 +176,21 @@ def test_differences_at_a_root_on_the_border() -> None:
     sol = rootdiff.root(residual, np.array([0.5]), np.array([0.0]), bounds=(0.0, None))
     np.testing.assert_allclose(sol.y, [0.0], atol=1e-12)
     np.testing.assert_allclose(sol.jacobian()[0], [[0.5]], rtol=1e-2)  # f'' is infinite there
+
+
+@pytest.mark.parametrize("size", [1e-11, 1e-20])
+@pytest.mark.parametrize("seed", [10, 15, 39])
+def test_a_right_rule_is_believed_where_parameters_are_near_zero(seed: int, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    matrix, weights, right = rng.standard_normal((4, 4)), rng.standard_normal((4, 3)), rng.standard_normal(4)
+
+    def residual(y: Any, p: Any) -> Any:
+        return 2 * y + 0.2 * matrix @ np.tanh(y) + np.sin(weights @ p) - right
+
+    def pushforward(primals: Any, tangents: Any) -> Any:
+        (y, p), (v, t) = primals, tangents
+        return 2 * v + 0.2 * matrix @ (v / np.cosh(y) ** 2) + np.cos(weights @ p) * (weights @ t)
+
+    sol = rootdiff.root(residual, np.ones(4), size * rng.uniform(-2, 2, 3), jvp=pushforward)
+    expected = -np.linalg.solve(2 * np.eye(4) + 0.2 * matrix / np.cosh(sol.y) ** 2, weights)
+    np.testing.assert_allclose(sol.jacobian()[0], expected, rtol=1e-8)
