@@ -79,6 +79,8 @@ class Line:
         The size of the entry that t is added to, where its value does not tell it.
     tries : int
         How many longer steps are tried until f feels one.
+    away : tuple, or None
+        As `room`, for steps that grow from one so short that the entry may be a zero up to rounding.
     """
 
     along: Callable[[Any], Array]
@@ -89,6 +91,7 @@ class Line:
     room: tuple[Any, Any] | None = None
     unit: Any = 1.0
     tries: int = 6
+    away: tuple[Any, Any] | None = None
 
     def change(self, t: Any) -> Array:
         return self.along(t) - self.value
@@ -136,7 +139,11 @@ def slope(line: Line) -> Slope:
     known = np.isfinite(line.value)
     if not np.any(known & (change != 0)):
         return Slope(0 * line.value, np.where(known, 0, np.inf), line.noise)
-    silent = _is_silent(line, change) & _is_short(line, step)[..., None]
+    short = _is_short(line, step)
+    if not np.any(short):
+        return _measured(line, step, change)
+    line = replace(line, room=line.away)
+    silent = _is_silent(line, change) & short[..., None]
     longer = np.where(np.any(silent, axis=-1), _longer_step(line, step), step)
     if not np.any(longer > step):
         return _measured(line, step, change)

@@ -213,10 +213,11 @@ def _unresolved(solver: IterativeSolver, residual: Residual, loop: _Loop, raw: R
     """
     xp, y = residual.xp, loop.state.y
     success = loop.status <= int(Status.AT_PRECISION)
-    # of a low-rank update nothing is known in most directions
     inverse = raw.factors
-    if not (isinstance(inverse, Factors) and is_dense(tuple(y.shape))):
+    if not is_dense(tuple(y.shape)):
         return xp.zeros_like(success)
+    if not isinstance(inverse, Factors):  # of a low-rank update nothing is known in most directions
+        return success & (loop.steps > 0) & (raw.residual_norm == 0)
     allowed = allowed_error(xp, solver, y, loop.scale, xp.ones_like(success))
     trial = residual.moved(y, allowed * weights(xp, y, loop.steps))
     back = inverse.apply(residual.backend, residual(trial) - loop.state.f)

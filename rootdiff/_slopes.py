@@ -143,9 +143,10 @@ class Slopes:
         value, known = self.value, self._known
         first = max(first_step(value.dtype), first_step(length.dtype))
         longest = np.where(_LONGEST * size > first * unit, _LONGEST * size, np.inf)
+        away = room
         if np.any((longest == np.inf) & (side != 0)):
-            to_zero = tuple(np.where(lies, _LONGEST * size, np.inf) for lies in (side > 0, side < 0))
-            room = to_zero if room is None else tuple(np.minimum(*pair) for pair in zip(to_zero, room, strict=True))
+            away = tuple(np.where(lies, _LONGEST * size, np.inf) for lies in (side > 0, side < 0))
+            away = away if room is None else tuple(np.minimum(*pair) for pair in zip(away, room, strict=True))
         shared = np.ndim(length) == 0 and value.ndim > 1  # one step for all systems, which count as one
         if shared:
             value, known = value.reshape(-1), known.reshape(-1)
@@ -157,6 +158,7 @@ class Slopes:
             longest,
             room,
             unit,
+            away=away,
         )
         found = slope(line)
         if fine:

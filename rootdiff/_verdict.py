@@ -105,7 +105,7 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
         within = allowed_error(xp, solver, y, scale, is_deep(solver, raw.residual_norm, first_norm))
         found = _by_rows(point, within, failed) if matrix is None else _by_corrections(point, matrix, within, failed)
         if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
-            found = found._replace(status=_random(point, found.status))
+            found = found._replace(status=unless_random(residual, y, f, first_norm, found.status))
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
             xp.where(usable[..., None], found.error, old),
@@ -225,11 +225,11 @@ def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
     return _Found(xp.where(norm == 0, int(Status.CONVERGED), status), xp.full_like(y, xp.inf))
 
 
-def _random(point: _Point, status: Array) -> Array:
+def unless_random(residual: Residual, y: Array, f: Array, first_norm: Array, status: Array) -> Array:
     """Return the status, RANDOM where f has another value when it is evaluated again: by more than rounding."""
-    xp, y = point.residual.xp, point.y
-    change = max_norm(xp, point.residual(y) - point.f)
-    return xp.where(change > float(xp.finfo(y.dtype).eps) ** 0.75 * point.first_norm, int(Status.RANDOM), status)
+    xp = residual.xp
+    change = max_norm(xp, residual(y) - f)
+    return xp.where(change > float(xp.finfo(y.dtype).eps) ** 0.75 * first_norm, int(Status.RANDOM), status)
 
 
 def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Array], noise: Array) -> Array:
@@ -271,8 +271,9 @@ def _sampled(point: _Point, one: Array, other: Array, matrix: Array | None = Non
 
     Noise is the change of f when each unknown changes by a rounding and, where the Jacobian `matrix` is at hand, what
     is not linear in the change by a tolerance, which rounds larger terms anew too. A row that does not change is
-    rounded more coarsely than the unknowns: there the nudges grow until it does. The smaller change of two sides
-    counts, since at a jump f changes to one side only.
+    rounded more coarsely than the unknowns: there the nudges grow until it does, and where its derivative says that it
+    should, as far as an unknown keeps a digit. The smaller change of two sides counts, since at a jump f changes to one
+    side only.
 
     All in one loop, so that a compiled program holds one copy of f.
 
@@ -285,8 +286,11 @@ def _sampled(point: _Point, one: Array, other: Array, matrix: Array | None = Non
     eps = float(xp.finfo(y.dtype).eps)
     scale = xp.maximum(xp.abs(y), point.scale)
     few = _SAMPLES if matrix is None else 1  # of roundings alone
-    most = _SAMPLES + _NEAR + math.ceil(math.log(_LARGEST / (2 * eps**0.5), _GROWTH))
+    most, furthest = (
+        _SAMPLES + _NEAR + math.ceil(math.log(largest / (2 * eps), _GROWTH)) for largest in (_LARGEST * eps**0.5, _ILL)
+    )
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
+    sloping = asking & (xp.zeros_like(asking) if matrix is None else xp.any(matrix != 0, axis=-1))
 
     def sample(carry: tuple[Array, _Near]) -> tuple[Array, _Near]:
         count, near = carry
@@ -299,16 +303,22 @@ def _sampled(point: _Point, one: Array, other: Array, matrix: Array | None = Non
         nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
         nudge = nudge * weights(xp, y, count)
         linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
-        sides = xp.where(elsewhere, one, y + nudge), xp.where(elsewhere, other, y - nudge)
+        sides = tuple(
+            xp.where(elsewhere, point, residual.moved(y, step)) for point, step in ((one, nudge), (other, -nudge))
+        )
         change, last = _change(residual, f, sides, linear)
         # at each sample, for in some directions the changes of a row cancel
-        noise = xp.where((coarse & (near.noise > 0)) | elsewhere, near.noise, xp.maximum(near.noise, change))
+        known = (near.noise > 0) | ((count >= most)[..., None] & ~sloping)
+        noise = xp.where((coarse & known) | elsewhere, near.noise, xp.maximum(near.noise, change))
         return count + 1, _Near(noise, xp.where(elsewhere, change, near.reach), xp.where(elsewhere, last, near.f))
 
     def unfinished(carry: tuple[Array, _Near]) -> Array:
         count, near = carry
-        silent = xp.any((near.noise == 0) & asking)
-        return xp.all(count < _SAMPLES) | (silent & xp.all(count < most))
+        silent = near.noise == 0
+        goes_on = (xp.any(silent & asking) & xp.all(count < most)) | (
+            xp.any(silent & sloping) & xp.all(count < furthest)
+        )
+        return xp.all(count < _SAMPLES) | goes_on
 
     zeros = xp.zeros_like(f)
     start = (xp.zeros_like(f[..., 0], dtype=xp.int32) - 1, _Near(zeros, zeros, zeros))

@@ -14,7 +14,7 @@ from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import named
-from rootdiff._verdict import allowed_error, is_deep
+from rootdiff._verdict import allowed_error, is_deep, unless_random
 from rootdiff.solvers._bracket_search import search_bracket, settled_ends, widened
 
 #: This many widths beyond the bracket, f has at a root of any order (to the ninth root at least) changed by more than a
@@ -107,6 +107,8 @@ class BracketSolver(IterativeSolver):
             int(Status.AT_PRECISION),
             status,
         )
+        if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
+            status = unless_random(residual, y, f, at.first_norm, status)
         error = xp.where(f == 0, of_zero, width)
         return RawSolution(y, status, at.count, norm, error=error)
 

@@ -101,8 +101,10 @@ class SciPy(Solver):
         raw = RawSolution(y, xp.where(norm == 0, int(Status.CONVERGED), status), steps, norm)
         started = raw.status != int(Status.NONFINITE_START)
         raw = judged(solver, residual, y0, first, raw, started)
-        raw = corrected(solver, residual, first_norm, raw, raw.status > int(Status.RUNNING))
-        return judged(solver, residual, y0, first, raw, started & (raw.status > int(Status.RUNNING)))
+        failed = raw.status > int(Status.RUNNING)
+        return judged(
+            solver, residual, y0, first, corrected(solver, residual, first_norm, raw, failed), started & failed
+        )
 
     def _solve_batch(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any) -> tuple[Any, Any]:
         """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""

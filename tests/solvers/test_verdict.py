@@ -109,6 +109,18 @@ CASES: dict[str, tuple[Any, list[float], list[float] | None, type]] = {
         [1.3, 1.0],
         np.float64,
     ),
+    "a row of large terms": (
+        lambda y: _stack((y[0] + 1e10) - (2 + 1e10), y[1] - y[0]),
+        [3.1, 1.0],
+        [2.0, 2.0],
+        np.float64,
+    ),
+    "a slow row of a fixed point": (
+        lambda y: _stack(y[0] - 1e-12 * (y[0] - 3) - y[0], y[1] - 0.5 * (y[1] - 3) - y[1]),
+        [5.0, 5.0],
+        [3.0, 3.0],
+        np.float64,
+    ),
     "no derivative at the start, a norm": (
         lambda y: y + y * xp(y).sqrt(y * y) - 0.1,
         [0.0],
@@ -156,6 +168,35 @@ def test_an_unknown_that_moves_slowly_has_not_arrived(backend: Any, solver: str,
     assert not Status(int(out.status)).success or np.allclose(out.y, root, rtol=1e-4)
 
 
+@pytest.mark.parametrize("solver", ["trust_region", "levenberg_marquardt", "broyden", "df_sane", "scipy:hybr"])
+def test_a_row_that_is_zero_by_rounding_tells_the_error_it_hides(solver: str) -> None:
+    rates = np.array([1e-5, 0.5, 0.7], np.float32)
+    sol = rootdiff.root(
+        lambda z: z - rates * (z - 3) - z, np.full(3, 5, np.float32), solver=solver, on_failure="ignore"
+    )
+    assert not sol.converged or np.all(np.abs(sol.y - 3) <= sol.error + 1e-5)
+
+
+@pytest.mark.parametrize("solver", ["scipy:hybr", "scipy:lm", "scipy:broyden1", "scipy:anderson"])
+def test_an_underflow_is_no_root_for_wrapped_solvers_either(solver: str) -> None:
+    for start in (700.0, 745.0):
+        sol = rootdiff.root(lambda y: np.exp(-y), np.array([start]), solver=solver, on_failure="ignore")
+        assert not sol.converged
+
+
+@pytest.mark.parametrize(
+    ("f", "bounds", "root"),
+    [
+        (lambda y: [math.sqrt(y[0]), y[1] - 1], ([0.0, -9.0], None), [0.0, 1.0]),
+        (lambda y: [math.sqrt(1 - y[0]), y[1] - 1], (None, [1.0, 9.0]), [1.0, 1.0]),
+    ],
+)
+def test_the_verdict_asks_for_no_value_outside_the_bounds(f: Any, bounds: Any, root: list[float]) -> None:
+    sides = tuple(None if side is None else np.array(side) for side in bounds)
+    sol = rootdiff.root(lambda y: np.array(f(y)), np.array([0.3, 2.0]), bounds=sides, on_failure="ignore")
+    assert not sol.converged or np.allclose(sol.y, root, atol=1e-6)
+
+
 def test_slow_is_not_stalled(backend: Any) -> None:
     solver = rootdiff.FixedPoint(atol=1e-3, max_steps=20000)
     out = backend.solve(
@@ -198,6 +239,16 @@ def test_a_random_residual_is_named() -> None:
         on_failure="ignore",
     )
     assert sol.status == Status.RANDOM
+
+
+@pytest.mark.parametrize("solver", ["bisection", "chandrupatla", "itp", "bracketed_newton"])
+def test_a_random_residual_is_named_in_a_bracket(solver: str) -> None:
+    rng = np.random.default_rng(0)
+
+    def f(y: Any) -> Any:
+        return y**3 - 8 + 0.1 * rng.standard_normal(np.shape(y))
+
+    assert rootdiff.root_scalar(f, (0.0, 5.0), solver=solver, on_failure="ignore").status == Status.RANDOM
 
 
 def test_a_random_residual_is_named_in_torch() -> None:
