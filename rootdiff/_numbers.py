@@ -37,8 +37,8 @@ def as_array(backend: Backend, numbers: Any, args: Any) -> Array:
         if backend.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating"):
             if xp.isdtype(array.dtype, "real floating"):
                 array = xp.astype(array, leaf.dtype)
-            # a sum of both, since where an array is traced its device is not known
-            return xp.sum(xp.zeros_like(leaf)) + array if array.ndim == 0 else _beside(backend, array, leaf)
+            # JAX moves it to the device of what it meets; made of `leaf`, it would vary over a mesh as that does
+            return array if backend.traced else xp.asarray(array, device=leaf.device)
     return array
 
 
@@ -87,7 +87,3 @@ def _floats(numbers: Any) -> Any:
     if type(numbers) in (list, tuple):
         return [_floats(entry) for entry in numbers]
     return numbers if isinstance(numbers, complex) else float(numbers)
-
-
-def _beside(backend: Backend, array: Array, leaf: Array) -> Array:
-    return array if backend.traced else backend.xp.asarray(array, device=leaf.device)

@@ -18,7 +18,7 @@ from rootdiff._operator import Dense, LinearOperator
 from rootdiff._select import status_where
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
-from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
+from rootdiff.linear._base import MARGIN, LinearFunction, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._condition import FLIPS, flipped, row_sizes, skeel_condition
 
 #: Relative error of the solution that changes of A within its accuracy bring about, from which A counts as singular.
@@ -45,9 +45,25 @@ class _Solved(NamedTuple):
 def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple[Array, LinearInfo]:
     """Return the solution by `solver`, refined where its inverse is at hand, and how it went.
 
-    The status is one that a product has checked, whatever the solver says. Where it raises an error of numerics (a
-    ``LinAlgError`` of any library, an ``ArithmeticError``), all its systems have failed. An approximate solver is only
-    asked for a finite result; its relative residual is NaN: not computed.
+    The status is one that a product has checked, whatever the solver says. An approximate solver is only asked for a
+    finite result; its relative residual is NaN: not computed.
+    """
+    x, info = answered(operator, solver, rhs, "adjoint")
+    if not solver.exact:
+        return x, _unchecked(operator.backend.xp, x, info)
+    if info.factors is None and info.relative_residual is not None and is_ours(solver):
+        return x, _judged(operator, solver, _Solved(x), rhs, info)
+    solved = _Solved(x, rhs - operator.matvec(x))
+    if info.factors is not None:
+        solved = _refined(operator, info.factors, solved, rhs, info.relative_residual is None)
+    return solved.x, _judged(operator, solver, solved, rhs, info)
+
+
+def answered(operator: LinearOperator, solver: LinearSolver, rhs: Array, role: str) -> tuple[Array, LinearInfo]:
+    """Return what a solver, the argument `role`, returns, once its types and shapes are those of the protocol.
+
+    Where it raises an error of numerics (a ``LinAlgError`` of any library, an ``ArithmeticError``), all its systems
+    have failed: the solutions are NaN.
     """
     try:
         found = solver.solve(operator, rhs)
@@ -57,24 +73,18 @@ def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple
         found = _raised(operator, rhs)
     if not isinstance(found, tuple) or len(found) != 2:
         raise ArgumentError(
-            f"adjoint: {solver} returned {type(found).__name__}. It must return a tuple of the solution, an array "
+            f"{role}: {solver} returned {type(found).__name__}. It must return a tuple of the solution, an array "
             "(*batch, n), and a LinearInfo."
         )
     x, info = found
-    _check_shapes(operator, solver, x, rhs, info)
-    if not solver.exact:
-        return x, _unchecked(operator.backend.xp, x, info)
-    if info.factors is None and info.relative_residual is not None and _is_ours(solver):
-        return x, _judged(operator, solver, _Solved(x), rhs, info)
-    solved = _Solved(x, rhs - operator.matvec(x))
-    if info.factors is not None:
-        solved = _refined(operator, info.factors, solved, rhs, info.relative_residual is None)
-    return solved.x, _judged(operator, solver, solved, rhs, info)
+    _check_shapes(operator, solver, x, rhs, info, role)
+    return x, info
 
 
-def _is_ours(solver: LinearSolver) -> bool:
-    """Return whether a solver is one of these packages, not a user's, so that its residual need not be checked."""
-    return type(solver).__module__.startswith(("rootdiff.", "rootdiff_"))
+def is_ours(solver: LinearSolver) -> bool:
+    """Return whether a solver is one of these packages, not a user's, so that what it returns need not be checked."""
+    ours = type(solver).__module__.startswith(("rootdiff.", "rootdiff_"))
+    return ours and not isinstance(solver, LinearFunction)
 
 
 def _is_of_numerics(error: Exception) -> bool:
@@ -90,20 +100,20 @@ def _raised(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
     return xp.full_like(rhs, xp.nan), LinearInfo(status)
 
 
-def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: Array, info: Any) -> None:
+def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: Array, info: Any, role: str) -> None:
     """Raise `ArgumentError` where a solver returns something else than a solution per right-hand side and its info."""
     is_array, shape = operator.backend.is_array, tuple(rhs.shape)
     if not is_array(x) or tuple(x.shape) != shape:
         found = f"shape {tuple(x.shape)}" if is_array(x) else type(x).__name__
         raise ArgumentError(
-            f"adjoint: {solver} returned {found} for right-hand sides of shape {shape}. It must return an array of "
+            f"{role}: {solver} returned {found} for right-hand sides of shape {shape}. It must return an array of "
             "that shape, (*batch, n): one solution for each of them."
         )
     if not isinstance(info, LinearInfo) or not is_array(info.status) or tuple(info.status.shape) != shape[:-1]:
         status = getattr(info, "status", info)
         found = f"a status of shape {tuple(status.shape)}" if is_array(status) else f"{status!r}"
         raise ArgumentError(
-            f"adjoint: {solver} returned {found}. With its solution it must return a LinearInfo whose status is an "
+            f"{role}: {solver} returned {found}. With its solution it must return a LinearInfo whose status is an "
             f"integer array of shape {shape[:-1]}, (*batch)."
         )
 

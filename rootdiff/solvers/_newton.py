@@ -16,6 +16,7 @@ from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._base import LinearSolver
+from rootdiff.linear._contract import answered, is_ours
 from rootdiff.linear._lu import LU
 from rootdiff.solvers._line_search import Trial, backtrack
 from rootdiff.solvers._radius import CONTRACTION
@@ -68,7 +69,8 @@ class Newton(IterativeSolver):
         new iterate) where it contracts fast, else the last correction, once that is taken in full.
     linear : LinearSolver
         Solves for the Newton direction: `LU`, or `GMRES` for a matrix-free solve (see `NewtonKrylov` for one
-        with adapted tolerances).
+        with adapted tolerances). A `LinAlgError` or `ArithmeticError` that a solver of yours raises ends the iteration
+        with the status SINGULAR.
     memory : int
         Last norms of f of which the largest must be undercut: 1 demands a decrease in every step, more
         (non-monotone line search) lets the iterates follow a curved valley with longer steps.
@@ -161,7 +163,10 @@ class Newton(IterativeSolver):
         if slope is not None:
             return -state.f / slope, lambda vector: vector / slope, None
         operator = residual.operator(state.y)
-        direction, info = self.linear.solve(operator, -state.f)
+        if is_ours(self.linear):  # an error is then one of the residual, for its author to see
+            direction, info = self.linear.solve(operator, -state.f)
+        else:
+            direction, info = answered(operator, self.linear, -state.f, "linear")
         if info.factors is None:
             return direction, None, None
         return direction, operator.inverted_by(info.factors), info.factors

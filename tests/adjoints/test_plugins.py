@@ -122,6 +122,60 @@ def test_what_an_adjoint_raises_is_a_status(name: str) -> None:
         harness.vjp(_double, start, start, w=ones, on_failure="warn", **options)
 
 
+class _Answering(LinearSolver):
+    """Returns what it is made to, or raises it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def solve(self, operator: Any, rhs: Any) -> Any:
+        answer = self.answer(operator, rhs)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda _, b: b, r"returned \w+\..* a tuple"),
+        (lambda _, b: None, r"returned NoneType\. .* a tuple"),
+        (lambda _, b: (b[..., :1], None), r"returned shape \(1,\).*It must return an array"),
+        (lambda _, b: (b, None), r"returned None\. .* LinearInfo"),
+    ],
+)
+@pytest.mark.parametrize("name", HARNESSES)
+def test_a_wrong_answer_within_newton_is_named(name: str, answer: Any, message: str) -> None:
+    solver = rootdiff.Newton(linear=_Answering(answer))
+    with pytest.raises(rootdiff.ArgumentError, match=rf"^linear: .*_Answering.*{message}"):
+        HARNESSES[name]().solve(_double, np.ones(2), np.full(2, 4.0), solver=solver)
+
+
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError("singular"), ZeroDivisionError(), FloatingPointError()])
+@pytest.mark.parametrize("as_function", [True, False])
+@pytest.mark.parametrize("name", HARNESSES)
+def test_what_a_solver_within_newton_raises_is_a_status(name: str, as_function: bool, error: Exception) -> None:
+    linear: Any = _Answering(lambda operator, rhs: error)
+    if as_function:
+        linear = rootdiff.LinearFunction(linear.solve)
+    solver = rootdiff.Newton(linear=linear)
+    outcome = HARNESSES[name]().solve(_double, np.ones(2), np.full(2, 4.0), solver=solver, on_failure="ignore")
+    assert int(outcome.status) == Status.SINGULAR
+    np.testing.assert_array_equal(outcome.y, np.ones(2))
+
+
+def test_what_the_residual_raises_within_newton_is_not_hidden() -> None:
+    errors = [ZeroDivisionError("mistake")]  # raised once: the Jacobian that the verdict takes may raise too
+
+    def residual(y: Any) -> Any:
+        if y[0] != 1 and errors:
+            raise errors.pop()
+        return y**2 - 4
+
+    with pytest.raises(ZeroDivisionError, match="mistake"):
+        rootdiff.root(residual, np.ones(2), solver="newton", on_failure="ignore")
+
+
 def test_a_mistake_in_an_adjoint_is_not_hidden() -> None:
     def mistaken(operator: Any, rhs: Any) -> Any:
         raise KeyError("mistake")

@@ -245,6 +245,15 @@ def by_shard_map_with_sums_over_devices() -> None:
     np.testing.assert_allclose(of_w, 8 * w * mean**2, **EXACT)
     np.testing.assert_allclose(of_x, np.broadcast_to(8 * w**2 * mean / 4, (4, 2)), **EXACT)
 
+    def solution(x: Any, scale: Any) -> Any:  # a number to start from is the same on both devices, unlike the args
+        return rd.root(
+            lambda y, x, w: 3 * y - lax.pmean(jnp.mean(y + w * x), "batch"), 1.0, x, scale, solver="newton"
+        ).y
+
+    specs = {"in_specs": (PartitionSpec("batch"), PartitionSpec()), "out_specs": PartitionSpec()}
+    slope = jax.jit(jax.grad(jax.shard_map(solution, mesh=mesh, **specs)))(x, jnp.asarray(3.0))
+    np.testing.assert_allclose(slope, np.full((4, 2), 3 / 16), **EXACT)
+
     def coupled(y0: Any) -> Any:
         return rd.root(lambda y: y - 0.3 * jnp.cos(lax.pmean(y, "batch")), y0).y
 
