@@ -60,8 +60,12 @@ def _weights(array: Array, phase: int) -> Array:
 
 
 def _row_weights(y: Array, of: Slope, counts: Array) -> Array:
-    """Return a cotangent that weighs each equation in its own units; none where the derivative is not finite."""
-    size = np.abs(of.value) + of.error
+    """Return a cotangent that weighs each equation in its own units; none where the derivative is not finite.
+
+    Each may add to the allowed error of the sum no more than it would be off by alone: so an equation whose derivative
+    is zero up to its error does not hide the others.
+    """
+    size = np.abs(of.value) + of.error * (_MARGIN / _rough(of.value))
     known = np.isfinite(size) & counts
     return np.where(known, _weights(np.ones_like(y), 3) / np.where(known & (size > 0), size, 1), 0)
 
@@ -71,12 +75,16 @@ def _weighed(u: Array, of: Slope) -> Slope:
     return Slope(np.sum(terms), np.sum(np.where(u == 0, 0, np.abs(u) * of.error)), np.sum(np.abs(terms)))
 
 
+def _rough(like: Array) -> float:
+    """Return the relative difference from a product that counts as none, whatever the estimated error."""
+    return float(np.finfo(like.dtype).eps ** (1 / 4))
+
+
 def _compare(rule: str, of: str, given: Array, difference: Slope, counts: Array | bool = True) -> None:
     given = np.asarray(given)
-    rough = np.finfo(given.dtype).eps ** (1 / 4)
     size = np.maximum(np.maximum(np.abs(given), np.abs(difference.value)), difference.noise)
     off = np.abs(given - difference.value)
-    wrong = counts & np.isfinite(difference.value) & ~(off <= _MARGIN * difference.error + rough * size)
+    wrong = counts & np.isfinite(difference.value) & ~(off <= _MARGIN * difference.error + _rough(given) * size)
     if np.any(wrong):
         place = tuple(int(index) for index in np.argwhere(wrong)[0])
         where = f", in equation {place[0] if len(place) == 1 else place}" if place else ""

@@ -194,3 +194,23 @@ def test_a_right_rule_is_believed_where_parameters_are_near_zero(seed: int, size
     sol = rootdiff.root(residual, np.ones(4), size * rng.uniform(-2, 2, 3), jvp=pushforward)
     expected = -np.linalg.solve(2 * np.eye(4) + 0.2 * matrix / np.cosh(sol.y) ** 2, weights)
     np.testing.assert_allclose(sol.jacobian()[0], expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 2.0, 1.001, 1.0])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_an_equation_without_the_parameter_hides_no_wrong_vjp(shape: tuple[int, ...], factor: float) -> None:
+    # a is in the first equation alone: dy/da = J^-1 (1, 0) = (3 y1^2, 1) / (6 y0 y1^2 + 1)
+    def residual(y: Any, a: Any) -> Any:
+        return np.stack([y[0] ** 2 + y[1] - np.sum(a), y[0] - y[1] ** 3])
+
+    def pullback(primals: Any, w: Any) -> Any:
+        y = primals[0]
+        return np.array([[2 * y[0], 1], [1, -3 * y[1] ** 2]]).T @ w, np.full(shape, -factor * w[0])
+
+    sol = rootdiff.root(residual, np.ones(2), np.full(shape, 2.5), vjp=pullback)
+    if factor != 1:
+        with pytest.raises(ArgumentError, match="vjp: it is not the derivative.*respect to args"):
+            sol.vjp(np.array([0.0, 1.0]))
+    else:
+        expected = np.full(shape, 1 / (6 * sol.y[0] * sol.y[1] ** 2 + 1))
+        np.testing.assert_allclose(sol.vjp(np.array([0.0, 1.0]))[0], expected, rtol=1e-9)
