@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from rootdiff._backend import Array
-from rootdiff._derivatives import GivenResidual
 from rootdiff._differences import Slope
 from rootdiff._errors import ArgumentError
 from rootdiff._patterns import pattern
+
+if TYPE_CHECKING:
+    from rootdiff._derivatives import GivenResidual
 
 #: A product may be off by so many times the estimated error of the difference that it is compared with.
 _MARGIN = 100.0

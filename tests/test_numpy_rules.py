@@ -209,8 +209,22 @@ def test_an_equation_without_the_parameter_hides_no_wrong_vjp(shape: tuple[int, 
 
     sol = rootdiff.root(residual, np.ones(2), np.full(shape, 2.5), vjp=pullback)
     if factor != 1:
-        with pytest.raises(ArgumentError, match="vjp: it is not the derivative.*respect to args"):
+        with pytest.raises(ArgumentError, match=r"vjp: it is not the derivative.*respect to args"):
             sol.vjp(np.array([0.0, 1.0]))
     else:
         expected = np.full(shape, 1 / (6 * sol.y[0] * sol.y[1] ** 2 + 1))
         np.testing.assert_allclose(sol.vjp(np.array([0.0, 1.0]))[0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_report_of_a_wrong_rule_is_the_error_of_root(case: str) -> None:
+    rules, words = WRONG[case]
+    y = rootdiff.root(f, np.zeros(2), THETA).y
+    with pytest.raises(ArgumentError, match=words):
+        rootdiff.gradient_report(f, y, THETA, **rules)  # type: ignore[arg-type]
+
+
+def test_a_report_of_right_rules() -> None:
+    y = rootdiff.root(f, np.zeros(2), THETA).y
+    report = rootdiff.gradient_report(f, y, THETA, jac=jac, jvp=jvp, vjp=vjp)
+    assert report.gradient_error < 1e-12
