@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: A product may be off by so many times the estimated error of the difference that it is compared with.
 _MARGIN = 100.0
+#: What was compared, and how its place is called.
+_PRODUCT, _ENTRY = ("Along a vector it gives", "in equation"), ("It has the entry", "at index")
 
 
 def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
@@ -38,7 +40,16 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
     of_y = backend.slopes(residual._of_y, (y,), value, backend.box).along((along_y,))  # type: ignore[attr-defined]
     counts = where[..., None]
     if rules.jac is not None:
-        _compare("jac", "y", np.matvec(residual.jacobian(y), along_y), of_y, counts)
+        jacobian = residual.jacobian(y)
+        product = np.matvec(jacobian, along_y)
+        _compare("jac", "y", product, of_y, counts)
+        doubtful = counts & _differs(product, of_y)
+        if np.any(doubtful):  # a small entry among large ones is seen by itself, if two differences tell the same of it
+            slopes = backend.slopes(residual._of_y, (y,), value, backend.box, backend.scale)  # type: ignore[attr-defined]
+            entries = slopes.jacobian()
+            known = doubtful & ~_differs(np.matvec(entries.value, along_y), of_y)
+            unseen = _rough(y) * _size(product, of_y)[..., None] / np.abs(along_y)[..., None, :]
+            _compare("jac", "y", jacobian, entries._replace(noise=unseen), known[..., None], _ENTRY)
     if rules.jvp is not None:
         _compare("jvp", "y", residual.jvp(y, along_y), of_y, counts)
     if rules.vjp is not None:
@@ -79,21 +90,33 @@ def _weighed(u: Array, of: Slope) -> Slope:
     return Slope(np.sum(terms), np.sum(np.where(u == 0, 0, np.abs(u) * of.error)), np.sum(np.abs(terms)))
 
 
+def _differs(given: Array, difference: Slope) -> Array:
+    """Return whether a product is off by more than the difference of a smooth function is."""
+    off = np.abs(given - difference.value)
+    return off > _MARGIN * difference.error + _rough(given) ** 2 * _size(given, difference)
+
+
+def _size(given: Array, difference: Slope) -> Array:
+    return np.maximum(np.maximum(np.abs(given), np.abs(difference.value)), difference.noise)
+
+
 def _rough(like: Array) -> float:
     """Return the relative difference from a product that counts as none, whatever the estimated error."""
     return float(np.finfo(like.dtype).eps ** (1 / 4))
 
 
-def _compare(rule: str, of: str, given: Array, difference: Slope, counts: Array | bool = True) -> None:
+def _compare(
+    rule: str, of: str, given: Array, difference: Slope, counts: Array | bool = True, words: tuple[str, str] = _PRODUCT
+) -> None:
     given = np.asarray(given)
-    size = np.maximum(np.maximum(np.abs(given), np.abs(difference.value)), difference.noise)
     off = np.abs(given - difference.value)
-    wrong = counts & np.isfinite(difference.value) & ~(off <= _MARGIN * difference.error + _rough(given) * size)
+    allowed = _MARGIN * difference.error + _rough(given) * _size(given, difference)
+    wrong = counts & np.isfinite(difference.value) & ~(off <= allowed)
     if np.any(wrong):
         place = tuple(int(index) for index in np.argwhere(wrong)[0])
-        where = f", in equation {place[0] if len(place) == 1 else place}" if place else ""
+        where = f", {words[1]} {place[0] if len(place) == 1 else place}" if place else ""
         raise ArgumentError(
-            f"{rule}: it is not the derivative of the residual with respect to {of}. Along a vector it gives "
+            f"{rule}: it is not the derivative of the residual with respect to {of}. {words[0]} "
             f"{given[place]:.6g}{where}; differences of the residual give {difference.value[place]:.6g}, with an error "
             f"of about {difference.error[place]:.1g}. Check the rule, or leave it away: then differences are taken."
         )

@@ -228,3 +228,55 @@ def test_a_report_of_right_rules() -> None:
     y = rootdiff.root(f, np.zeros(2), THETA).y
     report = rootdiff.gradient_report(f, y, THETA, jac=jac, jvp=jvp, vjp=vjp)
     assert report.gradient_error < 1e-12
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_small_coupling_that_jac_misses_is_found_beside_large_entries(batch: tuple[int, ...]) -> None:
+    # y0 = a up to 1e-10, y1 = 2 + 1e-6 y0
+    def residual(y: Any, a: Any) -> Any:
+        return np.stack([1e8 * y[..., 0] + 1e-3 * y[..., 1] ** 3 - 1e8 * a, y[..., 1] - 1e-6 * y[..., 0] - 2], axis=-1)
+
+    def given(coupling: float) -> Any:
+        def jacobian(y: Any, a: Any) -> Any:
+            matrix = np.broadcast_to(np.array([[1e8, 0.0], [coupling, 1.0]]), (*batch, 2, 2)).copy()
+            matrix[..., 0, 1] = 3e-3 * y[..., 1] ** 2
+            return matrix
+
+        return jacobian
+
+    start, a, w = np.ones((*batch, 2)), np.asarray(1.0), np.broadcast_to([0.0, 1.0], (*batch, 2))
+    (gradient,) = rootdiff.root(residual, start, a, jac=given(-1e-6), batch_ndim=len(batch)).vjp(w)
+    np.testing.assert_allclose(gradient, 1e-6 * math.prod(batch), rtol=1e-8)
+    sol = rootdiff.root(residual, start, a, jac=given(0.0), batch_ndim=len(batch))
+    with pytest.raises(ArgumentError, match=r"jac: it is not the derivative.*the entry 0, at index \((0, )?1, 0\)"):
+        sol.vjp(w)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_right_rules_are_believed_in_units_of_any_size(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    of_y, of_p, of_f = (10.0 ** rng.uniform(-9, 9, k) for k in (n, m, n))
+    dense = 3 * np.eye(n) + rng.standard_normal((n, n)) * 10.0 ** rng.uniform(-6, 0, (n, n))
+    bent = rng.standard_normal((n, n)) * (rng.random((n, n)) < 0.4)
+    by_p = rng.standard_normal((n, m)) * (rng.random((n, m)) < 0.5)
+
+    def residual(y: Any, p: Any) -> Any:
+        return of_f * (dense @ (y / of_y) + bent @ np.tanh(y / of_y) + by_p @ np.sin(p / of_p) - 0.5)
+
+    def jacobian(y: Any, p: Any) -> Any:
+        return of_f[:, None] * (dense + bent / np.cosh(y / of_y) ** 2) / of_y
+
+    def along(primals: Any, tangents: Any) -> Any:
+        by_args = of_f[:, None] * by_p * np.cos(primals[1] / of_p) / of_p
+        return jacobian(*primals) @ tangents[0] + by_args @ tangents[1]
+
+    def back(primals: Any, w: Any) -> Any:
+        by_args = of_f[:, None] * by_p * np.cos(primals[1] / of_p) / of_p
+        return jacobian(*primals).T @ w, by_args.T @ w
+
+    p = of_p * rng.uniform(0.1, 2, m)
+    for rule in ({"jac": jacobian}, {"jvp": along}, {"vjp": back}):
+        sol = rootdiff.root(residual, of_y, p, on_failure="ignore", **rule)  # type: ignore[arg-type]
+        expected = -np.linalg.solve(dense + bent / np.cosh(sol.y / of_y) ** 2, by_p * np.cos(p / of_p))
+        np.testing.assert_allclose(sol.jacobian()[0] / of_y[:, None] * of_p, expected, rtol=1e-6, atol=1e-8)
