@@ -36,8 +36,9 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
     """
     rules, parameters, backend = residual.rules, residual.parameters, residual.backend
     value = residual(y)
-    along_y, along_args = _weights(y, 1), tuple(_weights(p, 2) for p in parameters)
-    of_y = backend.slopes(residual._of_y, (y,), value, backend.box).along((along_y,))  # type: ignore[attr-defined]
+    slopes = backend.slopes(residual._of_y, (y,), value, backend.box, backend.scale)  # type: ignore[attr-defined]
+    along_y, along_args = _weights(y, 1, backend.scale), tuple(_weights(p, 2) for p in parameters)  # type: ignore[attr-defined]
+    of_y = slopes.along((along_y,))
     counts = where[..., None]
     if rules.jac is not None:
         jacobian = residual.jacobian(y)
@@ -45,7 +46,6 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
         _compare("jac", "y", product, of_y, counts)
         doubtful = counts & _differs(product, of_y)
         if np.any(doubtful):  # a small entry among large ones is seen by itself, if two differences tell the same of it
-            slopes = backend.slopes(residual._of_y, (y,), value, backend.box, backend.scale)  # type: ignore[attr-defined]
             entries = slopes.jacobian()
             known = doubtful & ~_differs(np.matvec(entries.value, along_y), of_y)
             unseen = _rough(y) * _size(product, of_y)[..., None] / np.abs(along_y)[..., None, :]
@@ -57,8 +57,8 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
         _compare("vjp", "y", np.sum(residual.vjp(y, u) * along_y), _weighed(u, of_y))
     if not parameters or rules.jvp is rules.vjp is None:
         return
-    slopes = backend.parameter_slopes(residual.function, y, parameters)  # type: ignore[attr-defined]
-    of_args = slopes.along((np.zeros_like(y), *along_args))
+    by_args = backend.parameter_slopes(residual.function, y, parameters)  # type: ignore[attr-defined]
+    of_args = by_args.along((np.zeros_like(y), *along_args))
     if rules.jvp is not None:
         _compare("jvp", "args", residual.parameter_jvp(y, along_args), of_args, counts)
     if rules.vjp is not None:
@@ -67,10 +67,11 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
         _compare("vjp", "args", sum(products), _weighed(u, of_args))
 
 
-def _weights(array: Array, phase: int) -> Array:
+def _weights(array: Array, phase: int, unit: Array | None = None) -> Array:
     """Return a vector as large as `array`, in its units, with no special relation between its entries."""
     flat = array.reshape(-1)
-    size = np.where(flat != 0, np.abs(flat), np.ones_like(flat))
+    of_zero = np.ones_like(flat) if unit is None else np.broadcast_to(unit, array.shape).reshape(-1)
+    size = np.where(flat != 0, np.abs(flat), of_zero)
     return np.astype(size * pattern(np, flat, np.asarray(float(phase))), array.dtype).reshape(array.shape)
 
 

@@ -280,3 +280,22 @@ def test_right_rules_are_believed_in_units_of_any_size(seed: int) -> None:
         sol = rootdiff.root(residual, of_y, p, on_failure="ignore", **rule)  # type: ignore[arg-type]
         expected = -np.linalg.solve(dense + bent / np.cosh(sol.y / of_y) ** 2, by_p * np.cos(p / of_p))
         np.testing.assert_allclose(sol.jacobian()[0] / of_y[:, None] * of_p, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", ["jac", "jvp", "vjp"])
+def test_a_right_rule_is_believed_at_a_zero_of_which_y_scale_tells_the_size(rule: str) -> None:
+    size = 1e-9
+
+    def residual(y: Any, p: Any) -> Any:
+        return np.stack([np.sin(y[0] / size) + y[1] - 1 - p, y[1] ** 3 + y[1] - 2 + np.tanh(y[0] / size)])
+
+    def jacobian(y: Any, p: Any) -> Any:
+        return np.array([[np.cos(y[0] / size) / size, 1], [1 / np.cosh(y[0] / size) ** 2 / size, 3 * y[1] ** 2 + 1]])
+
+    rules = {
+        "jac": jacobian,
+        "jvp": lambda primals, t: jacobian(*primals) @ t[0] - np.array([1.0, 0.0]) * t[1],
+        "vjp": lambda primals, w: (jacobian(*primals).T @ w, -w[0]),
+    }
+    sol = rootdiff.root(residual, np.array([0.0, 1.0]), 0.0, y_scale=np.array([size, 1.0]), **{rule: rules[rule]})  # type: ignore[arg-type]
+    np.testing.assert_allclose(sol.jacobian()[0], [4 / 3 * size, -1 / 3], rtol=1e-8)
