@@ -14,6 +14,7 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
+from rootdiff._rules import check_rules
 from rootdiff._structure import Structure
 
 
@@ -38,6 +39,9 @@ class GivenResidual(Residual):
     @property
     def gives_jacobian(self) -> bool:
         return self.rules.jac is not None
+
+    def check_rules(self, y: Array, where: Array) -> None:
+        check_rules(self, y, where)
 
     def with_jacobian(self, y: Array) -> tuple[Array, Array]:
         return self(y), self.jacobian(y)

@@ -20,7 +20,6 @@ from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_words import WORDS
 from rootdiff._parameters import check_meaning, frozen, is_parameter
 from rootdiff._residual import Residual
-from rootdiff._rules import check_rules
 from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import run
@@ -77,8 +76,8 @@ class NumpyAdapter(Adapter):
         raw = run(task.solver, hooks.attach(problem, structure, start), start)
         raw = raw._replace(y=np.array(raw.y))  # after no step it is y0, which the user may change
         failed = (raw.status > Status.AT_PRECISION) & (options.on_failure != "ignore")
-        if isinstance(problem, GivenResidual) and np.any(failed):  # a wrong rule explains more than a status
-            check_rules(problem, raw.y, failed)
+        if np.any(failed):  # a wrong rule explains more than a status
+            problem.check_rules(raw.y, failed)
         again = replace(options, solver="auto", hooks=type(hooks)(), batched_args=None)
         sensitivities = Sensitivities(
             problem,

@@ -112,6 +112,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     equations and the adjoint system changed by a rounding in each term, as large as the residual shows it.
     """
     backend, xp = residual.backend, residual.xp
+    residual.check_rules(y, xp.isfinite(max_norm(xp, y)))
     given = residual.operator(y)
     u, info = checked(given.T, adjoint, w)
     solver = adjoint if info.rank is not None else AutoLinear()

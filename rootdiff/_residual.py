@@ -56,6 +56,9 @@ class Residual:
         """Whether the user has written out the Jacobian."""
         return False
 
+    def check_rules(self, y: Array, where: Array) -> None:
+        """Raise ArgumentError if a rule that the user gave is not the derivative at `y` of the systems `where`."""
+
     @property
     def differentiable(self) -> bool:
         """Whether it has a derivative as far as is known: one that calls out of a JAX program has none."""

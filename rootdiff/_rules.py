@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from rootdiff._backend import Array
-from rootdiff._derivatives import GivenResidual
 from rootdiff._differences import Slope
 from rootdiff._errors import ArgumentError
 from rootdiff._patterns import pattern
 
+if TYPE_CHECKING:
+    from rootdiff._derivatives import GivenResidual
+
 #: A product may be off by so many times the estimated error of the difference that it is compared with.
 _MARGIN = 100.0
+#: What was compared, and how its place is called.
+_PRODUCT, _ENTRY = ("Along a vector it gives", "in equation"), ("It has the entry", "at index")
 
 
 def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
@@ -30,11 +36,20 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
     """
     rules, parameters, backend = residual.rules, residual.parameters, residual.backend
     value = residual(y)
-    along_y, along_args = _weights(y, 1), tuple(_weights(p, 2) for p in parameters)
-    of_y = backend.slopes(residual._of_y, (y,), value, backend.box).along((along_y,))  # type: ignore[attr-defined]
+    slopes = backend.slopes(residual._of_y, (y,), value, backend.box, backend.scale)  # type: ignore[attr-defined]
+    along_y, along_args = _weights(y, 1, backend.scale), tuple(_weights(p, 2) for p in parameters)  # type: ignore[attr-defined]
+    of_y = slopes.along((along_y,))
     counts = where[..., None]
     if rules.jac is not None:
-        _compare("jac", "y", np.matvec(residual.jacobian(y), along_y), of_y, counts)
+        jacobian = residual.jacobian(y)
+        product = np.matvec(jacobian, along_y)
+        _compare("jac", "y", product, of_y, counts)
+        doubtful = counts & _differs(product, of_y)
+        if np.any(doubtful):  # a small entry among large ones is seen by itself, if two differences tell the same of it
+            entries = slopes.jacobian()
+            known = doubtful & ~_differs(np.matvec(entries.value, along_y), of_y)
+            unseen = _rough(y) * _size(product, of_y)[..., None] / np.abs(along_y)[..., None, :]
+            _compare("jac", "y", jacobian, entries._replace(noise=unseen), known[..., None], _ENTRY)
     if rules.jvp is not None:
         _compare("jvp", "y", residual.jvp(y, along_y), of_y, counts)
     if rules.vjp is not None:
@@ -42,8 +57,8 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
         _compare("vjp", "y", np.sum(residual.vjp(y, u) * along_y), _weighed(u, of_y))
     if not parameters or rules.jvp is rules.vjp is None:
         return
-    slopes = backend.parameter_slopes(residual.function, y, parameters)  # type: ignore[attr-defined]
-    of_args = slopes.along((np.zeros_like(y), *along_args))
+    by_args = backend.parameter_slopes(residual.function, y, parameters)  # type: ignore[attr-defined]
+    of_args = by_args.along((np.zeros_like(y), *along_args))
     if rules.jvp is not None:
         _compare("jvp", "args", residual.parameter_jvp(y, along_args), of_args, counts)
     if rules.vjp is not None:
@@ -52,16 +67,21 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
         _compare("vjp", "args", sum(products), _weighed(u, of_args))
 
 
-def _weights(array: Array, phase: int) -> Array:
+def _weights(array: Array, phase: int, unit: Array | None = None) -> Array:
     """Return a vector as large as `array`, in its units, with no special relation between its entries."""
     flat = array.reshape(-1)
-    size = np.where(flat != 0, np.abs(flat), np.ones_like(flat))
+    of_zero = np.ones_like(flat) if unit is None else np.broadcast_to(unit, array.shape).reshape(-1)
+    size = np.where(flat != 0, np.abs(flat), of_zero)
     return np.astype(size * pattern(np, flat, np.asarray(float(phase))), array.dtype).reshape(array.shape)
 
 
 def _row_weights(y: Array, of: Slope, counts: Array) -> Array:
-    """Return a cotangent that weighs each equation in its own units; none where the derivative is not finite."""
-    size = np.abs(of.value) + of.error
+    """Return a cotangent that weighs each equation in its own units; none where the derivative is not finite.
+
+    Each may add to the allowed error of the sum no more than it would be off by alone: so an equation whose derivative
+    is zero up to its error does not hide the others.
+    """
+    size = np.abs(of.value) + of.error * (_MARGIN / _rough(of.value))
     known = np.isfinite(size) & counts
     return np.where(known, _weights(np.ones_like(y), 3) / np.where(known & (size > 0), size, 1), 0)
 
@@ -71,17 +91,33 @@ def _weighed(u: Array, of: Slope) -> Slope:
     return Slope(np.sum(terms), np.sum(np.where(u == 0, 0, np.abs(u) * of.error)), np.sum(np.abs(terms)))
 
 
-def _compare(rule: str, of: str, given: Array, difference: Slope, counts: Array | bool = True) -> None:
-    given = np.asarray(given)
-    rough = np.finfo(given.dtype).eps ** (1 / 4)
-    size = np.maximum(np.maximum(np.abs(given), np.abs(difference.value)), difference.noise)
+def _differs(given: Array, difference: Slope) -> Array:
+    """Return whether a product is off by more than the difference of a smooth function is."""
     off = np.abs(given - difference.value)
-    wrong = counts & np.isfinite(difference.value) & ~(off <= _MARGIN * difference.error + rough * size)
+    return off > _MARGIN * difference.error + _rough(given) ** 2 * _size(given, difference)
+
+
+def _size(given: Array, difference: Slope) -> Array:
+    return np.maximum(np.maximum(np.abs(given), np.abs(difference.value)), difference.noise)
+
+
+def _rough(like: Array) -> float:
+    """Return the relative difference from a product that counts as none, whatever the estimated error."""
+    return float(np.finfo(like.dtype).eps ** (1 / 4))
+
+
+def _compare(
+    rule: str, of: str, given: Array, difference: Slope, counts: Array | bool = True, words: tuple[str, str] = _PRODUCT
+) -> None:
+    given = np.asarray(given)
+    off = np.abs(given - difference.value)
+    allowed = _MARGIN * difference.error + _rough(given) * _size(given, difference)
+    wrong = counts & np.isfinite(difference.value) & ~(off <= allowed)
     if np.any(wrong):
         place = tuple(int(index) for index in np.argwhere(wrong)[0])
-        where = f", in equation {place[0] if len(place) == 1 else place}" if place else ""
+        where = f", {words[1]} {place[0] if len(place) == 1 else place}" if place else ""
         raise ArgumentError(
-            f"{rule}: it is not the derivative of the residual with respect to {of}. Along a vector it gives "
+            f"{rule}: it is not the derivative of the residual with respect to {of}. {words[0]} "
             f"{given[place]:.6g}{where}; differences of the residual give {difference.value[place]:.6g}, with an error "
             f"of about {difference.error[place]:.1g}. Check the rule, or leave it away: then differences are taken."
         )

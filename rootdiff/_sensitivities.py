@@ -17,7 +17,6 @@ from rootdiff._derivatives import GivenResidual
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._parameters import check_tangent, is_parameter
 from rootdiff._residual import Residual
-from rootdiff._rules import check_rules
 from rootdiff._structure import Structure, flat_cotangent
 from rootdiff.linear import LinearSolver
 
@@ -137,8 +136,7 @@ class Sensitivities:
             return True
         good = ~self.failed
         self._check_residual(good)
-        if isinstance(self.residual, GivenResidual):
-            check_rules(self.residual, self.y, good)
+        self.residual.check_rules(self.y, good)
         return True
 
     def _check_residual(self, good: Array) -> None:

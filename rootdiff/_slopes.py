@@ -197,14 +197,17 @@ class Slopes:
     def _of_one_magnitude(self, tangents: Sequence[Array]) -> Iterator[tuple[Any, Any, Any, list[Array]]]:
         """Yield the tangents in parts, with the least ratio of an entry to its tangent: of one order of magnitude each.
 
-        An entry that is zero counts as one of size one. A part is divided by a power of two, which comes first, so that
-        its largest tangent is about one. Entries that may be zeros up to rounding are parted by the sign of the step
-        that leads them away from zero, which comes third.
+        An entry that is zero counts as one of its unit, or of size one. A part is divided by a power of two, which
+        comes first, so that its largest tangent is about one. Entries that may be zeros up to rounding are parted by
+        the sign of the step that leads them away from zero, which comes third.
         """
         ratios, sides = [], []
-        for primal, tangent in zip(self.primals, tangents, strict=True):
+        for place, (primal, tangent) in enumerate(zip(self.primals, tangents, strict=True)):
             p, t = np.broadcast_arrays(np.abs(primal), np.abs(tangent))
-            ratios.append(np.where(t > 0, np.maximum(np.where(p > 0, p, 1) / np.where(t > 0, t, 1), 1e-200), np.inf))
+            of_zero = 1 if self.unit is None or place > 0 else self.unit
+            ratios.append(
+                np.where(t > 0, np.maximum(np.where(p > 0, p, of_zero) / np.where(t > 0, t, 1), 1e-200), np.inf)
+            )
             sides.append(np.where(np.sign(primal) * np.sign(tangent) < 0, -1, 1))
         least = 0.0
         while True:

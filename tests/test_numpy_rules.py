@@ -194,3 +194,108 @@ def test_a_right_rule_is_believed_where_parameters_are_near_zero(seed: int, size
     sol = rootdiff.root(residual, np.ones(4), size * rng.uniform(-2, 2, 3), jvp=pushforward)
     expected = -np.linalg.solve(2 * np.eye(4) + 0.2 * matrix / np.cosh(sol.y) ** 2, weights)
     np.testing.assert_allclose(sol.jacobian()[0], expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 2.0, 1.001, 1.0])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_an_equation_without_the_parameter_hides_no_wrong_vjp(shape: tuple[int, ...], factor: float) -> None:
+    # a is in the first equation alone: dy/da = J^-1 (1, 0) = (3 y1^2, 1) / (6 y0 y1^2 + 1)
+    def residual(y: Any, a: Any) -> Any:
+        return np.stack([y[0] ** 2 + y[1] - np.sum(a), y[0] - y[1] ** 3])
+
+    def pullback(primals: Any, w: Any) -> Any:
+        y = primals[0]
+        return np.array([[2 * y[0], 1], [1, -3 * y[1] ** 2]]).T @ w, np.full(shape, -factor * w[0])
+
+    sol = rootdiff.root(residual, np.ones(2), np.full(shape, 2.5), vjp=pullback)
+    if factor != 1:
+        with pytest.raises(ArgumentError, match=r"vjp: it is not the derivative.*respect to args"):
+            sol.vjp(np.array([0.0, 1.0]))
+    else:
+        expected = np.full(shape, 1 / (6 * sol.y[0] * sol.y[1] ** 2 + 1))
+        np.testing.assert_allclose(sol.vjp(np.array([0.0, 1.0]))[0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_report_of_a_wrong_rule_is_the_error_of_root(case: str) -> None:
+    rules, words = WRONG[case]
+    y = rootdiff.root(f, np.zeros(2), THETA).y
+    with pytest.raises(ArgumentError, match=words):
+        rootdiff.gradient_report(f, y, THETA, **rules)  # type: ignore[arg-type]
+
+
+def test_a_report_of_right_rules() -> None:
+    y = rootdiff.root(f, np.zeros(2), THETA).y
+    report = rootdiff.gradient_report(f, y, THETA, jac=jac, jvp=jvp, vjp=vjp)
+    assert report.gradient_error < 1e-12
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_small_coupling_that_jac_misses_is_found_beside_large_entries(batch: tuple[int, ...]) -> None:
+    # y0 = a up to 1e-10, y1 = 2 + 1e-6 y0
+    def residual(y: Any, a: Any) -> Any:
+        return np.stack([1e8 * y[..., 0] + 1e-3 * y[..., 1] ** 3 - 1e8 * a, y[..., 1] - 1e-6 * y[..., 0] - 2], axis=-1)
+
+    def given(coupling: float) -> Any:
+        def jacobian(y: Any, a: Any) -> Any:
+            matrix = np.broadcast_to(np.array([[1e8, 0.0], [coupling, 1.0]]), (*batch, 2, 2)).copy()
+            matrix[..., 0, 1] = 3e-3 * y[..., 1] ** 2
+            return matrix
+
+        return jacobian
+
+    start, a, w = np.ones((*batch, 2)), np.asarray(1.0), np.broadcast_to([0.0, 1.0], (*batch, 2))
+    (gradient,) = rootdiff.root(residual, start, a, jac=given(-1e-6), batch_ndim=len(batch)).vjp(w)
+    np.testing.assert_allclose(gradient, 1e-6 * math.prod(batch), rtol=1e-8)
+    sol = rootdiff.root(residual, start, a, jac=given(0.0), batch_ndim=len(batch))
+    with pytest.raises(ArgumentError, match=r"jac: it is not the derivative.*the entry 0, at index \((0, )?1, 0\)"):
+        sol.vjp(w)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_right_rules_are_believed_in_units_of_any_size(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    of_y, of_p, of_f = (10.0 ** rng.uniform(-9, 9, k) for k in (n, m, n))
+    dense = 3 * np.eye(n) + rng.standard_normal((n, n)) * 10.0 ** rng.uniform(-6, 0, (n, n))
+    bent = rng.standard_normal((n, n)) * (rng.random((n, n)) < 0.4)
+    by_p = rng.standard_normal((n, m)) * (rng.random((n, m)) < 0.5)
+
+    def residual(y: Any, p: Any) -> Any:
+        return of_f * (dense @ (y / of_y) + bent @ np.tanh(y / of_y) + by_p @ np.sin(p / of_p) - 0.5)
+
+    def jacobian(y: Any, p: Any) -> Any:
+        return of_f[:, None] * (dense + bent / np.cosh(y / of_y) ** 2) / of_y
+
+    def along(primals: Any, tangents: Any) -> Any:
+        by_args = of_f[:, None] * by_p * np.cos(primals[1] / of_p) / of_p
+        return jacobian(*primals) @ tangents[0] + by_args @ tangents[1]
+
+    def back(primals: Any, w: Any) -> Any:
+        by_args = of_f[:, None] * by_p * np.cos(primals[1] / of_p) / of_p
+        return jacobian(*primals).T @ w, by_args.T @ w
+
+    p = of_p * rng.uniform(0.1, 2, m)
+    for rule in ({"jac": jacobian}, {"jvp": along}, {"vjp": back}):
+        sol = rootdiff.root(residual, of_y, p, on_failure="ignore", **rule)  # type: ignore[arg-type]
+        expected = -np.linalg.solve(dense + bent / np.cosh(sol.y / of_y) ** 2, by_p * np.cos(p / of_p))
+        np.testing.assert_allclose(sol.jacobian()[0] / of_y[:, None] * of_p, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", ["jac", "jvp", "vjp"])
+def test_a_right_rule_is_believed_at_a_zero_of_which_y_scale_tells_the_size(rule: str) -> None:
+    size = 1e-9
+
+    def residual(y: Any, p: Any) -> Any:
+        return np.stack([np.sin(y[0] / size) + y[1] - 1 - p, y[1] ** 3 + y[1] - 2 + np.tanh(y[0] / size)])
+
+    def jacobian(y: Any, p: Any) -> Any:
+        return np.array([[np.cos(y[0] / size) / size, 1], [1 / np.cosh(y[0] / size) ** 2 / size, 3 * y[1] ** 2 + 1]])
+
+    rules = {
+        "jac": jacobian,
+        "jvp": lambda primals, t: jacobian(*primals) @ t[0] - np.array([1.0, 0.0]) * t[1],
+        "vjp": lambda primals, w: (jacobian(*primals).T @ w, -w[0]),
+    }
+    sol = rootdiff.root(residual, np.array([0.0, 1.0]), 0.0, y_scale=np.array([size, 1.0]), **{rule: rules[rule]})  # type: ignore[arg-type]
+    np.testing.assert_allclose(sol.jacobian()[0], [4 / 3 * size, -1 / 3], rtol=1e-8)
