@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._norms import max_norm, norm2
+from rootdiff._patterns import signs
 from rootdiff._residual import Residual
+from rootdiff._select import select
 from rootdiff._sizes import is_cheaper_than_a_branch
 
 #: Halvings (at least) before a direction is given up: 2^-40 of a step is below the rounding of its end point.
@@ -15,15 +17,16 @@ _MAX_TRIALS = 40
 
 
 class Trial(NamedTuple):
-    """The end of a line search.
+    """A trial of a line search; at its end, the last one.
 
     Attributes
     ----------
-    y, f : array, (*batch, n). The last trial point and its residual.
+    y, f : array, (*batch, n). The trial point and its residual.
     size : array, (*batch). Euclidean norm of `f`; where nothing had to be undercut, its largest absolute entry.
     length : array, (*batch). Fraction of the full step.
     accepted : boolean array, (*batch).
     slope : array, (*batch, 1), or None. The derivative at `y`, where it was asked for.
+    following : array, (*batch, n), or None. The correction at `y`, where it was asked for.
     """
 
     y: Array
@@ -32,6 +35,7 @@ class Trial(NamedTuple):
     length: Array
     accepted: Array
     slope: Array | None = None
+    following: Array | None = None
 
 
 def backtrack(
@@ -41,72 +45,115 @@ def backtrack(
     accept: Callable[[Array, Array | float], Array] | None = None,
     shorten: Callable[[Array, Array], Array] | None = None,
     slope: bool = False,
-    futile: Callable[[], Array] | None = None,
+    noisy: Callable[[Array], Array] | None = None,
+    again: Callable[[Array], Array] | None = None,
     natural: Callable[[Array], Array] | None = None,
 ) -> Trial:
     """Shorten `step` per system until ``accept(size, length)`` holds or the step vanishes in rounding.
+
+    A compiled program makes the first trial in the loop too, which holds its one copy of the residual; else the loop
+    begins only where a first trial was rejected.
 
     Parameters
     ----------
     accept : callable, optional
         From the Euclidean norm of the residual and the length of a trial, both (*batch), to a boolean array; the length
-        of the first one is the number 1.0. A trial with a residual that is not finite is rejected without asking.
+        of the first one may be the number 1.0. A trial with a residual that is not finite is rejected without asking.
         Default: every other one will do.
     shorten : callable, optional
         From the same to the next length; default: half the length.
     slope : bool
         Whether to compute the derivative of systems of one unknown too, with each residual.
-    futile : callable, optional
-        Returns where no shorter step is worth a trial, (*batch); asked once, if some first trial was rejected.
+    noisy : callable, optional
+        From the residual a rounding away from `y`, (*batch, n), to where no shorter step is worth a trial, (*batch).
+        It is asked once, where a first trial was rejected.
+    again : callable, optional
+        From the residual of a trial, (*batch, n), to the correction there.
     natural : callable, optional
-        From the residual of a first trial, (*batch, n), to where that is accepted after all; asked likewise.
+        From the correction after a first trial to where that is accepted, whatever its residual.
     """
-    xp = residual.xp
+    xp, traced = residual.xp, residual.backend.traced
     eps = xp.finfo(y.dtype).eps
     unwanted = residual.unwanted(y[..., 0])
+    inside = traced and not slope  # of one unknown a compiler makes one kernel of what surrounds the first trial
+    look = inside and noisy is not None
 
-    def trial(step: Array, length: Array | None) -> tuple[Any, ...]:
-        point = residual.moved(y, step)
+    def trial(point: Array, length: Array | None) -> Trial:
         f, *matrix = residual.with_jacobian(point) if slope else (residual(point),)
         size = max_norm(xp, f) if accept is None else norm2(xp, f)
         accepted = size < xp.inf
         if accept is not None:
             accepted = accepted & accept(size, 1.0 if length is None else length)
         lengths = xp.ones_like(size) if length is None else length
-        return point, f, size, lengths, accepted, accepted | unwanted, *(m[..., 0] for m in matrix)
+        slopes = matrix[0][..., 0] if slope else None
+        return Trial(point, f, size, lengths, accepted, slopes, None if again is None else again(f))
 
-    def open_(carry: tuple[Any, ...]) -> Array:
-        (_, _, _, length, _, done, *_), count = carry
-        vanished = length * max_norm(xp, step) <= eps * max_norm(xp, y)
-        return ~(done | vanished | (count >= _MAX_TRIALS))
+    def with_natural(first: Trial, asked: Array | bool = True) -> Trial:
+        if natural is None:
+            return first
+        return first._replace(accepted=first.accepted | ((first.size < xp.inf) & natural(first.following) & asked))
 
-    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        (_, _, size, length, *_), count = carry
-        halved = 0.5 * length
+    def open_(carry: _Search) -> Array:
+        vanished = carry.trial.length * max_norm(xp, step) <= eps * max_norm(xp, y)
+        if inside:
+            vanished = vanished & (carry.count > 0)
+        return ~(carry.done | vanished | (carry.count >= _MAX_TRIALS))
+
+    def body(carry: _Search) -> _Search:
+        old, done, count = carry
+        length = 0.5 * old.length
         if shorten is not None:
             # Dennis & Schnabel (1996), section 6.3.2: stay within a tenth and a half of the last length
-            halved = xp.clip(shorten(size, length), 0.1 * length, 0.5 * length)
-            halved = xp.where(xp.isfinite(size), halved, 0.1 * length)
-        new = trial(halved[..., None] * step, halved)
-        # a single system is not asked when it is done
-        return frozen(xp, ~open_(carry), carry[0], new) if length.ndim else new, count + 1
+            length = xp.clip(shorten(old.size, old.length), 0.1 * old.length, 0.5 * old.length)
+            length = xp.where(xp.isfinite(old.size), length, 0.1 * old.length)
+        if inside:
+            length = xp.where(count == 0, old.length, length)
+        point = residual.moved(y, length[..., None] * step)
+        if look:
+            point = xp.where((count == 1)[..., None], nudged(xp, y), point)
+        new = trial(point, length)
+        if inside:
+            new = with_natural(new, count == 0)
+        ended = new.accepted | unwanted
+        if look:
+            assert noisy is not None
+            ended = xp.where(count == 1, noisy(new.f), ended)
+            new = select(xp, count == 1, old, new)
+        if count.ndim:  # a single system is not asked when it is done
+            going = open_(carry)
+            new, ended = select(xp, going, new, old), xp.where(going, ended, done)
+        return _Search(new, ended, count + 1)
 
-    def search(*start: Any) -> tuple[Any, ...]:
-        if natural is not None:
-            better = (start[2] < xp.inf) & natural(start[1])
-            start = (*start[:4], start[4] | better, start[5] | better, *start[6:])
-        if futile is not None:
-            start = (*start[:5], start[5] | futile(), *start[6:])
-        count = xp.zeros_like(start[5], dtype=xp.int32)
-        carry = residual.backend.while_loop(lambda carry: xp.any(open_(carry)), body, (start, count))
-        return carry[0]  # type: ignore[no-any-return]
+    def search(*start: Any) -> Trial:
+        first = Trial(*start)
+        done = first.accepted | unwanted
+        if noisy is not None and not inside:
+            done = done | noisy(residual(nudged(xp, y)))
+        count = xp.zeros_like(done, dtype=xp.int32)
+        loop = residual.backend.while_loop
+        return loop(lambda carry: xp.any(open_(carry)), body, _Search(first, done, count)).trial  # type: ignore[no-any-return]
 
-    start = trial(step, None)
-    if slope and residual.backend.traced and is_cheaper_than_a_branch(y.shape):
-        end = search(*start)  # a compiler makes one kernel of a loop without a branch in it
-    else:
-        end = residual.backend.when(xp.any(~start[5]), search, start, start)
-    return Trial(*end[:5], *end[6:])
+    if inside:
+        size = xp.full_like(y[..., 0], xp.inf)
+        following = None if again is None else xp.zeros_like(y)
+        return search(y, xp.zeros_like(y), size, xp.ones_like(size), xp.zeros_like(unwanted), None, following)
+    start = with_natural(trial(residual.moved(y, step), None))
+    if traced and is_cheaper_than_a_branch(y.shape):
+        return search(*start)
+    return residual.backend.when(xp.any(~(start.accepted | unwanted)), search, start, start)  # type: ignore[no-any-return]
+
+
+class _Search(NamedTuple):
+    """The last trial, whether a system needs no other, (*batch), and how many rounds there were, (*batch)."""
+
+    trial: Trial
+    done: Array
+    count: Array
+
+
+def nudged(xp: Any, y: Array) -> Array:
+    """Return a point a rounding away from `y`, (*batch, n)."""
+    return y + 2 * xp.finfo(y.dtype).eps * xp.abs(y) * signs(xp, y, 3)
 
 
 def frozen(xp: Any, done: Array, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -11,14 +11,13 @@ from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import norm2
-from rootdiff._patterns import signs
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._contract import answered, is_ours
 from rootdiff.linear._lu import LU
-from rootdiff.solvers._line_search import Trial, backtrack
+from rootdiff.solvers._line_search import Trial, backtrack, nudged
 from rootdiff.solvers._radius import CONTRACTION
 
 #: Armijo's constant; the usual value, small so that any real decrease will do.
@@ -129,12 +128,8 @@ class Newton(IterativeSolver):
         size = norm2(xp, f) if norms is None else norms[..., 0]
         bound, noisy = (None, None) if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
 
-        def natural(f: Array) -> Array:
-            assert again is not None
-            return norm2(xp, again(f)) <= _FAST * length
-
-        trial = armijo(residual, y, f, direction, size, scalar, bound, None if again is None or scalar else natural)
-        following = None if again is None else again(trial.f)
+        trial = armijo(residual, y, f, direction, size, scalar, bound, again, length)
+        following = trial.following
         unfinished = trial.accepted
         if noisy is not None:
             unfinished = unfinished & ~(noisy & _is_over(xp, following, length, trial, size))
@@ -227,9 +222,12 @@ def _bound(residual: Residual, y: Array, f: Array, norms: Array) -> tuple[Array,
 
 def _is_noisy(residual: Residual, y: Array, f: Array, size: Array) -> Array:
     """Return whether f, so large, may be nothing but rounding, (*batch)."""
-    xp = residual.xp
-    noise = norm2(xp, residual(y + 2 * xp.finfo(y.dtype).eps * xp.abs(y) * signs(xp, y, 3)) - f)
-    return ~(size > _NOISY * noise)
+    return _is_noise(residual.xp, residual(nudged(residual.xp, y)) - f, size)
+
+
+def _is_noise(xp: Any, change: Array, size: Array) -> Array:
+    """Return whether f, so large, may be nothing but rounding, which brings about this change of it, (*batch)."""
+    return ~(size > _NOISY * norm2(xp, change))
 
 
 def armijo(
@@ -240,13 +238,14 @@ def armijo(
     size: Array,
     slope: bool = False,
     bound: Array | None = None,
-    natural: Callable[[Array], Array] | None = None,
+    again: Solve | None = None,
+    length: Array | None = None,
 ) -> Trial:
     """Backtrack along a direction on which |f|^2 / 2 has the slope -|f|^2, until it falls below `bound`^2 / 2.
 
-    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` and `natural` as for `backtrack`.
-    Where f may be nothing but rounding, only the whole step is tried; of one unknown, where to ask costs a trial,
-    others too.
+    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` and `again` as for `backtrack`. A
+    whole step is taken too where the correction `again` after it is short beside it, of this `length`. Where f may be
+    nothing but rounding, only the whole step is tried; of one unknown, where to ask costs a trial, others too.
     """
     xp = residual.xp
     slack = 1.0 if bound is None else (bound / xp.where(size > 0, size, 1.0)) ** 2
@@ -258,10 +257,17 @@ def armijo(
         # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
         return length**2 / ((trial / size) ** 2 - 1 + 2 * length)
 
-    def futile() -> Array:
-        return _is_noisy(residual, y, f, size)
+    def noisy(beside: Array) -> Array:
+        return _is_noise(xp, beside - f, size)
 
-    return backtrack(residual, y, direction, accept, shorten, slope, None if slope else futile, natural)
+    def natural(following: Array) -> Array:
+        return norm2(xp, following) <= _FAST * length
+
+    if slope:
+        return backtrack(residual, y, direction, accept, shorten, slope, again=again)
+    return backtrack(
+        residual, y, direction, accept, shorten, noisy=noisy, again=again, natural=None if again is None else natural
+    )
 
 
 def trusted(trial: Trial, size: Array) -> Array:
