@@ -34,6 +34,8 @@ class Residual:
         Whether the residual is ``cell(y) - y``.
     scale : array, (*batch, n), or None
         The size of each unknown, positive, in its own units, if the user tells it.
+    known : pair of arrays, (*batch, n), or None
+        A point, and the residual there, which is not evaluated again at this very array.
     """
 
     function: Function
@@ -45,6 +47,7 @@ class Residual:
     active: Array | None = field(default=None, kw_only=True)
     fixed_point: bool = field(default=False, kw_only=True)
     scale: Array | None = field(default=None, kw_only=True)
+    known: tuple[Array, Array] | None = field(default=None, kw_only=True)
 
     @property
     def xp(self) -> Any:
@@ -71,6 +74,8 @@ class Residual:
 
     def __call__(self, y: Array) -> Array:
         """Return the residual, (*batch, n), at `y`, (*batch, n)."""
+        if self.known is not None and y is self.known[0]:
+            return self.known[1]
         return self.backend.once(self._of_y, y)
 
     def _of_y(self, y: Array) -> Array:

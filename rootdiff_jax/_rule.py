@@ -138,7 +138,16 @@ def _left_to_xla(solve: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
     return jax.sharding.auto_axes(plain, out_sharding=found)(*inputs)  # type: ignore[no-any-return]
 
 
+@in_full_precision
+@in_own_settings
 def _forward(problem: Problem, *inputs: Any) -> Outputs:
+    # so JAX knows the trace of the value again where a derivative is traced
+    with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+        return _traced_once(problem, *inputs)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _traced_once(problem: Problem, *inputs: Any) -> Outputs:
     return _run(problem, Inputs(*inputs), problem.residual(inputs[-1]))
 
 

@@ -98,8 +98,9 @@ class Chain(Solver):
         def turn(state: _Turn) -> _Turn:
             index, need, start, best = state
             new = Claim(best, claim.asked & (index == 0), claim.first)
+            first = backend.when(xp.any(need & (index > 0)), residual, (start,), claim.first)
             for place, solver in enumerate(self.solvers[1:], 1):
-                new = self._claim(solver, residual, start, need & (index == place), new)
+                new = self._claim(solver, replace(residual, known=(start, first)), need & (index == place), new)
             best = _better(xp, best, self._judged(residual, state, new), need, index == 0)
             need = need & _failed(xp, best) & (index + 1 < len(self.solvers))
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
@@ -108,16 +109,17 @@ class Chain(Solver):
         start = _Turn(xp.zeros_like(claim.raw.status), active, y0, claim.raw)
         return backend.while_loop(lambda state: xp.any(state.need), turn, start).best  # type: ignore[no-any-return]
 
-    def _claim(self, solver: Solver, residual: Residual, start: Array, need: Array, old: Claim) -> Claim:
-        """Return what a solver claims for the systems in `need` of it, with `old` for the others."""
+    def _claim(self, solver: Solver, residual: Residual, need: Array, old: Claim) -> Claim:
+        """Return what a solver claims from the known point for the systems in `need` of it, `old` for the others."""
         xp = residual.xp
+        assert residual.known is not None
 
-        def attempt(start: Array, old: Claim) -> Claim:
-            new = solver.claim(residual, start, need)
+        def attempt(start: Array, first: Array, *parts: Any) -> Claim:
+            old, new = Claim(*parts), solver.claim(replace(residual, known=(start, first)), start, need)
             raw = new.raw._replace(factors=_alike(old.raw.factors, new.raw.factors), error=_error(xp, new.raw))
             return new._replace(raw=raw, asked=new.asked & need)
 
-        return residual.backend.when(xp.any(need), lambda start, *old: attempt(start, Claim(*old)), (start, *old), old)  # type: ignore[no-any-return]
+        return residual.backend.when(xp.any(need), attempt, (*residual.known, *old), old)  # type: ignore[no-any-return]
 
     def _judged(self, residual: Residual, state: _Turn, claim: Claim) -> RawSolution:
         """Return a claim, judged by the tolerances of the solver that makes it: those that agree share a verdict."""
