@@ -46,6 +46,7 @@ check: $(READY)
 bench: $(READY)
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),bench]'
 	$(PYTHON) -m benchmarks.run --jobs 2 --limit 20 --output output/benchmarks.json
+	$(PYTHON) -m benchmarks.compiled --sizes 1 10 100
 
 bench-docs: $(READY)
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),bench]'

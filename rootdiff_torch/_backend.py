@@ -117,6 +117,8 @@ class TorchBackend(Backend):
         if matrix.shape[-1] == 1:
             return Factors(wide, torch.ones_like(wide[..., 0], dtype=torch.int32))
         copies = _copies(wide)
+        if copies == 0:
+            return Factors(*torch.linalg.lu_factor_ex(wide)[:2])
         factors, pivots, _ = torch.linalg.lu_factor_ex(wide[(0,) * copies])
         return Factors(factors.expand(wide.shape), pivots.expand(wide.shape[:-1]))
 
@@ -126,13 +128,14 @@ class TorchBackend(Backend):
         if rhs.shape[-1] == 1:
             one: Tensor = wide / matrix[..., 0]
             return one.to(rhs.dtype)
-        copies = min(_copies(matrix), _copies(pivots[..., None]))
-        matrix, pivots = matrix[(0,) * copies], pivots[(0,) * copies]
+        copies = min(_copies(matrix), _copies(pivots, 1))
+        if copies:
+            matrix, pivots = matrix[(0,) * copies], pivots[(0,) * copies]
         several = rhs.ndim + 1 - matrix.ndim  # of one matrix: right-hand sides side by side
-        columns = wide.reshape(-1, *rhs.shape[several:]).movedim(0, -1)
+        columns = wide.reshape(-1, *rhs.shape[several:]).movedim(0, -1) if several else wide[..., None]
         # factors that a solver has not made yet are zeros, which are no pivots
         x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
-        return x.movedim(-1, 0).reshape(rhs.shape).to(rhs.dtype)
+        return (x.movedim(-1, 0).reshape(rhs.shape) if several else x[..., 0]).to(rhs.dtype)
 
     def to_numpy(self, array: Tensor) -> Any:
         detached = array.detach()
@@ -203,10 +206,10 @@ def _lasting(make: Callable[[], _T]) -> Callable[[], _T]:
     return made
 
 
-def _copies(matrix: Tensor) -> int:
-    """Return how many leading axes only repeat the same matrices."""
+def _copies(matrix: Tensor, axes: int = 2) -> int:
+    """Return how many leading axes only repeat the same matrices, or other arrays of so many axes."""
     count = 0
-    while count < matrix.ndim - 2 and matrix.stride(count) == 0:
+    while count < matrix.ndim - axes and matrix.stride(count) == 0:
         count += 1
     return count
 

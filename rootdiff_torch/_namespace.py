@@ -133,12 +133,12 @@ class Namespace(_namespace.Namespace):
             limits = torch.finfo(x.dtype)
             scale = _vector_norm(x, torch.inf).clamp(limits.tiny, limits.max)
             return _vector_norm(x / scale[..., None], 2) * scale
-        if x.ndim == 1 or not _is_readable(x):  # passes count for many systems; one keeps its iterates
+        if not _is_readable(x):
             return careful(x)
         norm = (x * x).sum(-1).sqrt()  # vector_norm rounds otherwise in another batch: steps would depend on it
         limits = torch.finfo(x.dtype)
         low = limits.tiny**0.5 / limits.eps  # a square that has become zero is then less than eps^2 of the sum
-        least, most = norm.aminmax()
+        least, most = (norm.item(),) * 2 if x.ndim == 1 else norm.aminmax()
         if least > low and most < torch.inf:
             return norm
         return torch.where((norm > low) & (norm < torch.inf), norm, careful(x))

@@ -70,7 +70,7 @@ def backtrack(
     again : callable, optional
         From the residual of a trial, (*batch, n), to the correction there.
     natural : callable, optional
-        From the correction after a first trial to where that is accepted, whatever its residual.
+        From the correction after a first trial to where that is accepted after all; asked if it is rejected.
     """
     xp, traced = residual.xp, residual.backend.traced
     eps = xp.finfo(y.dtype).eps
@@ -125,7 +125,7 @@ def backtrack(
         return _Search(new, ended, count + 1)
 
     def search(*start: Any) -> Trial:
-        first = Trial(*start)
+        first = Trial(*start) if inside else with_natural(Trial(*start))
         done = first.accepted | unwanted
         if noisy is not None and not inside:
             done = done | noisy(residual(nudged(xp, y)))
@@ -137,7 +137,7 @@ def backtrack(
         size = xp.full_like(y[..., 0], xp.inf)
         following = None if again is None else xp.zeros_like(y)
         return search(y, xp.zeros_like(y), size, xp.ones_like(size), xp.zeros_like(unwanted), None, following)
-    start = with_natural(trial(residual.moved(y, step), None))
+    start = trial(residual.moved(y, step), None)
     if traced and is_cheaper_than_a_branch(y.shape):
         return search(*start)
     return residual.backend.when(xp.any(~(start.accepted | unwanted)), search, start, start)  # type: ignore[no-any-return]

@@ -1,0 +1,21 @@
+"""How large the programs of value and gradient may become: counts, which no load of a machine changes."""
+
+import pytest
+
+from benchmarks.compiled import rootdiff_solve, size
+
+#: Copies of the residual and equations, at ten unknowns: what was counted, and a few more for another version of JAX.
+CEILINGS = {"newton": (11, 4000), "auto": (20, 8600), "newton_krylov": (11, 5000), "anderson": (12, 4000)}
+
+
+@pytest.mark.parametrize("solver", CEILINGS)
+def test_a_program_holds_few_copies_of_the_residual(solver):
+    found = size(rootdiff_solve(solver), (10,), compiled=False)
+    copies, equations = CEILINGS[solver]
+    assert found.copies <= copies
+    assert found.equations <= equations
+
+
+def test_copies_do_not_grow_with_the_unknowns():
+    few, many = (size(rootdiff_solve("newton"), (n,), compiled=False) for n in (10, 100))
+    assert many.copies <= few.copies + 1
