@@ -19,7 +19,7 @@ from rootdiff._solver import run
 from rootdiff_torch._backend import BACKEND, Linearization
 from rootdiff_torch._capture import check_followed, check_graph
 from rootdiff_torch._contexts import apart, normal
-from rootdiff_torch._derivatives import breaks_graph, dense, differentiable
+from rootdiff_torch._derivatives import breaks_graph, dense, differentiable, has_no_second
 from rootdiff_torch._failed import note_carriers, without_idle
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._watching import check_still_root, norm_allowed
@@ -77,7 +77,9 @@ def solve(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int,
         primals = (y, *others[count:])
         places = differentiable(primals)
         residual = _AtRoot.of(Point(problem, y, others[:count], primals[1:]), places[1:])
-        problem.outcome.first_only = breaks_graph(problem.function, primals, places, residual.graph.f)
+        outcome, of_residual = problem.outcome, (problem.function, primals, places, residual.graph.f)
+        outcome.broken = breaks_graph(*of_residual)
+        outcome.first_only = outcome.broken or has_no_second(*of_residual)
         x = residual.solve(transpose, b)
         return x.clone() if x is b else x
 

@@ -33,6 +33,7 @@ class Outcome:
     ----------
     byproduct : Any. The pytree of what the solver knows of the inverse Jacobian.
     any_failed : bool. Whether a system failed, in the solve or in a linear solve of its derivatives.
+    broken : bool. Whether the pullback of the residual is no differentiable operation of its cotangent.
     first_only : bool. Whether the residual has first derivatives only.
     carriers : tuple of int. The parameters that carry the batch axes, looked for where a system failed.
     constants : tuples of tensors. What the residual closes over of this kind, and what stands in its place.
@@ -40,6 +41,7 @@ class Outcome:
 
     byproduct: Any = None
     any_failed: bool = False
+    broken: bool = False
     first_only: bool = False
     carriers: tuple[int, ...] = ()
     constants: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())

@@ -16,10 +16,16 @@ import torch
 from torch import Tensor
 
 from rootdiff import _implicit
-from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
 from rootdiff_torch._backend import BACKEND
-from rootdiff_torch._derivatives import FIRST_ONLY, FirstOnly, differentiable, in_forward_mode, pullback, pushforward
+from rootdiff_torch._derivatives import (
+    FirstOnly,
+    FirstOnlyError,
+    differentiable,
+    in_forward_mode,
+    pullback,
+    pushforward,
+)
 from rootdiff_torch._failed import regular, without_idle
 from rootdiff_torch._loops import by_itself
 from rootdiff_torch._plain import Point, find, pull_back_once, solve
@@ -75,7 +81,7 @@ class Root(torch.autograd.Function):
                 of_parameters = partial(problem.function, y)
                 rhs = pushforward(of_parameters, parameters, directions, y)
                 t = _solve(point, False, rhs)
-                if problem.outcome.first_only and hidden((rhs, *parameters)):  # found out by the solve alone
+                if problem.outcome.broken and hidden((rhs, *parameters)):  # found out by the solve alone
                     t = _solve(point, False, in_forward_mode(of_parameters, parameters, directions))
             return -t, None, None, None, None, *(None,) * len(known)
 
@@ -211,7 +217,7 @@ def _product(ctx: Any, transpose: bool, vector: Tensor) -> Callable[..., Tensor]
     """Return J v, or J^T v, as a function of y and the parameters, for one or more vectors v."""
     function = ctx.problem.function
     if ctx.problem.outcome.first_only:
-        raise ArgumentError(FIRST_ONLY)
+        raise FirstOnlyError
 
     def product(y: Tensor, *parameters: Tensor) -> Tensor:
         def one(v: Tensor) -> Tensor:
