@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import constants, with_captured
 from rootdiff_torch._derivatives import is_differentiable, pattern
 from rootdiff_torch._problem import Problem
+from rootdiff_torch._transforms import outer_forward_mode, rule
 
 
 def note_carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], failed: Tensor) -> None:
@@ -59,6 +61,40 @@ def _nudged(tensor: Tensor) -> Tensor:
         return tensor
     step: Tensor = torch.finfo(tensor.dtype).eps ** 0.25 * (1 + tensor.abs()) * pattern(tensor)
     return tensor + step
+
+
+class Missing(torch.autograd.Function):
+    """``(gradient, missing) -> gradient``, NaN where it is `missing`, as are the derivatives that are made of that."""
+
+    @staticmethod
+    def forward(gradient: Tensor, missing: Tensor) -> Tensor:
+        return torch.where(missing, torch.nan, gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    @rule
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, None]:
+        return _missing(cotangent, *ctx.saved_tensors), None
+
+    @staticmethod
+    @rule
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        with outer_forward_mode():
+            return _missing(tangent, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], *inputs: Tensor) -> tuple[Tensor, int]:
+        moved = (part if dim is None else part.movedim(dim, 0) for part, dim in zip(inputs, in_dims, strict=True))
+        return Missing.apply(*torch.broadcast_tensors(*moved)), 0  # type: ignore[no-untyped-call]
+
+
+def _missing(derivative: Tensor, missing: Tensor) -> Tensor:
+    """Return a derivative along what is `missing`: NaN, but where it is not asked for."""
+    return Missing.apply(derivative, missing & (derivative != 0))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def without_idle(u: Tensor, cotangent: Tensor) -> Tensor:

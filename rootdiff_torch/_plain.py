@@ -96,7 +96,7 @@ def pull_back_once(point: Point, cotangent: Tensor, wanted: Sequence[int]) -> tu
         u = without_idle(u, b)
         if not bool(u.any()):  # all that failed are masked out, and where none is good all derivatives may be NaN
             return tuple(map(torch.zeros_like, residual.inputs))
-        return _implicit.pullback_of_good(residual, y, u)
+        return _implicit.pullback(residual, y, u, known[0].isinf())
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class _AtRoot(Residual):
         return replace(found, matvec=graph.matvec, rmatvec=graph.rmatvec, dense=lambda: graph.matrix)
 
     def parameter_vjp(self, y: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
-        if not self.inputs or not self.graph.f.requires_grad:
+        graph = self.graph if y is self.point.y else Linearization(lambda y: self.function(y, *self.parameters), y)
+        if not self.inputs or not graph.f.requires_grad:
             return tuple(map(torch.zeros_like, self.inputs))
-        found = torch.autograd.grad(self.graph.f, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
+        found = torch.autograd.grad(graph.f, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
         return tuple(map(dense, found))

@@ -26,7 +26,7 @@ from rootdiff_torch._derivatives import (
     pullback,
     pushforward,
 )
-from rootdiff_torch._failed import regular, without_idle
+from rootdiff_torch._failed import Missing, regular, without_idle
 from rootdiff_torch._loops import by_itself
 from rootdiff_torch._plain import Point, find, pull_back_once, solve
 from rootdiff_torch._problem import Problem
@@ -191,11 +191,13 @@ def _at_root(ctx: Any, saved: Sequence[Tensor]) -> Point:
 
 def _pull_back(point: Point, cotangent: Tensor, wanted: Sequence[int]) -> tuple[Tensor, ...]:
     """Return what `pull_back_once` does, by differentiable operations."""
-    problem, y, _, parameters = point
+    problem, y, known, parameters = point
     u = _solve(point, True, cotangent)
     residual = _Rule(problem.function, tuple(parameters), BACKEND, tuple(wanted))
     if problem.outcome.any_failed:
-        found = _implicit.pullback_of_good(residual, y, without_idle(u, cotangent))
+        u = without_idle(u, cotangent)
+        found, missing = _implicit.pullback_of_good(residual, y, u, known[0].isinf())
+        found = tuple(apply(Missing, *pair) for pair in zip(found, missing, strict=True))
     else:
         found = residual.parameter_vjp(y, -u)
     if problem.outcome.first_only:
