@@ -36,8 +36,14 @@ SPARSE = (
 )
 #: So many things are looked at for what may be bound anew.
 _LOOKED_AT = 1000
-#: What normalises over the leading axis of its input, where its sixth argument holds.
-_BATCH_NORMS = (functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
+_RUNNING, _AFFINE, _REST = ("running_mean", "running_var"), ("weight", "bias"), ("momentum", "eps", "cudnn_enabled")
+#: What normalises over the leading axis of its input, or keeps means over that, with the names of its arguments.
+_NORMS: dict[Any, tuple[str, ...]] = {
+    functional.batch_norm: ("input", *_RUNNING, *_AFFINE, "training", *_REST),
+    functional.instance_norm: ("input", *_RUNNING, *_AFFINE, "use_input_stats", *_REST),
+    torch.batch_norm: ("input", *_AFFINE, *_RUNNING, "training", *_REST),
+    torch.native_batch_norm: ("input", *_AFFINE, *_RUNNING, "training", *_REST),
+}
 _MISSING = object()
 #: What every module has, and nobody rebinds: all but whether it trains.
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
@@ -175,17 +181,28 @@ def _stores(value: Any) -> Iterator[dict[Any, Any]]:
         yield vars(value)
 
 
-def without_batch_norm(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return `function`, whose first call raises if it takes statistics over the batch."""
-    looks = [_BatchNorms()]
+@dataclass
+class Statistics:
+    """The running statistics that a residual moves, as `BatchNorm` in training does: so many of them, None: unknown.
 
-    def looked_at(*inputs: Tensor) -> Tensor:
-        if not looks:
-            return function(*inputs)
-        with _eagerly(), looks.pop():
-            return function(*inputs)
+    In a batch such a residual is refused, for its systems are not independent. For one system they stay as they are.
+    """
 
-    return looked_at
+    batched: bool
+    count: int | None = None
+
+    def kept(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return `function`, which moves no statistics; its first call finds out whether it would."""
+
+        def still(*inputs: Tensor) -> Tensor:
+            if self.count == 0:
+                return function(*inputs)
+            with _eagerly(), _BatchNorms(self.batched) as seen:
+                value = function(*inputs)
+            self.count = seen.count
+            return value
+
+        return still
 
 
 #: Runs what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one.
@@ -223,22 +240,39 @@ class _Recorder(TorchFunctionMode):
 
 
 class _BatchNorms(TorchFunctionMode):
-    """Raises where a normalisation takes statistics over the batch, be it a module's or a function."""
+    """Sees where a normalisation, a module's or a function, takes statistics over the batch, and raises if `batched`.
+
+    It keeps running statistics, and the count of a module before it, as they are.
+    """
+
+    def __init__(self, batched: bool) -> None:
+        super().__init__()
+        self.batched, self.count, self.counter = batched, 0, None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # each system by itself, but the statistics that it keeps are means over all
-        keeps = (
-            func is functional.instance_norm and (args[1] if len(args) > 1 else kwargs.get("running_mean")) is not None
-        )
-        trains = args[5] if len(args) > 5 else kwargs.get("training", kwargs.get("use_input_stats", keeps))
-        if trains and (keeps or func in _BATCH_NORMS):
+        if func is Tensor.add_ and args[0].dtype is torch.long:
+            self.counter = args[0]
+        if func not in _NORMS:
+            return func(*args, **kwargs)
+        given = dict(zip(_NORMS[func], args, strict=False)) | kwargs
+        keeps = given.get("running_mean") is not None
+        # instance norm takes each system by itself, but the statistics that it keeps are means over all
+        by_system = func is functional.instance_norm
+        takes = keeps and given.get("use_input_stats", True) if by_system else given.get("training", False)
+        if takes and self.batched:
             raise ArgumentError(
                 f"residual: {func.__name__} in training mode takes statistics over the batch, so that its systems are "
                 "not independent: derivatives or running statistics would be wrong. Call .eval() on its module, take "
                 "LayerNorm or GroupNorm, or solve the batch as one system with batch_ndim=0."
             )
-        return func(*args, **kwargs)
+        if not (takes and keeps):
+            return func(*args, **kwargs)
+        self.count += 1
+        if self.counter is not None:
+            self.counter.sub_(1)
+            self.counter = None
+        return func(**given | dict.fromkeys(_RUNNING))
 
 
 class _Constants(_Recorder):

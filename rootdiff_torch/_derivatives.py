@@ -175,7 +175,7 @@ def _is_derived(
 def _has_custom(output: Tensor) -> bool:
     """Return whether the graph of `output` holds a custom `autograd.Function`, other than ours."""
     custom = torch.autograd.function.BackwardCFunction
-    found = (type(node)._forward_cls for node in graph_of(output) if isinstance(node, custom))
+    found = (type(node)._forward_cls for node in graph_of(output) if isinstance(node, custom))  # type: ignore[attr-defined]
     return any(function.__module__.partition(".")[0] not in OURS for function in found)
 
 

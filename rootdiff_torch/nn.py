@@ -112,7 +112,8 @@ class ImplicitLayer(nn.Module):
     -----
     A residual that is random, by dropout or noise, draws once per call of the layer: all evaluations of one solve and
     of its derivatives have the same mask. Normalisation over the batch (`BatchNorm` in training) is refused: the
-    systems of a batch must be independent, which ``check=True`` tests.
+    systems of a batch must be independent, which ``check=True`` tests. With ``batch_ndim=0`` the batch is one system:
+    its running statistics move once per call, by the root.
 
     Examples
     --------
