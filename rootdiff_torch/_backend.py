@@ -20,6 +20,13 @@ from rootdiff_torch._namespace import HALF, Namespace
 from rootdiff_torch._recording import begins, check_lasts
 
 _T = TypeVar("_T")
+#: What PyTorch says of a gradient of a tensor that nothing follows.
+_NO_GRAPH = "does not require grad"
+_AUTOGRAD_OFF = (
+    "residual: a gradient that it takes itself (torch.autograd.grad, .backward()) finds no graph, since PyTorch keeps "
+    "none in the body of a torch.library.custom_op, in torch.inference_mode, or of a tensor that is detached. Take "
+    "torch.func.grad there, or the gradient outside of the operator; for inference_mode, torch.no_grad."
+)
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,17 @@ class TorchBackend(Backend):
         inputs = tensors((y, args))
         before = [leaf._version for leaf in inputs if not leaf.is_inference()]
         try:
-            output = function(y, *args)
+            try:
+                output = function(y, *args)
+            except RuntimeError as error:
+                followed = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in tensors(y))
+                if followed or _NO_GRAPH not in str(error):
+                    raise
+                output = self._with_graph(function, y, args)
         except RuntimeError as error:
-            followed = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in tensors(y))
-            if followed or "require grad" not in str(error):
-                raise
-            output = self._with_graph(function, y, args)
+            if _NO_GRAPH in str(error):
+                raise ArgumentError(_AUTOGRAD_OFF) from error
+            raise
         if before != [leaf._version for leaf in inputs if not leaf.is_inference()]:
             raise ArgumentError(
                 "residual: it changes y or args in place. Work on a clone, or write the result with torch.where and "
