@@ -247,7 +247,8 @@ class _BatchNorms(TorchFunctionMode):
 
     def __init__(self, batched: bool) -> None:
         super().__init__()
-        self.batched, self.count, self.counter = batched, 0, None
+        self.batched, self.count = batched, 0
+        self.counter: Tensor | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
