@@ -103,7 +103,7 @@ def breaks_graph(
     That of a custom `autograd.Function` need not be: one that works in NumPy or under `no_grad` gives zeros without a
     word. So where there is one, J v . u is compared with v . J^T u. Under a transform of torch.func that is not done.
     """
-    if hidden((*primals, output)) or not has_custom(output):
+    if hidden((*primals, output)) or not custom_in(output):
         return False
     plain = [primal.detach() for primal in primals]
     with torch.enable_grad():
@@ -131,7 +131,7 @@ def has_no_second(
     constant. So where there is one, the derivative of the pullback is compared with differences. One whose backward is
     not the derivative of its value, by intent (that of a rounding, say), tells nothing.
     """
-    if not has_custom(output):
+    if not custom_in(output):
         return False
     plain = [primal.detach() for primal in primals]
     directions = [pattern(plain[place]) * torch.where(plain[place] == 0, 1, plain[place].abs()) for place in wanted]
@@ -172,11 +172,11 @@ def _is_derived(
     return not bool((near - found.sum()).abs() > error)
 
 
-def has_custom(output: Tensor) -> bool:
-    """Return whether the graph of `output` holds a custom `autograd.Function`, other than ours."""
+def custom_in(output: Tensor) -> set[str]:
+    """Return the modules of the custom `autograd.Function`s in the graph of `output`, other than ours."""
     custom = torch.autograd.function.BackwardCFunction
     found = (type(node)._forward_cls for node in graph_of(output) if isinstance(node, custom))  # type: ignore[attr-defined]
-    return any(function.__module__.partition(".")[0] not in OURS for function in found)
+    return {function.__module__ for function in found if function.__module__.partition(".")[0] not in OURS}
 
 
 def graph_of(output: Tensor) -> Iterator[Any]:

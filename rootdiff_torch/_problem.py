@@ -21,7 +21,7 @@ from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import State, with_captured
 from rootdiff_torch._contexts import in_full_precision
-from rootdiff_torch._derivatives import graph_of, has_custom, pullbacks
+from rootdiff_torch._derivatives import custom_in, graph_of, pullbacks
 from rootdiff_torch._watching import Watched
 
 
@@ -151,7 +151,9 @@ class _FromStart(Residual):
             y = self.start.detach().requires_grad_()
             value = self.function(y, *self.parameters)
         found = value is y or any(getattr(node, "variable", None) is y for node in graph_of(value))
-        if found and has_custom(value):  # an operator, say, without a formula for its derivative
+        if found and "torch._library.autograd" in custom_in(
+            value
+        ):  # an operator may have no formula for its derivative
             try:
                 pullbacks(value, y, torch.zeros_like(value))
             except RuntimeError:
