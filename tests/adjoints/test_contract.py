@@ -238,6 +238,9 @@ def test_a_root_without_derivative_is_not_missing_from_a_shared_gradient(name: s
     own, shared = harness.vjp(f, y0, a, c, w=w, **options).derivative
     np.testing.assert_allclose(shared, [2.0], rtol=1e-8)
     np.testing.assert_allclose(own, np.zeros((3, 1)), atol=1e-8)
+    tangent = harness.jvp(f, y0, a, c, v=(0 * a, c), **options).derivative
+    np.testing.assert_array_equal(np.isnan(tangent).all(axis=-1), [False, True, False])
+    np.testing.assert_allclose(tangent[[0, 2]].sum(axis=-1), [1.0, 1.0], rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])
