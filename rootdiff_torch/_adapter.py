@@ -31,7 +31,7 @@ from rootdiff_torch._capture import (
     capture,
     is_followed,
     needs_capture,
-    used,
+    tensors_used,
     with_captured,
 )
 from rootdiff_torch._contexts import in_full_precision
@@ -213,7 +213,7 @@ def _attach(
     hooked = hooks.attach(Residual(function, (), BACKEND), structure, plain)
     if hooked.correct is None or not levels():
         return hooked, ()
-    return hooked, used(hooked.correct, (start, start))
+    return hooked, tensors_used(hooked.correct, (start, start))
 
 
 def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

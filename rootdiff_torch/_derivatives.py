@@ -1,4 +1,4 @@
-"""Pullbacks that are right under every transform: the two ways that PyTorch has, and when to take which."""
+"""Pullbacks that are right under every transform, by torch.autograd or torch.func, and what custom Functions lack."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def pushforward(
         broken = True
     if broken:
         return _otherwise(function, primals, tangents, like, outside)
-    return result if outside or is_dual(result) else result.detach()  # else its graph leads to our own aliases only
+    return result if outside or is_dual(result) else result.detach()  # its graph leads to nothing but our aliases
 
 
 def breaks_graph(
@@ -225,7 +225,7 @@ def _products(vectors: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.
 
 
 def pattern(like: Tensor) -> Tensor:
-    """Return weights of no special value, shaped as `like`."""
+    """Return fixed irregular weights, shaped as `like`, for products that must not vanish by symmetry."""
     return torch.cos(torch.arange(1, like.numel() + 1, device=like.device) ** 2).to(like.dtype).reshape(like.shape)
 
 
