@@ -45,7 +45,7 @@ def find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[Te
         solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
         context = (unravel(start), *problem.arguments(*plain))
         any_failed = report(BACKEND, solution, problem.on_failure, solver, context)
-        if problem.follows and problem.checked:  # a residual that branches may use more tensors at the root than at y0
+        if problem.follows and problem.checked:  # one that branches may use more at the root than at y0
             check_followed(problem.function, (raw.y, *plain))
         known, problem.outcome.byproduct = BACKEND.flatten(raw.factors)
         y = raw.y
