@@ -332,6 +332,14 @@ def test_statistics_of_a_function_move_once_per_solve_of_one_system(kind: str) -
     MEAN.zero_(), VARIANCE.fill_(1.0)
 
 
+@pytest.mark.parametrize("measure", [rd.nn.spectral_radius, rd.nn.jacobian_penalty])
+def test_a_look_at_the_jacobian_moves_no_statistics(measure: Callable[..., Tensor]) -> None:
+    norm = nn.BatchNorm1d(3, dtype=torch.float64)
+    assert bool(measure(lambda z: 0.1 * norm(z), THETAS @ THETAS.new_ones(THETAS.shape[-1], 3)).isfinite())
+    assert int(norm.num_batches_tracked) == 0
+    assert not bool(norm.running_mean.any())
+
+
 def test_statistics_of_a_solve_that_fails_stay() -> None:
     norm = nn.BatchNorm1d(1, dtype=torch.float64)
     start = torch.zeros(3, 1, dtype=torch.float64)
