@@ -17,6 +17,7 @@ from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._names import add_backend
 from rootdiff._numbers import as_unknown
+from rootdiff._parameters import check_meaning
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
@@ -167,6 +168,7 @@ class Adapter(Protocol):
 
     def unknown(self, y0: Any, args: tuple[Any, ...]) -> Any:
         """Return an initial guess in which numbers, and lists of numbers, have become arrays."""
+        check_meaning(self.backend(), "y0", y0)
         return as_unknown(self.backend(), y0, args)
 
     def is_parameter(self, leaf: Any) -> bool:
@@ -250,7 +252,9 @@ def of_kind(adapter: Adapter, kinds: str | tuple[str, ...]) -> Callable[[Any], b
 
 
 def checked_args(adapter: Adapter, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arguments of an entry point, lifted; raise if they hold another framework's arrays."""
+    """Return the arguments of an entry point, lifted; raise if they hold another framework's arrays, or more."""
+    for index, arg in enumerate(args):
+        check_meaning(adapter.backend(), f"args[{index}]", arg)
     args = adapter.lifted(args)
     check_args(adapter.backend(), args)
     return args

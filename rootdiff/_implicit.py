@@ -3,9 +3,10 @@
 f(y, args) = 0   gives   dy/dargs = - (df/dy)^-1 (df/dargs)
 
 Failures, unless they are ignored, stay with their system. A tangent of y is NaN there. In reverse mode the cotangent
-of the residual, u, is NaN there, and `pullback` gives NaN to those entries of a parameter that only failed systems
-depend on; entries that others share are the sum over the good systems. A failed system whose cotangent is zero takes
-no part: it was masked out.
+of the residual, u, is NaN there, and `pullback` gives NaN to those entries of a parameter that only systems without a
+root depend on; entries that others share are the sum over these. A system that has a root, but whose linear solve
+failed, gives NaN to all that it depends on: the sum would lack it. A failed system whose cotangent is zero takes no
+part: it was masked out.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def vjp(
     if on_failure == "ignore":
         return residual.parameter_vjp(y, -u), info
     idle = xp.all(cotangent == 0, axis=-1, keepdims=True)
-    return pullback(residual, y, xp.where(idle, xp.zeros_like(u), u)), info
+    return pullback(residual, y, xp.where(idle, xp.zeros_like(u), u), failed), info
 
 
 def jvp(
@@ -132,32 +133,38 @@ def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, inve
     return operator.backend.when(xp.any(open_), look, (x,), nowhere)
 
 
-def pullback(residual: Residual, y: Array, u: Array) -> tuple[Array, ...]:
-    """Return ``-u^T (df/dargs)``, where systems whose `u` is NaN have failed.
+def pullback(residual: Residual, y: Array, u: Array, failed: Array | None) -> tuple[Array, ...]:
+    """Return ``-u^T (df/dargs)``, where systems have no derivative whose `u` is NaN, and no root where they `failed`.
 
     Where values are traced, nothing can branch on them, and NaN reaches the shared entries too.
     """
     xp, backend = residual.xp, residual.backend
-    wrong = xp.any(xp.isnan(u), axis=-1, keepdims=True)
-    if backend.traced or not bool(xp.any(wrong)):
+    if backend.traced or not bool(xp.any(xp.isnan(u))):
         return residual.parameter_vjp(y, -u)
-    return pullback_of_good(residual, y, u)
+    failed = xp.zeros_like(u[..., 0], dtype=xp.bool) if failed is None else failed
+    found, missing = pullback_of_good(residual, y, u, failed)
+    return tuple(xp.where(no, xp.full_like(g, xp.nan), g) for g, no in zip(found, missing, strict=True))
 
 
-def pullback_of_good(residual: Residual, y: Array, u: Array) -> tuple[Array, ...]:
-    """Return what `pullback` does where some system has failed; nothing branches on values."""
+def pullback_of_good(
+    residual: Residual, y: Array, u: Array, failed: Array
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return the sums over the good systems, and which entries of them `pullback` makes NaN.
+
+    Nothing branches on values.
+    """
     xp = residual.xp
-    wrong = xp.any(xp.isnan(u), axis=-1, keepdims=True)
-    zeros = xp.zeros_like(u)
-    good = residual.parameter_vjp(y, xp.where(wrong, zeros, -u))
+    wrong, rootless = xp.any(xp.isnan(u), axis=-1, keepdims=True), failed[..., None]
     # which entries hang on which systems: the derivative along a direction of no special value is zero, or is not
-    direction = signs(xp, u, 6) * xp.cos(numbers(xp, u))
-    of_good = residual.parameter_vjp(y, xp.where(wrong, zeros, direction))
-    of_wrong = residual.parameter_vjp(y, xp.where(wrong, direction, zeros))
-    return tuple(
-        xp.where((b != 0) & ~(a != 0), xp.full_like(g, xp.nan), g)
-        for g, a, b in zip(good, of_good, of_wrong, strict=True)
+    direction, zeros = signs(xp, u, 6) * xp.cos(numbers(xp, u)), xp.zeros_like(u)
+    # at a multiple root it may be zero, but not beside it
+    beside = y + float(xp.finfo(y.dtype).eps) ** 0.25 * direction * xp.where(y == 0, xp.ones_like(y), xp.abs(y))
+    good, failing, lost = (
+        [part != 0 for part in residual.parameter_vjp(point, xp.where(which, direction, zeros))]
+        for which, point in ((~wrong, y), (wrong & rootless, y), (wrong & ~rootless, beside))
     )
+    missing = tuple(c | (b & ~a) for a, b, c in zip(good, failing, lost, strict=True))
+    return residual.parameter_vjp(y, xp.where(wrong, zeros, -u)), missing
 
 
 def regular_point(xp: Any, y: Array, failed: Array | None) -> Array:

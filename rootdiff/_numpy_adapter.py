@@ -18,7 +18,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP
 from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_words import WORDS
-from rootdiff._parameters import check_meaning, frozen, is_parameter
+from rootdiff._parameters import frozen, is_parameter
 from rootdiff._residual import Residual
 from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
@@ -52,7 +52,6 @@ class NumpyAdapter(Adapter):
         return is_parameter(leaf)
 
     def check(self, structure: Structure, y0: Any, args: tuple[Any, ...], options: Options) -> None:
-        check_meaning("y0", y0)
         otherwise = ", or None. Without it derivatives are those of derivatives='finite-difference', or 'complex-step'"
         for name in ("jac", "jvp", "vjp"):
             if getattr(options, name) is not None:

@@ -10,14 +10,16 @@ WORDS = {
     "differentiable": "and its derivatives with respect to `args`",
     "residual": "It must not change its inputs.",
     "args": """
-        Parameters. Real floating arrays and floats are differentiated; everything else is passed on as it is. Arrays
-        are copied, so that what is written into them later does not change a derivative.
+        Parameters. Real floating arrays and floats, alone or in tuples, lists and dicts, are differentiated; everything
+        else, a dataclass too, is passed on as it is, and its derivative is None. Arrays are copied, so that what is
+        written into them later does not change a derivative.
     """,
     "large": "Chord",
     "in_axes": "``in_axes`` of `jax.vmap`",
     "on_failure": """
         In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others
-        share gets the sum over the good systems. `converged`, and `GradientReport.status`, tell which failed.
+        share gets the sum over the good systems. What a system depends on that has a root, but no derivative, is NaN.
+        `converged`, and `GradientReport.status`, tell which failed.
     """,
     "derivatives": """
         jac : callable, optional

@@ -1,14 +1,18 @@
-"""What of the arguments is a parameter in NumPy, and the copies of the arguments that a solve keeps."""
+"""What of the arguments is a parameter in NumPy, and what may not be among them; the copies that a solve keeps.
+
+An object that is no container to the framework, a dataclass say, is a constant in every package: its derivative is None
+in NumPy, and arrays that it holds are followed as those that a residual closes over in PyTorch and JAX.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import optree
 
+from rootdiff._backend import Backend
 from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
-from rootdiff._structure import Structure
+from rootdiff._structure import Structure, is_of_framework
 
 
 def is_parameter(leaf: Any) -> bool:
@@ -32,27 +36,28 @@ def frozen(structure: Structure, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return np.asarray(leaf, dtype=dtype)
         return leaf
 
-    for index, arg in enumerate(args):
-        check_meaning(f"args[{index}]", arg)
     leaves, tree = structure.backend.flatten(args)
     return structure.backend.unflatten(tree, [copied(leaf) for leaf in leaves])  # type: ignore[no-any-return]
 
 
-def check_meaning(name: str, tree: Any) -> None:
+def check_meaning(backend: Backend, name: str, tree: Any) -> None:
     """Raise if a leaf carries more than the numbers of an array, which would be lost: a mask, units, labels."""
-    for leaf in optree.tree_leaves(tree):
+    to_array = {"torch": "torch.as_tensor(np.asarray(...))"}.get(backend.name, "np.asarray(...)")
+    for leaf in backend.flatten(tree)[0]:
         kind = type(leaf)
         if isinstance(leaf, np.ndarray):
-            if kind not in (np.ndarray, np.memmap) and np.isdtype(leaf.dtype, ("real floating", "complex floating")):
+            if kind in (np.ndarray, np.memmap):
+                continue
+            if not backend.is_array(leaf) or np.isdtype(leaf.dtype, ("real floating", "complex floating")):
                 raise ArgumentTypeError(
                     f"{name}: it is or holds a {kind.__module__}.{kind.__name__}, a kind of NumPy array whose meaning "
-                    "(a mask, units, another product) would be lost. Pass np.asarray(...) of it, in the units of the "
+                    f"(a mask, units, another product) would be lost. Pass {to_array} of it, in the units of the "
                     "residual, and make what you need of it inside the residual."
                 )
-        elif hasattr(leaf, "__array__") and hasattr(leaf, "dtype") and not isinstance(leaf, np.generic):
+        elif hasattr(leaf, "__array__") and not (backend.is_array(leaf) or is_of_framework(leaf)):
             raise ArgumentTypeError(
                 f"{name}: it is or holds a {kind.__module__}.{kind.__name__}, which has no derivative here. Pass its "
-                "numbers, np.asarray(...) of it, or let the residual close over it, where it is constant."
+                f"numbers, {to_array} of it, or let the residual close over it, where it is constant."
             )
 
 
@@ -61,7 +66,8 @@ def check_tangent(index: int, leaf: Any, tangent: Any) -> None:
     if not is_parameter(leaf) and tangent is not None:
         raise ArgumentError(
             f"jvp: tangent {index} has an entry for {_described(leaf)}, which is not differentiated: only real "
-            "floating arrays and floats are. Give None there; make it a floating array if it is a parameter."
+            "floating arrays and floats are. Give None there; if it is a parameter, make it a floating array, or pass "
+            "those that it holds, in a tuple or dict."
         )
 
 

@@ -240,8 +240,7 @@ def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
     for index, arg in enumerate(args):
         for leaf in backend.flatten(arg)[0]:
             framework = type(leaf).__module__.partition(".")[0]
-            number = isinstance(leaf, np.generic)
-            foreign = framework in _FRAMEWORKS and not backend.is_array(leaf) and not number
+            foreign = is_of_framework(leaf) and not backend.is_array(leaf) and not isinstance(leaf, np.generic)
             if foreign and hasattr(leaf, "shape"):
                 raise ArgumentTypeError(
                     f"args[{index}]: it holds a {framework} array ({type(leaf).__name__}), but this is the "
@@ -249,6 +248,11 @@ def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
                 )
             if backend.is_array(leaf):
                 check_precision(backend, leaf, f"args[{index}]")
+
+
+def is_of_framework(leaf: Any) -> bool:
+    """Return whether a leaf is of a kind that NumPy, PyTorch or JAX has defined."""
+    return type(leaf).__module__.partition(".")[0] in _FRAMEWORKS
 
 
 def check_precision(backend: Backend, array: Any, role: str) -> None:

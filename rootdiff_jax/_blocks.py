@@ -18,26 +18,26 @@ from jax import Array, lax
 from rootdiff._compaction import taken
 from rootdiff._residual import Residual
 
-#: Entries that the Jacobians of a block have for each thread (measured: half or twice as many cost the same), and the
-#: systems that it has at least.
+#: How many entries the Jacobians of a block have for each thread (measured: half or twice as many cost the same), and
+#: how many systems a block has at least.
 _ENTRIES, _SYSTEMS = 2**14, 64
 
 
 def block_size(y: Array) -> int:
-    """Return how many systems of `y`, (*batch, n), make a block; 0 where all are better solved together."""
+    """Return how many systems of `y`, (*batch, n), make a block; 0 where one block of all is faster."""
     if jax.default_backend() != "cpu" or jax.device_count() > 1:  # a batch may be spread over devices
         return 0
     count = math.prod(y.shape[:-1])
     most = _threads() * _ENTRIES // y.shape[-1] ** 2
     if most < _SYSTEMS or count < 2 * most:
         return 0
-    return -(-count // (count // most))  # all of nearly the same size
+    return -(-count // (count // most))  # blocks of nearly the same size
 
 
 def in_blocks(
     function: Callable[[Residual, Any], Any], residual: Residual, y: Array, arrays: Any, settings: tuple[Any, ...]
 ) -> Any:
-    """Return ``function(residual, arrays)``; by parts of a batch like `y`, where that is possible and pays.
+    """Return ``function(residual, arrays)``; block by block of a batch like `y`, where that is possible and faster.
 
     It is not possible for `settings` of the function that may belong to all systems. `arrays`, and what the function
     returns, are nested tuples of arrays that start with the batch axes.
@@ -57,13 +57,13 @@ def in_blocks(
 
     def join(parts: Array) -> Array:
         rest = parts.shape[1 + len(batch) :]
-        new = count - (blocks - 1) * size  # of the last block, which overlaps the one before it
+        new = count - (blocks - 1) * size  # how many rows of the last block are new: it overlaps the block before it
         flat = jnp.reshape(parts, (blocks, size, *rest))
         if new < size:
             flat = jnp.concat([jnp.reshape(flat[:-1], (-1, *rest)), flat[-1, size - new :]])
         return jnp.reshape(flat, (*batch, *rest))
 
-    # JAX moves the last slice back to where it fits
+    # JAX moves a slice that begins too late back to where it fits
     return jax.tree.map(join, lax.map(of_block, jnp.arange(blocks) * size))
 
 

@@ -38,10 +38,12 @@ def on_host(function: HostFunction, residual: Any, y: Array, *values: Any) -> tu
 
     result = jax.eval_shape(lambda y: (_halved(y), jnp.zeros_like(y[..., 0], dtype=jnp.int32)), y)
     halved, _ = result
-    # JAX refuses a derivative of what it calls, but not where only bits go in: those have none, and it would be zero
+    # JAX refuses to differentiate a callback of floats, but takes one of integers, the halves here, for a constant:
+    # the sums among its inputs make it refuse
     sums = [jnp.sum(array) for array in arrays if array.dtype.name in (*_WIDE, _PAIR)]
     found = jax.pure_callback(run, result, [*map(_halved, arrays)], sums, vmap_method="sequential")
-    root, steps = (vary(part, varying_axes(y)) for part in found)  # which JAX takes to be the same on all devices
+    # JAX takes the results of a callback to be the same on all devices
+    root, steps = (vary(part, varying_axes(y)) for part in found)
     return (root if halved.dtype == y.dtype else lax.bitcast_convert_type(root, y.dtype)), steps
 
 

@@ -12,7 +12,7 @@ from jax import lax
 from rootdiff._backend import Array
 from rootdiff_jax import _substitution
 
-#: Backward errors up to so many eps count as those of an elimination with pivots, which mostly are one or two.
+#: A backward error of so many eps is accepted; that of an elimination with pivots is mostly one or two eps.
 _STABLE = 10
 
 
@@ -28,7 +28,8 @@ def solve(matrix: Array, rhs: Array, transpose: bool) -> tuple[Array, tuple[Arra
     Numerical Algorithms", theorem 7.3.
     """
     entries, b = _batch_last(matrix, rhs, transpose)
-    found = jnp.stack(_eliminated(entries, b), axis=-1)  # as one array, lest each row of the test eliminate anew
+    # one array: else the compiler repeats the elimination for each row of the test
+    found = jnp.stack(_eliminated(entries, b), axis=-1)
     x = list(found.T)
     allowed = _STABLE * float(np.finfo(rhs.dtype).eps)
     within = [_is_backward_error_within(allowed, row, x, value) for row, value in zip(entries, b, strict=True)]
@@ -43,7 +44,7 @@ def solve_again(matrix: Array, stable: Array, rhs: Array, transpose: bool) -> Ar
 
 
 def _batch_last(matrix: Array, rhs: Array, transpose: bool) -> tuple[list[list[Array]], list[Array]]:
-    """Return entries that are arrays over the systems, so that each operation is one over all of them."""
+    """Return the entries of the matrices, each an array over the systems, so that one operation serves all systems."""
     n = rhs.shape[-1]
     rows = jnp.moveaxis(jnp.reshape(matrix, (-1, n, n)), 0, -1)
     entries = [[rows[j, i] if transpose else rows[i, j] for j in range(n)] for i in range(n)]

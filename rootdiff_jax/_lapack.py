@@ -71,13 +71,13 @@ def _substitution(**kind: bool) -> Callable[[Array, Array], Array]:
     def rule(size: int, batched: list[bool], matrix: Array, columns: Array) -> tuple[Array, bool]:
         of_matrix, _ = batched
         spread = partition(matrix if of_matrix else columns)[0]
-        if of_matrix or spread is not None:  # an axis that is spread over devices cannot be merged with another
+        if of_matrix or spread is not None:  # JAX cannot merge an axis that is spread over devices with another one
             matrix, columns = (
                 array if flag else _repeated(array, size, spread)
                 for array, flag in zip((matrix, columns), batched, strict=True)
             )
             return mapped(matrix, columns), True
-        # of one matrix: all the columns side by side
+        # one matrix: the right-hand sides become its columns
         flat = jnp.moveaxis(columns, 0, -2)
         x = mapped(matrix, jnp.reshape(flat, (*flat.shape[:-2], math.prod(flat.shape[-2:]))))
         return jnp.moveaxis(jnp.reshape(x, flat.shape), -2, 0), True
@@ -86,7 +86,7 @@ def _substitution(**kind: bool) -> Callable[[Array, Array], Array]:
 
 
 def _repeated(array: Array, size: int, spread: Any) -> Array:
-    """Return an array `size` times along a new first axis, which is spread over an explicit axis of a mesh."""
+    """Return `size` copies of an array along a new first axis, which is spread over an explicit axis of a mesh."""
     repeated = jnp.broadcast_to(array, (size, *array.shape))
     if spread is None:
         return repeated

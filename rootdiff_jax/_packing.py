@@ -1,4 +1,4 @@
-"""Loops whose small arrays travel as one.
+"""Loops that carry their small arrays as one array.
 
 A program for a CPU copies the arrays of a loop one by one. Where more than eight operations are ready at a time, the
 copies at the start of a step among them, it hands half of them to another thread: that costs more than a step of a
@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec
 from rootdiff._backend import Function
 from rootdiff_jax._trace import has_explicit_axes
 
-#: Numbers up to which an array is packed together with others of its type. The vectors of one larger system are not:
-#: taken apart after a loop they are all ready at once, which cost as much as it saved (timed for 50 to 200 unknowns).
+#: An array of at most so many numbers is packed with others of its type. The vectors of a larger system are not:
+#: unpacking them after the loop cost as much as packing saved (timed for 50 to 200 unknowns).
 _PACKED = 32
 
 
@@ -60,7 +60,7 @@ def _flattened(state: Any) -> tuple[list[Array], Any]:
 
 
 def on_mesh(value: Any) -> Array:
-    """Return an array, typed as being on the mesh of explicit axes around, as numbers are not: vmap needs that."""
+    """Return an array, typed as being on the current mesh of explicit axes, which vmap needs; a number is not."""
     array = jnp.asarray(value)
     if not has_explicit_axes() or not jax.typeof(array).sharding.mesh.empty:
         return array
@@ -69,12 +69,12 @@ def on_mesh(value: Any) -> Array:
 
 
 def _groups(leaves: list[Array]) -> list[list[int]]:
-    """Return the places of the arrays that are to travel together."""
+    """Return the places of the arrays that are packed together."""
     groups: dict[Any, list[int]] = {}
     # vmap over an explicit axis of a mesh refuses to stack what is spread over it and what is not
     few = 0 if has_explicit_axes() else _PACKED
     for place, leaf in enumerate(leaves):
         kind: Any = jax.typeof(leaf)
-        small = leaf.size <= few and not kind.weak_type  # a number without a type may have it changed by the loop
+        small = leaf.size <= few and not kind.weak_type  # the loop may change the type of a weakly typed number
         groups.setdefault(kind if small else place, []).append(place)
     return list(groups.values())

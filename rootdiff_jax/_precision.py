@@ -1,4 +1,4 @@
-"""JAX's settings for numbers while a solver runs: those that its code is written for."""
+"""The settings of JAX for precision, promotion and NaN checks that the solvers are written for."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def in_own_settings(function: F) -> F:
 
 
 def without_nan_checks(function: F) -> F:
-    """Return `function`, in which ``jax_debug_nans`` is off: in a solve a NaN is a status, and what reports it."""
+    """Return `function`, in which ``jax_debug_nans`` is off: a solve reports NaN by a status."""
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:

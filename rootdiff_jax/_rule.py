@@ -246,7 +246,7 @@ def _linear_solve(
     """Solve with the Jacobian at `y`, or its transpose: itself a differentiable operation.
 
     A failed system of a batch has the identity for its Jacobian, so that nothing but `_marked` makes it NaN. A failed
-    solve gives NaN, but for a zero right-hand side zero: what does not depend on it stays clear of it.
+    solve gives NaN, but for a zero cotangent zero: a loss that does not read the system stays clear of it.
     """
     # inside shard_map everything that `custom_linear_solve` takes varies over the mesh alike
     summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)
@@ -276,7 +276,8 @@ def _linear_solve(
                 alone = failed if status.ndim == 0 else None  # it shares no parameter, and to keep `b` takes memory
                 known = adjoint.starting_from(factors)
                 x, _ = _implicit.solve(at(y), known, b, problem.on_failure, alone, beside)
-                x = jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
+                if of_transpose:
+                    x = jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
                 return x if failed is None or status.ndim == 0 else jnp.where(failed[..., None], b, x)
 
             residual, arrays = problem.residual(operands), (b, y, factors, status, error)

@@ -13,12 +13,12 @@ from rootdiff._sizes import are_better_together
 from rootdiff_jax import _lapack
 from rootdiff_jax._precision import for_lapack
 
-#: Row exchanges that are one operation to a compiler.
+#: So many row exchanges are compiled into one operation.
 _EXCHANGES = 8
 
 
 def factor(matrix: Array) -> tuple[Array, Array]:
-    """Return the LU factors, (*batch, n, n), and the row order, (*batch, n), which each solve would make of pivots."""
+    """Return the LU factors, (*batch, n, n), and the row order, (*batch, n), that the pivots stand for."""
     factors, pivots, order = _lapack.lu(for_lapack(matrix))
     return factors.astype(matrix.dtype), _row_order(pivots) if jax.default_backend() == "cpu" else order
 
@@ -51,7 +51,8 @@ def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
 def one_by_one(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     """Do what `solve` does by LAPACK, for one system after the other."""
     matrix, order = factors
-    rhs = jnp.where(order >= 0, rhs, rhs)  # vmap over an explicit axis of a mesh looks rows up in what it maps only
+    # so that vmap over an explicit axis of a mesh maps it too: it looks rows up in mapped arrays only
+    rhs = jnp.where(order >= 0, rhs, rhs)
     dtype, matrix, rhs = rhs.dtype, for_lapack(matrix), for_lapack(rhs)
     more = rhs.shape[: rhs.ndim + 1 - matrix.ndim]  # several right-hand sides of one matrix are columns
     x = jnp.moveaxis(jnp.reshape(rhs, (math.prod(more), *rhs.shape[len(more) :])), 0, -1)
@@ -67,7 +68,7 @@ def one_by_one(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Arr
 
 
 def _together(matrix: Array, order: Array, rhs: Array, transpose: bool) -> Array:
-    """Substitute with the batch as the last, contiguous axis, so that each operation is one over all systems.
+    """Substitute with the batch as the last, contiguous axis, so that one operation serves all systems.
 
     References
     ----------
@@ -96,13 +97,13 @@ def _together(matrix: Array, order: Array, rhs: Array, transpose: bool) -> Array
 
 
 def _placed(x: Array, order: Array) -> Array:
-    """Return the rows of each system, (*batch, n, k), at the places that `order` names; to sort that takes far longer.
+    """Return the rows of each system, (*batch, n, k), at the places that `order` names; a sort would take far longer.
 
     Systems are mapped over, so that a batch that is spread over devices stays there.
     """
 
     def place(x: Array, order: Array) -> Array:
-        return x.at[order].set(x, unique_indices=True)  # every place is set; zeros to set them in are one more array
+        return x.at[order].set(x, unique_indices=True)  # every place is set, so that no array of zeros is needed
 
     for _ in range(order.ndim - 1):
         place = jax.vmap(place)

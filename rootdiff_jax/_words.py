@@ -13,7 +13,7 @@ WORDS = {
     """,
     "args": """
         Parameters. Floating arrays and floats are differentiated; integer and boolean arrays are traced; everything
-        else (None, int, bool, str, ...) is passed on as it is.
+        else (None, int, bool, str, a dataclass that is no pytree to JAX) is passed on as it is.
     """,
     "large": "NewtonKrylov",
     "in_axes": "``in_axes`` of `jax.vmap`",

@@ -20,18 +20,19 @@ from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._errors import ArgumentError
 from rootdiff._hooks import Hooks
 from rootdiff._residual import Residual
+from rootdiff._solution import Status
 from rootdiff._structure import Structure
 from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import (
     SPARSE,
     State,
+    Statistics,
     capture,
     is_followed,
     needs_capture,
-    used,
+    tensors_used,
     with_captured,
-    without_batch_norm,
 )
 from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import tensors
@@ -100,7 +101,7 @@ class TorchAdapter(Adapter):
 
     def measured(self, task: Task) -> Residual:
         leaves, rebuild = task.split()
-        flat = task.flat(rebuild)
+        flat = Statistics(batched=False).kept(task.flat(rebuild))
         captured, _ = capture(flat, task.start.detach(), leaves)
         parameters = tuple(tensor.detach() for tensor in (*leaves, *captured))
         return Residual(with_captured(flat, captured, 1 + len(leaves)), parameters, BACKEND)
@@ -117,9 +118,9 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
     structure, start, options, hooks = task.structure, task.start, task.options, task.options.hooks
     leaves, rebuild = task.split()
     parameters = [_explicit(leaf, widened) for leaf in leaves]
-    flat = task.flat(rebuild)
-    if math.prod(structure.batch) > 1:
-        flat = without_batch_norm(flat)
+    statistics = Statistics(batched=math.prod(structure.batch) > 1)
+    moving = task.flat(rebuild)
+    flat = statistics.kept(moving)
     if hooks.check:
         require_concrete(not levels())
         with torch.no_grad():
@@ -140,7 +141,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         freezer = Freezer()
         parts, tree = BACKEND.flatten(task.args)
         _, as_now = task.split(BACKEND.unflatten(tree, [*map(freezer.freeze, parts)]))
-        frozen = task.flat(as_now, function=freezer.freeze(task.function))
+        frozen = statistics.kept(task.flat(as_now, function=freezer.freeze(task.function)))
         watched = Watched.of(task.function, task.args, freezer.made)
     hooked, of_correct = _attach(hooks, structure, flat, start)
     settings = _settings(task)
@@ -170,6 +171,9 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         cuda_graph=options.cuda_graph,
     )
     y, status, steps, norm, method, _, error, *_ = apply(Root, problem, start, *inputs)
+    if statistics.count and not hidden and bool((status <= int(Status.AT_PRECISION)).all()):
+        with torch.no_grad():
+            moving(y, *parameters)
     return Found(y, None, status, steps, norm, method, error)
 
 
@@ -209,7 +213,7 @@ def _attach(
     hooked = hooks.attach(Residual(function, (), BACKEND), structure, plain)
     if hooked.correct is None or not levels():
         return hooked, ()
-    return hooked, used(hooked.correct, (start, start))
+    return hooked, tensors_used(hooked.correct, (start, start))
 
 
 def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -15,11 +15,18 @@ from rootdiff._backend import Backend, Function, in_python, take_new
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
 from rootdiff_torch._derivatives import breaks_graph, differentiable, pullback, pullbacks, pushforward, tensors
-from rootdiff_torch._loops import holds, is_here, surely_all, while_loop
+from rootdiff_torch._loops import holds, is_on_cpu, surely_all, while_loop
 from rootdiff_torch._namespace import HALF, Namespace
-from rootdiff_torch._recording import begins, check_lasts
+from rootdiff_torch._recording import check_not_made_in_first_step, records_first_step
 
 _T = TypeVar("_T")
+#: PyTorch's words where the gradient of a tensor without a graph is asked for.
+_NO_GRAPH = "does not require grad"
+_AUTOGRAD_OFF = (
+    "residual: a gradient that it takes itself (torch.autograd.grad, .backward()) finds no graph, since PyTorch keeps "
+    "none in the body of a torch.library.custom_op, in torch.inference_mode, or of a tensor that is detached. Take "
+    "torch.func.grad there, or the gradient outside of the operator; for inference_mode, torch.no_grad."
+)
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,10 @@ class TorchBackend(Backend):
 
     Attributes
     ----------
-    foresees : bool. Whether a step on another device may be taken twice; not where someone watches the steps.
+    predicts : bool. Whether a step on another device may be taken twice; not where a user watches the steps.
     """
 
-    foresees: bool = True
+    predicts: bool = True
 
     name = "torch"
     prefers_transpose = True
@@ -44,12 +51,17 @@ class TorchBackend(Backend):
         inputs = tensors((y, args))
         before = [leaf._version for leaf in inputs if not leaf.is_inference()]
         try:
-            output = function(y, *args)
+            try:
+                output = function(y, *args)
+            except RuntimeError as error:
+                followed = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in tensors(y))
+                if followed or _NO_GRAPH not in str(error):
+                    raise
+                output = self._with_graph(function, y, args)
         except RuntimeError as error:
-            followed = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in tensors(y))
-            if followed or "require grad" not in str(error):
-                raise
-            output = self._with_graph(function, y, args)
+            if _NO_GRAPH in str(error):
+                raise ArgumentError(_AUTOGRAD_OFF) from error
+            raise
         if before != [leaf._version for leaf in inputs if not leaf.is_inference()]:
             raise ArgumentError(
                 "residual: it changes y or args in place. Work on a clone, or write the result with torch.where and "
@@ -65,7 +77,7 @@ class TorchBackend(Backend):
         return output if followed else optree.tree_map(lambda leaf: leaf.detach(), output)
 
     def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
-        loop = while_loop if self.foresees else in_python
+        loop = while_loop if self.predicts else in_python
         return loop(cond, body, state, assess)
 
     def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
@@ -75,7 +87,7 @@ class TorchBackend(Backend):
         return torch.nonzero(mask)[:, 0]
 
     def put(self, stack: Tensor, place: Tensor, row: Tensor, where: Tensor | None = None) -> Tensor:
-        if is_here(place):  # in a third of the time
+        if is_on_cpu(place):  # takes a third of the time of index_copy_
             old = stack[..., int(place), :]
             old.copy_(row if where is None else self.xp.where(where[..., None], row, old))
             return stack
@@ -131,9 +143,9 @@ class TorchBackend(Backend):
         copies = min(_copies(matrix), _copies(pivots, 1))
         if copies:
             matrix, pivots = matrix[(0,) * copies], pivots[(0,) * copies]
-        several = rhs.ndim + 1 - matrix.ndim  # of one matrix: right-hand sides side by side
+        several = rhs.ndim + 1 - matrix.ndim  # leading axes of right-hand sides that share a matrix: its columns
         columns = wide.reshape(-1, *rhs.shape[several:]).movedim(0, -1) if several else wide[..., None]
-        # factors that a solver has not made yet are zeros, which are no pivots
+        # the pivots of factors that a solver has not computed yet are zeros; valid ones begin at one
         x: Tensor = torch.linalg.lu_solve(matrix, pivots.clamp(min=1), columns, adjoint=transpose)
         return (x.movedim(-1, 0).reshape(rhs.shape) if several else x[..., 0]).to(rhs.dtype)
 
@@ -149,7 +161,7 @@ class Linearization:
     """
 
     def __init__(self, function: Function, y: Tensor) -> None:
-        self._begun, self._function = begins(), function
+        self._in_first_step, self._function = records_first_step(), function
         with torch.enable_grad():
             self.y = y.detach().requires_grad_()
             self.f = function(self.y)
@@ -173,7 +185,7 @@ class Linearization:
 
         None where a backward in the graph breaks the graph.
         """
-        check_lasts(self._begun)
+        check_not_made_in_first_step(self._in_first_step)
         with torch.enable_grad():
             u = torch.zeros_like(self.f).requires_grad_()
             if not self.f.requires_grad:
@@ -185,7 +197,7 @@ class Linearization:
     @cached_property
     def matrix(self) -> Tensor:
         """The Jacobian matrices, (*batch, n, n)."""
-        check_lasts(self._begun)
+        check_not_made_in_first_step(self._in_first_step)
         n = self.y.shape[-1]
         if n == 1:
             return self.rmatvec(torch.ones_like(self.f))[..., None]
@@ -196,11 +208,11 @@ class Linearization:
 
 def _lasting(make: Callable[[], _T]) -> Callable[[], _T]:
     """Return `make`, run once however often it is called."""
-    begun = begins()
+    in_first_step = records_first_step()
 
     @cache
     def made() -> _T:
-        check_lasts(begun)
+        check_not_made_in_first_step(in_first_step)
         return make()
 
     return made

@@ -1,8 +1,8 @@
-"""What a residual closes over: found in one call, and replayed as explicit arguments.
+"""What a residual closes over: found in one call, and then given to it as explicit arguments.
 
-An `autograd.Function` drops the gradients of tensors that it was not handed. A mode that sees every operation finds
-them, and another puts the replacements in their place. The state of modules, and of dicts and objects, is kept as it
-was: by the time of the backward pass `torch.func.functional_call`, sharding and the like have taken it back.
+An `autograd.Function` drops the gradients of tensors that are not among its inputs. One mode sees every operation and
+finds such tensors; another replaces them by inputs. `State` restores modules, dicts and objects for the backward pass,
+before which `torch.func.functional_call`, sharding and the like put back what they had replaced.
 """
 
 from __future__ import annotations
@@ -34,31 +34,37 @@ SPARSE = (
     "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
     "values through args as a dense tensor, and build the sparse one inside. A constant may stay sparse."
 )
-#: So many things are looked at for what may be bound anew.
+#: At most so many objects are searched for attributes and entries that may be assigned anew.
 _LOOKED_AT = 1000
-#: What normalises over the leading axis of its input, where its sixth argument holds.
-_BATCH_NORMS = (functional.batch_norm, torch.batch_norm, torch.native_batch_norm)
+_RUNNING, _AFFINE, _REST = ("running_mean", "running_var"), ("weight", "bias"), ("momentum", "eps", "cudnn_enabled")
+#: What normalises over the leading axis of its input, or keeps means over that, with the names of its arguments.
+_NORMS: dict[Any, tuple[str, ...]] = {
+    functional.batch_norm: ("input", *_RUNNING, *_AFFINE, "training", *_REST),
+    functional.instance_norm: ("input", *_RUNNING, *_AFFINE, "use_input_stats", *_REST),
+    torch.batch_norm: ("input", *_AFFINE, *_RUNNING, "training", *_REST),
+    torch.native_batch_norm: ("input", *_AFFINE, *_RUNNING, "training", *_REST),
+}
 _MISSING = object()
-#: What every module has, and nobody rebinds: all but whether it trains.
+#: The attributes of every module that nobody assigns; `training` is the exception.
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
 
 
 @dataclass(frozen=True)
 class State:
-    """What dicts hold at one time: those of the user's, and those of modules and objects."""
+    """The entries of dicts at one time: of the user's dicts, and of the attributes of modules and objects."""
 
     entries: tuple[tuple[dict[Any, Any], Any, Any], ...]
 
     @staticmethod
     def of(function: Any, args: Any) -> State:
-        """Return the state of what a callable and its arguments hold in plain sight."""
+        """Return the state of the objects that `reached` finds in a callable and its arguments."""
         found = reached(_LOOKED_AT, ("the residual", function), ("args", args))
         stores = {id(store): store for _, value in found for store in _stores(value)}
         entries = ((store, *entry) for store in stores.values() for entry in store.items())
         return State(tuple(entry for entry in entries if entry[1] not in _OF_EVERY_MODULE))
 
     def lasting(self) -> State:
-        """Return the state without what has changed: after one call, that is what the residual changes itself."""
+        """Return the state without the entries that one call has changed: those the residual sets itself."""
         return State(tuple(entry for entry in self.entries if entry[0].get(entry[1]) is entry[2]))
 
     @contextmanager
@@ -91,29 +97,29 @@ def capture(
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Return the differentiated tensors that ``function(y, *parameters)`` uses beside its inputs, and its value.
 
-    The value is None under a transform, where that at plain inputs does not tell.
+    The value is None under a transform, where the value at plain inputs does not tell what is differentiated.
     """
     with torch.enable_grad():
         if levels() or torch.is_inference_mode_enabled():
-            return used(function, (y, *parameters)), None
+            return tensors_used(function, (y, *parameters)), None
         plain = [tensor.detach() for tensor in (y, *parameters)]
         value = function(*plain)
         if not is_followed(value):
             return (), value
-        captured = used(function, (plain[0], *parameters))
+        captured = tensors_used(function, (plain[0], *parameters))
         check_followed(with_captured(function, captured, len(plain)), [*plain, *[t.detach() for t in captured]])
     return captured, value.detach()
 
 
-def used(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the tensors beside its inputs that ``function(*inputs)`` uses and something differentiates or maps."""
+def tensors_used(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the tensors beside its inputs that ``function(*inputs)`` uses and that are differentiated or mapped."""
     with _eagerly(), _Recorder(inputs) as recorder:
         function(*inputs)
     return tuple(recorder.found.values())
 
 
 def constants(function: Callable[..., Tensor], inputs: Sequence[Tensor], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Return the tensors beside its inputs that ``function(*inputs)`` uses and whose leading axes have this shape."""
+    """Return the constants that ``function(*inputs)`` uses and whose leading axes have this shape."""
     with _eagerly(), _Constants(inputs, shape) as recorder:
         function(*inputs)
     return tuple(recorder.found.values())
@@ -165,7 +171,7 @@ def is_followed(tensor: Tensor) -> bool:
 
 
 def _stores(value: Any) -> Iterator[dict[Any, Any]]:
-    """Yield the dicts that hold what may be bound anew in a dict, in a module and its parts, or in an object."""
+    """Yield the dicts whose entries are a dict's, a module's and its parts', or an object's attributes."""
     if isinstance(value, dict):
         yield value if len(value) < _LOOKED_AT else {}
     elif isinstance(value, nn.Module):
@@ -175,17 +181,28 @@ def _stores(value: Any) -> Iterator[dict[Any, Any]]:
         yield vars(value)
 
 
-def without_batch_norm(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return `function`, whose first call raises if it takes statistics over the batch."""
-    looks = [_BatchNorms()]
+@dataclass
+class Statistics:
+    """The running statistics that a residual moves, as `BatchNorm` in training does: so many of them, None: unknown.
 
-    def looked_at(*inputs: Tensor) -> Tensor:
-        if not looks:
-            return function(*inputs)
-        with _eagerly(), looks.pop():
-            return function(*inputs)
+    In a batch such a residual is refused, for its systems are not independent. For one system they stay as they are.
+    """
 
-    return looked_at
+    batched: bool
+    count: int | None = None
+
+    def kept(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return `function`, which moves no statistics; its first call finds out whether it would."""
+
+        def still(*inputs: Tensor) -> Tensor:
+            if self.count == 0:
+                return function(*inputs)
+            with _eagerly(), _BatchNorms(self.batched) as seen:
+                value = function(*inputs)
+            self.count = seen.count
+            return value
+
+        return still
 
 
 #: Runs what the user has compiled as it is: Dynamo cannot trace a mode that looks at tensors one by one.
@@ -197,7 +214,7 @@ class _Recorder(TorchFunctionMode):
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
-        self.made = {id(tensor): tensor for tensor in inputs}  # held, so that no identity is used twice
+        self.made = {id(tensor): tensor for tensor in inputs}  # held: the id of a freed tensor may be used again
         self.found: dict[int, Tensor] = {}
         self.depth = depth()
 
@@ -223,26 +240,44 @@ class _Recorder(TorchFunctionMode):
 
 
 class _BatchNorms(TorchFunctionMode):
-    """Raises where a normalisation takes statistics over the batch, be it a module's or a function."""
+    """Sees where a normalisation, a module's or a function, takes statistics over the batch, and raises if `batched`.
+
+    It keeps running statistics, and the count of a module before it, as they are.
+    """
+
+    def __init__(self, batched: bool) -> None:
+        super().__init__()
+        self.batched, self.count = batched, 0
+        self.counter: Tensor | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # each system by itself, but the statistics that it keeps are means over all
-        keeps = (
-            func is functional.instance_norm and (args[1] if len(args) > 1 else kwargs.get("running_mean")) is not None
-        )
-        trains = args[5] if len(args) > 5 else kwargs.get("training", kwargs.get("use_input_stats", keeps))
-        if trains and (keeps or func in _BATCH_NORMS):
+        if func is Tensor.add_ and args[0].dtype is torch.long:
+            self.counter = args[0]
+        if func not in _NORMS:
+            return func(*args, **kwargs)
+        given = dict(zip(_NORMS[func], args, strict=False)) | kwargs
+        keeps = given.get("running_mean") is not None
+        # instance norm takes each system by itself, but the statistics that it keeps are means over all
+        by_system = func is functional.instance_norm
+        takes = keeps and given.get("use_input_stats", True) if by_system else given.get("training", False)
+        if takes and self.batched:
             raise ArgumentError(
                 f"residual: {func.__name__} in training mode takes statistics over the batch, so that its systems are "
                 "not independent: derivatives or running statistics would be wrong. Call .eval() on its module, take "
                 "LayerNorm or GroupNorm, or solve the batch as one system with batch_ndim=0."
             )
-        return func(*args, **kwargs)
+        if not (takes and keeps):
+            return func(*args, **kwargs)
+        self.count += 1
+        if self.counter is not None:
+            self.counter.sub_(1)
+            self.counter = None
+        return func(**given | dict.fromkeys(_RUNNING))
 
 
 class _Constants(_Recorder):
-    """Finds, of what nothing differentiates, the dense tensors with leading axes of one shape."""
+    """Finds the dense tensors that are not differentiated and whose leading axes have one shape."""
 
     def __init__(self, inputs: Sequence[Tensor], shape: tuple[int, ...]) -> None:
         super().__init__(inputs)

@@ -14,9 +14,9 @@ from rootdiff_torch._transforms import refuse_vectorized
 
 
 class Shared:
-    """A context of the whole process, which the first thread that is in it enters, and the last one leaves.
+    """A context of the whole process: the first thread inside enters it, and the last one leaves it.
 
-    Threads that saved and restored such a setting each by itself would leave it as another had set it.
+    If each thread saved and restored such a setting, one would restore what another had set.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -40,9 +40,10 @@ class Shared:
 
 @contextmanager
 def in_full_precision(y: Tensor) -> Iterator[None]:
-    """Keep autocast away, and the TF32 that PyTorch computes convolutions in on a GPU by default.
+    """Turn off autocast, and TF32 for convolutions, which PyTorch uses on a GPU by default.
 
-    To the ten bits of either no solve converges. TF32 for matrix products is left to those who have asked for it.
+    Both round to about ten bits, too few for a solve to converge. TF32 for matrix products is off by default: a user
+    has asked for it.
     """
     with torch.autocast(y.device.type, enabled=False):
         if y.device.type != "cuda":
@@ -57,7 +58,7 @@ def _tf32_off() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     try:
         before, cudnn.allow_tf32 = cudnn.allow_tf32, False
-    except RuntimeError:  # the precision has been set by the newer of PyTorch's two ways: that choice stands
+    except RuntimeError:  # the user has set the precision by PyTorch's newer interface: that choice stands
         yield
         return
     try:
@@ -70,14 +71,14 @@ _without_tf32 = Shared(_tf32_off)
 
 
 @contextmanager
-def apart(y: Tensor) -> Iterator[None]:
+def on_plain_tensors(y: Tensor) -> Iterator[None]:
     """Work on plain tensors, without a graph and apart from the user's contexts."""
     with ExitStack() as stack:
         stack.enter_context(in_full_precision(y))
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-        # hooks on saved tensors, such as those of a checkpoint, are not for the solver's own graphs; and one that keeps
-        # a tensor with its graph would keep it for ever
+        # the user's hooks on saved tensors, those of a checkpoint say, are not meant for the solver's graphs; a hook
+        # that stores a tensor with its graph would keep it alive for ever
         if _may_have_hooks():
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda tensor: tensor))
         stack.enter_context(torch.no_grad())
@@ -92,7 +93,7 @@ def _may_have_hooks() -> bool:
     return bool(autograd._saved_tensors_hooks_is_enabled())
 
 
-def normal(tensor: Tensor) -> Tensor:
+def without_history(tensor: Tensor) -> Tensor:
     """Return `tensor` without history; a copy of one made in inference mode, with which autograd does not work."""
     refuse_vectorized(tensor)
     return tensor.clone() if tensor.is_inference() else tensor.detach()

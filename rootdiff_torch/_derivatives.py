@@ -1,4 +1,4 @@
-"""Pullbacks that are right under every transform: the two ways that PyTorch has, and when to take which."""
+"""Pullbacks that are right under every transform, by torch.autograd or torch.func, and what custom Functions lack."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from rootdiff._errors import ArgumentError
+from rootdiff_torch._freezing import OURS
 from rootdiff_torch._transforms import hidden, is_dual, is_wrapped
 
 FIRST_ONLY = (
     "residual: the backward of a custom autograd.Function in it cannot be differentiated (it is once_differentiable, "
-    "or works outside autograd: in NumPy, under no_grad), so that there is no second derivative, nor one in forward "
-    "mode that is to be differentiated. Write its backward in differentiable operations."
+    "or works outside autograd: in NumPy, under no_grad, on detached tensors), so that there is no second derivative, "
+    "nor one in forward mode that is to be differentiated. Write its backward in differentiable operations."
 )
 
 
@@ -91,7 +92,7 @@ def pushforward(
         broken = True
     if broken:
         return _otherwise(function, primals, tangents, like, outside)
-    return result if outside or is_dual(result) else result.detach()  # else its graph leads to our own aliases only
+    return result if outside or is_dual(result) else result.detach()  # its graph leads to nothing but our aliases
 
 
 def breaks_graph(
@@ -102,8 +103,7 @@ def breaks_graph(
     That of a custom `autograd.Function` need not be: one that works in NumPy or under `no_grad` gives zeros without a
     word. So where there is one, J v . u is compared with v . J^T u. Under a transform of torch.func that is not done.
     """
-    custom = torch.autograd.function.BackwardCFunction
-    if hidden((*primals, output)) or not any(isinstance(node, custom) for node in graph_of(output)):
+    if hidden((*primals, output)) or not custom_in(output):
         return False
     plain = [primal.detach() for primal in primals]
     with torch.enable_grad():
@@ -122,6 +122,63 @@ def breaks_graph(
     return bool(((u * back).sum() - forth.sum()).abs() > torch.finfo(u.dtype).eps ** 0.5 * size)
 
 
+def has_no_second(
+    function: Callable[..., Tensor], primals: Sequence[Tensor], wanted: Sequence[int], output: Tensor
+) -> bool:
+    """Return whether autograd misses what the pullback of `function`, of which `output` is a value, makes of `primals`.
+
+    To autograd a custom `autograd.Function` whose backward reads a NumPy array, or a detached tensor, takes that for a
+    constant. So where there is one, the derivative of the pullback is compared with differences. One whose backward is
+    not the derivative of its value, by intent (that of a rounding, say), tells nothing.
+    """
+    if not custom_in(output):
+        return False
+    plain = [primal.detach() for primal in primals]
+    directions = [pattern(plain[place]) * torch.where(plain[place] == 0, 1, plain[place].abs()) for place in wanted]
+
+    def value(*points: Tensor) -> Tensor:
+        return _products([pattern(output)], [function(*points)], output.dtype)
+
+    def slope(*points: Tensor) -> Tensor:
+        parts = pullback(function, points, wanted, pattern(output))
+        return _products(list(map(pattern, parts)), parts, output.dtype)
+
+    return _is_derived(value, plain, wanted, directions) and not _is_derived(slope, plain, wanted, directions)
+
+
+def _is_derived(
+    terms: Callable[..., Tensor], plain: Sequence[Tensor], wanted: Sequence[int], directions: Sequence[Tensor]
+) -> bool:
+    """Return whether autograd's derivative of the sum of ``terms(*plain)`` along `directions` is that by differences.
+
+    These have two steps: how they disagree tells their error.
+    """
+    with torch.enable_grad():
+        here = terms(*plain)
+        parts = pullback(lambda *points: terms(*points).sum(), plain, wanted, torch.ones_like(here.sum()))
+    found = _products(directions, parts, here.dtype).detach()
+
+    def difference(step: float) -> Tensor:
+        moved = [list(plain), list(plain)]
+        for place, direction in zip(wanted, directions, strict=True):
+            moved[0][place], moved[1][place] = plain[place] + step * direction, plain[place] - step * direction
+        return (terms(*moved[0]) - terms(*moved[1])).detach().sum() / (2 * step)
+
+    eps = torch.finfo(here.dtype).eps
+    step = eps ** (1 / 3)
+    near, far = difference(step), difference(2 * step)
+    rounding = eps * here.detach().abs().sum() / step
+    error = 10 * (near - far).abs() + 100 * rounding + 1e-4 * (near.abs() + found.abs().sum())
+    return not bool((near - found.sum()).abs() > error)
+
+
+def custom_in(output: Tensor) -> set[str]:
+    """Return the modules of the custom `autograd.Function`s in the graph of `output`, other than ours."""
+    custom = torch.autograd.function.BackwardCFunction
+    found = (type(node)._forward_cls for node in graph_of(output) if isinstance(node, custom))  # type: ignore[attr-defined]
+    return {function.__module__ for function in found if function.__module__.partition(".")[0] not in OURS}
+
+
 def graph_of(output: Tensor) -> Iterator[Any]:
     """Return the nodes of the graph of `output`."""
     seen, nodes = set(), [output.grad_fn]
@@ -131,6 +188,13 @@ def graph_of(output: Tensor) -> Iterator[Any]:
             seen.add(node)
             yield node
             nodes += [following for following, _ in node.next_functions]
+
+
+class FirstOnlyError(ArgumentError, RuntimeError):
+    """A derivative that a residual does not have; a RuntimeError, as those of PyTorch for the same reason are."""
+
+    def __init__(self) -> None:
+        super().__init__(FIRST_ONLY)
 
 
 class FirstOnly(torch.autograd.Function):
@@ -148,11 +212,11 @@ class FirstOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        raise ArgumentError(FIRST_ONLY)
+        raise FirstOnlyError
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
-        raise ArgumentError(FIRST_ONLY)
+        raise FirstOnlyError
 
 
 def _products(vectors: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -161,7 +225,7 @@ def _products(vectors: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.
 
 
 def pattern(like: Tensor) -> Tensor:
-    """Return weights of no special value, shaped as `like`."""
+    """Return fixed irregular weights, shaped as `like`, for products that must not vanish by symmetry."""
     return torch.cos(torch.arange(1, like.numel() + 1, device=like.device) ** 2).to(like.dtype).reshape(like.shape)
 
 
@@ -199,7 +263,7 @@ def _otherwise(
         return in_forward_mode(function, primals, tangents)
     except RuntimeError as error:
         if outside:
-            raise ArgumentError(FIRST_ONLY) from error
+            raise FirstOnlyError from error
     rows = []
     for unit in torch.eye(like.numel(), dtype=like.dtype, device=like.device):
         parts = pullback(function, primals, wanted, unit.reshape(like.shape))

@@ -1,8 +1,9 @@
-"""Failed systems of a batch, whose derivatives count for nothing and may be infinite: kept away from the others."""
+"""Failed systems of a batch: their derivatives are not used and may be infinite, and must not reach other systems."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +13,15 @@ from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import constants, with_captured
 from rootdiff_torch._derivatives import is_differentiable, pattern
 from rootdiff_torch._problem import Problem
+from rootdiff_torch._transforms import outer_forward_mode, rule
 
 
-def note_carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], failed: Tensor) -> None:
-    """Note which parameters and constants carry the batch axes, where some systems `failed`, (*batch).
+def note_system_data(problem: Problem, y: Tensor, parameters: Sequence[Tensor], failed: Tensor) -> None:
+    """Note which parameters and constants hold data of each system, where some systems `failed`, (*batch).
 
-    They are shaped so, and what they hold for a failed system has no effect on the others, neither at the roots of
-    those nor nearby. It may make a derivative of the failed system infinite or NaN, and zero times that is NaN in a
-    gradient that the systems share; so a good system's takes its place, whose derivative counts for nothing.
+    Such an array starts with the batch axes, and its entries of a failed system do not change the residual of a good
+    one, at the roots and beside them. The data of a failed system may make its derivative infinite or NaN; zero times
+    that is NaN in a gradient that systems share. So it is replaced by the data of a good system.
     """
     if failed.ndim == 0 or bool(failed.all()):
         return
@@ -29,7 +31,7 @@ def note_carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], fai
     values, found = [*parameters, *closed_over], list[int]()
 
     def of_good() -> list[Tensor]:
-        # at a root that is zero, and with a parameter that is, much has no effect
+        # also beside the point: at a root of zero, or with a parameter of zero, a factor has no effect
         points = ([y, *values], [*map(_nudged, (y, *values))])
         return [torch.where(failed[..., None], 0, function(*point)) for point in points]
 
@@ -42,13 +44,13 @@ def note_carriers(problem: Problem, y: Tensor, parameters: Sequence[Tensor], fai
             else:
                 values[place] = value
     count = len(parameters)
-    problem.outcome.carriers = tuple(place for place in found if place < count)
+    problem.outcome.system_data = tuple(place for place in found if place < count)
     places = [place for place in found if place >= count]
     problem.outcome.constants = tuple(closed_over[p - count] for p in places), tuple(values[p] for p in places)
 
 
 def regular(parameter: Tensor, failed: Tensor) -> Tensor:
-    """Return a parameter that carries the batch axes, with those of a good system where a system failed."""
+    """Return data of each system, with the data of a good system where a system failed."""
     rows = parameter.reshape(*failed.shape, -1)
     return _implicit.regular_point(BACKEND.xp, rows, failed).reshape(parameter.shape)  # type: ignore[no-any-return]
 
@@ -61,6 +63,40 @@ def _nudged(tensor: Tensor) -> Tensor:
     return tensor + step
 
 
-def without_idle(u: Tensor, cotangent: Tensor) -> Tensor:
-    """Return `u` with zeros for the systems whose cotangent is zero, which may have failed."""
+class Missing(torch.autograd.Function):
+    """``(gradient, missing) -> gradient``, NaN where it is `missing`, as are the derivatives that are made of that."""
+
+    @staticmethod
+    def forward(gradient: Tensor, missing: Tensor) -> Tensor:
+        return torch.where(missing, torch.nan, gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    @rule
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, None]:
+        return _missing(cotangent, *ctx.saved_tensors), None
+
+    @staticmethod
+    @rule
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        with outer_forward_mode():
+            return _missing(tangent, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], *inputs: Tensor) -> tuple[Tensor, int]:
+        moved = (part if dim is None else part.movedim(dim, 0) for part, dim in zip(inputs, in_dims, strict=True))
+        return Missing.apply(*torch.broadcast_tensors(*moved)), 0  # type: ignore[no-untyped-call]
+
+
+def _missing(derivative: Tensor, missing: Tensor) -> Tensor:
+    """Return a derivative along what is `missing`: NaN, but where it is not asked for."""
+    return Missing.apply(derivative, missing & (derivative != 0))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def without_masked(u: Tensor, cotangent: Tensor) -> Tensor:
+    """Return `u` with zeros for the systems that a loss masks out: their cotangent is zero, they may have failed."""
     return torch.where((cotangent == 0).all(-1, keepdim=True), torch.zeros_like(u), u)

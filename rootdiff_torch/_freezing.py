@@ -1,7 +1,7 @@
-"""A residual as it is at its solve, for a derivative that may be taken long after.
+"""A copy of the residual as it is at its solve, for a derivative that may be taken much later.
 
-By then a loop variable that a lambda reads holds its last value. So functions are made anew with what their cells,
-defaults and global names hold now.
+By then a loop variable that a lambda reads has its last value. So functions are copied with the values that their
+cells, defaults and global names have now.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _WRITES = bytes((dis.opmap["STORE_DEREF"], dis.opmap["STORE_GLOBAL"]))
 
 @dataclass
 class Freezer:
-    """Makes functions anew with what they close over; those that share a variable go on to share it.
+    """Copies functions with the values that they close over; copies share the variables that the originals share.
 
-    A variable that the function itself assigns (`nonlocal`, `global`), such as a counter, is left alone.
+    A variable that the function itself assigns (`nonlocal`, `global`), a counter say, is not copied.
     """
 
     made: dict[int, Any] = field(default_factory=dict)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from rootdiff import _namespace
-from rootdiff_torch._loops import is_here
+from rootdiff_torch._loops import is_on_cpu
 from rootdiff_torch._transforms import is_wrapped
 
 HALF = (torch.float16, torch.bfloat16)
-#: Numbers that selections have needed, as tensors.
+#: The numbers that `where` has selected, as tensors.
 _constants: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
-#: Numbers from which a look at a mask, or at a sum, costs less than a pass that selects or tests one by one.
+#: From so many entries on, reading one number of a mask or a sum costs less than a pass over all entries.
 _MANY = 4096
 
 
@@ -54,7 +54,7 @@ class Namespace(_namespace.Namespace):
     @staticmethod
     def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
         """Return `x1` where `condition` holds and else `x2`; that array itself, if it is the only one selected."""
-        if not is_here(condition):
+        if not is_on_cpu(condition):
             return torch.where(condition, _filled(x1, x2, condition), _filled(x2, x1, condition))
         least, most = _extremes(condition, x1 if isinstance(x1, Tensor) else x2)
         if least or not most:
@@ -70,7 +70,7 @@ class Namespace(_namespace.Namespace):
     @staticmethod
     def isfinite(x: Tensor, /) -> Tensor:
         """Return where `x` is neither infinite nor NaN."""
-        # a sum of finite numbers may overflow, but one of others is never finite
+        # a finite sum has finite terms; an infinite sum may come from overflow, and tells nothing
         if x.numel() >= _MANY and x.is_floating_point() and _is_readable(x) and torch.isfinite(x.sum()):
             return torch.ones_like(x, dtype=torch.bool)
         return x * 0 == 0  # half the passes of torch.isfinite
@@ -109,25 +109,25 @@ class Namespace(_namespace.Namespace):
     def vecdot(x1: Tensor, x2: Tensor, /) -> Tensor:
         """Return the inner products over the last axis, of real arrays."""
         if x1.ndim > 1 and x2.ndim == x1.ndim and x2.shape[-2] == 1:
-            # of many vectors with one: a tenth of the time of products of vectors
+            # the products of many vectors with one: as a matrix product, in a tenth of the time
             return x1 @ x2[0] if x1.ndim == 2 else (x2 @ x1.mT)[..., 0, :]
         return array_api_compat.torch.vecdot(x1, x2)
 
     @staticmethod
     def max_norm(x: Tensor, least_memory: Callable[[Tensor], Tensor], /) -> Tensor:
         """Return the largest absolute entries over the last axis; on a CPU by `least_memory`."""
-        return least_memory(x) if is_here(x) else _vector_norm(x, torch.inf)
+        return least_memory(x) if is_on_cpu(x) else _vector_norm(x, torch.inf)
 
     @staticmethod
     def inner_product(x1: Tensor, x2: Tensor, /) -> Tensor:
         """Return the inner products over the last axis, on a CPU summed in an order that no batch changes."""
-        return (x1 * x2).sum(-1) if is_here(x1) else torch.linalg.vecdot(x1, x2)
+        return (x1 * x2).sum(-1) if is_on_cpu(x1) else torch.linalg.vecdot(x1, x2)
 
     @staticmethod
     def norm2(x: Tensor, careful: Callable[[Tensor], Tensor], /) -> Tensor:
         """Return the Euclidean norms over the last axis; by `careful` where squares may have left their range."""
-        if not is_here(x):  # fewer kernels than there are to select by
-            if x.dtype is not torch.float64 and x.device.type != "mps":  # which has no float64, for all squares
+        if not is_on_cpu(x):  # fewer kernels than the scaled norm below
+            if x.dtype is not torch.float64 and x.device.type != "mps":  # their squares fit in float64, which MPS lacks
                 norm = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64).to(x.dtype)
                 return norm  # type: ignore[no-any-return]
             limits = torch.finfo(x.dtype)
@@ -135,9 +135,9 @@ class Namespace(_namespace.Namespace):
             return _vector_norm(x / scale[..., None], 2) * scale
         if not _is_readable(x):
             return careful(x)
-        norm = (x * x).sum(-1).sqrt()  # vector_norm rounds otherwise in another batch: steps would depend on it
+        norm = (x * x).sum(-1).sqrt()  # vector_norm rounds differently for another batch size, and so would the steps
         limits = torch.finfo(x.dtype)
-        low = limits.tiny**0.5 / limits.eps  # a square that has become zero is then less than eps^2 of the sum
+        low = limits.tiny**0.5 / limits.eps  # above it a square that underflows is less than eps^2 of the sum
         least, most = (norm.item(),) * 2 if x.ndim == 1 else norm.aminmax()
         if least > low and most < torch.inf:
             return norm
@@ -167,7 +167,9 @@ def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
         return _constants[key]
     with torch.inference_mode(False):
         constant = torch.full((), value, dtype=dtype, device=device)
-    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():  # a graph's is made by its replays alone
+    if (
+        device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+    ):  # a constant made while recording exists only after a replay
         _constants[key] = constant
     return constant
 
@@ -179,7 +181,7 @@ def _vector_norm(x: Tensor, order: float) -> Tensor:
 
 def _is_readable(x: Tensor) -> bool:
     """Return whether values can be looked at without waiting for a device, or losing sight of a transform."""
-    return is_here(x) and type(x) is Tensor and not is_wrapped(x)
+    return is_on_cpu(x) and type(x) is Tensor and not is_wrapped(x)
 
 
 def _extremes(condition: Tensor, value: Any) -> tuple[Any, Any]:

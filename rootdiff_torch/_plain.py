@@ -18,9 +18,9 @@ from rootdiff._solution import Solution, Status
 from rootdiff._solver import run
 from rootdiff_torch._backend import BACKEND, Linearization
 from rootdiff_torch._capture import check_followed, check_graph
-from rootdiff_torch._contexts import apart, normal
-from rootdiff_torch._derivatives import breaks_graph, dense, differentiable
-from rootdiff_torch._failed import note_carriers, without_idle
+from rootdiff_torch._contexts import on_plain_tensors, without_history
+from rootdiff_torch._derivatives import breaks_graph, dense, differentiable, has_no_second
+from rootdiff_torch._failed import note_system_data, without_masked
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._watching import check_still_root, norm_allowed
 
@@ -33,8 +33,8 @@ _DETACHED = (
 
 def find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return what `Root` does, with its outcome noted."""
-    with apart(y0):
-        start, *plain = [normal(tensor) for tensor in (y0, *parameters)]
+    with on_plain_tensors(y0):
+        start, *plain = [without_history(tensor) for tensor in (y0, *parameters)]
         if problem.follows and problem.direct is None:
             check_followed(problem.function, (start, *plain))
         residual, solver = problem.bound(tuple(plain), start)
@@ -52,7 +52,7 @@ def find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[Te
         if any_failed:
             problem.outcome.any_failed = True
             if problem.follows:
-                note_carriers(problem, y, plain, ~solution.converged)
+                note_system_data(problem, y, plain, ~solution.converged)
             if problem.on_failure not in KEEP:
                 y = torch.where(solution.converged[..., None], y, torch.nan)
         error = torch.full_like(y, torch.inf) if raw.error is None else raw.error
@@ -72,12 +72,14 @@ class Point(NamedTuple):
 
 def solve(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int, others: Sequence[Tensor]) -> Tensor:
     """Return what `LinearSolve` does, with its outcome noted."""
-    with problem.restored(y), apart(y):
-        b, y, *others = [normal(tensor) for tensor in (rhs, y, *others)]
+    with problem.restored(y), on_plain_tensors(y):
+        b, y, *others = [without_history(tensor) for tensor in (rhs, y, *others)]
         primals = (y, *others[count:])
         places = differentiable(primals)
         residual = _AtRoot.of(Point(problem, y, others[:count], primals[1:]), places[1:])
-        problem.outcome.first_only = breaks_graph(problem.function, primals, places, residual.graph.f)
+        outcome, of_residual = problem.outcome, (problem.function, primals, places, residual.graph.f)
+        outcome.broken = breaks_graph(*of_residual)
+        outcome.first_only = outcome.broken or has_no_second(*of_residual)
         x = residual.solve(transpose, b)
         return x.clone() if x is b else x
 
@@ -85,16 +87,17 @@ def solve(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int,
 def pull_back_once(point: Point, cotangent: Tensor, wanted: Sequence[int]) -> tuple[Tensor, ...]:
     """Return ``-u^T (df/dargs)`` for the `wanted` parameters, counted from 1, by one evaluation of the residual."""
     problem, y, known, parameters = point
-    with apart(y):
-        y, b = normal(y), normal(cotangent)
-        residual = _AtRoot.of(Point(problem, y, [*map(normal, known)], [*map(normal, parameters)]), wanted)
+    with on_plain_tensors(y):
+        y, b = without_history(y), without_history(cotangent)
+        known, parameters = ([*map(without_history, part)] for part in (known, parameters))
+        residual = _AtRoot.of(Point(problem, y, known, parameters), wanted)
         u = residual.solve(True, b)
         if not problem.outcome.any_failed:
             return residual.parameter_vjp(y, -u)
-        u = without_idle(u, b)
-        if not bool(u.any()):  # all that failed are masked out, and where none is good all derivatives may be NaN
+        u = without_masked(u, b)
+        if not bool(u.any()):  # the loss reads no root; if all systems failed, any pullback may be NaN
             return tuple(map(torch.zeros_like, residual.inputs))
-        return _implicit.pullback_of_good(residual, y, u)
+        return _implicit.pullback(residual, y, u, known[0].isinf())
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class _AtRoot(Residual):
         return residual
 
     def solve(self, transpose: bool, rhs: Tensor) -> Tensor:
-        """Return x with J x = rhs, or J^T x = rhs, checked; it is noted if a system failed."""
+        """Return x with J x = rhs, or J^T x = rhs, checked; note in the outcome whether a system failed."""
         if rhs.numel() == 0:
             return rhs
         problem, y, (allowed, error, *known), _ = self.point
@@ -128,7 +131,7 @@ class _AtRoot(Residual):
 
         def at(y: Tensor) -> LinearOperator:
             operator = self.operator(y)
-            if lead and not problem.adjoint.direct:  # a matrix, which is not copied, for each right-hand side
+            if lead and not problem.adjoint.direct:  # each right-hand side has the matrix as a view, not as a copy
                 one, shape = operator.dense, (*lead, *operator.shape)
                 operator = replace(operator, dense=lambda: one().expand(shape), shape=shape)
             return operator.T if transpose else operator
@@ -147,7 +150,8 @@ class _AtRoot(Residual):
         return replace(found, matvec=graph.matvec, rmatvec=graph.rmatvec, dense=lambda: graph.matrix)
 
     def parameter_vjp(self, y: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
-        if not self.inputs or not self.graph.f.requires_grad:
+        graph = self.graph if y is self.point.y else Linearization(lambda y: self.function(y, *self.parameters), y)
+        if not self.inputs or not graph.f.requires_grad:
             return tuple(map(torch.zeros_like, self.inputs))
-        found = torch.autograd.grad(self.graph.f, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
+        found = torch.autograd.grad(graph.f, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
         return tuple(map(dense, found))

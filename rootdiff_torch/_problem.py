@@ -21,27 +21,29 @@ from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import State, with_captured
 from rootdiff_torch._contexts import in_full_precision
-from rootdiff_torch._derivatives import graph_of
+from rootdiff_torch._derivatives import custom_in, graph_of, pullbacks
 from rootdiff_torch._watching import Watched
 
 
 @dataclass
 class Outcome:
-    """What is noted beside tensors.
+    """What a solve and its derivatives find out that is no tensor of the rule.
 
     Attributes
     ----------
-    byproduct : Any. The pytree of what the solver knows of the inverse Jacobian.
+    byproduct : Any. The pytree structure of the inverse Jacobian that the solver returned.
     any_failed : bool. Whether a system failed, in the solve or in a linear solve of its derivatives.
+    broken : bool. Whether the pullback of the residual is no differentiable operation of its cotangent.
     first_only : bool. Whether the residual has first derivatives only.
-    carriers : tuple of int. The parameters that carry the batch axes, looked for where a system failed.
-    constants : tuples of tensors. What the residual closes over of this kind, and what stands in its place.
+    system_data : tuple of int. The parameters that hold data of each system; only known where a system failed.
+    constants : tuples of tensors. The data of each system that the residual closes over, and its replacements.
     """
 
     byproduct: Any = None
     any_failed: bool = False
+    broken: bool = False
     first_only: bool = False
-    carriers: tuple[int, ...] = ()
+    system_data: tuple[int, ...] = ()
     constants: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
 
 
@@ -117,7 +119,7 @@ class Problem:
         def known(y: Tensor, *parameters: Tensor) -> Tensor:
             return first if first is not None and y is start else function(y, *parameters)
 
-        backend = BACKEND if self.observe is None else TorchBackend(foresees=False)
+        backend = BACKEND if self.observe is None else TorchBackend(predicts=False)
         residual: Residual = _FromStart(
             known, parameters, backend, observe=self.observe, fixed_point=self.fixed_point, start=start
         )
@@ -148,4 +150,10 @@ class _FromStart(Residual):
         with torch.enable_grad():
             y = self.start.detach().requires_grad_()
             value = self.function(y, *self.parameters)
-        return value is y or any(getattr(node, "variable", None) is y for node in graph_of(value))
+        found = value is y or any(getattr(node, "variable", None) is y for node in graph_of(value))
+        if found and "torch._library.autograd" in custom_in(value):
+            try:  # an operator may have no formula for its derivative
+                pullbacks(value, y, torch.zeros_like(value))
+            except RuntimeError:
+                return False
+        return found

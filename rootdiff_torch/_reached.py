@@ -1,4 +1,4 @@
-"""What a function and its arguments hold in plain sight: variables, global names, entries, attributes."""
+"""The objects that a function and its arguments lead to: by variables, global names, entries and attributes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from rootdiff_torch._freezing import LIBRARIES, OURS, names_in, package_of
 
-#: What holds nothing, and does not change.
+#: Constants, which lead to nothing.
 _CONSTANT = (int, float, complex, str, bytes, type(None))
-#: Global names that hold these are passed over.
+#: Global names of these types are skipped.
 _CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
-#: Entries of a dict or list that are looked at: layers come by the dozen, data by the thousand.
+#: So many entries of a dict or list are searched: a list of layers has dozens, a list of data thousands.
 _ENTRIES = 200
 
 
 def reached(most: int, *roots: tuple[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what is reached from named roots, with its name: the nearest first, each once, and at most so many."""
+    """Yield at most so many objects that named roots lead to, with their names: each once, the nearest first."""
     queue, seen = deque(roots), set[int]()
     while queue and len(seen) < most:
         name, value = queue.popleft()

@@ -24,17 +24,17 @@ class _Thread(threading.local):
     ----------
     wanted : bool. Whether the loops that run are to be recorded.
     streams : dict. A stream per device: the default stream cannot be recorded.
-    graphs : dict. The last graph per device: it keeps the memory that all of them share.
-    begins : bool. Whether the first step of a loop is being recorded.
-    at_once : dict. By kind of loop, whether its first step may be recorded, not taken before: where one was taken once,
-        what it needs has been set up, which a recording cannot do. It may need more for another residual.
+    graphs : dict. The newest graph per device: it keeps the memory that all graphs share.
+    in_first_step : bool. Whether the first step of a loop is being recorded.
+    recordable : dict. By kind of loop, whether its first step may be recorded without a step before it. The first step
+        of a kind sets up what all its steps need (handles, workspaces), which a recording cannot do.
     """
 
     def __init__(self) -> None:
-        self.wanted, self.begins = False, False
+        self.wanted, self.in_first_step = False, False
         self.streams = dict[torch.device, Any]()
         self.graphs = dict[torch.device, Any]()
-        self.at_once = dict[Hashable, bool]()
+        self.recordable = dict[Hashable, bool]()
 
 
 _thread = _Thread()
@@ -45,51 +45,52 @@ def is_wanted() -> bool:
     return _thread.wanted
 
 
-def kind_of(body: Callable[..., Any], state: Any) -> Hashable:
-    """Return what tells loops apart that need other things: their code, and the types of their states."""
+def loop_kind(body: Callable[..., Any], state: Any) -> Hashable:
+    """Return the kind of a loop, whose members need the same set up: its code, and the types of its state."""
     leaves, structure = optree.tree_flatten(state)
     devices = {leaf.device for leaf in leaves if isinstance(leaf, Tensor)}
     return getattr(body, "__code__", body), structure, frozenset(devices)
 
 
-def may_begin_recorded(kind: Hashable) -> bool:
+def may_record_first_step(kind: Hashable) -> bool:
     """Return whether the first step of such a loop may be recorded."""
-    return _thread.at_once.get(kind, False)
+    return _thread.recordable.get(kind, False)
 
 
-def has_begun(kind: Hashable) -> None:
-    """Note that a first step of such a loop has been taken, and that it might have been recorded."""
-    _thread.at_once.setdefault(kind, True)
+def note_first_step(kind: Hashable) -> None:
+    """Note that a first step of this kind of loop has been taken without a recording."""
+    _thread.recordable.setdefault(kind, True)
 
 
-def begins() -> bool:
+def records_first_step() -> bool:
     """Return whether the first step of a loop is being recorded."""
-    return _thread.begins
+    return _thread.in_first_step
 
 
-def check_lasts(begun: bool) -> None:
-    """Raise if what is about to be made was asked for before the first step of a loop, now recorded, and not in it.
+def check_not_made_in_first_step(asked_in_it: bool) -> None:
+    """Raise if a value is about to be computed inside the recording of a first step, but was asked for before it.
 
-    It is to serve all steps, and would be made again in each replay. `begun`: what `begins` gave when it was asked for.
+    Such a value serves all steps, and each replay would compute it again. `asked_in_it` is what `records_first_step`
+    returned when the value was asked for.
     """
-    if _thread.begins and not begun:
+    if _thread.in_first_step and not asked_in_it:
         raise ArgumentError("cuda_graph: a first step that makes what others need cannot be recorded.")
 
 
 def first_step(function: Callable[[Any], Any], state: Any, kind: Hashable) -> Recording:
-    """Return the recording of a step that has not been taken before; raises `PrematureError` where it must be."""
-    _thread.begins = True
+    """Return the recording of a step that has not been taken before; raises `FirstStepError` where it must be."""
+    _thread.in_first_step = True
     try:
         return Recording(function, state)
     except ArgumentError as error:
-        _thread.at_once[kind] = False
-        raise PrematureError from error
+        _thread.recordable[kind] = False
+        raise FirstStepError from error
     finally:
-        _thread.begins = False
+        _thread.in_first_step = False
 
 
-class PrematureError(Exception):
-    """The first step of a loop cannot be recorded: the work is to be done again, and to take it."""
+class FirstStepError(Exception):
+    """The first step of a loop cannot be recorded: the work is done again, and takes that step unrecorded."""
 
 
 def check_device(device: torch.device) -> None:
@@ -102,22 +103,22 @@ def check_device(device: torch.device) -> None:
 
 
 def recorded(wanted: bool, like: Tensor, work: Callable[[], _T]) -> _T:
-    """Return ``work()``, a tensor or several, of which the loops are recorded if that is `wanted`.
+    """Return ``work()``, a tensor or several; if `wanted`, its loops are recorded, on a stream of their own.
 
-    It is done on a stream of its own, after what the current one has been given, and before what it will be.
+    The stream waits for what the current stream holds now, and the current stream waits for it.
     """
-    before, _thread.wanted = _thread.wanted, wanted  # of a solve inside a residual too
+    before, _thread.wanted = _thread.wanted, wanted  # also for a solve inside a residual
     try:
         while True:
             try:
-                return _aside(like.device, work) if wanted else work()
-            except PrematureError:  # once per kind of loop
+                return _on_own_stream(like.device, work) if wanted else work()
+            except FirstStepError:  # once per kind of loop
                 continue
     finally:
         _thread.wanted = before
 
 
-def _aside(device: torch.device, work: Callable[[], _T]) -> _T:
+def _on_own_stream(device: torch.device, work: Callable[[], _T]) -> _T:
     current = torch.cuda.current_stream(device)
     if device not in _thread.streams:
         _thread.streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -144,7 +145,7 @@ class Graph:
         last = _thread.graphs.get(device)
         self._graph = torch.cuda.CUDAGraph()
         collects = gc.isenabled()
-        gc.disable()  # another graph must not be destroyed meanwhile
+        gc.disable()  # no other graph may be destroyed while this one is recorded
         try:
             self._graph.capture_begin(pool=last and last.pool(), capture_error_mode="thread_local")
             try:
@@ -152,13 +153,13 @@ class Graph:
             finally:
                 self._graph.capture_end()
         except RuntimeError as error:
-            _thread.graphs.pop(device, None)  # its memory counts as being recorded still
-            # in no variable: a cycle with this frame would keep the graphs of those that called it
+            _thread.graphs.pop(device, None)  # PyTorch takes its memory for that of an open recording
+            # the error is in no variable of this frame: such a cycle would keep the graphs of the callers alive
             raise ArgumentError(
                 "cuda_graph: a step cannot be recorded. The residual, or a linear solve in it, waits for the device: a "
                 ".item(), a branch on a tensor's value, a copy to the CPU. Leave that out, or cuda_graph. PyTorch "
-                f"says: {str(_first(error)).splitlines()[0]}"
-            ) from _first(error)
+                f"says: {str(_original(error)).splitlines()[0]}"
+            ) from _original(error)
         finally:
             if collects:
                 gc.enable()
@@ -169,8 +170,8 @@ class Graph:
         self._graph.replay()
 
 
-def _first(error: RuntimeError) -> RuntimeError:
-    """Return the error that led to this one, that a recording could not be ended, or itself."""
+def _original(error: RuntimeError) -> RuntimeError:
+    """Return the error inside the recording, which made ending it fail with this one; or this one."""
     return error.__context__ if isinstance(error.__context__, RuntimeError) else error
 
 
@@ -202,7 +203,7 @@ class Recording:
 
     def _recorded(self, function: Callable[[Any], Any]) -> Any:
         step = function(self.state)
-        # a part of the state that has only moved to another place would be overwritten before it is read
+        # the next call overwrites the inputs: a result that is one of them, in another place, must be a copy
         inputs = {id(leaf): place for place, leaf in enumerate(self._inputs)}
         storages = {leaf.untyped_storage().data_ptr() for leaf in self._inputs if isinstance(leaf, Tensor)}
 
@@ -225,7 +226,7 @@ def are_alike(one: Any, other: Any) -> bool:
     )
 
 
-def kept(state: Any) -> Any:
+def copied(state: Any) -> Any:
     """Return a copy of a state, which no replay overwrites."""
     leaves, structure = optree.tree_flatten(state)
     return optree.tree_unflatten(structure, _copies(leaves))

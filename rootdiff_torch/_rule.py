@@ -16,12 +16,18 @@ import torch
 from torch import Tensor
 
 from rootdiff import _implicit
-from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
 from rootdiff_torch._backend import BACKEND
-from rootdiff_torch._derivatives import FIRST_ONLY, FirstOnly, differentiable, in_forward_mode, pullback, pushforward
-from rootdiff_torch._failed import regular, without_idle
-from rootdiff_torch._loops import by_itself
+from rootdiff_torch._derivatives import (
+    FirstOnly,
+    FirstOnlyError,
+    differentiable,
+    in_forward_mode,
+    pullback,
+    pushforward,
+)
+from rootdiff_torch._failed import Missing, regular, without_masked
+from rootdiff_torch._loops import isolated
 from rootdiff_torch._plain import Point, find, pull_back_once, solve
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._transforms import hidden, outer_forward_mode, rule, without_tangents
@@ -36,7 +42,7 @@ class Root(torch.autograd.Function):
 
     @staticmethod
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        return by_itself(problem.cuda_graph, y0, lambda: find(problem, y0, parameters))
+        return isolated(problem.cuda_graph, y0, lambda: find(problem, y0, parameters))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -61,7 +67,7 @@ class Root(torch.autograd.Function):
             if torch.is_grad_enabled() or hidden((y, cotangent, *parameters)):
                 found = _pull_back(point, cotangent, wanted)
             else:
-                found = by_itself(problem.cuda_graph, y, lambda: pull_back_once(point, cotangent, wanted))
+                found = isolated(problem.cuda_graph, y, lambda: pull_back_once(point, cotangent, wanted))
         return None, *_placed(found, wanted, 1 + ctx.count)
 
     @staticmethod
@@ -75,7 +81,7 @@ class Root(torch.autograd.Function):
                 of_parameters = partial(problem.function, y)
                 rhs = pushforward(of_parameters, parameters, directions, y)
                 t = _solve(point, False, rhs)
-                if problem.outcome.first_only and hidden((rhs, *parameters)):  # found out by the solve alone
+                if problem.outcome.broken and hidden((rhs, *parameters)):  # only the solve can find that out
                     t = _solve(point, False, in_forward_mode(of_parameters, parameters, directions))
             return -t, None, None, None, None, *(None,) * len(known)
 
@@ -101,7 +107,7 @@ class LinearSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int, *others: Tensor) -> Tensor:
-        return by_itself(problem.cuda_graph, y, lambda: solve(problem, transpose, rhs, y, count, others))
+        return isolated(problem.cuda_graph, y, lambda: solve(problem, transpose, rhs, y, count, others))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -121,7 +127,7 @@ class LinearSolve(torch.autograd.Function):
         with problem.restored(y):
             u = _solve(point, not ctx.transpose, cotangent)
             if problem.outcome.any_failed:
-                x, u = without_idle(x, cotangent), without_idle(u, cotangent)
+                x, u = without_masked(x, cotangent), without_masked(u, cotangent)
             # A x = b: the cotangent of A is -u x^T, so that of what A depends on is the pullback of -u^T A x
             left, right = (x, u) if ctx.transpose else (u, x)
             needed = (ctx.needs_input_grad[3], *ctx.needs_input_grad[5 + count :])
@@ -172,24 +178,26 @@ def _solve(point: Point, transpose: bool, rhs: Tensor) -> Tensor:
 
 
 def _at_root(ctx: Any, saved: Sequence[Tensor]) -> Point:
-    """Return the root from what `Root` saved, at good systems' values where a system failed."""
+    """Return the root from what `Root` saved; where a system failed, with the values of a good one."""
     y, *others = saved
     parameters, known = others[: ctx.count], others[ctx.count :]
     if ctx.problem.outcome.any_failed:
         failed = known[0].isinf()
         y = _implicit.regular_point(BACKEND.xp, y, failed)
-        for place in ctx.problem.outcome.carriers:
+        for place in ctx.problem.outcome.system_data:
             parameters[place] = regular(parameters[place], failed)
     return Point(ctx.problem, y, known, parameters)
 
 
 def _pull_back(point: Point, cotangent: Tensor, wanted: Sequence[int]) -> tuple[Tensor, ...]:
     """Return what `pull_back_once` does, by differentiable operations."""
-    problem, y, _, parameters = point
+    problem, y, known, parameters = point
     u = _solve(point, True, cotangent)
     residual = _Rule(problem.function, tuple(parameters), BACKEND, tuple(wanted))
     if problem.outcome.any_failed:
-        found = _implicit.pullback_of_good(residual, y, without_idle(u, cotangent))
+        u = without_masked(u, cotangent)
+        found, missing = _implicit.pullback_of_good(residual, y, u, known[0].isinf())
+        found = tuple(apply(Missing, *pair) for pair in zip(found, missing, strict=True))
     else:
         found = residual.parameter_vjp(y, -u)
     if problem.outcome.first_only:
@@ -211,7 +219,7 @@ def _product(ctx: Any, transpose: bool, vector: Tensor) -> Callable[..., Tensor]
     """Return J v, or J^T v, as a function of y and the parameters, for one or more vectors v."""
     function = ctx.problem.function
     if ctx.problem.outcome.first_only:
-        raise ArgumentError(FIRST_ONLY)
+        raise FirstOnlyError
 
     def product(y: Tensor, *parameters: Tensor) -> Tensor:
         def one(v: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from rootdiff._residual import Residual
 from rootdiff._spectrum import growth_rate
 from rootdiff._structure import describe, flat_residual
 from rootdiff_torch._backend import BACKEND
+from rootdiff_torch._capture import Statistics
 from rootdiff_torch._derivatives import pullback
 
 
@@ -93,4 +94,4 @@ def jacobian_penalty(
 
 def _flat(cell: Callable[..., Any], z: Any, args: tuple[Any, ...], batch_ndim: int) -> tuple[Any, Tensor]:
     structure = describe(BACKEND, z, batch_ndim)
-    return flat_residual(cell, structure, lambda: args), structure.ravel(z)
+    return Statistics(batched=False).kept(flat_residual(cell, structure, lambda: args)), structure.ravel(z)

@@ -1,7 +1,7 @@
-"""Whether a root is one still when its derivative is taken, and what has changed if not.
+"""Whether the root is still a root of the residual when its derivative is taken, and what has changed if not.
 
-What a residual reads and cannot be kept (an array, a list, what a function of another file reads) is watched from the
-solve on.
+Some of what a residual reads cannot be copied (arrays, lists, global names of another file): it is compared with what
+it was at the solve.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rootdiff._solution import Status
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._reached import reached, variables
 
-#: So many things are looked at for each solve, and arrays of at most so many entries.
+#: At most so many objects are watched in a solve, and arrays of at most so many entries.
 _WATCHED, _SMALL = 200, 1000
 _CHANGED = "These have changed since: {}. Pass them through args, and take the derivative before you change them."
 _UNKNOWN = (

@@ -15,7 +15,8 @@ WORDS = {
     "cell": "; an `nn.Module` will do",
     "device": ", on one device",
     "args": """
-        Parameters, on the device of `y0`. Tensors are differentiated; everything else is passed on as it is.
+        Parameters, on the device of `y0`. Tensors are differentiated; everything else, numbers too, is passed on as it
+        is. Tensors that a dataclass or another object holds are found as those that the residual closes over.
     """,
     "large": "NewtonKrylov",
     "in_axes": "``in_dims`` of `torch.vmap`",

@@ -46,13 +46,13 @@ class _FromLast(LinearSolver):
         return repr(self.adjoint)
 
 
-#: The generators are those of the process: threads draw again one after the other.
+#: The generators are the process's: only one thread at a time may restore their states and draw.
 _drawing = RLock()
 
 
 def _drawing_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function`, each call of which draws the random numbers of the first."""
-    states: list[Any] = []  # of the generators before the first call, once made; None if that drew nothing
+    states: list[Any] = []  # of the generators before the first call, after it; None if it drew nothing
 
     def drawn(y: Tensor, *inputs: Any) -> Any:
         devices = [y.device] if y.device.type == "cuda" else []
@@ -112,7 +112,8 @@ class ImplicitLayer(nn.Module):
     -----
     A residual that is random, by dropout or noise, draws once per call of the layer: all evaluations of one solve and
     of its derivatives have the same mask. Normalisation over the batch (`BatchNorm` in training) is refused: the
-    systems of a batch must be independent, which ``check=True`` tests.
+    systems of a batch must be independent, which ``check=True`` tests. With ``batch_ndim=0`` the batch is one system:
+    its running statistics move once per call, by the root.
 
     Examples
     --------

@@ -29,7 +29,7 @@ BACKENDS: dict[str, tuple[Any, Any]] = {
 def test_a_row_is_put_in_its_place(name: str, batch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     backend, array = BACKENDS[name]
     if name == "torch, on a device":
-        monkeypatch.setattr(_backend, "is_here", lambda tensor: False)
+        monkeypatch.setattr(_backend, "is_on_cpu", lambda tensor: False)
     rng = np.random.default_rng(0)
     stack, row = (rng.random(shape, dtype=np.float32) for shape in ((*batch, 4, 5), (*batch, 5)))
     where = rng.random(batch) < 0.5

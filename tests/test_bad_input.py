@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,84 @@ def test_error_of_the_user_passes_through(backend: Harness) -> None:
 
     with pytest.raises(KeyError, match="mine"):
         backend.solve(broken, Y0, A, solver="newton")
+
+
+class Labelled:
+    """What pandas' Series, xarray's DataArray and their like have in common: numbers with labels."""
+
+    dtype = np.dtype(float)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.array([8.0])
+
+
+class Table(Labelled):
+    """What a DataFrame is: each of its columns has a dtype, it has none."""
+
+    dtype = property()
+
+
+class WithUnits(np.ndarray):
+    """What np.matrix and astropy's quantities are: an array that is more."""
+
+
+#: A module for each package, and what makes an array of numbers there.
+PACKAGES = {
+    "rootdiff": r"np\.asarray",
+    "rootdiff_torch": r"torch\.as_tensor\(np\.asarray",
+    "rootdiff_jax": r"np\.asarray",
+}
+MEANINGFUL = {
+    "masked": np.ma.masked_array([8.0], [True]),
+    "units": np.array([8.0]).view(WithUnits),
+    "labels": Labelled(),
+    "table": Table(),
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("kind", MEANINGFUL)
+def test_numbers_with_a_meaning_that_would_be_lost(package: str, kind: str) -> None:
+    rd, value = pytest.importorskip(package), MEANINGFUL[kind]
+    for args in ((1.0, [value]), (1.0, {"a": value})):
+        with pytest.raises(ArgumentTypeError, match=rf"args\[1\].*{type(value).__name__}.*{PACKAGES[package]}"):
+            rd.root(lambda y, a, b: y - a, 0.0, *args)
+    with pytest.raises(ArgumentTypeError, match=rf"y0.*{type(value).__name__}"):
+        rd.root(lambda y: y - 1.0, value)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(("module", "kind"), [("pandas", "Series"), ("pandas", "DataFrame"), ("xarray", "DataArray")])
+def test_labelled_arrays_are_refused_by_name(package: str, module: str, kind: str) -> None:
+    rd, value = pytest.importorskip(package), getattr(pytest.importorskip(module), kind)([8.0])
+    with pytest.raises(ArgumentTypeError, match=rf"args\[0\].*{kind}.*np\.asarray"):
+        rd.root(lambda y, a: y - a, 0.0, value)
+
+
+@dataclass
+class Constants:
+    """What is no container to any framework, and so a constant."""
+
+    a: Any
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_dataclass_is_a_constant_and_what_it_holds_is_closed_over(package: str) -> None:
+    rd, f = pytest.importorskip(package), lambda y, c: y**3 - c.a
+    if package == "rootdiff":
+        sol = rd.root(f, 1.0, Constants(8.0))
+        assert sol.y == pytest.approx(2.0)
+        assert sol.vjp(1.0) == sol.jacobian() == (None,)
+        with pytest.raises(ArgumentError, match=r"tangent 0.*Constants.*in a tuple or dict"):
+            sol.jvp(1.0)
+    elif package == "rootdiff_torch":
+        torch = pytest.importorskip("torch")
+        a, y0 = torch.tensor(8.0, requires_grad=True), torch.ones(())
+        assert torch.autograd.grad(rd.root(f, y0, Constants(a)).y, a)[0].item() == pytest.approx(1 / 12, rel=1e-5)
+    else:
+        jax = pytest.importorskip("jax")
+        gradient = jax.grad(lambda a: rd.root(f, 1.0, Constants(a), solver="newton").y)
+        assert float(gradient(8.0)) == pytest.approx(1 / 12, rel=1e-5)
 
 
 def test_arrays_of_another_framework() -> None:

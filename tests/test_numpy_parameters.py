@@ -121,32 +121,6 @@ def test_a_complex_tangent_or_cotangent_of_what_is_real() -> None:
         sol.vjp(np.array([1j]))
 
 
-class Labelled:
-    """What pandas and xarray have in common: numbers with labels."""
-
-    dtype = np.dtype(float)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        return np.array([8.0])
-
-
-class WithUnits(np.ndarray):
-    """What np.matrix and astropy's quantities are: an array that is more."""
-
-
-@pytest.mark.parametrize(
-    "value",
-    [np.ma.masked_array([8.0], [True]), np.array([8.0]).view(WithUnits), Labelled()],
-    ids=["masked", "units", "labels"],
-)
-def test_numbers_with_a_meaning_that_would_be_lost(value: Any) -> None:
-    name = type(value).__name__
-    with pytest.raises(ArgumentTypeError, match=rf"args\[1\].*{name}.*np\.asarray"):
-        rootdiff.root(lambda y, a, b: y - a, np.zeros(1), 1.0, [value])
-    with pytest.raises(ArgumentTypeError, match=r"y0"):
-        rootdiff.root(lambda y: y - 1.0, value)
-
-
 def test_a_mask_of_what_is_passed_on_stays() -> None:
     weights = np.ma.masked_array([1, 7], [False, True])  # integers, so no parameter
     sol = rootdiff.root(lambda y, a, w: y**3 - a * w.sum(), np.ones(1), np.array([8.0]), weights)
@@ -158,14 +132,6 @@ def test_a_masked_residual_is_refused() -> None:
     data = np.ma.masked_array([8.0, 27.0], [False, True])
     with pytest.raises(ArgumentTypeError, match="residual: it returned a masked array"):
         rootdiff.root(lambda y: y**3 - data, np.ones(2))
-
-
-@pytest.mark.parametrize("package", ["pandas", "xarray"])
-def test_labelled_arrays_are_refused_by_name(package: str) -> None:
-    module = pytest.importorskip(package)
-    kind = module.Series if package == "pandas" else module.DataArray
-    with pytest.raises(ArgumentTypeError, match=rf"args\[0\].*{kind.__name__}.*np\.asarray"):
-        rootdiff.root(cube, np.ones(1), kind([8.0]))
 
 
 def test_a_memory_map_is_an_array(tmp_path: Any) -> None:

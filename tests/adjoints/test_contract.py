@@ -151,7 +151,7 @@ def test_numpy_failed_adjoint_is_reported_and_kept_to_its_system() -> None:
     sol = rootdiff.root(f, y0, a, c, on_failure="nan", **solve)
     own, shared = sol.vjp(np.ones((2, 2)))
     np.testing.assert_allclose(own, [[1.0], [np.nan]], rtol=1e-8)
-    assert np.isfinite(shared).all()
+    assert np.isnan(shared).all()
     with pytest.warns(rootdiff.ConvergenceWarning, match="SINGULAR"):
         rootdiff.root(f, y0, a, c, on_failure="warn", **solve).vjp(np.ones((2, 2)))
 
@@ -208,6 +208,39 @@ def test_singular_system_of_a_batch_in_both_modes(name: str, mode: str) -> None:
         np.testing.assert_allclose(shared, [-1.0], rtol=1e-8)  # (1/2 - 2/2) from each of two systems
     else:
         assert np.isnan(shared).all()
+
+
+def _singular_with_shared(y: Any, a: Any, c: Any) -> Any:
+    # y0 + y1 = c; e y0 = e a / 2: one system's Jacobian is singular, and its root hangs on the shared c
+    xp = array_namespace(y)
+    e = xp.asarray(np.array([[1.0], [0.0], [2.0]]))
+    return xp.concat([y[..., :1] + y[..., 1:] - c, e * (y[..., :1] - a / 2)], axis=-1)
+
+
+def _multiple_in_one(y: Any, a: Any, c: Any) -> Any:
+    # (y - c)^p = 0 with p = 1, 3, 1, where the derivative in c is zero too at the triple root
+    xp = array_namespace(y)
+    return xp.where(xp.asarray(np.array([[False], [True], [False]])), (y - c) ** 3, y - c) + 0 * a
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])
+@pytest.mark.parametrize("f", [_singular_with_shared, _multiple_in_one])
+def test_a_root_without_derivative_is_not_missing_from_a_shared_gradient(name: str, f: Any) -> None:
+    """It has converged, so that a sum over the others would be too small, and nobody could tell."""
+    harness, n = HARNESSES[name](), 2 if f is _singular_with_shared else 1
+    y0, a, c = np.full((3, n), 1 / n), np.ones((3, 1)), np.ones(1)
+    options = {"batch_ndim": 1, "on_failure": "nan", "solver": "newton" if n == 1 else "anderson"}
+    out = harness.vjp(f, y0, a, c, w=np.ones((3, n)), **options)
+    assert (out.status <= Status.AT_PRECISION).all()
+    assert np.isnan(out.derivative[1]).all()
+    w = np.ones((3, n))
+    w[1] = 0.0  # masked out
+    own, shared = harness.vjp(f, y0, a, c, w=w, **options).derivative
+    np.testing.assert_allclose(shared, [2.0], rtol=1e-8)
+    np.testing.assert_allclose(own, np.zeros((3, 1)), atol=1e-8)
+    tangent = harness.jvp(f, y0, a, c, v=(0 * a, c), **options).derivative
+    np.testing.assert_array_equal(np.isnan(tangent).all(axis=-1), [False, True, False])
+    np.testing.assert_allclose(tangent[[0, 2]].sum(axis=-1), [1.0, 1.0], rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])

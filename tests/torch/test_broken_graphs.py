@@ -27,6 +27,17 @@ def in_numpy(ctx: Any, cotangent: Tensor) -> Tensor:
     return torch.from_numpy(3 * x.detach().numpy() ** 2 * cotangent.detach().numpy())
 
 
+def of_a_detached(ctx: Any, cotangent: Tensor) -> Tensor:
+    """Linear in a cotangent that is in the graph, while the tensor that was saved is not."""
+    (x,) = ctx.saved_tensors
+    return 3 * x.detach() ** 2 * cotangent
+
+
+def of_an_array(ctx: Any, cotangent: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    return torch.from_numpy(3 * x.detach().numpy() ** 2) * cotangent
+
+
 def cube(rule: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
     """Return x -> x^3 with this backward rule."""
 
@@ -43,8 +54,8 @@ def cube(rule: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
 
 RULES = pytest.mark.parametrize(
     "rule",
-    [once_differentiable(slope), in_numpy, torch.no_grad()(slope)],
-    ids=["once_differentiable", "numpy", "no_grad"],
+    [once_differentiable(slope), in_numpy, torch.no_grad()(slope), of_a_detached, of_an_array],
+    ids=["once_differentiable", "numpy", "no_grad", "detached", "array"],
 )
 START = tensor(1.5)
 #: y^3 + y = a^3 at y = 2, where dy/da = 3 a^2 / 13.
@@ -84,6 +95,50 @@ def test_second_derivatives_are_refused(rule: Callable[..., Any], entry: str) ->
     assert first.item() == pytest.approx(1 / 13 if entry == "y" else 3 * A**2 / 13)
     with pytest.raises(rd.ArgumentError, match="cannot be differentiated"):
         torch.autograd.grad(first.sum(), a)
+
+
+def test_second_derivatives_of_a_backward_that_can_be_differentiated() -> None:
+    power, a = cube(slope), tensor(10.0).requires_grad_()
+    (first,) = torch.autograd.grad(rd.root(lambda y, a: power(y) + y - a, START, a).y, a, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(first, a)[0], tensor(-12 / 13**3))
+
+
+def test_second_derivatives_of_a_backward_that_is_meant_to_differ() -> None:
+    """The straight-through derivative of a rounding is no derivative, and differences of it tell nothing."""
+
+    class Rounded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.round()
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+            return cotangent
+
+    k = tensor(1.0).requires_grad_()
+    y = rd.root(lambda y, k: y - k * Rounded.apply(k * 3.3), START, k).y  # dy/dk = 3 + 3.3 k
+    (first,) = torch.autograd.grad(y, k, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(first, k)[0], tensor(6.6))
+
+
+@RULES
+def test_a_root_inside_a_residual(rule: Callable[..., Any]) -> None:
+    """Whose own residual has no second derivative: y + z = a with z^3 + z = y, at z = 1, y = 2, a = 3."""
+    power = cube(rule)
+
+    def outer(y: Tensor, a: Tensor) -> Tensor:
+        return rd.root(lambda z, y: power(z) + z - y, START, y).y + y - a
+
+    torch.testing.assert_close(rd.root(outer, START, tensor(3.0), solver="newton_krylov").y, tensor(2.0))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(tensor(3.0), tensor(1.0))
+        tangent = torch.autograd.forward_ad.unpack_dual(rd.root(outer, START, dual).y).tangent
+    torch.testing.assert_close(tangent, tensor(0.8))
+    a = tensor(3.0).requires_grad_()
+    (first,) = torch.autograd.grad(rd.root(outer, START, a).y, a, create_graph=True)
+    torch.testing.assert_close(first, tensor(0.8))
+    with pytest.raises(rd.ArgumentError, match="cannot be differentiated"):
+        torch.autograd.grad(first, a)
 
 
 def test_second_derivatives_under_torch_func_are_refused() -> None:

@@ -62,11 +62,11 @@ def tensors(tree: Any) -> list[Tensor]:
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors as if on another device, whose graphs are tapes."""
     for module in (_backend, _loops, _namespace):
-        monkeypatch.setattr(module, "is_here", lambda tensor: False)
+        monkeypatch.setattr(module, "is_on_cpu", lambda tensor: False)
     monkeypatch.setattr(_recording, "Graph", Tape)
-    monkeypatch.setattr(_recording, "_aside", lambda device, work: work())
+    monkeypatch.setattr(_recording, "_on_own_stream", lambda device, work: work())
     monkeypatch.setattr(_adapter, "check_device", lambda device: None)
-    monkeypatch.setattr(_recording._thread, "at_once", {})
+    monkeypatch.setattr(_recording._thread, "recordable", {})
     monkeypatch.setattr(Tape, "made", 0)
     monkeypatch.setattr(Tape, "replays", 0)
 
@@ -124,7 +124,7 @@ def test_a_first_step_that_cannot_be_recorded_is_taken(device: None) -> None:
 
     z0, options = torch.zeros(3, 2, dtype=torch.float64), {"solver": "fixed_point", "batch_ndim": 1}
     found = rootdiff_torch.fixed_point(cell, z0, cuda_graph=True, **options)
-    assert list(_recording._thread.at_once.values()) == [False]
+    assert list(_recording._thread.recordable.values()) == [False]
     calls.clear()
     assert Tape.made > made
     torch.testing.assert_close(found.y, rootdiff_torch.fixed_point(cell, z0, **options).y, rtol=0, atol=0)

@@ -210,3 +210,35 @@ def test_a_shared_matrix_with_as_many_rows_as_systems_stays_what_it_is(captured:
     assert sol.converged.tolist() == [True, False]
     sol.y[0].sum().backward()
     torch.testing.assert_close(k.grad, torch.linalg.solve(matrix, torch.ones_like(matrix[0])).sum())
+
+
+@pytest.mark.parametrize("way", ["higher", "hessian", "jacrev", "jacfwd of jacfwd", "vmap"])
+def test_second_derivatives_do_not_miss_a_root_without_derivative(way: str) -> None:
+    """y = c by (y - c)^p = 0 with p = 1, 3, 1: it has converged, and to leave it out would not show."""
+    triple = torch.tensor([[False], [True], [False]])
+    f = lambda y, a, c: torch.where(triple, (y - c) ** 3, y - a * c**2)
+    ones = torch.ones(3, 1, dtype=torch.float64)
+
+    def loss(a: Tensor, c: Tensor, weights: Tensor = ones) -> Tensor:
+        return (weights * rd.root(f, ones, a, c, batch_ndim=1, on_failure="nan", solver="newton").y).sum()
+
+    def second(a: Tensor, c: Tensor, *weights: Tensor) -> Tensor:
+        if way == "higher":
+            c = c.clone().requires_grad_()
+            (first,) = torch.autograd.grad(loss(a, c, *weights), c, create_graph=True)
+            return torch.autograd.grad(first, c)[0]
+        transforms = {
+            "hessian": torch.func.hessian,
+            "jacrev": lambda g, argnums: torch.func.jacrev(torch.func.jacrev(g, argnums), argnums),
+            "jacfwd of jacfwd": lambda g, argnums: torch.func.jacfwd(torch.func.jacfwd(g, argnums), argnums),
+            "vmap": lambda g, argnums: lambda *x: torch.func.vmap(torch.func.hessian(g, argnums), (None, 0, None))(*x),
+        }
+        if way == "vmap":
+            return transforms[way](loss, 1)(a, c[None], *(weights or (ones,)))[0]
+        return transforms[way](loss, 1)(a, c, *weights)
+
+    c = torch.tensor(1.0, dtype=torch.float64)
+    assert second(ones, c).isnan()
+    if way in ("higher", "jacrev"):  # in forward mode nothing tells that a system is masked out
+        masked = second(ones, c, torch.where(triple, 0.0, ones))
+        torch.testing.assert_close(masked, torch.tensor(4.0, dtype=torch.float64))

@@ -99,6 +99,51 @@ def test_a_root_inside_a_custom_operator(compiled: bool) -> None:
     torch.testing.assert_close(torch.autograd.grad(y.sum(), a)[0], 1 / (3 * ROOT**2))
 
 
+@torch.library.custom_op("rootdiff_tests::force", mutates_args=())
+def force_in_operator(y: Tensor, a: Tensor) -> Tensor:
+    return of_a_copy(y, a).detach().clone()
+
+
+@torch.library.custom_op("rootdiff_tests::without_formula", mutates_args=())
+def without_formula(y: Tensor, a: Tensor) -> Tensor:
+    return torch.func.grad(energy)(y, a).clone()
+
+
+@torch.library.custom_op("rootdiff_tests::least_energy", mutates_args=())
+def least_energy(a: Tensor) -> Tensor:
+    return rd.root(without_a_word, START, a).y.clone()
+
+
+@pytest.mark.transform(
+    "torch.autograd.grad inside a residual that is a torch.library.custom_op", refused="ArgumentError"
+)
+@pytest.mark.parametrize("solver", ["auto", "newton_krylov", "df_sane", "scipy:hybr"])
+def test_a_gradient_inside_an_operator_is_refused(solver: str) -> None:
+    for a in (A, A.clone().requires_grad_()):
+        with pytest.raises(rd.ArgumentError, match=r"residual: a gradient that it takes itself.*custom_op.*func\.grad"):
+            rd.root(force_in_operator, START, a, solver=solver)
+
+
+@pytest.mark.transform("torch.autograd.grad inside a residual, in torch.inference_mode", refused="ArgumentError")
+def test_a_gradient_of_an_energy_in_inference_mode_is_refused() -> None:
+    with torch.inference_mode(), pytest.raises(rd.ArgumentError, match=r"inference_mode.*torch\.no_grad"):
+        rd.root(without_a_word, START, A)
+    with torch.no_grad():
+        torch.testing.assert_close(rd.root(without_a_word, START, A).y, ROOT)
+
+
+def test_a_gradient_of_an_energy_at_a_root_inside_an_operator() -> None:
+    torch.testing.assert_close(least_energy(A), ROOT)
+
+
+@pytest.mark.parametrize("solver", ["df_sane", "anderson"])
+def test_an_operator_without_a_formula_for_its_derivative_has_a_root(solver: str) -> None:
+    cell = lambda y, a: y - without_formula(y, a) / 20
+    torch.testing.assert_close(rd.root(lambda y, a: y - cell(y, a), START, A, solver=solver).y, ROOT)
+    with pytest.raises(RuntimeError, match="register_autograd"):
+        rd.root(without_formula, START, A, solver="newton")
+
+
 MATRIX = torch.tensor([[2.0, 1.0], [0.0, 4.0]], dtype=torch.float64)
 
 

@@ -300,6 +300,54 @@ def test_a_function_that_normalises_over_the_batch_is_refused(kind: str, tracked
     torch.testing.assert_close(solve(False), theta[:, :1].expand(-1, 3) / (1 - 0.1 / (1 + 1e-5) ** 0.5))
 
 
+@pytest.mark.transform("BatchNorm in training, the batch as one system")
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_statistics_move_once_per_solve_of_one_system(tracked: bool, momentum: float | None) -> None:
+    """By those at the root, whatever the solve and its derivative evaluate beside."""
+    norm = nn.BatchNorm1d(3, dtype=torch.float64, momentum=momentum)
+    alone = copy.deepcopy(norm)
+    x = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(4, 3).sin().requires_grad_(tracked)
+    layer = rd.nn.FixedPointLayer(lambda z, x: 0.2 * norm(z) + x, batch_ndim=0)
+    for _ in range(2):
+        with torch.set_grad_enabled(tracked):
+            z = layer(x)
+        alone(z.detach())
+        if tracked:
+            (first,) = torch.autograd.grad((z**2).sum(), x, create_graph=True)
+            torch.autograd.grad(first.sum(), x)
+        for name, buffer in alone.named_buffers():
+            torch.testing.assert_close(norm.get_buffer(name), buffer)
+    torch.testing.assert_close(z, 0.2 * alone.train()(z) + x)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_statistics_of_a_function_move_once_per_solve_of_one_system(kind: str) -> None:
+    start = torch.zeros(len(THETAS), 3, dtype=torch.float64)
+    z = rd.root(lambda z, x: z - 0.1 * NORMS[kind](z, True) - x[:, :1], start, THETAS).y
+    moved = MEAN.clone(), VARIANCE.clone()
+    MEAN.zero_(), VARIANCE.fill_(1.0)
+    NORMS[kind](z, True)
+    torch.testing.assert_close(moved, (MEAN, VARIANCE))
+    MEAN.zero_(), VARIANCE.fill_(1.0)
+
+
+@pytest.mark.parametrize("measure", [rd.nn.spectral_radius, rd.nn.jacobian_penalty])
+def test_a_look_at_the_jacobian_moves_no_statistics(measure: Callable[..., Tensor]) -> None:
+    norm = nn.BatchNorm1d(3, dtype=torch.float64)
+    assert bool(measure(lambda z: 0.1 * norm(z), THETAS @ THETAS.new_ones(THETAS.shape[-1], 3)).isfinite())
+    assert int(norm.num_batches_tracked) == 0
+    assert not bool(norm.running_mean.any())
+
+
+def test_statistics_of_a_solve_that_fails_stay() -> None:
+    norm = nn.BatchNorm1d(1, dtype=torch.float64)
+    start = torch.zeros(3, 1, dtype=torch.float64)
+    rd.root(lambda z: z**2 + 1 + 0 * norm(z), start, on_failure="nan")
+    assert int(norm.num_batches_tracked) == 0
+    assert not bool(norm.running_mean.any())
+
+
 def test_a_norm_over_each_system_alone_is_no_batch_norm() -> None:
     def cell(z: Tensor, x: Tensor) -> Tensor:
         return 0.1 * functional.instance_norm(z, weight=x.new_ones(2), bias=x.new_ones(2)) + x

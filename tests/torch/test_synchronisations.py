@@ -20,7 +20,7 @@ READS = ("__bool__", "__int__", "__float__", "item", "tolist", "cpu", "numpy", "
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Tensors as if on another device, where no value is looked at unasked; and the list of the looks there are."""
     for module in (_backend, _loops, _namespace):
-        monkeypatch.setattr(module, "is_here", lambda tensor: False)
+        monkeypatch.setattr(module, "is_on_cpu", lambda tensor: False)
     found: list[str] = []
 
     def noted(name: str) -> Any:
@@ -72,7 +72,7 @@ def test_steps_are_the_same_as_those_that_look_at_once(solver: str, monkeypatch:
 
     expected = solve()
     for module in (_backend, _loops):
-        monkeypatch.setattr(module, "is_here", lambda tensor: False)
+        monkeypatch.setattr(module, "is_on_cpu", lambda tensor: False)
     for found, value in zip(solve(), expected, strict=True):
         torch.testing.assert_close(found, value, rtol=0, atol=0, equal_nan=True)
 
