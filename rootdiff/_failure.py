@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
 from rootdiff._backend import Backend
@@ -15,6 +16,12 @@ OnFailure = Literal["raise", "warn", "keep", "nan", "ignore"]
 _BETWEEN = ("rootdiff", "rootdiff_torch", "rootdiff_jax", "torch", "jax", "functools", "contextlib")
 _POLICIES: tuple[str, ...] = get_args(OnFailure)
 
+
+#: What a solver of the user's raised in the solve at hand, for the message; see `rootdiff._solver.run`.
+RAISED: ContextVar[Exception | None] = ContextVar("raised", default=None)
+#: An error of this part of an unknown leaves it no digit, see `rootdiff._verdict`.
+_NO_DIGIT = 0.1
+_UNDERFLOW = "scale the residual so that it does not underflow, and check that it has a root: exp(-y) has none"
 
 #: The policies under which the root of a failed system is its best iterate.
 KEEP = ("keep", "ignore")
@@ -46,6 +53,7 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     if on_failure == "nan":
         return True
     norms, steps = backend.to_numpy(solution.residual_norm), backend.to_numpy(solution.steps)
+    limits, raised = backend.xp.finfo(solution.residual_norm.dtype), RAISED.get()
     lines = [
         f"root: {_count(statuses, 'has no root that can be vouched for', 'have no root that can be vouched for')}."
     ]
@@ -53,14 +61,19 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
         where = statuses == status
         if not where.any():
             continue
-        worst = norms[where].max()
+        worst = abs(norms[where].max())  # no minus zero
         cause, remedy = getattr(solver, "words", {}).get(status, (status.cause, status.remedy))
+        if status is Status.MAX_STEPS and worst < limits.smallest_normal / limits.eps:
+            cause, remedy = f"{cause}, where the residual underflows", f"start elsewhere; {_UNDERFLOW}"
+        if status is Status.STALLED and raised is not None:
+            cause, remedy = f"the solver raised {raised!r}", "see to that error, start elsewhere, or try another solver"
         origin = _nonfinite_origin(backend, context) if status is Status.NONFINITE_START else ""
+        part = _undetermined(backend, solution, where) if status is Status.ILL_DETERMINED else ""
         lines.append(
-            f"  {status.name}: {cause}{origin}{_systems(where)}; after {steps[where].max()} steps the residual "
+            f"  {status.name}: {cause}{origin}{part}{_systems(where)}; after {steps[where].max()} steps the residual "
             f"norm is {worst:.3g}.\n    To do: {remedy}."
         )
-    default = float(backend.xp.finfo(solution.residual_norm.dtype).eps) ** 0.75
+    default = float(limits.eps) ** 0.75
     rtol, atol = (default if value is None else value for value in (getattr(solver, n, None) for n in ("rtol", "atol")))
     lines.append(f"  Solver: {solver}; tolerance on y: rtol={rtol:.2g}, atol={atol:.2g}.")
     lines.append(
@@ -174,6 +187,20 @@ def _systems(where: Any) -> str:
     indices = [tuple(int(i) for i in index) for index in zip(*where.nonzero(), strict=True)]
     shown = ", ".join(str(index[0] if len(index) == 1 else index) for index in indices[:5])
     return f" (systems {shown}{', ...' if len(indices) > 5 else ''})"
+
+
+def _undetermined(backend: Backend, solution: Solution, where: Any) -> str:
+    """Return how many unknowns have no digit in the system that has most of them, where that is known."""
+    found: Any = 0
+    total = 0
+    if solution.error is None:
+        return ""
+    for pair in zip(*(backend.flatten(tree)[0] for tree in (solution.y, solution.error)), strict=True):
+        y, error = (backend.to_numpy(leaf)[where].reshape(where.sum(), -1) for leaf in pair)
+        if not (abs(error) < float("inf")).all():
+            return ""
+        found, total = found + (error > _NO_DIGIT * abs(y)).sum(axis=-1), total + y.shape[-1]
+    return f" ({max(found)} of {total} unknowns)" if total > 1 else ""
 
 
 def _nonfinite_origin(backend: Backend, context: tuple[Any, ...]) -> str:

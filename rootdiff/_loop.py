@@ -15,7 +15,7 @@ from rootdiff._patterns import weights
 from rootdiff._residual import Residual
 from rootdiff._select import keep, select, status_where
 from rootdiff._settings import with_settings
-from rootdiff._sizes import is_dense
+from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver, is_believed, named
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, underflow
@@ -25,6 +25,8 @@ from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, under
 _SETTLED = 8
 #: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
 _RETURNING = 0.4
+#: A change of y so many times its tolerance is felt so many times as much, and explains an f next to a root.
+_FARTHER = 16.0
 
 
 class State(Protocol):
@@ -199,29 +201,65 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     tiny = (norm < underflow(xp, y)) & ((norm > 0) | (loop.mark < underflow(xp, y)))
     deep = is_deep(solver, norm, loop.first_norm)
     silent = (norm == 0) & ~_is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
-    asked = failed | tiny | silent | _unresolved(solver, residual, loop, raw)
+    asked = failed | tiny | silent | _unresolved(solver, residual, y0, loop, raw)
     if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
     return Claim(raw, asked if active is None else asked & active, first)
 
 
-def _unresolved(solver: IterativeSolver, residual: Residual, loop: _Loop, raw: RawSolution) -> Array:
+def _unresolved(solver: IterativeSolver, residual: Residual, y0: Array, loop: _Loop, raw: RawSolution) -> Array:
     """Return where, (*batch), f does not resolve y to its tolerance, though the system claims success.
 
     Where rows of f are rounded, corrections may be far smaller than the error of y that these roundings hide: but a
-    change of y by its tolerance, put into f, does not come back from it then.
+    change of y by its tolerance, put into f, does not come back from it then. In a loop, so that a compiled program
+    holds one copy of f.
     """
-    xp, y = residual.xp, loop.state.y
-    success = loop.status <= int(Status.AT_PRECISION)
-    inverse = raw.factors
+    xp, y, inverse = residual.xp, loop.state.y, raw.factors
+    success = (loop.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
     if not is_dense(tuple(y.shape)):
         return xp.zeros_like(success)
-    if not isinstance(inverse, Factors):  # of a low-rank update nothing is known in most directions
-        return success & (loop.steps > 0) & (raw.residual_norm == 0)
     allowed = allowed_error(xp, solver, y, loop.scale, xp.ones_like(success))
-    trial = residual.moved(y, allowed * weights(xp, y, loop.steps))
-    back = inverse.apply(residual.backend, residual(trial) - loop.state.f)
-    return success & (loop.steps > 0) & ~_is_within(xp, back - (trial - y), _RETURNING * allowed)
+    # of an inverse that was never formed nothing is known in most directions
+    if inverse is None or not isinstance(getattr(inverse, "base", inverse), Factors):
+        lost = raw.residual_norm == 0
+        if not solver.futile and has_few_unknowns(y.shape):
+            lost = lost | _unfelt(residual, y0, loop, allowed)
+        return success & lost
+    unit = xp.maximum(allowed, xp.full_like(y, float(xp.finfo(y.dtype).smallest_normal)))
+
+    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, step, lost = carry
+        trial = residual.moved(y, step)
+        change = residual(trial) - loop.state.f
+        lost = lost | ~_is_within(xp, inverse.apply(residual.backend, change) - (trial - y), _RETURNING * allowed)
+        # the second time along what f feels least: rows that round alike feel the same of any other step
+        weak = inverse.apply(residual.backend, change * weights(xp, y, loop.steps + 1)) / unit
+        return count + 1, allowed * weak / max_norm(xp, weak)[..., None], lost
+
+    start = (xp.zeros_like(loop.steps), allowed * weights(xp, y, loop.steps), xp.zeros_like(success))
+    looks = min(2, y.shape[-1])
+    lost = residual.backend.while_loop(lambda carry: xp.all(carry[0] < looks), look, start)[2]
+    return success & lost
+
+
+def _unfelt(residual: Residual, y0: Array, loop: _Loop, change: Array) -> Array:
+    """Return where, (*batch), a row of f is not what changes of y by so much, and by more, explain linearly.
+
+    Where steps tell nothing of the error but by the slope that they saw, this is how a flat root is seen. An unknown
+    that rests where it started, in a row that is zero all over, is one that nothing asks for.
+    """
+    xp, y, f = residual.xp, loop.state.y, loop.state.f
+
+    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, _, last = carry
+        farther = xp.where((count > 0)[..., None], _FARTHER * change, change)
+        return count + 1, last, residual(residual.moved(y, farther * weights(xp, y, loop.steps))) - f
+
+    start = (xp.zeros_like(loop.steps), xp.zeros_like(f), xp.zeros_like(f))
+    _, near, far = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)
+    explained = (xp.abs(f) <= xp.abs(far)) & (xp.abs(far - _FARTHER * near) < 0.5 * xp.abs(far))
+    idle = (f == 0) & (near == 0) & (far == 0) & (y == y0)
+    return ~xp.all(explained | idle, axis=-1)
 
 
 def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:

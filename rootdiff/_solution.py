@@ -165,7 +165,8 @@ class Solution(NamedTuple):
         The derivatives of `y`, for NumPy, which has no tape; None in JAX, () in PyTorch.
     error : pytree like `y`, or None
         Estimate of the error of each unknown, in its units; infinite where the solver has none. Of a system that is
-        `CONVERGED` it is within tolerance, of one `AT_PRECISION` it is what rounding leaves.
+        `CONVERGED` it is within tolerance, of one `AT_PRECISION` it is what rounding leaves, and infinite where the
+        Jacobian is singular at a residual of zero: then `y` is one root of many, as far as is known.
     approximate : boolean array, (*batch)
         Whether derivatives of `y` are approximate by the choice of adjoint: `OneStep`, `Neumann`, `Phantom`, `Reuse`.
 

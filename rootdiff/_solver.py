@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from traceback import walk_tb
 from typing import Any, NamedTuple, Self
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentTypeError
+from rootdiff._failure import RAISED
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._settings import check_settings
 from rootdiff._solution import Method, RawSolution, Status
 from rootdiff._verdict import judged
 
+_FAILURES = {"LinAlgError", "_LinAlgError", "NoConvergence"}
 _OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 _BELIEVES = ContextVar("believes", default=False)
 _METHODS = {method.name.replace("_", ""): method for method in Method}
@@ -93,12 +96,40 @@ def named(raw: RawSolution, solver: Solver) -> RawSolution:
     return raw._replace(method=0 * raw.status + int(method))
 
 
+def _is_a_failure(error: Exception) -> bool:
+    """Return whether a solver of a user's raises to say that it has failed, not because of a mistake.
+
+    Libraries raise a `RuntimeError`, an `ArithmeticError`, or a ``LinAlgError`` or ``NoConvergence`` of their own. What
+    the residual raises is for its author to see.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    mistakes = isinstance(error, NotImplementedError | RecursionError)
+    failure = isinstance(error, ArithmeticError | RuntimeError) or not names.isdisjoint(_FAILURES)
+    frames = walk_tb(error.__traceback__)
+    return (
+        failure and not mistakes and all(frame.f_globals.get("__name__") != Residual.__module__ for frame, _ in frames)
+    )
+
+
 def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
-    """Return what a solver finds for the `active` systems; the claims of one that is not of this library are judged."""
-    raw = solver.solve(residual, y0) if active is None else solver.solve_where(residual, y0, active)
-    if is_believed(type(solver).solve):
+    """Return what a solver finds for the `active` systems; the claims of one that is not of this library are judged.
+
+    Where it raises to say that it has failed, that is a status.
+    """
+    RAISED.set(None)
+    xp, believed = residual.xp, is_believed(type(solver).solve)
+    try:
+        raw = solver.solve(residual, y0) if active is None else solver.solve_where(residual, y0, active)
+    except Exception as error:
+        if believed or not _is_a_failure(error):
+            raise
+        RAISED.set(error)
+        zeros = xp.zeros_like(y0[..., 0], dtype=xp.int32)
+        norm = max_norm(xp, residual(y0))
+        status = xp.where(xp.isfinite(norm), zeros + int(Status.STALLED), int(Status.NONFINITE_START))
+        return named(RawSolution(y0, xp.astype(status, xp.int32), zeros, norm), solver)
+    if believed:
         return named(raw, solver)
-    xp = residual.xp
     if not isinstance(raw, RawSolution) or tuple(raw.y.shape) != tuple(y0.shape):
         raise ArgumentTypeError(
             f"solver: {type(solver).__name__}.solve returned {type(raw).__name__}, but must return a RawSolution with "

@@ -26,6 +26,9 @@ _MARGIN = 6.0
 _SAMPLES, _GROWTH, _LARGEST = 3, 4.0, 10.0
 #: The first nudges that grow do so from the size of y itself: in some of many rows those of roundings cancel by chance.
 _NEAR = 3
+#: The first change of y of which f is asked whether it feels it, in corrections of noise: in weights of a half or more,
+#: twice what counts as felt.
+_FELT = 4 * _MARGIN
 #: Corrections of noise: so many that none of a few hundred unknowns is overlooked by all of them.
 _CORRECTIONS = 8
 #: An error of this part of an unknown leaves it no digit.
@@ -151,15 +154,18 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
     finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
     regular = finite & xp.all(xp.isfinite(step), axis=-1)
     step = xp.where(regular[..., None], step, xp.zeros_like(step))
-    near = _sampled(point, y, residual.moved(y, -step), matrix)
+    near = _sampled(point, y, residual.moved(y, -step), matrix, correction)
     following = xp.abs(correction(near.f))
     of_noise = _corrections_of_noise(residual, correction, near.noise)
+    told = regular | ((norm == 0) & (near.unfelt[..., 0] > 0))
+    of_noise = xp.where(regular[..., None], of_noise, xp.zeros_like(of_noise))
     error, scale = xp.abs(step), point.scale
     explained = _MARGIN * (of_noise + eps * xp.abs(y))
+    of_noise = xp.maximum(of_noise, near.unfelt)
     unit = xp.maximum(within + explained, xp.full_like(error, tiny))
     shorter = max_norm(xp, following / unit) <= _SHORTER * max_norm(xp, error / unit)
     explains = xp.all(following <= xp.maximum(explained, _BELOW * within), axis=-1)
-    is_root = regular & (shorter | explains | (norm < underflow(xp, y)))
+    is_root = told & (shorter | explains | (norm < underflow(xp, y)))
     # a start and an end at zero tell no size
     size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
     # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before
@@ -168,14 +174,13 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
     verdict = _Verdict(
         converged=is_root & xp.all((error <= within) & (of_noise <= within), axis=-1),
         attained=is_root & xp.all(error <= unit, axis=-1),
-        known=xp.all((explained <= _ILL * size) | (explained <= within), axis=-1),
+        known=xp.all((xp.maximum(explained, near.unfelt) <= xp.maximum(_ILL * size, within)), axis=-1),
         flat=xp.all(still, axis=-1) | xp.any(lost, axis=-1),
-        regular=regular,
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
-    known = regular & ~((norm == 0) & verdict.flat)
-    return _Found(status, xp.where(known[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
+    told = told & ~((norm == 0) & verdict.flat)
+    return _Found(status, xp.where(told[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
 
 
 class _Verdict(NamedTuple):
@@ -187,14 +192,13 @@ class _Verdict(NamedTuple):
     attained : its error is what tolerance and noise explain.
     known : noise leaves each unknown a digit.
     flat : f and its derivative vanish together, of all rows, or of one that did not vanish at the start.
-    regular, finite : the Jacobian has a solution; it is finite.
+    finite : the Jacobian is.
     """
 
     converged: Array
     attained: Array
     known: Array
     flat: Array
-    regular: Array
     finite: Array
 
     def status(self, xp: Any, norm: Array, failed: Array) -> Array:
@@ -204,9 +208,8 @@ class _Verdict(NamedTuple):
         determined = status_where(xp, self.known, Status.AT_PRECISION, Status.ILL_DETERMINED)
         status = xp.where(self.attained, determined, status)
         status = xp.where(self.converged, int(Status.CONVERGED), status)
-        # a residual of zero is a root, unless nothing near it is anything else
-        by_noise = self.regular & self.attained & ~self.converged
-        of_zero = xp.where(by_noise, determined, int(Status.CONVERGED))
+        # a residual of zero is a root, unless nothing near it is anything else; how far from others, may be unknown
+        of_zero = xp.where(self.attained, status, int(Status.AT_PRECISION))
         return xp.where(norm == 0, xp.where(self.flat, int(Status.ILL_DETERMINED), of_zero), status)
 
 
@@ -221,8 +224,7 @@ def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
     near = _sampled(point, y + reach, y - reach)
     telling = max_norm(xp, near.noise) <= _TELLING * point.first_norm
     known = xp.all(xp.abs(point.f) <= xp.maximum(near.reach, _MARGIN * near.noise), axis=-1) & telling
-    status = xp.where(known, int(Status.AT_PRECISION), failed)
-    return _Found(xp.where(norm == 0, int(Status.CONVERGED), status), xp.full_like(y, xp.inf))
+    return _Found(xp.where(known | (norm == 0), int(Status.AT_PRECISION), failed), xp.full_like(y, xp.inf))
 
 
 def unless_random(residual: Residual, y: Array, f: Array, first_norm: Array, status: Array) -> Array:
@@ -259,14 +261,23 @@ class _Near(NamedTuple):
     noise : size of the rounding noise of each row.
     reach : the smaller change of each row to two other points.
     f : the residual at the second of them.
+    unfelt : how far each unknown can change, at once with the others, before f feels more than noise; zero where that
+        is no further than the Jacobian tells.
     """
 
     noise: Array
     reach: Array
     f: Array
+    unfelt: Array
 
 
-def _sampled(point: _Point, one: Array, other: Array, matrix: Array | None = None) -> _Near:
+def _sampled(
+    point: _Point,
+    one: Array,
+    other: Array,
+    matrix: Array | None = None,
+    correction: Callable[[Array], Array] | None = None,
+) -> _Near:
     """Return what f is at two other points, both (*batch, n), and the rounding noise of its rows.
 
     Noise is the change of f when each unknown changes by a rounding and, where the Jacobian `matrix` is at hand, what
@@ -292,16 +303,23 @@ def _sampled(point: _Point, one: Array, other: Array, matrix: Array | None = Non
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
     sloping = asking & (xp.zeros_like(asking) if matrix is None else xp.any(matrix != 0, axis=-1))
 
-    def sample(carry: tuple[Array, _Near]) -> tuple[Array, _Near]:
-        count, near = carry
-        elsewhere = (count < 0)[..., None]
+    def hunting(count: Array, noise: Array) -> Array:
+        silent = noise == 0
+        goes_on = (xp.any(silent & asking) & xp.all(count < most)) | (
+            xp.any(silent & sloping) & xp.all(count < furthest)
+        )
+        return xp.all(count < _SAMPLES) | goes_on
+
+    def sample(carry: tuple[Array, _Near, Array, Array]) -> tuple[Array, _Near, Array, Array]:
+        count, near, stride, going = carry
+        elsewhere, walking = (count < 0)[..., None], ~hunting(count, near.noise)
         grown = xp.maximum(count - (_SAMPLES - 1), xp.zeros_like(count))
         close = grown <= _NEAR
         growth = _GROWTH ** xp.astype(xp.where(close, grown, grown - _NEAR), y.dtype)[..., None]
         size = xp.where(close[..., None], xp.abs(y), scale)
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
         nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
-        nudge = nudge * weights(xp, y, count)
+        nudge = xp.where(walking, stride, nudge * weights(xp, y, count))
         linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
         sides = tuple(
             xp.where(elsewhere, point, residual.moved(y, step)) for point, step in ((one, nudge), (other, -nudge))
@@ -309,19 +327,26 @@ def _sampled(point: _Point, one: Array, other: Array, matrix: Array | None = Non
         change, last = _change(residual, f, sides, linear)
         # at each sample, for in some directions the changes of a row cancel
         known = (near.noise > 0) | ((count >= most)[..., None] & ~sloping)
-        noise = xp.where((coarse & known) | elsewhere, near.noise, xp.maximum(near.noise, change))
-        return count + 1, _Near(noise, xp.where(elsewhere, change, near.reach), xp.where(elsewhere, last, near.f))
+        noise = xp.where((coarse & known) | elsewhere | walking, near.noise, xp.maximum(near.noise, change))
+        # from where f feels more than its noise by its Jacobian, on to where it does
+        far = max_norm(xp, stride / scale)
+        going = going & ~(walking & (xp.any(change > _MARGIN * noise, axis=-1) | ~((far > 0) & (far <= _ILL))))
+        unfelt = xp.where((walking & going)[..., None], _GROWTH * xp.abs(stride), near.unfelt)
+        first = stride if correction is None else _FELT * correction(noise * weights(xp, y, count))
+        # a singular Jacobian tells no direction, and of one unknown there is one only
+        solved = xp.all(xp.isfinite(first), axis=-1, keepdims=True)
+        first = xp.where(solved, first, eps * scale if y.shape[-1] == 1 else xp.zeros_like(first))
+        stride = xp.where(walking, xp.where(going[..., None], _GROWTH * stride, stride), first)
+        near = _Near(noise, xp.where(elsewhere, change, near.reach), xp.where(elsewhere, last, near.f), unfelt)
+        return count + 1, near, stride, going
 
-    def unfinished(carry: tuple[Array, _Near]) -> Array:
-        count, near = carry
-        silent = near.noise == 0
-        goes_on = (xp.any(silent & asking) & xp.all(count < most)) | (
-            xp.any(silent & sloping) & xp.all(count < furthest)
-        )
-        return xp.all(count < _SAMPLES) | goes_on
+    def unfinished(carry: tuple[Array, _Near, Array, Array]) -> Array:
+        count, near, _, going = carry
+        return hunting(count, near.noise) | xp.any(going)
 
-    zeros = xp.zeros_like(f)
-    start = (xp.zeros_like(f[..., 0], dtype=xp.int32) - 1, _Near(zeros, zeros, zeros))
+    zeros, count = xp.zeros_like(f), xp.zeros_like(f[..., 0], dtype=xp.int32) - 1
+    going = count < 0 if correction is not None else count > 0
+    start = (count, _Near(zeros, zeros, zeros, zeros), zeros, going)
     return residual.backend.while_loop(unfinished, sample, start)[1]  # type: ignore[no-any-return]
 
 

@@ -42,7 +42,8 @@ def find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[Te
         unravel = problem.structure.unravel
         if bool((raw.status == int(Status.SINGULAR)).any()) and not residual.differentiable:
             raise ArgumentError(_DETACHED)
-        solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method)
+        told = None if raw.error is None else unravel(raw.error)
+        solution = Solution(unravel(raw.y), raw.status, raw.steps, raw.residual_norm, raw.method, error=told)
         context = (unravel(start), *problem.arguments(*plain))
         any_failed = report(BACKEND, solution, problem.on_failure, solver, context)
         if problem.follows and problem.checked:  # one that branches may use more at the root than at y0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,58 @@ def test_error_names_solver_status_and_remedy() -> None:
         assert part in message
     assert caught.value.solution.y.shape == (1,)
     assert caught.value.solution.residual_norm >= 1
+
+
+def test_an_underflow_does_not_ask_for_more_steps() -> None:
+    with pytest.raises(ConvergenceError, match=r"MAX_STEPS.*underflows[^T]*To do: start elsewhere; scale"):
+        rootdiff.root(lambda y: np.exp(-y), np.array([1.0]), solver=Newton(max_steps=730))
+
+
+@pytest.mark.parametrize("package", ["rootdiff", "rootdiff_torch"])
+def test_unknowns_without_a_digit_are_counted(package: str) -> None:
+    xp = pytest.importorskip({"rootdiff": "numpy", "rootdiff_torch": "torch"}[package])
+    f = lambda y: xp.stack([y[0] ** 3 - 8, (y[1] - 1e-3) * 1e-20 + (y[0] - 2)])
+    with pytest.raises(ConvergenceError, match=r"ILL_DETERMINED: .* without a digit \(1 of 2 unknowns\)"):
+        pytest.importorskip(package).root(f, xp.ones(2, dtype=xp.float64))
+
+
+class _Raising(rootdiff.Solver):
+    """A solver of a user's that steps once, and then raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def solve(self, residual: Any, y0: Any) -> Any:
+        residual(y0 + 1)
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError("no inverse"), RuntimeError("gave up"), ZeroDivisionError()])
+def test_what_a_solver_raises_is_a_status(backend: Harness, error: Exception) -> None:
+    def f(y: Any, a: Any) -> Any:
+        return y**2 - a
+
+    start, a = np.ones(1), np.full(1, 4.0)
+    out = backend.solve(f, start, a, solver=_Raising(error), on_failure="ignore")
+    assert _status(out) is Status.STALLED
+    if not backend.name.startswith("jax"):
+        with pytest.raises(ConvergenceError, match="the solver raised " + re.escape(repr(error))):
+            backend.solve(f, start, a, solver=_Raising(error))
+    out = backend.solve(f, start, a, solver=rootdiff.Chain([_Raising(error), Newton()]))
+    np.testing.assert_allclose(out.y, [2.0])
+
+
+def test_a_mistake_in_a_solver_or_a_residual_is_not_hidden() -> None:
+    with pytest.raises(TypeError, match="mistake"):
+        rootdiff.root(lambda y: y, np.ones(1), solver=_Raising(TypeError("mistake")), on_failure="nan")
+
+    def f(y: Any) -> Any:
+        if y[0] != 1:
+            raise RuntimeError("out of its domain")
+        return y
+
+    with pytest.raises(RuntimeError, match="out of its domain"):
+        rootdiff.root(f, np.ones(1), solver=_Raising(RuntimeError("never")), on_failure="nan")
 
 
 def test_a_given_atol_counts_from_a_warm_start() -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from array_api_compat import array_namespace
 
 import rootdiff
 import rootdiff_jax
@@ -152,3 +153,48 @@ def test_a_zero_by_rounding_is_as_wide_as_is_said(solver: str) -> None:
     assert sol.status == Status.AT_PRECISION
     assert abs(sol.y - np.sqrt(2e-14)) <= 10 * sol.error
     assert sol.error < 1e-7
+
+
+@pytest.mark.parametrize("solver", METHODS)
+def test_a_root_within_noise_is_as_near_as_is_said(solver: str) -> None:
+    """Rounding makes an expanded cube change its sign anywhere up to 1e-5 from its root."""
+    hi = np.linspace(7.0, 8.0, 50)
+    sol = rootdiff.root_scalar(lambda y: y**3 - 3 * y**2 + 3 * y - 1, (np.full(50, -4.0), hi), solver=solver)
+    assert np.all(np.abs(sol.y - 1) <= 20 * sol.error + 2e-7)
+    assert np.all(sol.error <= 1e-3)
+
+
+#: name: (residual, the interval in which it is zero)
+BANDS = {
+    "floor": (lambda xp, y: xp.floor(y), (0.0, 1.0)),
+    "dead band": (lambda xp, y: xp.where(y > 1, y - 1, xp.where(y < -1, y + 1, 0 * y)), (-1.0, 1.0)),
+    "rounded": (lambda xp, y: xp.round(100 * y) - 50, (0.495, 0.505)),
+}
+
+
+@pytest.mark.parametrize("band", BANDS)
+@pytest.mark.parametrize("solver", METHODS)
+def test_of_an_interval_of_zeros_each_is_a_root_and_its_width_the_error(backend, solver: str, band: str) -> None:
+    f, ends = BANDS[band]
+    out = backend.solve(
+        lambda y: f(array_namespace(y), y), (np.array(-3.1), np.array(4.3)), entry="root_scalar", solver=solver
+    )
+    assert int(out.status) == Status.AT_PRECISION
+    assert ends[0] - 1e-12 <= out.y <= ends[1] + 1e-12
+    assert out.solution.error >= max(out.y - ends[0], ends[1] - out.y) - 1e-12
+    assert out.solution.error <= 8 * (ends[1] - ends[0])
+
+
+@pytest.mark.parametrize("solver", METHODS)
+def test_a_floor_that_is_not_zero_has_no_root(backend, solver: str) -> None:
+    bracket = (np.array(-1.5), np.array(2.7))
+    for size in (1.0, 1e-13):
+        out = backend.solve(
+            lambda y, size: size * (array_namespace(y).floor(y) + 0.5),
+            bracket,
+            np.array(size),
+            entry="root_scalar",
+            solver=solver,
+            on_failure="ignore",
+        )
+        assert int(out.status) == Status.STALLED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from array_api_compat import array_namespace as xp
@@ -261,6 +262,77 @@ def test_a_random_residual_is_named_in_torch() -> None:
     for solver in ("auto", "anderson", "newton_krylov"):
         sol = rootdiff_torch.root(lambda y: 2 - y + 0.1 * torch.randn_like(y), y0, solver=solver, on_failure="ignore")
         assert sol.status == Status.RANDOM
+
+
+def _alike(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return a matrix, of which two rows are the same but for 1e-14 to 1e-9, and a right-hand side."""
+    tiny = 10 ** rng.uniform(-14, -9, 2)
+    if kind == "sparse":
+        return np.array([[1, tiny[0], 0], [1, 0, tiny[1]], [0, 1, 0.5]]), np.array([2.0, 2.0, 5.0])
+    matrix = np.round(rng.standard_normal((3, 3)), 1)
+    matrix[1] = matrix[0] + tiny[0] * np.round(rng.standard_normal(3), 1)
+    return matrix, np.round(matrix @ np.array([2.0, -1.0, 3.0]), 1)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "full"])
+@pytest.mark.parametrize("solver", ["newton", "chord", "broyden"])
+def test_rows_that_round_alike_hide_no_error(backend: Any, solver: str, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        a, b = _alike(kind, rng)
+        out = backend.solve(
+            lambda y, a, b: a @ y - b, np.array([2.0, 1.0, 1.0]), a, b, solver=solver, on_failure="ignore"
+        )
+        if Status(int(out.status)).success:
+            with mpmath.workdps(60):
+                root = np.array([float(x) for x in mpmath.lu_solve(mpmath.matrix(a.tolist()), mpmath.matrix(b))])
+            assert np.all(np.abs(out.y - root) <= 10 * np.asarray(out.solution.error) + 1e-11 * (1 + np.abs(root)))
+
+
+#: Roots of multiplicity two to four, some of them written so that rounding hides them: (residual, root).
+FLAT: dict[str, tuple[Any, list[float]]] = {
+    "cube": (lambda y: (y - 1) ** 3, [1.0]),
+    "cube, expanded": (lambda y: y**3 - 3 * y**2 + 3 * y - 1, [1.0]),
+    "fourth power, expanded": (lambda y: (((y - 4) * y + 6) * y - 4) * y + 1, [1.0]),
+    "sine": (lambda y: y - xp(y).sin(y), [0.0]),
+    "one of two unknowns": (lambda y: _stack(y[0] ** 3 - 3 * y[0] ** 2 + 3 * y[0] - 1, y[1] - y[0] - 1), [1.0, 2.0]),
+}
+_FLAT_SOLVERS = ["auto", "broyden", "anderson", "df_sane", "pseudo_transient"]
+
+
+@pytest.mark.parametrize("case", FLAT)
+@pytest.mark.parametrize(
+    ("backend", "solver"), on_backends([*_FLAT_SOLVERS, "scipy:hybr", "scipy:broyden1", "scipy:df-sane"], ["auto"])
+)
+def test_the_error_at_a_flat_root_is_that_of_the_root(backend: Any, solver: str, case: str) -> None:
+    f, root = FLAT[case]
+    for start in (2.0, 0.3, 2.6, -1.0):
+        out = backend.solve(f, np.array(root) + start, solver=solver, on_failure="ignore")
+        if Status(int(out.status)).success:
+            # a correction is a part of the error, as small as one over the multiplicity; and noise is a sample
+            assert np.all(np.abs(out.y - root) <= 20 * np.asarray(out.solution.error))
+
+
+SINGULAR: dict[str, Any] = {
+    "duplicated": lambda y: _stack(y[0] + y[1] - 2, 2 * y[0] + 2 * y[1] - 4),
+    "curved": lambda y: _stack(y[0] ** 2 + y[1] - 2, 2 * y[0] ** 2 + 2 * y[1] - 4),
+    "a row of zeros": lambda y: _stack(y[0] - 1, 0 * y[1]),
+}
+
+
+@pytest.mark.parametrize("case", SINGULAR)
+@pytest.mark.parametrize("start", [[1.0, 1.0], [1.0, 3.0]])
+@pytest.mark.parametrize("solver", ["auto", "anderson", "levenberg_marquardt"])
+def test_one_of_many_roots_has_no_known_error(backend: Any, solver: str, start: list[float], case: str) -> None:
+    if backend.name == "jax-jit" and solver != "auto":
+        pytest.skip("one verdict, compiled once")
+    out = backend.solve(SINGULAR[case], np.array(start), solver=solver, on_failure="ignore")
+    error = np.asarray(out.solution.error)
+    if int(out.status) == Status.CONVERGED:
+        assert np.all(error <= 1e-11)
+    if start == [1.0, 1.0]:  # a root, which a user may want; how far the next one is, nobody knows
+        assert int(out.status) == Status.AT_PRECISION
+        assert np.all(error == np.inf)
 
 
 class _Nearly(rootdiff.Solver):
