@@ -15,7 +15,7 @@ from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._operator import LinearOperator, by_entries
 from rootdiff._patterns import signs
 from rootdiff._residual import Residual
-from rootdiff._roughness import roughness, spacing
+from rootdiff._roughness import long_roughness, roughness, spacing
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff.linear import AutoLinear, LinearSolver
@@ -30,7 +30,7 @@ _WALSH, _FEWER = 8, 4
 #: Root mean square of an error that is uniform up to half an eps, in eps.
 _TYPICAL = 0.5 / math.sqrt(3)
 #: The wider spacing of two, as a part of each unknown: what is iterated to a tolerance is smooth over short ways.
-_WIDE = 0.02
+_WIDE = 0.05
 #: An equation with so many times the error of its dtype computes in a lower precision than it returns, or iterates.
 _NOISIER = 16.0
 #: From this relative error on the gradient has no digit to speak of.
@@ -262,18 +262,19 @@ def _noise(residual: Residual, operator: LinearOperator, y: Array) -> tuple[Arra
         ]
         change = residual.with_parameters(*moved)(y * (1 + eps * signs(xp, y, phase))) - f
         largest = xp.maximum(largest, xp.abs(change))
-    small, large = (_roughness(residual, y, part) for part in (spacing(eps), _WIDE))
+    small = _roughness(residual, y, roughness, spacing(eps))
+    large = _roughness(residual, y, long_roughness, _WIDE)
     noise = xp.maximum(_TYPICAL * largest, small)
     # what is smooth over short ways and rough over long ones has slopes that are off by the roughness over such a way
     waves = xp.where(large > _NOISIER * noise, large / _WIDE, xp.zeros_like(large))
     return xp.maximum(noise, large), xp.maximum(noise, waves)
 
 
-def _roughness(residual: Residual, y: Array, part: float) -> Array:
+def _roughness(residual: Residual, y: Array, measured: Callable[..., Array], part: float) -> Array:
     """Return the roughness of each equation, (*batch, n), over steps of so large a part of each unknown."""
     step = part * y * signs(residual.xp, y, 1)
     try:
-        return roughness(residual.xp, lambda k: residual(y + k * step))
+        return measured(residual.xp, lambda k: residual(y + k * step))
     except (ArithmeticError, ValueError):  # so far from y the residual may have no value
         return residual.xp.zeros_like(y)
 
