@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rootdiff
+from rootdiff._slopes import Slopes
 
 
 @pytest.mark.parametrize("start", [1e-10, 0.0, 1e-6])
@@ -273,3 +274,20 @@ def test_what_the_errors_of_differences_leave_no_digit_of_is_refused(gap: float)
         sol.jacobian()
     report = rootdiff.gradient_report(residual, sol.y, np.astype(matrix, float) @ np.sinh(y))
     assert report.verdict.startswith("no ")
+
+
+def test_small_entries_beside_large_ones_and_their_errors() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        a, b = (rng.standard_normal((4, 4)) * 10 ** rng.uniform(-8, 0, (4, 4)) for _ in range(2))
+        y = rng.standard_normal(4)
+        constant = a @ np.sin(y) + b @ np.exp(y / 2)
+
+        def f(y: Any, a: Any = a, b: Any = b, constant: Any = constant) -> Any:
+            return a @ np.sin(y) + b @ np.exp(y / 2) - constant
+
+        exact = a * np.cos(y) + b * np.exp(y / 2) / 2
+        found = Slopes(f, (y,), f(y)).jacobian()
+        large = np.abs(exact) > 1e-9
+        assert np.all(np.abs(found.value / exact - 1)[large] < 1e-4)
+        assert np.all(found.error[large] > 0)
