@@ -91,11 +91,14 @@ class Backend(Protocol):
         """Return the cotangents of the parameters of ``function(y, *parameters)``."""
         return self.vjp(partial(function, y), parameters)[1](cotangent)
 
-    def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
+    def linearize(
+        self, function: Function, y: Array
+    ) -> tuple[Function, Function, Callable[[], Array], *tuple[Callable[[], Array], ...]]:
         """Return the products of the Jacobian at `y` and of its transpose, and a function that forms it.
 
-        The Jacobian is (*batch, n, n). Work that several products share (an evaluation of `function`, a matrix of
-        differences) is done once, and not before it is needed.
+        The Jacobian is (*batch, n, n); where its entries are measured, a fourth function returns their errors. Work
+        that several products share (an evaluation of `function`, a matrix of differences) is done once, and not before
+        it is needed.
         """
 
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
@@ -105,10 +108,6 @@ class Backend(Protocol):
     def precision(self, dtype: Any) -> float:
         """Return the relative accuracy of derivatives in this dtype: eps, or that of differences."""
         return float(self.xp.finfo(dtype).eps)
-
-    def measured_jacobian(self, function: Function, y: Array) -> tuple[Array, Array] | None:
-        """Return the Jacobian, (*batch, n, n), and the errors of its entries; None where these are not measured."""
-        return None
 
     def with_scale(self, scale: Array) -> Self:
         """Return the backend for unknowns of these sizes, (*batch, n): one that takes differences steps by them."""

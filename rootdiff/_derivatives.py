@@ -57,9 +57,6 @@ class GivenResidual(Residual):
             return np.stack([self.vjp(y, np.broadcast_to(eye[k], y.shape)) for k in range(n)], axis=-2)
         return super().jacobian(y)
 
-    def measured_jacobian(self, y: Array) -> None:
-        return None
-
     def jvp(self, y: Array, tangent: Array) -> Array:
         if self.rules.jvp is not None:
             return self._pushed(y, tangent, None)

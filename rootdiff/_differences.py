@@ -171,7 +171,7 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
     """Return the derivative from the `step` that f feels, by a `change`, and from those that it leads to."""
     eps = np.finfo(line.value.dtype).eps
     # relative errors that a smooth f, and one of large rounding, may leave
-    good, rough = eps ** (1 / 2), eps ** (1 / 6)
+    good, rough = eps ** (1 / 2), eps ** (1 / 4)
     wanted = np.where(_is_short(line, step), good, rough)[..., None]
     best, noise = _stencil(line, step, change), line.noise
     can_shrink = can_grow = np.isfinite(line.value)
@@ -190,7 +190,7 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
         gap = np.abs(other.value - best.value)
         # within a stair of a coarsely rounded term f is smooth, with a slope that is not the one of f: of two steps
         # that contradict each other the shorter one is not trusted, if the stairs are as low as those of float32
-        terms = eps * np.abs(best.value) * line.step[..., None] / first_step(line.value.dtype)
+        terms = _terms(line, best)
         stair = gap * np.minimum(best.step, other.step) <= _STAIR * np.maximum(noise, terms)
         stair = stair & (gap > _APART * (best.error + other.error))
         silent = ((other.change == 0) & (best.change > 0) | stair) & (other.step < best.step)
@@ -203,6 +203,7 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
         can_shrink = can_shrink & ~(shorter & ~better) & ~(longer & better)
         can_grow = can_grow & ~(longer & ~better) & ~(shorter & better)
         best = _Best(*(np.where(better, new, old) for new, old in zip(other, best, strict=True)))
+    rounding = np.maximum(noise, _terms(line, best)) / best.step
     error = np.where(is_rounding, np.maximum(_OF_ROUNDING * best.error, rounding / 4), best.error)
     return Slope(best.value.astype(line.value.dtype), error, noise)
 
@@ -231,6 +232,12 @@ def refined(line: Line, found: Slope) -> Slope:
     known = np.where(found.error > 0, found.error, least)
     better = fits[..., None] & (error < known)
     return Slope(np.where(better, value, found.value), np.where(better, error, known), found.noise)
+
+
+def _terms(line: Line, best: _Best) -> Array:
+    """Return the least rounding of f: that of a term as large as the slope times what moves."""
+    dtype = line.value.dtype
+    return np.finfo(dtype).eps * np.abs(best.value) * line.step[..., None] / first_step(dtype)
 
 
 def _shorter(best: _Best, noise: Array, wanted: Array) -> Array:

@@ -24,6 +24,7 @@ from rootdiff._errors import ArgumentTypeError
 from rootdiff._failure import OnFailure, report
 from rootdiff._hooks import Hooks
 from rootdiff._loop import StepInfo
+from rootdiff._patterns import weights
 from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_solver
 from rootdiff._report import GradientReport, measure
@@ -368,7 +369,8 @@ def gradient_report(
     y : $array, number or pytree of them, (*batch, ...), floating
         The root, wherever it came from, in the units of the unknown.
     cotangent : pytree like `y`, optional
-        The derivative of the loss with respect to `y`; default ones, the gradient of the sum of `y`.
+        The derivative of the loss with respect to `y`; by default weights between 1/2 and 1 of no special relation:
+        in the sum of `y` the errors of two unknowns may cancel.
 
     Returns
     -------
@@ -403,8 +405,8 @@ def gradient_report(
     is_parameter = of_kind(adapter, INEXACT)
     unknown = adapter.unknown(y, args)
     at_root = task(adapter, residual, unknown, checked_args(adapter, args), options, is_parameter=is_parameter)
-    flat = at_root.start
-    w = at_root.backend.xp.ones_like(flat)
+    flat, xp = at_root.start, at_root.backend.xp
+    w = weights(xp, flat, xp.zeros_like(flat[..., 0], dtype=xp.int32))
     if cotangent is not None:
         w = flat_cotangent("gradient_report", at_root.structure, cotangent, flat)
     return adapter.aside(measure)(adapter.measured(at_root), at_root.adjoint, flat, w)

@@ -26,6 +26,9 @@ from rootdiff._solution import Status
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.linear._contract import SINGULAR_AT, checked
 
+#: Relative change of a derivative by the errors of differences, from which these are taken more finely.
+_FINE = 1e-6
+
 
 def vjp(
     residual: Residual,
@@ -98,9 +101,7 @@ def solve(
     within the error of the root is singular: so it is at a multiple root, which is known to half the digits.
     """
     xp = operator.backend.xp
-    if adjoint.direct and has_few_unknowns(rhs.shape):
-        operator = by_entries(operator)
-    x, info = checked(operator, adjoint, rhs)
+    operator, x, info = resolved(operator, adjoint, rhs)
     if beside is not None and adjoint.exact:
         lost = (info.status <= int(Status.AT_PRECISION)) & _wavers(operator, beside, x, rhs, info.factors)
         info = info._replace(status=xp.astype(xp.where(lost, int(Status.SINGULAR), info.status), xp.int32))
@@ -110,6 +111,20 @@ def solve(
         wrong = info.status > int(Status.AT_PRECISION)
         x = xp.where((wrong if failed is None else wrong | failed)[..., None], xp.full_like(x, xp.nan), x)
     return x, info
+
+
+def resolved(operator: LinearOperator, adjoint: LinearSolver, rhs: Array) -> tuple[LinearOperator, Array, LinearInfo]:
+    """Return the operator of which a system is solved, its solution and how it went, checked.
+
+    Where derivatives are differences and the matrix magnifies their errors, they are taken more finely.
+    """
+    entries = adjoint.direct and has_few_unknowns(rhs.shape)
+    operator = by_entries(operator) if entries else operator
+    x, info = checked(operator, adjoint, rhs)
+    finer = operator.original.finer
+    if finer is None or info.change is None or bool(operator.backend.xp.all(info.change <= _FINE)):
+        return operator, x, info
+    return resolved(finer().T if operator.transposed else finer(), adjoint.starting_from(info.factors), rhs)
 
 
 def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, inverse: Inverse | None) -> Array:

@@ -111,13 +111,12 @@ class NumpyBackend(Backend):
     def with_scale(self, scale: Array) -> NumpyBackend:
         return replace(self, scale=scale)
 
-    def measured_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
-        found = self.slopes(function, (y,), function(y), self.box, self.scale).jacobian()
-        return found.value, found.error
-
-    def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
-        matrix = cache(lambda: self.with_jacobian(function, y)[1])
-        return (lambda v: np.matvec(matrix(), v)), (lambda v: np.matvec(np.matrix_transpose(matrix()), v)), matrix
+    def linearize(
+        self, function: Function, y: Array
+    ) -> tuple[Function, Function, Callable[[], Array], Callable[[], Array]]:
+        found = cache(lambda: self.slopes(function, (y,), function(y), self.box, self.scale).jacobian())
+        products = (lambda v: np.matvec(found().value, v)), (lambda v: np.matvec(np.matrix_transpose(found().value), v))
+        return *products, lambda: found().value, lambda: found().error
 
     def precision(self, dtype: Any) -> float:
         eps = float(np.finfo(dtype).eps)
@@ -125,7 +124,7 @@ class NumpyBackend(Backend):
 
     @property
     def refined(self) -> NumpyBackend | None:
-        return None if self.complex_step else replace(self, fine=True)
+        return None if self.complex_step or self.fine else replace(self, fine=True)
 
     def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:

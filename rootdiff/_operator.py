@@ -8,6 +8,7 @@ from functools import partial
 
 from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Inverse
+from rootdiff._norms import norm2
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class LinearOperator:
         Of the matrices, (*batch, n, n).
     transpose_of : LinearOperator or None
         The operator that this is the transpose of; its type tells what is known of the matrices.
+    errors : callable or None
+        Returns the errors of the entries, (*batch, n, n), where they are measured.
+    finer : callable or None
+        Returns the same operator with smaller errors, at a higher cost.
     """
 
     backend: Backend
@@ -37,6 +42,8 @@ class LinearOperator:
     precision: float
     shape: tuple[int, ...]
     transpose_of: LinearOperator | None = field(default=None, kw_only=True)
+    errors: Callable[[], Array] | None = field(default=None, kw_only=True)
+    finer: Callable[[], LinearOperator] | None = field(default=None, kw_only=True)
 
     @property
     def T(self) -> LinearOperator:
@@ -60,6 +67,13 @@ class LinearOperator:
     def inverted_by(self, inverse: Inverse) -> Callable[[Array], Array]:
         """Return the inverse of the operator, as a function of vectors, from an inverse of the `original`."""
         return partial(inverse.apply, self.backend, transpose=self.transposed)
+
+    def row_errors(self, x: Array) -> Array | None:
+        """Return the size of the error of each row of the product with `x`, (*batch, n), where it is measured."""
+        if self.original.errors is None:
+            return None
+        errors, xp = self.original.errors(), self.backend.xp
+        return norm2(xp, (xp.matrix_transpose(errors) if self.transposed else errors) * x[..., None, :])
 
     def several(self, rhs: Array) -> int:
         """Return how many leading axes of vectors number right-hand sides of the same matrices."""
@@ -99,4 +113,6 @@ def by_entries(operator: LinearOperator) -> LinearOperator:
         operator.precision,
         operator.shape,
         remade=operator.dense,
+        errors=operator.errors,
+        finer=operator.finer,
     )

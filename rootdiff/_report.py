@@ -9,17 +9,17 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._failure import adjoint_words
+from rootdiff._implicit import resolved
 from rootdiff._inverse import Inverse
 from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._operator import LinearOperator, by_entries
 from rootdiff._patterns import signs
 from rootdiff._residual import Residual
-from rootdiff._roughness import roughness, spacing
+from rootdiff._roughness import long_roughness, roughness, spacing
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff.linear import AutoLinear, LinearSolver
 from rootdiff.linear._condition import one_norm, row_sizes
-from rootdiff.linear._contract import checked
 
 #: Newton steps towards the root that the given point is compared with; from anywhere near it, three reach rounding.
 _POLISHING_STEPS = 3
@@ -30,7 +30,7 @@ _WALSH, _FEWER = 8, 4
 #: Root mean square of an error that is uniform up to half an eps, in eps.
 _TYPICAL = 0.5 / math.sqrt(3)
 #: The wider spacing of two, as a part of each unknown: what is iterated to a tolerance is smooth over short ways.
-_WIDE = 0.02
+_WIDE = 0.05
 #: An equation with so many times the error of its dtype computes in a lower precision than it returns, or iterates.
 _NOISIER = 16.0
 #: From this relative error on the gradient has no digit to speak of.
@@ -46,7 +46,8 @@ class GradientReport:
     residual_norm : float
         Largest absolute residual at y, in the units of the residual.
     y_error : float
-        Estimated ``norm(y - root) / norm(root)``, by Newton's correction; the largest in a batch. Dimensionless.
+        Estimated ``norm(y - root) / norm(root)``, by Newton's correction and those of rounding in f; the largest in a
+        batch. Dimensionless.
     condition : float
         Estimated condition number of the Jacobian in the 1-norm, the largest in a batch; NaN if it is too large to
         be factored.
@@ -113,12 +114,12 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     """
     backend, xp = residual.backend, residual.xp
     residual.check_rules(y, xp.isfinite(max_norm(xp, y)))
-    given = residual.operator(y)
-    u, info = checked(given.T, adjoint, w)
+    across, u, info = resolved(residual.operator(y).T, adjoint, w)
+    given = across.T
     solver = adjoint if info.rank is not None else AutoLinear()
     inverse = solver.solve(given, w)[1].factors
     correction, _ = solver.starting_from(inverse).solve(given.T, w - given.T.matvec(u))
-    fine, operator, errors = _finest(residual, y, given)
+    fine, operator = _finest(residual, given)
     if operator is not given:
         inverse = solver.solve(operator, w)[1].factors
     exact, _ = solver.starting_from(inverse).solve(operator.T, w)
@@ -146,16 +147,22 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
         other = quick(fine.operator(point).T, w)
         return compared(fine.parameter_vjp(point, -other))
 
-    def spread(error: Callable[[Array], float]) -> float:
-        """Return the root mean square of an error over changes of several sign patterns."""
-        patterns = _patterns(xp, y)
-        return math.sqrt(sum(error(pattern) ** 2 for pattern in patterns) / len(patterns))
+    def spread(error: Callable[[Array], float], changes: list[Array]) -> float:
+        """Return the root mean square of an error over several changes."""
+        return math.sqrt(sum(error(change) ** 2 for change in changes) / len(changes))
 
     root = _polished(fine, solver.starting_from(inverse), y)
     noise, of_slopes = _noise(fine, operator, y)
-    slope = _slope_errors(operator, errors, exact, w, of_slopes / row_sizes(operator, y, fine(y)))
-    tilted = spread(lambda sign: change(fine.parameter_vjp(y, quick(operator.T, slope * sign))))
-    shifted = spread(lambda sign: moved(y + quick(operator, noise * sign)))
+    slope = _slope_errors(operator, exact, w, of_slopes / row_sizes(operator, y, fine(y)))
+    patterns = _patterns(xp, y)
+    unseen = [quick(operator, noise * sign) for sign in patterns]  # errors of y that f does not tell from rounding
+    tilted = spread(lambda sign: change(fine.parameter_vjp(y, quick(operator.T, slope * sign))), patterns)
+    shifted = spread(lambda step: moved(y + step), unseen)
+
+    def of_root(step: Array) -> float:
+        """Return the size of a change of y, relative to the root."""
+        return _largest(xp, norm2(xp, step) / norm2(xp, root))
+
     relative = info.relative_residual
     if not adjoint.exact:
         relative = norm2(xp, w - given.T.matvec(u)) / norm2(xp, w)
@@ -167,7 +174,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     rounding = tilted + shifted + operator.precision
     report = GradientReport(
         residual_norm=_largest(xp, max_norm(xp, residual(y))),
-        y_error=_largest(xp, norm2(xp, y - root) / norm2(xp, root)),
+        y_error=math.hypot(of_root(y - root), spread(of_root, unseen)),
         condition=_condition(operator, inverse, y),
         adjoint_residual=_largest(xp, relative),
         root_error=compared(best),
@@ -180,7 +187,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
         adjoint=repr(adjoint),
         exact=adjoint.exact,
     )
-    verdict, remedy = _verdict(report)
+    verdict, remedy = _verdict(report, given.precision > float(xp.finfo(y.dtype).eps))
     return replace(report, verdict=verdict, remedy=remedy)
 
 
@@ -198,23 +205,17 @@ def _patterns(xp: Any, y: Array) -> list[Array]:
     return found
 
 
-def _finest(residual: Residual, y: Array, operator: LinearOperator) -> tuple[Residual, LinearOperator, Array | None]:
-    """Return the residual with the most accurate derivatives there are, its operator, and the errors of its entries.
+def _finest(residual: Residual, operator: LinearOperator) -> tuple[Residual, LinearOperator]:
+    """Return the residual with the most accurate derivatives there are, and its operator.
 
-    Where derivatives are exact to rounding it is the residual itself, and the errors are None.
+    Where derivatives are exact to rounding it is the residual itself.
     """
     finer = residual.backend.refined
-    if finer is None:
-        return residual, operator, None
-    fine = replace(residual, backend=finer)
-    jacobian = fine.measured_jacobian(y)
-    if jacobian is None:
-        return fine, fine.operator(y), None
-    matrix, errors = jacobian
-    return fine, by_entries(replace(fine.operator(y), dense=lambda: matrix)), errors
+    fine = residual if finer is None else replace(residual, backend=finer)
+    return fine, operator if operator.finer is None else by_entries(operator.finer())
 
 
-def _slope_errors(operator: LinearOperator, errors: Array | None, u: Array, w: Array, relative: Array) -> Array:
+def _slope_errors(operator: LinearOperator, u: Array, w: Array, relative: Array) -> Array:
     """Return the size of the errors in each row of the adjoint system, (*batch, n): of the entries times `u`.
 
     Those of an equation are no more accurate than the equation itself, whose `relative` error is measured.
@@ -223,8 +224,8 @@ def _slope_errors(operator: LinearOperator, errors: Array | None, u: Array, w: A
     eps = xp.finfo(w.dtype).eps
     excess = xp.where(relative > _NOISIER * eps, relative, xp.zeros_like(relative))
     rough = row_sizes(operator.T, excess * u, xp.zeros_like(w))
-    if errors is not None:
-        return rough + norm2(xp, xp.matrix_transpose(errors) * u[..., None, :])
+    if operator.errors is not None:
+        return rough + norm2(xp, xp.matrix_transpose(operator.errors()) * u[..., None, :])
     return rough + _TYPICAL * operator.precision * row_sizes(operator.T, u, w)
 
 
@@ -261,18 +262,19 @@ def _noise(residual: Residual, operator: LinearOperator, y: Array) -> tuple[Arra
         ]
         change = residual.with_parameters(*moved)(y * (1 + eps * signs(xp, y, phase))) - f
         largest = xp.maximum(largest, xp.abs(change))
-    small, large = (_roughness(residual, y, part) for part in (spacing(eps), _WIDE))
+    small = _roughness(residual, y, roughness, spacing(eps))
+    large = _roughness(residual, y, long_roughness, _WIDE)
     noise = xp.maximum(_TYPICAL * largest, small)
     # what is smooth over short ways and rough over long ones has slopes that are off by the roughness over such a way
     waves = xp.where(large > _NOISIER * noise, large / _WIDE, xp.zeros_like(large))
     return xp.maximum(noise, large), xp.maximum(noise, waves)
 
 
-def _roughness(residual: Residual, y: Array, part: float) -> Array:
+def _roughness(residual: Residual, y: Array, measured: Callable[..., Array], part: float) -> Array:
     """Return the roughness of each equation, (*batch, n), over steps of so large a part of each unknown."""
     step = part * y * signs(residual.xp, y, 1)
     try:
-        return roughness(residual.xp, lambda k: residual(y + k * step))
+        return measured(residual.xp, lambda k: residual(y + k * step))
     except (ArithmeticError, ValueError):  # so far from y the residual may have no value
         return residual.xp.zeros_like(y)
 
@@ -298,11 +300,11 @@ def _largest(xp: Any, values: Array) -> float:
     return float(xp.max(values))
 
 
-def _verdict(report: GradientReport) -> tuple[str, str]:
-    """Return the conclusion and the remedy, in words."""
+def _verdict(report: GradientReport, rough: bool) -> tuple[str, str]:
+    """Return the conclusion and the remedy, in words; `rough` says whether the Jacobian is made of differences."""
     failed = report.status > Status.AT_PRECISION
     if failed.any():
-        cause, remedy = adjoint_words(Status(int(report.status[failed].max())))
+        cause, remedy = adjoint_words(Status(int(report.status[failed].max())), rough)
         return f"no gradient: {cause}", remedy
     total = report.gradient_error
     sources = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from rootdiff._backend import Array, Backend, Function, Pick
@@ -110,10 +111,6 @@ class Residual:
         """Return df/dy, (*batch, n, n)."""
         return self.backend.linearize(self._of_y, y)[2]()
 
-    def measured_jacobian(self, y: Array) -> tuple[Array, Array] | None:
-        """Return df/dy, (*batch, n, n), and the errors of its entries, where they are measured; else None."""
-        return self.backend.measured_jacobian(self._of_y, y)
-
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         """Return (df/dargs) v, (*batch, n), with one tangent per parameter."""
         return self.backend.parameter_jvp(self.function, y, self.parameters, tangents)
@@ -125,5 +122,15 @@ class Residual:
     def operator(self, y: Array) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
         kind = FixedPoint if self.fixed_point else LinearOperator
-        products, precision = self.backend.linearize(self._of_y, y), self.backend.precision(y.dtype)
-        return kind(self.backend, *products, precision, (*y.shape, y.shape[-1]))
+        matvec, rmatvec, dense, *errors = self.backend.linearize(self._of_y, y)
+        precision, finer = self.backend.precision(y.dtype), self.backend.refined
+        return kind(
+            self.backend,
+            matvec,
+            rmatvec,
+            dense,
+            precision,
+            (*y.shape, y.shape[-1]),
+            errors=errors[0] if errors else None,
+            finer=None if finer is None else cache(lambda: replace(self, backend=finer).operator(y)),
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: A product may be off by so many times the estimated error of the difference that it is compared with.
 _MARGIN = 100.0
+#: Sizes that an unknown may have that is zero, besides one.
+_SIZES = 1e-4, 1e-8, 1e-12, 1e-16
 #: What was compared, and how its place is called.
 _PRODUCT, _ENTRY = ("Along a vector it gives", "in equation"), ("It has the entry", "at index")
 
@@ -32,12 +35,33 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
     ------
     ArgumentError
         If a product differs from a difference of the residual by more than the error of this; the message names the
-        rule.
+        rule. Finer differences must tell the same, and those for an unknown of another size, where it is zero.
     """
-    rules, parameters, backend = residual.rules, residual.parameters, residual.backend
+    contradiction: ArgumentError | None = None
+    for backend in _closer(residual.backend, y):
+        try:
+            return _look(residual, backend, y, where)
+        except ArgumentError as error:
+            contradiction = contradiction or error
+    assert contradiction is not None
+    raise contradiction
+
+
+def _closer(backend: Any, y: Array) -> Iterator[Any]:
+    """Yield the backend, one of finer differences and, where a zero of `y` tells no size, some for smaller sizes."""
+    yield backend
+    fine = backend.refined or backend
+    yield fine
+    if backend.scale is None and np.any(y == 0):
+        yield from (fine.with_scale(np.full_like(y, size)) for size in _SIZES)
+
+
+def _look(residual: GivenResidual, backend: Any, y: Array, where: Array) -> None:
+    """Raise if a rule contradicts the differences that a backend takes."""
+    rules, parameters = residual.rules, residual.parameters
     value = residual(y)
-    slopes = backend.slopes(residual._of_y, (y,), value, backend.box, backend.scale)  # type: ignore[attr-defined]
-    along_y, along_args = _weights(y, 1, backend.scale), tuple(_weights(p, 2) for p in parameters)  # type: ignore[attr-defined]
+    slopes = backend.slopes(residual._of_y, (y,), value, backend.box, backend.scale)
+    along_y, along_args = _weights(y, 1, backend.scale), tuple(_weights(p, 2) for p in parameters)
     of_y = slopes.along((along_y,))
     counts = where[..., None]
     if rules.jac is not None:
@@ -57,7 +81,7 @@ def check_rules(residual: GivenResidual, y: Array, where: Array) -> None:
         _compare("vjp", "y", np.sum(residual.vjp(y, u) * along_y), _weighed(u, of_y))
     if not parameters or rules.jvp is rules.vjp is None:
         return
-    by_args = backend.parameter_slopes(residual.function, y, parameters)  # type: ignore[attr-defined]
+    by_args = backend.parameter_slopes(residual.function, y, parameters)
     of_args = by_args.along((np.zeros_like(y), *along_args))
     if rules.jvp is not None:
         _compare("jvp", "args", residual.parameter_jvp(y, along_args), of_args, counts)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rootdiff
+from rootdiff._slopes import Slopes
 
 
 @pytest.mark.parametrize("start", [1e-10, 0.0, 1e-6])
@@ -244,3 +245,49 @@ def test_a_smooth_jacobian_costs_three_evaluations_a_column(n: int) -> None:
     calls, y[0] = 0, 1e-20
     NumpyBackend().with_jacobian(lambda y: residual(y, 1.0), y)
     assert calls <= 3 * n + 3 + 12  # another difference, for an entry that may be a zero up to rounding
+
+
+@pytest.mark.parametrize("constant", [1e-14, 1e-16, 1e-18, 1e-22])
+@pytest.mark.parametrize("start", [(0.9, 0.1, 0.05), (0.5, 0.3, 0.2), (0.7, 0.02, 0.4)])
+def test_small_entries_that_the_inverse_magnifies(constant: float, start: tuple[float, ...]) -> None:
+    # dissociation in logarithms: entries of sqrt(K) beside ones, of which rounding in f leaves eps / sqrt(K)
+    def residual(u: Any, k: Any) -> Any:
+        return np.stack([np.exp(u[0]) + np.exp(u[1]) - 1, np.exp(u[0]) + np.exp(u[2]) - 1, u[1] + u[2] - u[0] - k])
+
+    sol = rootdiff.root(residual, np.log(start), np.array(np.log(constant)))
+    tolerance = 100 * np.finfo(float).eps / constant**0.5
+    np.testing.assert_allclose(sol.jacobian()[0][1:], 0.5, rtol=tolerance + constant**0.5)
+    np.testing.assert_allclose(sol.jvp(1.0)[1:], 0.5, rtol=tolerance + constant**0.5)
+    np.testing.assert_allclose(sol.vjp(np.array([0.0, 1.0, 0.0]))[0], 0.5, rtol=tolerance + constant**0.5)
+
+
+@pytest.mark.parametrize("gap", [1e-4, 1e-5])
+def test_what_the_errors_of_differences_leave_no_digit_of_is_refused(gap: float) -> None:
+    matrix = np.array([[1, 1], [1, 1 + gap]], dtype=np.float32)
+
+    def residual(y: Any, t: Any) -> Any:
+        return np.astype(matrix @ np.astype(np.sinh(y), np.float32), float) - t
+
+    y = np.array([0.7, 1.3])
+    sol = rootdiff.root(residual, y, np.astype(matrix, float) @ np.sinh(y))
+    with pytest.raises(rootdiff.AdjointError, match="singular to the accuracy of differences"):
+        sol.jacobian()
+    report = rootdiff.gradient_report(residual, sol.y, np.astype(matrix, float) @ np.sinh(y))
+    assert report.verdict.startswith("no ")
+
+
+def test_small_entries_beside_large_ones_and_their_errors() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        a, b = (rng.standard_normal((4, 4)) * 10 ** rng.uniform(-8, 0, (4, 4)) for _ in range(2))
+        y = rng.standard_normal(4)
+        constant = a @ np.sin(y) + b @ np.exp(y / 2)
+
+        def f(y: Any, a: Any = a, b: Any = b, constant: Any = constant) -> Any:
+            return a @ np.sin(y) + b @ np.exp(y / 2) - constant
+
+        exact = a * np.cos(y) + b * np.exp(y / 2) / 2
+        found = Slopes(f, (y,), f(y)).jacobian()
+        large = np.abs(exact) > 1e-9
+        assert np.all(np.abs(found.value / exact - 1)[large] < 1e-4)
+        assert np.all(found.error[large] > 0)

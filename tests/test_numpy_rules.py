@@ -299,3 +299,52 @@ def test_a_right_rule_is_believed_at_a_zero_of_which_y_scale_tells_the_size(rule
     }
     sol = rootdiff.root(residual, np.array([0.0, 1.0]), 0.0, y_scale=np.array([size, 1.0]), **{rule: rules[rule]})  # type: ignore[arg-type]
     np.testing.assert_allclose(sol.jacobian()[0], [4 / 3 * size, -1 / 3], rtol=1e-8)
+
+
+def _rule(name: str, of_y: Any, of_t: Any) -> dict[str, Any]:
+    """Return one rule, made of the two Jacobians as functions of y and t."""
+    return {
+        "jac": {"jac": of_y},
+        "jvp": {"jvp": lambda p, v: of_y(*p) @ v[0] + of_t @ v[1]},
+        "vjp": {"vjp": lambda p, u: (of_y(*p).T @ u, of_t.T @ u)},
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["jac", "jvp", "vjp"])
+@pytest.mark.parametrize("seed", [5, 7, 16, 43, 54, 76, 111])
+def test_a_right_rule_of_a_residual_with_float32_inside(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 5))
+    matrix = (np.eye(n) + 0.5 * rng.standard_normal((n, n))).astype(np.float32)
+    feed, t = rng.standard_normal((n, 2)), rng.standard_normal(2) * 10 ** rng.uniform(-2, 1)
+
+    def f(y: Any, t: Any) -> Any:
+        return np.astype(matrix @ np.astype(np.tanh(y), np.float32), float) + y - feed @ t
+
+    def jac(y: Any, t: Any) -> Any:
+        return np.astype(matrix, float) * (1 - np.tanh(y) ** 2) + np.eye(n)
+
+    sol = rootdiff.root(f, np.zeros(n), t, on_failure="ignore", **_rule(name, jac, -feed))
+    expected = np.linalg.solve(jac(sol.y, t).T, np.ones(n)) @ feed
+    np.testing.assert_allclose(sol.vjp(np.ones(n))[0], expected, rtol=1e-2)
+    wrong = _rule(name, lambda y, t: -jac(y, t), -feed)
+    with pytest.raises(ArgumentError, match=f"^{name}: it is not the derivative"):
+        rootdiff.gradient_report(f, sol.y, t, **wrong)
+
+
+@pytest.mark.parametrize("name", ["jac", "jvp", "vjp"])
+@pytest.mark.parametrize("unit", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_a_right_rule_at_a_zero_of_which_nothing_tells_the_size(name: str, unit: float) -> None:
+    matrix = np.array([[1.0, 0.4], [-0.3, 0.8]])
+
+    def f(y: Any, t: Any) -> Any:
+        return np.tanh(matrix @ y / unit) - t
+
+    def jac(y: Any, t: Any) -> Any:
+        return (1 - np.tanh(matrix @ y / unit) ** 2)[:, None] * matrix / unit
+
+    for y in (np.zeros(2), np.array([0.0, unit / 3])):
+        known = f(y, np.zeros(2))
+        rootdiff.gradient_report(f, y, known, **_rule(name, jac, -np.eye(2)))
+        with pytest.raises(ArgumentError, match=f"^{name}: it is not the derivative"):
+            rootdiff.gradient_report(f, y, known, **_rule(name, lambda y, t: 1.01 * jac(y, t), -np.eye(2)))

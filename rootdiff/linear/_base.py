@@ -31,12 +31,15 @@ class LinearInfo(NamedTuple):
         The inverse with which the solution was found, of the matrix that is not transposed.
     rank : integer array, (*batch), or None
         Numerical rank, where the solver determines it; below n the solution is that of minimum norm.
+    change : array, (*batch), or None
+        Relative change of the solution that errors of the matrix bring about, where a check has estimated it.
     """
 
     status: Array
     relative_residual: Array | None = None
     factors: Inverse | None = None
     rank: Array | None = None
+    change: Array | None = None
 
 
 class LinearSolver(ABC):

@@ -15,6 +15,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Inverse
 from rootdiff._norms import max_norm, norm2
 from rootdiff._operator import Dense, LinearOperator
+from rootdiff._patterns import weights
 from rootdiff._select import status_where
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
@@ -27,6 +28,10 @@ SINGULAR_AT = 0.1
 SCREEN_AT = SINGULAR_AT / 100
 #: A step of refinement longer than this part of x is none: it would take many, of a matrix that is nearly singular.
 _SHORT = 0.5
+
+
+#: Patterns of signs, of which errors of rows could be any.
+_PHASES = 1, 2, 3
 
 
 class _Solved(NamedTuple):
@@ -169,6 +174,10 @@ def _judged(
         screen = SCREEN_AT / operator.precision
         condition = skeel_condition(operator, info.factors, x, sizes, screen, solved.suspicious)
         regular = finite & (operator.precision * condition < SINGULAR_AT)
+        errors = operator.row_errors(x)
+        if errors is not None:
+            change = _change(operator, info.factors, x, errors)
+            regular, info = regular & (change < SINGULAR_AT), info._replace(change=change)
         # the sizes are root sums of squares: sums of absolute values are up to sqrt(n) larger
         largest = x.shape[-1] ** 0.5 * sizes
         stable = within | _small(operator, norm, largest, size)
@@ -181,6 +190,13 @@ def _judged(
     status = xp.where(regular, status, int(Status.SINGULAR))
     status = xp.where(known, status, int(Status.NONFINITE))
     return info._replace(status=xp.astype(status, xp.int32), relative_residual=relative_size(xp, norm, size))
+
+
+def _change(operator: LinearOperator, inverse: Inverse, x: Array, errors: Array) -> Array:
+    """Return the relative change of the solution, (*batch), that errors of this size in its rows bring about."""
+    xp, solve = operator.backend.xp, operator.inverted_by(inverse)
+    changes = [solve(errors * weights(xp, x, xp.full_like(x[..., 0], phase))) for phase in _PHASES]
+    return relative_size(xp, max_norm(xp, sum(xp.abs(change) for change in changes) / len(changes)), max_norm(xp, x))
 
 
 def backward_stable(

@@ -250,7 +250,7 @@ def test_minimum_norm_is_said() -> None:
     def twice(y: Any, a: Any) -> Any:
         return np.stack([y[0] + y[1] - a, 2 * (y[0] + y[1] - a)])
 
-    report = rootdiff.gradient_report(twice, np.ones(2), 2.0, adjoint="lstsq")
+    report = rootdiff.gradient_report(twice, np.ones(2), 2.0, adjoint="lstsq", cotangent=np.ones(2))
     assert report.rank_deficient
     assert "minimum norm" in report.verdict
 
@@ -315,3 +315,81 @@ def test_torch_counts_captured_parameters() -> None:
     captured = rootdiff_torch.gradient_report(lambda y: y**2 - a, y)
     assert captured.gradient_error == pytest.approx(given.gradient_error, rel=1e-6)
     assert 1e-5 < captured.root_error < 1e-3
+
+
+@pytest.mark.parametrize("package", ["numpy", "torch", "jax"])
+def test_the_error_of_the_root_that_rounding_hides_counts(package: str) -> None:
+    # at K = 1e-22 rounding leaves y an error of 5e-6, which cancels in the sum of y, but in no other loss
+    rd, xp = _package(package)
+
+    def residual(u: Any, k: Any) -> Any:
+        return xp.stack([xp.exp(u[0]) + xp.exp(u[1]) - 1, xp.exp(u[0]) + xp.exp(u[2]) - 1, u[1] + u[2] - u[0] - k])
+
+    k = xp.asarray(np.log(1e-22))
+    sol = rd.root(residual, xp.asarray(np.log([0.9, 0.1, 0.05])), k)
+    report = rd.gradient_report(residual, sol.y, k)
+    error = float(abs(sol.y[1] - sol.y[2])) / 2
+    assert error > 1e-6
+    assert report.y_error > error / float(abs(sol.y[1])) / 10
+    assert error / 10 < report.gradient_error < 1e-2
+    assert rd.gradient_report(residual, sol.y, k, cotangent=xp.asarray(np.ones(3))).gradient_error < 1e-10
+
+
+@pytest.mark.parametrize("package", ["torch", "jax"])
+def test_products_in_float32_are_no_failure_of_the_adjoint(package: str) -> None:
+    # the derivative solves with the entries of a small Jacobian, not with products that round anew
+    rd, xp = _package(package)
+    matrix, feed = xp.asarray(MATRIX), xp.asarray(FEED)
+    double = {"torch": lambda v: v.double(), "jax": lambda v: v.astype(float)}[package]
+    single = {"torch": lambda v: v.float(), "jax": lambda v: v.astype(np.float32)}[package]
+
+    def residual(y: Any, t: Any) -> Any:
+        return double(matrix @ single(xp.tanh(y))) + y - feed @ t
+
+    theta = xp.asarray(np.array([0.6, -1.1]))
+    y = rd.root(residual, xp.asarray(np.zeros(3)), theta, on_failure="ignore").y
+    report = rd.gradient_report(residual, y, theta)
+    assert "can be trusted" in report.verdict
+    assert 1e-9 < report.gradient_error < 1e-5
+
+
+@pytest.mark.parametrize("feed", np.linspace(2.0, 12.0, 8))
+@pytest.mark.parametrize("xtol", [1e-3, 1e-4, 1e-5])
+def test_a_residual_that_iterates_inside_promises_few_digits(feed: float, xtol: float) -> None:
+    def residual(y: Any, t: Any) -> Any:
+        return y + np.array([optimize.brentq(lambda x, v=v: x**3 + x - v, -50, 50, xtol=xtol) for v in y]) - t
+
+    x = optimize.brentq(lambda x: x**3 + 2 * x - feed, 0, 10, xtol=1e-14)
+    gradient = (3 * x**2 + 1) / (3 * x**2 + 2)
+    sol = rootdiff.root(residual, np.ones(1), np.array([feed]), on_failure="ignore")
+    error = abs(sol.jacobian()[0][0, 0] / gradient - 1)
+    assert error / 10 < rootdiff.gradient_report(residual, sol.y, np.array([feed])).gradient_error
+
+
+@pytest.mark.parametrize("size", [0.1, 0.5, 1.7, 6.0, 30.0])
+@pytest.mark.parametrize("name", ["tanh", "exp", "atan", "sqrt", "log", "lorentz", "hill", "gauss"])
+def test_a_smooth_residual_is_not_taken_for_a_rough_one(name: str, size: float) -> None:
+    g = {
+        "exp": lambda y: np.exp(-y),
+        "lorentz": lambda y: 1 / (1 + y**2),
+        "hill": lambda y: y**4 / (1 + y**4),
+        "gauss": lambda y: np.exp(-(y**2) / 2),
+    }.get(name) or getattr(np, name)
+
+    def residual(y: Any, t: Any) -> Any:
+        return np.stack([y[0] + 0.3 * g(y[1]) - t[0], y[1] - 0.4 * g(y[0]) - t[1]])
+
+    y = np.array([size, 1.3 * size])
+    report = rootdiff.gradient_report(residual, y, residual(y, np.zeros(2)), derivatives="complex-step")
+    assert report.gradient_error < 1e-12
+
+
+def _package(package: str) -> tuple[Any, Any]:
+    """Return a package and its array namespace."""
+    rd = pytest.importorskip({"numpy": "rootdiff"}.get(package, f"rootdiff_{package}"))
+    xp = pytest.importorskip({"jax": "jax.numpy"}.get(package, package))
+    if package == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    return rd, xp
