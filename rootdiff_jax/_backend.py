@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,17 @@ class JaxBackend(Backend):
         # no sort, which would cost as much as several steps
         found = jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1))
         return jnp.minimum(found, mask.size - 1)
+
+    def parts(self, count: int) -> int:
+        return math.gcd(count, jax.device_count())
+
+    def by_part(self, parts: int, function: Function, *arrays: Array) -> Array:
+        if parts == 1:
+            return function(*arrays)
+        # XLA sees that a part needs nothing of the others
+        split = [jnp.reshape(array, (parts, -1, *array.shape[1:])) for array in arrays]
+        found = jax.vmap(function)(*split)
+        return jnp.reshape(found, (-1, *found.shape[2:]))
 
     def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
         if where is not None:
