@@ -148,6 +148,14 @@ class Backend(Protocol):
         """Return the indices at which a mask, (systems,), holds, `count` or fewer; then the last index fills up."""
         return self.xp.nonzero(mask)[0]
 
+    def parts(self, count: int) -> int:
+        """Return in how many parts, of equal size, so many systems may be on devices of their own."""
+        return 1
+
+    def by_part(self, parts: int, function: Function, *arrays: Array) -> Array:
+        """Return ``function(*arrays)``, of arrays (systems, ...); each of so many parts in order by itself."""
+        return function(*arrays)
+
     def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
         """Return `stack`, (*batch, m, n), with `row`, (*batch, n), at `place`, an integer scalar.
 

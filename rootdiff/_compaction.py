@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rootdiff._backend import Array, Backend, Pick
@@ -96,7 +97,57 @@ def with_scale(residual: Residual, scale: Array | None) -> Residual:
 
 def limit(backend: Backend, shape: tuple[int, ...]) -> int:
     """Return how many systems of a batch of this shape may run on in a smaller one."""
-    return math.prod(shape) // (_COMPILED if backend.traced else _EAGER)
+    count = math.prod(shape)
+    parts = backend.parts(count)
+    return count // parts // (_COMPILED if backend.traced else _EAGER) * parts
+
+
+def room(backend: Backend, mask: Array) -> Array:
+    """Return how many systems a smaller batch must have for those of a mask, (*batch)."""
+    xp, parts = backend.xp, backend.parts(math.prod(mask.shape))
+    each = xp.sum(xp.reshape(xp.astype(mask, xp.int32), (parts, -1)), axis=-1)
+    return each[0] if parts == 1 else parts * xp.max(each)
+
+
+class Chosen:
+    """Systems of a batch as a smaller one, of `count` systems: the first of those that a mask, (*batch), names.
+
+    Each part of the batch that may be on a device of its own gives as many, so that none are moved to another.
+    """
+
+    def __init__(self, backend: Backend, mask: Array, count: int) -> None:
+        xp, flat = backend.xp, backend.xp.reshape(mask, (-1,))
+        parts = backend.parts(flat.shape[0])
+        share = count // parts
+        self._xp, self._lead, self._by_part = xp, mask.ndim, partial(backend.by_part, parts)
+        number = self._by_part(lambda flat: xp.cumulative_sum(xp.astype(flat, xp.int32)), flat)
+        self._flat = flat & (number <= share)
+        self._place = xp.where(self._flat, number - 1, 0)
+        self._order = self._by_part(lambda flat: backend.indices(flat, share), self._flat)
+        #: The systems that are chosen, (*batch).
+        self.mask = xp.reshape(self._flat, mask.shape)
+
+    def pick(self, array: Array) -> Array:
+        """Return the entries of the chosen systems, (count, ...), of an array with one per system of the batch."""
+        xp = self._xp
+        return self._by_part(lambda array, order: xp.take(array, order, axis=0), array, self._order)
+
+    def taken(self, tree: Any) -> Any:
+        """Return the chosen systems of nested tuples of arrays that start with the batch axes."""
+        return taken(self._xp, tree, self.pick, self._lead)
+
+    def put(self, tree: Any, some: Any) -> Any:
+        """Return nested tuples of arrays, in which the chosen systems are those of `some`."""
+        xp = self._xp
+
+        def of(array: Array, smaller: Array) -> Array:
+            rest = tuple(array.shape[self._lead :])
+            flat = xp.reshape(smaller, (-1, *rest))
+            new = self._by_part(lambda flat, place: xp.take(flat, place, axis=0), flat, self._place)
+            wide = xp.reshape(self._flat, (-1, *(1,) * len(rest)))
+            return xp.reshape(xp.where(wide, new, xp.reshape(array, (-1, *rest))), array.shape)
+
+        return _mapped(of, tree, some)
 
 
 def taken(xp: Any, tree: Any, pick: Pick, lead: int) -> Any:
@@ -108,20 +159,6 @@ def taken(xp: Any, tree: Any, pick: Pick, lead: int) -> Any:
         return xp.reshape(some, (some.shape[0], *(1,) * (lead - 1), *rest))
 
     return _mapped(of, tree)
-
-
-def put(xp: Any, tree: Any, some: Any, mask: Array, lead: int) -> Any:
-    """Return nested tuples of arrays, in which the systems of a mask, (systems,), are those of `some`, in order."""
-    place = xp.where(mask, xp.cumulative_sum(xp.astype(mask, xp.int32)) - 1, 0)
-
-    def of(array: Array, smaller: Array) -> Array:
-        rest = tuple(array.shape[lead:])
-        whole = xp.reshape(array, (-1, *rest))
-        new = xp.take(xp.reshape(smaller, (-1, *rest)), place, axis=0)
-        wide = xp.reshape(mask, (-1, *(1,) * len(rest)))
-        return xp.reshape(xp.where(wide, new, whole), array.shape)
-
-    return _mapped(of, tree, some)
 
 
 def _mapped(function: Callable[..., Array], *trees: Any) -> Any:

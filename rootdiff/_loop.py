@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array, Backend
-from rootdiff._compaction import limit, put, taken
+from rootdiff._compaction import Chosen, limit, room
 from rootdiff._inverse import Factors
 from rootdiff._norms import max_norm
 from rootdiff._patterns import weights
@@ -281,7 +281,7 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         return new
 
     def left(loop: _Loop) -> Array:
-        return xp.sum(xp.astype(loop.status == int(Status.RUNNING), xp.int32))
+        return room(backend, loop.status == int(Status.RUNNING))
 
     def unfinished(loop: _Loop) -> Array:
         return left(loop) > few if few else xp.any(loop.status == int(Status.RUNNING))
@@ -294,14 +294,8 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
 
     def the_others(*parts: Any) -> _Loop:
         loop = _Loop(*parts)
-        running = xp.reshape(loop.status, (-1,)) == int(Status.RUNNING)
-        order = backend.indices(running, count)
-
-        def pick(array: Array) -> Array:
-            return xp.take(array, order, axis=0)
-
-        some = _run(solver, take(pick, count), taken(xp, loop, pick, len(batch)))
-        return put(xp, loop, some, running, len(batch))  # type: ignore[no-any-return]
+        some = Chosen(backend, loop.status == int(Status.RUNNING), count)
+        return some.put(loop, _run(solver, take(some.pick, count), some.taken(loop)))  # type: ignore[no-any-return]
 
     if not backend.traced:  # some are left
         return the_others(*loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from rootdiff_jax._trace import vary, varying_axes
 
 #: Numbers from which work done twice costs more than the branch that keeps it apart.
 _MANY = 4096
+#: Columns of a Jacobian that are made at a time: what a residual makes on the way to each takes memory of its own.
+_COLUMNS = 512
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,17 @@ class JaxBackend(Backend):
         # no sort, which would cost as much as several steps
         found = jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1))
         return jnp.minimum(found, mask.size - 1)
+
+    def parts(self, count: int) -> int:
+        return math.gcd(count, jax.device_count())
+
+    def by_part(self, parts: int, function: Function, *arrays: Array) -> Array:
+        if parts == 1:
+            return function(*arrays)
+        # XLA sees that a part needs nothing of the others
+        split = [jnp.reshape(array, (parts, -1, *array.shape[1:])) for array in arrays]
+        found = jax.vmap(function)(*split)
+        return jnp.reshape(found, (-1, *found.shape[2:]))
 
     def put(self, stack: Array, place: Array, row: Array, where: Array | None = None) -> Array:
         if where is not None:
@@ -122,10 +136,6 @@ class JaxBackend(Backend):
 
             return value, scaled, scaled, lambda: slope[..., None]
 
-        def along(product: Function, axis: int) -> Array:
-            units = jnp.eye(y.shape[-1], dtype=y.dtype)  # not before: it is large where it is not wanted
-            return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit), out_axes=axis)(units)
-
         def transpose(product: Function) -> Function:
             return lambda vector: jax.linear_transpose(product, y)(vector)[0]
 
@@ -135,9 +145,14 @@ class JaxBackend(Backend):
             def rmatvec(cotangent: Array) -> Array:
                 return pullback(cotangent)[0]
 
-            return value, transpose(rmatvec), rmatvec, lambda: along(rmatvec, -2)
+            return value, transpose(rmatvec), rmatvec, lambda: _products_with_units(rmatvec, y, -2)
         value, matvec = jax.linearize(function, y)
-        return value, partial(_apart, matvec), partial(_apart, transpose(matvec)), lambda: along(matvec, -1)
+        return (
+            value,
+            partial(_apart, matvec),
+            partial(_apart, transpose(matvec)),
+            lambda: _products_with_units(matvec, y, -1),
+        )
 
     def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:
@@ -216,6 +231,24 @@ def _in_a_branch(function: Function, operand: Array) -> Any:
 def _are_spread_alike(kind: Any, other: Any) -> bool:
     """Return whether arrays of two types are spread over devices in the same way."""
     return varying_axes(kind) == varying_axes(other) and kind.sharding == other.sharding
+
+
+def _products_with_units(product: Function, y: Array, axis: int) -> Array:
+    """Return the products with all unit vectors, along an axis; where they are many, some at a time."""
+    n = y.shape[-1]
+    blocks = -(-n // _COLUMNS)
+    size = -(-n // blocks)
+
+    def some(start: Any) -> Array:
+        units = jnp.arange(n) == start + jnp.arange(size)[:, None]
+        return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit))(units)
+
+    def step(block: Array, found: Array) -> Array:
+        start = jnp.minimum(block * size, n - size)
+        return lax.dynamic_update_slice_in_dim(found, some(start), start, axis=0)
+
+    nothing = jnp.broadcast_to(jnp.zeros_like(y), (n, *y.shape))
+    return jnp.moveaxis(some(0) if blocks == 1 else lax.fori_loop(0, blocks, step, nothing), 0, axis)
 
 
 def _has_sine_and_cosine(function: Function, y: Array) -> bool:

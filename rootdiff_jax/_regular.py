@@ -70,22 +70,15 @@ def _starts_with(value: Any, batch: tuple[int, ...]) -> bool:
 
 def _taken(value: Any, failed: Array) -> Array:
     """Return the numbers of one system that has not failed, (1, k), of an array that starts with the batch axes."""
-    flat = jnp.reshape(lax.stop_gradient(value), (*failed.shape, -1))
-    place = jnp.argmax(jnp.reshape(~failed, -1), keepdims=True)
-    return jnp.take(jnp.reshape(flat, (-1, flat.shape[-1])), place, axis=0)
+    flat = jnp.reshape(lax.stop_gradient(value), (failed.size, -1))
+    # not by argmax, which gathers a batch that is spread over devices
+    first = jnp.min(jnp.where(jnp.reshape(failed, -1), failed.size - 1, jnp.arange(failed.size)))
+    return jnp.take(flat, first[None], axis=0)
 
 
 def _rows(values: Sequence[Any], failed: Array, candidates: Sequence[bool]) -> list[Any]:
-    """Do what `_taken` does for the candidates, by sums: no batch that is spread over devices is gathered for it."""
-    index = jnp.reshape(jnp.arange(failed.size), failed.shape)
-    chosen = (index == jnp.min(jnp.where(failed, failed.size, index)))[..., None]
-    axes = tuple(range(failed.ndim))
-
-    def row(value: Any) -> Array:
-        flat = jnp.reshape(value, (*failed.shape, -1))
-        return jnp.sum(jnp.where(chosen, flat, jnp.zeros_like(flat)), axis=axes).astype(flat.dtype)[None]
-
-    return [row(value) if flag else jnp.zeros(()) for value, flag in zip(values, candidates, strict=True)]
+    """Do what `_taken` does for the candidates."""
+    return [_taken(value, failed) if flag else jnp.zeros(()) for value, flag in zip(values, candidates, strict=True)]
 
 
 def _with_good(

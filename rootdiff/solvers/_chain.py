@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 from rootdiff._backend import Array
-from rootdiff._compaction import limit, put, taken
+from rootdiff._compaction import Chosen, limit
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._loop import IterativeSolver
@@ -138,21 +138,15 @@ class Chain(Solver):
 
         Each solver is compiled once then; in a batch that becomes smaller it would be once for each size.
         """
-        xp, take, lead = residual.xp, residual.take, active.ndim
+        xp, take = residual.xp, residual.take
         assert take is not None
 
         def attempt(state: tuple[RawSolution, Array]) -> tuple[RawSolution, Array]:
             best, need = state
-            flat = xp.reshape(need, (-1,))
-            chosen = flat & (xp.cumulative_sum(xp.astype(flat, xp.int32)) <= few)
-            order = residual.backend.indices(chosen, few)
-
-            def pick(array: Array) -> Array:
-                return xp.take(array, order, axis=0)
-
-            start, old, wanted = taken(xp, (y0, claim._replace(raw=best), need), pick, lead)
-            raw = self._in_turns(replace(take(pick, few), take=None), start, wanted, old)
-            return put(xp, best, raw, chosen, lead), need & ~xp.reshape(chosen, need.shape)
+            some = Chosen(residual.backend, need, few)
+            start, old, wanted = some.taken((y0, claim._replace(raw=best), need))
+            raw = self._in_turns(replace(take(some.pick, few), take=None), start, wanted, old)
+            return some.put(best, raw), need & ~some.mask
 
         need = active & (claim.asked | _failed(xp, claim.raw))
         return residual.backend.while_loop(lambda state: xp.any(state[1]), attempt, (claim.raw, need))[0]  # type: ignore[no-any-return]

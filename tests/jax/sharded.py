@@ -64,6 +64,33 @@ def by_jit_from_one_start() -> None:
     check(y, gradient)
 
 
+def with_batched_args(kind: AxisType) -> None:
+    """Systems that take longer go on in a smaller batch, each on its device, wherever they are."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
+    scale = np.linspace(1.0, 4.0, 64)
+    scale[[3, 5, 40]] = 1e6, 1e9, 1e12
+
+    def total(scale: Any, weight: Any, y0: Any) -> Any:
+        options: Any = {"solver": "newton", "batch_ndim": 1, "batched_args": (0, None)}
+        sol = rd.root(lambda y, a, w: y**3 + y - a[:, None] * w, y0, scale, weight, **options)
+        return jnp.sum(sol.y), sol.y
+
+    given = scale[:, None] * (weight := np.array([1.0, 2.0]))
+    y = 2 / 3**0.5 * np.sinh(np.arcsinh(1.5 * 3**0.5 * given) / 3)
+    slope = 1 / (3 * y**2 + 1)
+    derivative = jax.grad(total, argnums=(0, 1), has_aux=True)
+    with jax.set_mesh(mesh):
+        spread = NamedSharding(mesh, PartitionSpec("batch"))
+        inputs = jax.device_put(scale, spread), jnp.asarray(weight), jax.device_put(jnp.full((64, 2), 1.5), spread)
+        compiled = jax.jit(derivative).lower(*inputs).compile()
+        assert "all-gather" not in compiled.as_text()
+        for function in (compiled, derivative):
+            (of_scale, of_weight), found = function(*inputs)
+            np.testing.assert_allclose(found, y, **EXACT)
+            np.testing.assert_allclose(of_scale, slope @ weight, **EXACT)
+            np.testing.assert_allclose(of_weight, scale @ slope, **EXACT)
+
+
 def by_jit_of_one_system() -> None:
     """One system whose unknowns are spread, coupled to their neighbours, from a start that is on both devices."""
     mesh = jax.make_mesh((2,), ("n",), axis_types=(AxisType.Explicit,))
@@ -298,6 +325,8 @@ CASES = {
     "jit-explicit-vmap": partial(by_vmap, AxisType.Explicit, True),
     "eager-explicit-vmap": partial(by_vmap, AxisType.Explicit, False),
     "jit-explicit-one-start": by_jit_from_one_start,
+    "jit-auto-batched-args": partial(with_batched_args, AxisType.Auto),
+    "jit-explicit-batched-args": partial(with_batched_args, AxisType.Explicit),
     "jit-explicit-one-system": by_jit_of_one_system,
     "jit-auto-shifts": by_shifts_of_fixed_vectors,
     "shard_map-newton-lu": partial(by_shard_map, "newton", "lu"),

@@ -20,6 +20,8 @@ CASES = {
         "jit-auto-newton-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
         "jit-explicit-newton-lu": "jit over a sharded batch with explicit sharding: no all-gather",
         "jit-explicit-one-start": "jit over sharded args with explicit sharding, a start that is on all devices",
+        "jit-auto-batched-args": "jit over a sharded batch whose finished systems are taken out: no all-gather",
+        "jit-explicit-batched-args": "jit over such a batch with explicit sharding: no all-gather",
         "jit-explicit-one-system": "jit over one system spread over explicit axes, iterative adjoint: no all-gather",
         "jit-auto-shifts": "jit over one sharded system that couples neighbours, in GMRES: no all-gather",
         "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
