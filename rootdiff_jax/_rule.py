@@ -143,7 +143,7 @@ def _left_to_xla(solve: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
 def _forward(problem: Problem, *inputs: Any) -> Outputs:
     # so JAX knows the trace of the value again where a derivative is traced
     with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
-        return _traced_once(problem, *inputs)
+        return _traced_once(problem, *inputs)  # type: ignore[no-any-return]
 
 
 @partial(jax.jit, static_argnums=0, inline=True)

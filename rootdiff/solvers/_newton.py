@@ -261,6 +261,7 @@ def armijo(
         return _is_noise(xp, beside - f, size)
 
     def natural(following: Array) -> Array:
+        assert length is not None
         return norm2(xp, following) <= _FAST * length
 
     if slope:
