@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,15 @@ from tests.harness import HARNESSES, Harness, JaxHarness
 
 # Set before JAX starts: programs that run once are not worth optimising; compiling takes half the time.
 # In one piece for each program too: parts for several threads cost more than the second core wins.
-_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+# Nor are their loops worth work: these passes leave every number as it is, and take a third of the time.
+_LOOPS = ("invariant-code-motion", "constant-sinking", "trip-count-annotator")
+_UNWANTED = (*(f"while-loop-{name}" for name in _LOOPS), "simplify-while-loops", "small-while-loop-hoisting")
+_FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    f"--xla_disable_hlo_passes={','.join((*_UNWANTED, 'reshape-mover', 'dynamic-dimension-simplifier'))}",
+]
 with suppress(PackageNotFoundError):
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a later one does not know it, and ends
         _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
@@ -28,6 +37,13 @@ settings.register_profile("dev", max_examples=5, **_COMMON)
 settings.register_profile("ci", max_examples=5, derandomize=True, **_COMMON)
 settings.register_profile("thorough", max_examples=50, derandomize=True, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of cycles leave alone what stays: a trace of JAX makes many objects, few of them garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 def _many_memory_maps() -> bool:
