@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.harness import HARNESSES, Harness, JaxHarness
+from tests.harness import HARNESSES, Harness, JaxHarness, cover
 
 # Set before JAX starts: programs that run once are not worth optimising; compiling takes half the time.
 # In one piece for each program too: parts for several threads cost more than the second core wins.
@@ -64,17 +64,26 @@ def _few_compiled_programs() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before the cases are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let JAX without jit, whose loops are those with jit, take one case of each test, and all in test-all."""
-    cases: dict[str, dict[str, list[pytest.Item]]] = {"jax": {}, "jax-jit": {}}
+    """Let JAX, which compiles for each case, take cases that have each value once; the others wait for test-all.
+
+    NumPy and PyTorch take all. JAX without jit, whose loops are those with jit, takes one case of each test.
+    """
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
         if hasattr(item, "callspec") and not item.get_closest_marker("exhaustive"):
-            params = item.callspec.params
-            backend = params.get("backend", params.get("name"))
-            if isinstance(backend, str) and backend in cases:
-                cases[backend].setdefault(item.nodeid.partition("[")[0], []).append(item)
-    for test in cases["jax"].keys() & cases["jax-jit"].keys():
-        for item in cases["jax"][test][1:]:
-            item.add_marker(pytest.mark.exhaustive)
+            for value in item.callspec.params.values():
+                name = getattr(value, "name", value)
+                if isinstance(name, str) and name in ("jax", "jax-jit"):
+                    cases.setdefault((item.nodeid.partition("[")[0], name), []).append(item)
+    for (test, name), of_test in cases.items():
+        some = (
+            [0]
+            if name == "jax" and (test, "jax-jit") in cases
+            else cover([{(of, id(value)) for of, value in item.callspec.params.items()} for item in of_test])
+        )
+        for place, item in enumerate(of_test):
+            if place not in some:
+                item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture(params=list(HARNESSES))
