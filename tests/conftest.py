@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -66,7 +67,8 @@ def _few_compiled_programs() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let JAX, which compiles for each case, take cases that have each value once; the others wait for test-all.
 
-    NumPy and PyTorch take all. JAX without jit, whose loops are those with jit, takes one case of each test.
+    NumPy and PyTorch take all. JAX without jit, whose loops are those with jit, takes one case of each file, and one of
+    each test that tells the two apart.
     """
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
@@ -75,12 +77,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 name = getattr(value, "name", value)
                 if isinstance(name, str) and name in ("jax", "jax-jit"):
                     cases.setdefault((item.nodeid.partition("[")[0], name), []).append(item)
+    seen = set[str]()
     for (test, name), of_test in cases.items():
-        some = (
-            [0]
-            if name == "jax" and (test, "jax-jit") in cases
-            else cover([{(of, id(value)) for of, value in item.callspec.params.items()} for item in of_test])
-        )
+        some = cover([{(of, id(value)) for of, value in item.callspec.params.items()} for item in of_test])
+        if name == "jax" and (test, "jax-jit") in cases:
+            file = test.partition("::")[0]
+            some = [] if file in seen and "jax-jit" not in inspect.getsource(of_test[0].function) else some[:1]
+            seen.add(file)
         for place, item in enumerate(of_test):
             if place not in some:
                 item.add_marker(pytest.mark.exhaustive)

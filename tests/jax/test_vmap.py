@@ -65,7 +65,9 @@ def test_vmap_of_grad(solver: str, adjoint: str, jit: bool) -> None:
 
 
 @pytest.mark.transform("grad of vmap")
-@pytest.mark.parametrize(("solver", "adjoint"), [(NEWTON, "lu"), (HYBR, "gmres")])
+@pytest.mark.parametrize(
+    ("solver", "adjoint"), [(NEWTON, "gmres"), pytest.param(HYBR, "lu", marks=pytest.mark.exhaustive)]
+)
 def test_grad_of_vmap(solver: str, adjoint: str) -> None:
     def objective(thetas: Any) -> Any:
         y = jax.vmap(lambda theta: solve(jnp.asarray(START), theta, solver=solver, adjoint=adjoint))(thetas)
