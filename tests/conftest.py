@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -12,11 +14,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.harness import HARNESSES, Harness, JaxHarness
+from tests.harness import HARNESSES, Harness, JaxHarness, cover
 
 # Set before JAX starts: programs that run once are not worth optimising; compiling takes half the time.
 # In one piece for each program too: parts for several threads cost more than the second core wins.
-_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+# Nor are their loops worth work: these passes leave every number as it is, and take a third of the time.
+_LOOPS = ("invariant-code-motion", "constant-sinking", "trip-count-annotator")
+_UNWANTED = (*(f"while-loop-{name}" for name in _LOOPS), "simplify-while-loops", "small-while-loop-hoisting")
+_FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    f"--xla_disable_hlo_passes={','.join((*_UNWANTED, 'reshape-mover', 'dynamic-dimension-simplifier'))}",
+]
 with suppress(PackageNotFoundError):
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a later one does not know it, and ends
         _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
@@ -28,6 +38,13 @@ settings.register_profile("dev", max_examples=5, **_COMMON)
 settings.register_profile("ci", max_examples=5, derandomize=True, **_COMMON)
 settings.register_profile("thorough", max_examples=50, derandomize=True, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of cycles leave alone what stays: a trace of JAX makes many objects, few of them garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 def _many_memory_maps() -> bool:
@@ -48,17 +65,28 @@ def _few_compiled_programs() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before the cases are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let JAX without jit, whose loops are those with jit, take one case of each test, and all in test-all."""
-    cases: dict[str, dict[str, list[pytest.Item]]] = {"jax": {}, "jax-jit": {}}
+    """Let JAX, which compiles for each case, take cases that have each value once; the others wait for test-all.
+
+    NumPy and PyTorch take all. JAX without jit, whose loops are those with jit, takes one case of each file, and one of
+    each test that tells the two apart.
+    """
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
         if hasattr(item, "callspec") and not item.get_closest_marker("exhaustive"):
-            params = item.callspec.params
-            backend = params.get("backend", params.get("name"))
-            if isinstance(backend, str) and backend in cases:
-                cases[backend].setdefault(item.nodeid.partition("[")[0], []).append(item)
-    for test in cases["jax"].keys() & cases["jax-jit"].keys():
-        for item in cases["jax"][test][1:]:
-            item.add_marker(pytest.mark.exhaustive)
+            for value in item.callspec.params.values():
+                name = getattr(value, "name", value)
+                if isinstance(name, str) and name in ("jax", "jax-jit"):
+                    cases.setdefault((item.nodeid.partition("[")[0], name), []).append(item)
+    seen = set[str]()
+    for (test, name), of_test in cases.items():
+        some = cover([{(of, id(value)) for of, value in item.callspec.params.items()} for item in of_test])
+        if name == "jax" and (test, "jax-jit") in cases:
+            file = test.partition("::")[0]
+            some = [] if file in seen and "jax-jit" not in inspect.getsource(of_test[0].function) else some[:1]
+            seen.add(file)
+        for place, item in enumerate(of_test):
+            if place not in some:
+                item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture(params=list(HARNESSES))

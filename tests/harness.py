@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 
 import rootdiff
 
 #: Whether this is `make test-all`, which leaves nothing out.
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+
+
+def cover(cases: Sequence[set[Any]]) -> list[int]:
+    """Return the places of a few sets that have all the members of all of them."""
+    left, chosen = set[Any]().union(*cases), []
+    while left:
+        chosen.append(max(range(len(cases)), key=lambda place: len(cases[place] & left)))
+        left -= cases[chosen[-1]]
+    return chosen
+
+
+def covering(*axes: Sequence[Any], together: int = 2) -> list[Any]:
+    """Return the product of some values; the cases that run by default have any `together` of them once."""
+    product = list(itertools.product(*(range(len(axis)) for axis in axes)))
+    chosen = cover([set(itertools.combinations(enumerate(case), together)) for case in product])
+    marks = [[] if place in chosen else [pytest.mark.exhaustive] for place in range(len(product))]
+    return [pytest.param(*map(getitem, axes, case), marks=mark) for case, mark in zip(product, marks, strict=True)]
 
 
 @dataclass(frozen=True)

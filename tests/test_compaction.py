@@ -32,7 +32,9 @@ def residual(y: Any, scale: Any, weight: Any) -> Any:
 
 #: JAX compiles two programs for each: by jit, and the eager ones only where everything is run. The default solver is a
 #: chain, of which a test below is; its own loops are those of the others.
-RARE = {("jax", solver) for solver in NATIVE if solver != "newton"} | {("jax-jit", "auto")}
+RARE = {("jax", solver) for solver in NATIVE if solver != "newton"} | {
+    ("jax-jit", solver) for solver in ("auto", "trust_region", "chord", "levenberg_marquardt")
+}
 CASES = [
     pytest.param(name, solver, marks=[pytest.mark.exhaustive] if (name, solver) in RARE else [])
     for name in HARNESSES

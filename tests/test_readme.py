@@ -8,9 +8,18 @@ from pathlib import Path
 
 import pytest
 
+import rootdiff
+import rootdiff_jax
+import rootdiff_torch
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = "-- end of block --"
+#: What each package offers before any test has registered more.
+NAMES = {
+    package.__name__: (*package.available_solvers(), *package.available_adjoints())
+    for package in (rootdiff, rootdiff_torch, rootdiff_jax)
+}
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\s*^```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 
@@ -44,12 +53,7 @@ def test_readme_has_code_in_three_frameworks():
     assert all(f"import {name} as rd" in code for name in ("rootdiff", "rootdiff_torch", "rootdiff_jax"))
 
 
-@pytest.mark.parametrize("backend", ["rootdiff", "rootdiff_torch", "rootdiff_jax"])
+@pytest.mark.parametrize("backend", NAMES)
 def test_readme_names_every_solver_and_adjoint(backend):
-    listing = f"import {backend} as rd; print(*rd.available_solvers(), *rd.available_adjoints())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", listing], capture_output=True, text=True, timeout=120, env=environment, check=True
-    )
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in done.stdout.split() if f"`{name}`" not in text] == []
+    assert [name for name in NAMES[backend] if f"`{name}`" not in text] == []

@@ -98,9 +98,9 @@ def _jax() -> Arrays:
     return Arrays(JaxBackend(), jax.numpy.asarray, jax.jit, _PROGRAMS)
 
 
-@pytest.fixture(params=[_numpy, _torch, _jax], ids=["numpy", "torch", "jax"])
+@pytest.fixture(params=["numpy", "torch", "jax"])
 def arrays(request: pytest.FixtureRequest) -> Arrays:
-    return request.param()
+    return {"numpy": _numpy, "torch": _torch, "jax": _jax}[request.param]()
 
 
 @pytest.fixture

@@ -30,11 +30,14 @@ SOLVERS = (NEWTON, HYBR)
 ADJOINTS = ("lu", "gmres")
 
 
+#: Of the solvers of other libraries, which differ in their own code alone: one on the host, one in JAX, a minimiser.
+PEERS = ("scipy:hybr", "optimistix:Dogleg", "optimistix:BFGS")
+
+
 def of_peers_a_few(names: Iterable[str]) -> list[Any]:
-    """Return the names; of the solvers of other libraries all but one each wait for test-all."""
-    few = ("scipy:hybr", "optimistix:Dogleg")
+    """Return the names; of the solvers of other libraries all but a few wait for test-all."""
     rare = [pytest.mark.exhaustive]
-    return [pytest.param(name, marks=rare if ":" in name and name not in few else []) for name in names]
+    return [pytest.param(name, marks=rare if ":" in name and name not in PEERS else []) for name in names]
 
 
 def c(theta: Any) -> Any:

@@ -140,7 +140,7 @@ def by_shifts_of_fixed_vectors() -> None:
 
 
 def by_vmap(kind: AxisType, compiled: bool) -> None:
-    """Value, tangent and gradient of mapped solves, from a start of each and from one start for all."""
+    """Value and gradient of mapped solves, from a start of each and from one for all; and the tangent of these."""
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
     rows = NamedSharding(mesh, PartitionSpec("batch"))
     slopes = jax.vmap(jax.jacobian(c))(THETAS)
@@ -148,27 +148,27 @@ def by_vmap(kind: AxisType, compiled: bool) -> None:
     def found(theta: Any, y0: Any) -> Any:
         return rd.root(f, y0, theta, solver="newton", adjoint="lu").y
 
+    of_each, of_one = (jax.vmap(found, in_axes=(0, axis)) for axis in (0, None))
+
+    def value_and_grad(mapped: Any, thetas: Any, y0: Any) -> Any:
+        gradient, y = jax.grad(lambda t: (loss(y := mapped(t, y0)), y), has_aux=True)(thetas)
+        return y, gradient
+
     def all_at_once(thetas: Any, starts: Any) -> Any:
-        for own, y0 in ((True, starts), (False, jnp.asarray(START))):
-            mapped = jax.vmap(found, in_axes=(0, 0 if own else None))
-            gradient, y = jax.grad(lambda t, mapped=mapped, y0=y0: (loss(y := mapped(t, y0)), y), has_aux=True)(thetas)
-            tangent = jax.jvp(lambda t, mapped=mapped, y0=y0: mapped(t, y0), (thetas,), (thetas,))[1]
-            yield y, gradient, tangent
+        tangent = jax.jvp(lambda t: of_one(t, START), (thetas,), (thetas,))
+        return value_and_grad(of_each, thetas, starts), value_and_grad(of_one, thetas, START), tangent
 
     with jax.set_mesh(mesh):
         inputs = jax.device_put(jnp.asarray(THETAS), rows), jax.device_put(jnp.asarray(STARTS), rows)
-        if not compiled:
-            gradient, y = jax.grad(lambda t: (loss(y := jax.vmap(lambda t: found(t, START))(t)), y), has_aux=True)(
-                inputs[0]
-            )
+        if compiled:
+            *found_by, (y, tangent) = jax.jit(all_at_once)(*inputs)
             assert y.sharding.is_equivalent_to(rows, 2)
-            check(y, gradient)
-            return
-        function = jax.jit(lambda *given: list(all_at_once(*given)))
-        for y, gradient, tangent in function(*inputs):
-            assert y.sharding.is_equivalent_to(rows, 2)
-            check(y, gradient)
             np.testing.assert_allclose(tangent, np.einsum("kij,kj->ki", slopes, THETAS), **EXACT)
+        else:
+            found_by = [value_and_grad(of_one, inputs[0], START)]
+        for y, gradient in found_by:
+            assert y.sharding.is_equivalent_to(rows, 2)
+            check(y, gradient)
 
 
 def by_shard_map(solver: str, adjoint: str) -> None:
@@ -206,7 +206,9 @@ def with_many_numbers(manual: bool) -> None:
     rows, a = PartitionSpec("batch"), jnp.linspace(1.0, 3.0, 5000)[:, None]
 
     def local(a: Any) -> Any:
-        return jax.grad(lambda a: jnp.sum(rd.root(lambda y, a: jnp.exp(y) - a, a, a, batch_ndim=1).y ** 2))(a)
+        return jax.grad(
+            lambda a: jnp.sum(rd.root(lambda y, a: jnp.exp(y) - a, a, a, batch_ndim=1, solver="newton").y ** 2)
+        )(a)
 
     with jax.set_mesh(mesh):
         spread = jax.device_put(a, NamedSharding(mesh, rows))
@@ -226,8 +228,7 @@ def by_shard_map_from_one_start() -> None:
         return rd.root(f, start, theta, **newton).y
 
     def all_at_once(thetas: Any) -> Any:
-        y = jax.vmap(by_args)(thetas)
-        slopes = jax.vmap(jax.grad(lambda theta: loss(by_args(theta))))(thetas)
+        slopes, y = jax.vmap(jax.grad(lambda theta: (loss(y := by_args(theta)), y), has_aux=True))(thetas)
         hessians = jax.vmap(jax.hessian(lambda theta: loss(by_args(theta))))(thetas)
         batch = rd.root(f, jnp.stack([start] * len(thetas)), thetas, batch_ndim=1, **newton).y
         closing = jax.vmap(lambda theta: rd.root(lambda y: f(y, theta), start, **newton).y)(thetas)

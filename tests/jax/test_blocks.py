@@ -56,7 +56,10 @@ def blocks(**options: Any) -> Any:
     return whole(batched_args=(0, None), **options)
 
 
-@pytest.mark.parametrize("solver", ["newton", "broyden", rd.Chain([rd.Newton(max_steps=5), rd.Newton()])])
+@pytest.mark.parametrize(
+    "solver",
+    ["newton", pytest.param("broyden", marks=pytest.mark.exhaustive), rd.Chain([rd.Newton(max_steps=5), rd.Newton()])],
+)
 def test_roots_steps_and_statuses_are_those_of_the_whole_batch(taken: list[int], solver: Any) -> None:
     wanted = whole(solver=solver, on_failure="ignore")
     assert taken == []
@@ -79,7 +82,7 @@ def gradients(solve: Callable[..., Any], **options: Any) -> Any:
     return jax.grad(loss, argnums=(0, 1))(SCALE, WEIGHT)
 
 
-@pytest.mark.parametrize("adjoint", ["lu", "gmres", "reuse"])
+@pytest.mark.parametrize("adjoint", ["lu", pytest.param("gmres", marks=pytest.mark.exhaustive), "reuse"])
 def test_gradients_are_those_of_the_whole_batch(taken: list[int], adjoint: str) -> None:
     for got, wanted in zip(gradients(blocks, adjoint=adjoint), gradients(whole, adjoint=adjoint), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-12)  # sums over 500 systems; GMRES stops at 10 eps

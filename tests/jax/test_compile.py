@@ -76,7 +76,9 @@ def test_settings_of_a_chain_reach_their_solver() -> None:
 
 
 @pytest.mark.transform("no new compile: other tolerances and limits of a SciPy method, in a chain too")
-@pytest.mark.parametrize("method", ["hybr", "lm", "krylov", "df-sane"])
+@pytest.mark.parametrize(
+    "method", ["hybr", "krylov", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("lm", "df-sane"))]
+)
 def test_settings_of_scipy_are_runtime_values(method: Any) -> None:
     def solver(rtol: float, steps: int) -> Any:
         return rd.SciPy(method=method, rtol=rtol, max_steps=steps)
@@ -87,7 +89,14 @@ def test_settings_of_scipy_are_runtime_values(method: Any) -> None:
     assert compiles(call(chains[0]), call(chains[1])) == 0
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.complex64, jnp.complex128])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        jnp.float32,
+        jnp.complex128,
+        *(pytest.param(dtype, marks=pytest.mark.exhaustive) for dtype in (jnp.float64, jnp.complex64)),
+    ],
+)
 def test_scipy_solves_in_the_precision_of_the_program_in_whatever_thread(dtype: Any) -> None:
     def solve(a: Any, power: Any, key: Any) -> Any:
         def residual(y: Any, a: Any, power: Any, key: Any) -> Any:

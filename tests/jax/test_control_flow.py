@@ -20,7 +20,7 @@ def euler(y: Any, rate: Any, solver: str) -> Any:
 
 
 @pytest.mark.transform("scan around a root: jacrev, jacfwd, reverse over forward")
-@pytest.mark.parametrize("solver", [NEWTON, HYBR])
+@pytest.mark.parametrize("solver", [NEWTON, pytest.param(HYBR, marks=pytest.mark.exhaustive)])
 def test_scan(solver: str) -> None:
     def final(rate: Any) -> Any:
         y, _ = lax.scan(lambda y, _: (euler(y, rate, solver), None), jnp.array([2.0, 3.0]), length=4)
@@ -95,7 +95,6 @@ def test_root_inside_root(solver: str) -> None:
     np.testing.assert_allclose(gradient, [1.5 * 2**0.5], **EXACT)
     if solver == NEWTON:
         a = jnp.array([2.0])
-        np.testing.assert_allclose(jax.jit(jax.hessian(root))(a), [[0.75 / 2**0.5]], **EXACT)
         # one of its linear solves is for rounding alone, of which XLA must not make two versions
         hessian = jax.jit(jax.vmap(lambda tangent: jax.jvp(jax.jacrev(root), (a,), (tangent,))[1]))
         np.testing.assert_allclose(hessian(jnp.ones((1, 1))), [[0.75 / 2**0.5]], **EXACT)

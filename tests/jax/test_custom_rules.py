@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
-from tests.jax.closed_form import ADJOINTS, EXACT, SOLVER, START, THETA, c, f, loss
+from tests.harness import covering
+from tests.jax.closed_form import ADJOINTS, EXACT, SOLVER, SOLVERS, START, THETA, c, f, loss
 
 
 @jax.custom_vjp
@@ -30,8 +31,7 @@ opaque_sine.defjvps(lambda dx, _, x: dx * jnp.cos(x))
 
 
 @pytest.mark.transform("a residual that only has a custom_vjp, reverse mode")
-@pytest.mark.parametrize("adjoint", ADJOINTS)
-@pytest.mark.parametrize("solver", ["newton", "scipy:hybr"])
+@pytest.mark.parametrize(("solver", "adjoint"), covering(SOLVERS, ADJOINTS, together=1))
 def test_custom_vjp(solver: str, adjoint: str) -> None:
     def objective(theta: Any) -> Any:
         return loss(rd.root(reverse_only, jnp.asarray(START), theta, solver=solver, adjoint=adjoint).y)
@@ -73,7 +73,7 @@ def test_custom_vjp_with_optimistix_is_refused() -> None:
 @pytest.mark.transform("a residual with a custom_jvp and a callback in it")
 def test_custom_jvp() -> None:
     def root(a: Any) -> Any:
-        return rd.root(lambda y, a: opaque_sine(y) - a, jnp.array([0.3]), a).y[0]
+        return rd.root(lambda y, a: opaque_sine(y) - a, jnp.array([0.3]), a, solver=SOLVER).y[0]
 
     np.testing.assert_allclose(root(0.5), np.arcsin(0.5), **EXACT)
     np.testing.assert_allclose(jax.jit(jax.grad(root))(0.5), 1 / np.sqrt(0.75), **EXACT)
@@ -90,7 +90,7 @@ def test_residuals_that_differ_in_their_rule_alone_are_told_apart() -> None:
 
     def gradient(slope: float) -> Any:
         line = with_slope(slope)
-        return jax.grad(lambda a: rd.root(lambda y, a: y - line(a), jnp.ones(1), a).y[0])(1.0)
+        return jax.grad(lambda a: rd.root(lambda y, a: y - line(a), jnp.ones(1), a, solver=SOLVER).y[0])(1.0)
 
     np.testing.assert_allclose([gradient(2.0), gradient(5.0)], [2.0, 5.0], **EXACT)
 
@@ -111,8 +111,9 @@ halved = on_host(lambda z, a: 0.5 * z + a)
 
 
 @pytest.mark.transform("a callback in the residual, by solvers that need no derivative")
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("solver", ["auto", "anderson", "df_sane", "scipy:krylov"])
+@pytest.mark.parametrize(
+    ("solver", "compiled"), covering(["auto", "anderson", "df_sane", "scipy:krylov"], [False, True], together=1)
+)
 def test_a_cell_that_calls_numpy(solver: str, compiled: bool) -> None:
     def found(a: Any) -> Any:
         return rd.fixed_point(halved, jnp.zeros(2), a, solver=solver).y
@@ -121,7 +122,7 @@ def test_a_cell_that_calls_numpy(solver: str, compiled: bool) -> None:
     np.testing.assert_allclose(y, [2.0, -4.0], rtol=1e-10)  # the default tolerance is 1.8e-12, f is linear
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("compiled", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_auto_finds_roots_of_a_residual_that_calls_numpy(compiled: bool) -> None:
     """The second is Rosenbrock's from its standard start, in which the first of the solvers stalls."""
     cubes = on_host(lambda y, a: y**3 - a)

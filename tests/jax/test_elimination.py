@@ -14,6 +14,7 @@ import rootdiff_jax
 from rootdiff._sizes import are_better_together
 from rootdiff_jax import _substitution
 from rootdiff_jax._backend import JaxBackend
+from tests.harness import covering
 
 COUNT = 96
 
@@ -29,9 +30,10 @@ def _matrices(kind: str, n: int) -> np.ndarray:
     return matrix
 
 
-@pytest.mark.parametrize("transpose", [False, True])
-@pytest.mark.parametrize("n", [2, 5, 8])
-@pytest.mark.parametrize("kind", ["dominant", "random", "zero diagonal", "rows scaled"])
+@pytest.mark.parametrize(
+    ("kind", "n", "transpose"),
+    covering(["dominant", "random", "zero diagonal", "rows scaled"], [2, 5, 8], [False, True]),
+)
 def test_solutions_are_as_exact_as_with_pivots(kind: str, n: int, transpose: bool) -> None:
     matrix, rhs = _matrices(kind, n), np.random.default_rng(0).standard_normal((4, COUNT // 4, n))
     assert are_better_together(rhs.shape)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
+from tests.harness import covering
 from tests.jax.closed_form import EXACT, HYBR, NEWTON, SOLVER, SOLVERS, START, THETA, c, f, loss
 
 THETAS = np.stack([THETA, THETA + 0.3, [-0.2, 1.1]])
@@ -25,9 +26,11 @@ def gradients(theta: Any) -> Any:
 
 
 @pytest.mark.transform("vmap over args, over the initial guess, over both")
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("over_start", "over_args"), [(True, False), (False, True), (True, True)])
-def test_vmap(solver: str, over_start: bool, over_args: bool) -> None:
+@pytest.mark.parametrize(
+    ("solver", "over"), covering(SOLVERS, [(True, True), (True, False), (False, True)], together=1)
+)
+def test_vmap(solver: str, over: tuple[bool, bool]) -> None:
+    over_start, over_args = over
     y0, theta = STARTS if over_start else START, THETAS if over_args else THETA
     axes = (0 if over_start else None, 0 if over_args else None)
     y = jax.vmap(lambda y0, theta: solve(y0, theta, solver=solver), in_axes=axes)(jnp.asarray(y0), jnp.asarray(theta))
@@ -47,7 +50,7 @@ def test_nested_vmap() -> None:
     [
         (NEWTON, "lu", False),
         (NEWTON, "gmres", True),
-        (HYBR, "lu", True),
+        pytest.param(HYBR, "lu", True, marks=pytest.mark.exhaustive),
         pytest.param(NEWTON, "lu", True, marks=pytest.mark.exhaustive),
         pytest.param(NEWTON, "gmres", False, marks=pytest.mark.exhaustive),
         pytest.param(HYBR, "lu", False, marks=pytest.mark.exhaustive),
@@ -62,7 +65,9 @@ def test_vmap_of_grad(solver: str, adjoint: str, jit: bool) -> None:
 
 
 @pytest.mark.transform("grad of vmap")
-@pytest.mark.parametrize(("solver", "adjoint"), [(NEWTON, "lu"), (HYBR, "gmres")])
+@pytest.mark.parametrize(
+    ("solver", "adjoint"), [(NEWTON, "gmres"), pytest.param(HYBR, "lu", marks=pytest.mark.exhaustive)]
+)
 def test_grad_of_vmap(solver: str, adjoint: str) -> None:
     def objective(thetas: Any) -> Any:
         y = jax.vmap(lambda theta: solve(jnp.asarray(START), theta, solver=solver, adjoint=adjoint))(thetas)

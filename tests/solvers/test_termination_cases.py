@@ -74,6 +74,8 @@ def test_each_row_is_judged_by_itself():
     problem = get_problem("brown-almost-linear-10")
     for solver in ("scipy:broyden1", "newton_krylov"):
         sol = rootdiff.root(problem.residual, problem.starts()[2], problem.theta, solver=solver, on_failure="ignore")
+        # SciPy's path hangs on roundings
+        assert sol.converged or solver == "scipy:broyden1"
         assert not sol.converged or np.max(np.abs(problem.residual(sol.y, problem.theta))) < 1e-9
 
 

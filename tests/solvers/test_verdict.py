@@ -130,9 +130,16 @@ CASES: dict[str, tuple[Any, list[float], list[float] | None, type]] = {
     ),
     "no derivative at the start, a root": (lambda y: y + xp(y).sqrt(y) - 6, [0.0], [4.0], np.float64),
 }
-#: Where the default solver must arrive; elsewhere it may fail, as long as it says so. With differences for derivatives
-#: fewer digits are left.
-MAY_FAIL = {"numpy": {"dissociation, 1e-28", "dissociation, second order"}, "torch": set(), "jax-jit": set()}
+#: Where a solver may fail, as long as it says so. With differences for derivatives fewer digits are left, and there is
+#: one at each start; Newton's method alone goes nowhere without.
+FAR = {"dissociation, 1e-28", "dissociation, second order"}
+KINKS = {"no derivative at the start, a norm", "no derivative at the start, a root"}
+MAY_FAIL = {
+    ("numpy", "auto"): FAR,
+    ("numpy", "newton"): {*FAR, "couplings of 1e-12"},
+    ("torch", "newton"): KINKS,
+    ("jax-jit", "newton"): KINKS,
+}
 #: How far a success may be off, beside its own estimate of the error: by the atol of a start of size one, and by 1e-9;
 #: where the rounding of a constant moves the root of the numbers at hand, by that
 SLACK = {np.float64: (1e-9, 1e-15), np.float32: (1e-3, 1e-9)}
@@ -148,8 +155,7 @@ def test_a_success_is_as_near_as_it_says(backend: Any, solver: str, case: str) -
     if root is None:
         assert not status.success
         return
-    if solver == "auto" and case not in MAY_FAIL[backend.name]:
-        assert status.success
+    assert status.success or case in MAY_FAIL.get((backend.name, solver), set())
     if status.success:
         relative, absolute = SLACK[dtype]
         known = 10 * np.asarray(out.solution.error) + relative * np.abs(root) + absolute + ROUNDED.get(case, 0.0)
@@ -166,7 +172,8 @@ def test_an_unknown_that_moves_slowly_has_not_arrived(backend: Any, solver: str,
         return -rates * (y - root)
 
     out = backend.solve(f, np.full(3, 5.0, dtype), rates, root, solver=solver, on_failure="ignore")
-    assert not Status(int(out.status)).success or np.allclose(out.y, root, rtol=1e-4)
+    arrives = solver != "fixed_point"  # which would take a million steps
+    assert Status(int(out.status)).success == np.allclose(out.y, root, rtol=1e-4) == arrives
 
 
 @pytest.mark.parametrize("solver", ["trust_region", "levenberg_marquardt", "broyden", "df_sane", "scipy:hybr"])
@@ -175,7 +182,8 @@ def test_a_row_that_is_zero_by_rounding_tells_the_error_it_hides(solver: str) ->
     sol = rootdiff.root(
         lambda z: z - rates * (z - 3) - z, np.full(3, 5, np.float32), solver=solver, on_failure="ignore"
     )
-    assert not sol.converged or np.all(np.abs(sol.y - 3) <= sol.error + 1e-5)
+    assert sol.converged
+    assert np.all(np.abs(sol.y - 3) <= sol.error + 1e-5)
 
 
 @pytest.mark.parametrize("solver", ["scipy:hybr", "scipy:lm", "scipy:broyden1", "scipy:anderson"])
@@ -194,8 +202,8 @@ def test_an_underflow_is_no_root_for_wrapped_solvers_either(solver: str) -> None
 )
 def test_the_verdict_asks_for_no_value_outside_the_bounds(f: Any, bounds: Any, root: list[float]) -> None:
     sides = tuple(None if side is None else np.array(side) for side in bounds)
-    sol = rootdiff.root(lambda y: np.array(f(y)), np.array([0.3, 2.0]), bounds=sides, on_failure="ignore")
-    assert not sol.converged or np.allclose(sol.y, root, atol=1e-6)
+    sol = rootdiff.root(lambda y: np.array(f(y)), np.array([0.3, 2.0]), bounds=sides)
+    np.testing.assert_allclose(sol.y, root, atol=1e-6)
 
 
 def test_slow_is_not_stalled(backend: Any) -> None:
