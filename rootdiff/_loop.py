@@ -237,9 +237,7 @@ def _unresolved(solver: IterativeSolver, residual: Residual, y0: Array, loop: _L
         return count + 1, allowed * weak / max_norm(xp, weak)[..., None], lost
 
     start = (xp.zeros_like(loop.steps), allowed * weights(xp, y, loop.steps), xp.zeros_like(success))
-    looks = min(2, y.shape[-1])
-    lost = residual.backend.while_loop(lambda carry: xp.all(carry[0] < looks), look, start)[2]
-    return success & lost
+    return success & _repeated(residual.backend, look, start, min(2, y.shape[-1]))[2]
 
 
 def _unfelt(residual: Residual, y0: Array, loop: _Loop, change: Array) -> Array:
@@ -256,10 +254,22 @@ def _unfelt(residual: Residual, y0: Array, loop: _Loop, change: Array) -> Array:
         return count + 1, last, residual(residual.moved(y, farther * weights(xp, y, loop.steps))) - f
 
     start = (xp.zeros_like(loop.steps), xp.zeros_like(f), xp.zeros_like(f))
-    _, near, far = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)
+    _, near, far = _repeated(residual.backend, look, start, 2)
     explained = (xp.abs(f) <= xp.abs(far)) & (xp.abs(far - _FARTHER * near) < 0.5 * xp.abs(far))
     idle = (f == 0) & (near == 0) & (far == 0) & (y == y0)
     return ~xp.all(explained | idle, axis=-1)
+
+
+def _repeated(backend: Backend, body: Any, state: Any, times: int) -> Any:
+    """Return the state after so many calls of `body`, whose first array counts them: by a loop where that is compiled.
+
+    Else a device would be waited for.
+    """
+    if backend.traced:
+        return backend.while_loop(lambda state: backend.xp.all(state[0] < times), body, state)
+    for _ in range(times):
+        state = body(state)
+    return state
 
 
 def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
