@@ -51,6 +51,18 @@ class Scaling(NamedTuple):
         return self.diagonal * vector
 
 
+class Equilibrated(NamedTuple):
+    """The inverse of a matrix from that of the matrix with its rows divided by `rows`, (*batch, n), all positive."""
+
+    base: Any
+    rows: Array
+
+    def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
+        if transpose:
+            return self.base.apply(backend, vector, transpose) / self.rows
+        return self.base.apply(backend, vector / self.rows)
+
+
 class Updated(NamedTuple):
     """``base + sum_i left_i right_i^T``: another inverse, and vectors `left` and `right`, (*batch, memory, n)."""
 
@@ -65,7 +77,9 @@ class Updated(NamedTuple):
 
 
 def with_base(inverse: Any, base: Any) -> Any:
-    """Return an inverse of the structure of `inverse` that is `base`: its updates are zero."""
+    """Return an inverse of the structure of `inverse` that is `base`: its updates are zero, its rows undivided."""
+    if isinstance(inverse, Equilibrated):
+        return Equilibrated(with_base(inverse.base, base), inverse.rows / inverse.rows)
     if not isinstance(inverse, Updated):
         return base
     return Updated(with_base(inverse.base, base), 0 * inverse.left, 0 * inverse.right)

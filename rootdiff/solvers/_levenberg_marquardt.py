@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
+from rootdiff._inverse import Equilibrated
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff.solvers._radius import Linearisation, search
@@ -67,12 +68,14 @@ class LevenbergMarquardt(TrustRegionSolver):
     def step(self, residual: Residual, state: TrustState) -> TrustState:
         xp = residual.xp
         at = self._prepared(residual, state)
-        spectrum = _decompose(xp, at.matrix / at.rows[..., None] / at.metric[..., None, :], at.f)
+        matrix = at.matrix / at.rows[..., None]
+        inverse = Equilibrated(residual.backend.lu_factor(matrix), at.rows)  # a small part of the work of an SVD
+        spectrum = _decompose(xp, matrix / at.metric[..., None, :], at.f)
         newton = _damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
         regular = xp.all(spectrum.values > 0, axis=-1)
         attempt = search(residual, state.y, at, self._proposal(residual, state.y, at, spectrum, regular))
         error, status = self._ended(xp, state, attempt, newton, regular)
-        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius)
+        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius, inverse)
 
     def _proposal(
         self, residual: Residual, y: Array, at: Linearisation, spectrum: _Spectrum, regular: Array

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._inverse import Equilibrated, Factors
 from rootdiff._loop import IterativeSolver, running
 from rootdiff._norms import dot, norm2
 from rootdiff._residual import Residual
@@ -17,7 +18,7 @@ from rootdiff.solvers._radius import Attempt, Linearisation, first_radius, scali
 
 
 class TrustState(NamedTuple):
-    """Iterate, residual, error estimate, status, scale of the variables, radius (negative: not yet set)."""
+    """Iterate, residual, error, status, scale of the variables, radius (negative: not yet set), inverse Jacobian."""
 
     y: Array
     f: Array
@@ -25,6 +26,7 @@ class TrustState(NamedTuple):
     status: Array
     scale: Array
     radius: Array
+    inverse: Equilibrated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class TrustRegionSolver(IterativeSolver):
     scale: Literal["columns", "none"] = "columns"
 
     runtime = (*IterativeSolver.runtime, "radius")
+    loose = (*IterativeSolver.loose, "inverse")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,8 +48,8 @@ class TrustRegionSolver(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> TrustState:
         xp = residual.xp
         zeros = xp.zeros_like(y)
-        unset = -xp.ones_like(y[..., 0])
-        return TrustState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), zeros, unset)
+        unset, unknown = -xp.ones_like(y[..., 0]), Equilibrated(Factors.zeros(xp, y), xp.ones_like(y))
+        return TrustState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), zeros, unset, unknown)
 
     def _prepared(self, residual: Residual, state: TrustState) -> Linearisation:
         """Return the linearised residual with its rows equilibrated, the scale of the variables and the radius."""
@@ -109,13 +112,13 @@ class TrustRegion(TrustRegionSolver):
     def step(self, residual: Residual, state: TrustState) -> TrustState:
         xp, backend = residual.xp, residual.backend
         at = self._prepared(residual, state)
-        factors = backend.lu_factor(at.matrix / at.rows[..., None])
-        newton = backend.lu_solve(factors, -at.f)
+        inverse = Equilibrated(backend.lu_factor(at.matrix / at.rows[..., None]), at.rows)
+        newton = inverse.apply(backend, -state.f)
         regular = xp.all(xp.isfinite(newton), axis=-1)
         propose = _dogleg(xp, at, newton, regular)
         attempt = search(residual, state.y, at, propose)
         error, status = self._ended(xp, state, attempt, newton, regular)
-        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius)
+        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius, inverse)
 
 
 def _dogleg(xp: Any, at: Linearisation, newton: Array, regular: Array) -> Callable[[Array], tuple[Array, Array]]:

@@ -283,7 +283,7 @@ def _alike(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "full"])
-@pytest.mark.parametrize("solver", ["newton", "chord", "broyden"])
+@pytest.mark.parametrize("solver", ["newton", "chord", "broyden", "trust_region", "levenberg_marquardt"])
 def test_rows_that_round_alike_hide_no_error(backend: Any, solver: str, kind: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(8):
