@@ -103,7 +103,7 @@ def test_the_entries_of_a_jacobian_take_the_memory_of_few_matrices() -> None:
         return jnp.sum(y**2), y
 
     program = jax.jit(jax.grad(loss, has_aux=True)).lower(a).compile()
-    assert program.memory_analysis().temp_size_in_bytes <= 2.3 * n**2 * 8  # 3.1 if all columns were made at once
+    assert program.memory_analysis().temp_size_in_bytes <= 2.5 * n**2 * 8  # at least 3.1 if all are made at once
     gradient, y = program(a)
     product = jax.vjp(lambda y: f(y, a), y)[1](gradient)[0]
     np.testing.assert_allclose(product, 2 * y, rtol=0, atol=1e-11)
