@@ -10,7 +10,7 @@ from rootdiff._norms import max_norm, norm2
 from rootdiff._patterns import signs
 from rootdiff._residual import Residual
 from rootdiff._select import select
-from rootdiff._sizes import is_cheaper_than_a_branch
+from rootdiff._sizes import is_cheaper_than_a_branch, is_one_large
 
 #: Halvings (at least) before a direction is given up: 2^-40 of a step is below the rounding of its end point.
 _MAX_TRIALS = 40
@@ -51,8 +51,8 @@ def backtrack(
 ) -> Trial:
     """Shorten `step` per system until ``accept(size, length)`` holds or the step vanishes in rounding.
 
-    A compiled program makes the first trial in the loop too, which holds its one copy of the residual; else the loop
-    begins only where a first trial was rejected.
+    A compiled program for one large system makes the first trial in the loop too, which then holds its one copy of the
+    residual; else the loop begins only where a first trial was rejected.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def backtrack(
     xp, traced = residual.xp, residual.backend.traced
     eps = xp.finfo(y.dtype).eps
     unwanted = residual.unwanted(y[..., 0])
-    inside = traced and not slope  # of one unknown a compiler makes one kernel of what surrounds the first trial
+    inside = traced and is_one_large(tuple(y.shape))  # of few unknowns a compiler makes one kernel of what is around it
     look = inside and noisy is not None
 
     def trial(point: Array, length: Array | None) -> Trial:
@@ -138,8 +138,8 @@ def backtrack(
         following = None if again is None else xp.zeros_like(y)
         return search(y, xp.zeros_like(y), size, xp.ones_like(size), xp.zeros_like(unwanted), None, following)
     start = trial(residual.moved(y, step), None)
-    if traced and is_cheaper_than_a_branch(y.shape):
-        return search(*start)
+    if slope and traced and is_cheaper_than_a_branch(y.shape):
+        return search(*start)  # a compiler makes one kernel of a loop without a branch in it
     return residual.backend.when(xp.any(~(start.accepted | unwanted)), search, start, start)  # type: ignore[no-any-return]
 
 
