@@ -198,6 +198,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
     raw = RawSolution(y, loop.status, loop.steps, norm, known, error=error)
     raw = solver.finish(residual, loop.first_norm, raw)
+    y, norm, error = raw.y, raw.residual_norm, raw.error
     failed = (raw.status > int(Status.RUNNING)) & (raw.status != int(Status.NONFINITE_START))
     # a residual that underflows may be far from any root, and one that is zero by rounding says little of y
     tiny = (norm < underflow(xp, y)) & ((norm > 0) | (loop.mark < underflow(xp, y)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rootdiff._backend import Array
@@ -16,15 +17,19 @@ from rootdiff.linear._lsmr import LSMR
 from rootdiff.linear._lu import LU
 from rootdiff.linear._trial import attempt
 
+#: Vectors of a Krylov space, as many as `GMRES` keeps.
+_CYCLE = 30
+
 
 @dataclass(frozen=True)
 class AutoLinear(LinearSolver):
     """`LU` for at most 1024 unknowns and 2^24 matrix entries in the batch, or where a factorisation is at hand.
 
-    Else, and for fixed points of more than 64 unknowns, `GMRES`, with what the solver knows of the inverse as
-    preconditioner; the systems in which it does not reach its tolerance are solved again, by `LU` if their matrices
-    have at most 2^24 entries, else by `LSMR`. One system of more than 256 unknowns that `LU` would have to factor is
-    tried in JAX by a short GMRES before, which is believed only if a second one shows that the matrix is not singular.
+    Else, and for fixed points of more than 64 unknowns and few right-hand sides, `GMRES`, with what the solver knows of
+    the inverse as preconditioner; the systems in which it does not reach its tolerance are solved again, by `LU` if
+    their matrices have at most 2^24 entries, else by `LSMR`. One system of more than 256 unknowns that `LU` would have
+    to factor is tried in JAX by a short GMRES before, which is believed only if a second one shows that the matrix is
+    not singular.
 
     Parameters
     ----------
@@ -40,7 +45,10 @@ class AutoLinear(LinearSolver):
         shape, known = operator.shape[:-1], self.known
         dense, many = is_dense(shape), not has_few_unknowns(shape)
         lu = LU().starting_from(known)
-        if isinstance(known, Factors) or (dense and not (isinstance(operator.original, FixedPoint) and many)):
+        # one factorisation serves all right-hand sides, each of which would have a Krylov space of its own
+        several = math.prod(rhs.shape[: operator.several(rhs)])
+        contracts = isinstance(operator.original, FixedPoint) and many and several * _CYCLE < shape[-1]
+        if isinstance(known, Factors) or (dense and not contracts):
             if self._tries(operator, rhs):
                 return _again(operator, rhs, *attempt(operator, rhs), lu)
             return lu.solve(operator, rhs)

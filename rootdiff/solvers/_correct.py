@@ -57,6 +57,7 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
             status=xp.astype(xp.where(within, int(Status.CONVERGED), raw.status), xp.int32),
             steps=steps,
             residual_norm=xp.where(contracts, norm, raw.residual_norm),
+            error=xp.where(within[..., None], xp.abs(direction), raw.error),
         )
 
     last = raw.steps + _CORRECTIONS

@@ -129,7 +129,8 @@ class Newton(IterativeSolver):
         bound, noisy = (None, None) if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
 
         trial = armijo(residual, y, f, direction, size, scalar, bound, again, length)
-        following = trial.following
+        # of one unknown the slope at the trial point is at hand, where that of the start may tell nothing
+        following = trial.f / trial.slope if trial.slope is not None else trial.following
         unfinished = trial.accepted
         if noisy is not None:
             unfinished = unfinished & ~(noisy & _is_over(xp, following, length, trial, size))
@@ -265,7 +266,7 @@ def armijo(
         return norm2(xp, following) <= _FAST * length
 
     if slope:
-        return backtrack(residual, y, direction, accept, shorten, slope, again=again)
+        return backtrack(residual, y, direction, accept, shorten, slope)
     return backtrack(
         residual, y, direction, accept, shorten, noisy=noisy, again=again, natural=None if again is None else natural
     )

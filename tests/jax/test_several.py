@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rootdiff
 import rootdiff_jax as rd
 
 #: Runs hundreds of derivatives on two threads: batched calls of LAPACK that wait in the pool that runs them would
@@ -46,7 +47,8 @@ def test_two_threads_do_not_wait_for_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("solver", "mode", "n"), [("newton", "jacrev", 50), ("newton", "jacfwd", 100), ("auto", "jacrev", 50)]
+    ("solver", "mode", "n"),
+    [("newton", "jacrev", 50), ("newton", "jacfwd", 100), ("auto", "jacrev", 50), ("anderson", "jacrev", 100)],
 )
 def test_a_jacobian_takes_the_memory_of_few_matrices(solver: str, mode: str, n: int) -> None:
     rng = np.random.default_rng(n)
@@ -55,7 +57,12 @@ def test_a_jacobian_takes_the_memory_of_few_matrices(solver: str, mode: str, n: 
     t = rng.standard_normal(n)
 
     def root(t: Any) -> Any:
-        return rd.root(lambda y, t: y - jnp.tanh(jnp.asarray(a) @ y) / 2 - t, 0 * t, t, solver=solver).y
+        def cell(y: Any, t: Any) -> Any:
+            return jnp.tanh(jnp.asarray(a) @ y) / 2 + t
+
+        if solver == "anderson":  # by default its linear solves are those of GMRES
+            return rd.fixed_point(cell, 0 * t, t, solver=rootdiff.Anderson(rtol=1e-14)).y
+        return rd.root(lambda y, t: y - cell(y, t), 0 * t, t, solver=solver).y
 
     program = jax.jit(getattr(jax, mode)(root)).lower(jnp.asarray(t)).compile()
     assert program.memory_analysis().temp_size_in_bytes <= 10 * n**2 * 8

@@ -399,3 +399,24 @@ def test_linear_systems_are_solved_to_what_their_condition_leaves(name: str) -> 
             out = backend.solve(f, start, a, a @ root, on_failure="ignore")
             assert Status(int(out.status)).success
             assert np.max(np.abs(out.y - root)) <= 20 * 10**digits * 1e-16
+
+
+@pytest.mark.parametrize("solver", ["newton", "auto"])
+def test_a_long_step_onto_a_plateau_finds_no_root(backend: Any, solver: str) -> None:
+    """There f is small beside that at the start, and so is its slope, which is at hand for one unknown."""
+    out = backend.solve(
+        lambda y: (y - 0.71) * xp(y).exp(-2 * y * y), np.array([0.984]), solver=solver, on_failure="ignore"
+    )
+    assert Status(int(out.status)).success == (solver == "auto")
+    if solver == "auto":
+        np.testing.assert_allclose(out.y, [0.71], rtol=1e-10)
+
+
+def test_a_success_after_newton_corrections_tells_its_error(backend: Any) -> None:
+    rate = np.array([1e-13, 0.5, 0.7])
+    options = {"entry": "fixed_point", "solver": "anderson", "on_failure": "ignore"}
+    out = backend.solve(lambda z, r: z - r * (z - 3), np.full(3, 5.0), rate, **options)
+    assert Status(int(out.status)).success
+    error = np.asarray(out.solution.error)
+    assert np.all(np.isfinite(error))
+    assert np.all(np.abs(out.y - 3) <= 10 * error + 1e-14)
