@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import Chosen, limit, room
-from rootdiff._inverse import Factors, Updated
+from rootdiff._inverse import Factors
 from rootdiff._norms import max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
@@ -25,8 +25,6 @@ from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, under
 _SETTLED = 8
 #: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
 _RETURNING = 0.4
-#: A direction that f feels so many times less than others may be hidden by roundings: the default rtol is 8000 eps.
-_HIDDEN = 100.0
 #: A change of y so many times its tolerance is felt so many times as much, and explains an f next to a root.
 _FARTHER = 16.0
 
@@ -229,28 +227,18 @@ def _unresolved(solver: IterativeSolver, residual: Residual, y0: Array, loop: _L
             lost = lost | _unfelt(residual, y0, loop, allowed)
         return success & lost
     unit = xp.maximum(allowed, xp.full_like(y, float(xp.finfo(y.dtype).smallest_normal)))
-    limit = 0.0 if isinstance(inverse, Updated) else _HIDDEN  # updates tell little of how f feels a direction
 
-    def look(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        hidden, first, step, lost = carry
+    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, step, lost = carry
         trial = residual.moved(y, step)
         change = residual(trial) - loop.state.f
         lost = lost | ~_is_within(xp, inverse.apply(residual.backend, change) - (trial - y), _RETURNING * allowed)
         # the second time along what f feels least: rows that round alike feel the same of any other step
         weak = inverse.apply(residual.backend, change * weights(xp, y, loop.steps + 1)) / unit
-        far = max_norm(xp, weak)
-        hidden = first & success & ~lost & ~(far <= limit) if y.shape[-1] > 1 else xp.zeros_like(hidden)
-        return hidden, xp.zeros_like(first), allowed * weak / far[..., None], lost
+        return count + 1, allowed * weak / max_norm(xp, weak)[..., None], lost
 
-    yes = xp.ones_like(success)
-    carry = (yes, yes, allowed * weights(xp, y, loop.steps), ~yes)
-    if residual.backend.traced:
-        carry = residual.backend.while_loop(lambda carry: xp.any(carry[0]), look, carry)
-    else:  # without a loop, which waits for a device
-        carry = look(carry)
-        if not residual.backend.surely_all(~carry[0]):
-            carry = look(carry)
-    return success & carry[3]
+    start = (xp.zeros_like(loop.steps), allowed * weights(xp, y, loop.steps), xp.zeros_like(success))
+    return success & _repeated(residual.backend, look, start, min(2, y.shape[-1]))[2]
 
 
 def _unfelt(residual: Residual, y0: Array, loop: _Loop, change: Array) -> Array:

@@ -51,16 +51,17 @@ def test_under_vmap_each_has_its_own_end():
     assert jax.vmap(halvings)(jnp.array([1.0, 2.0, 5.0, 64.0])).tolist() == [0.0, 1.0, 3.0, 6.0]
 
 
-@pytest.mark.parametrize("solver", ["newton", "auto"])
-def test_a_loop_of_a_small_system_carries_few_arrays(solver):
+@pytest.mark.parametrize(("solver", "arrays"), [("newton", 9), ("auto", 10)])
+def test_a_loop_of_a_small_system_carries_few_arrays(solver, arrays):
     """Each array costs a copy at the start of a step, and eight of them another thread."""
     matrix = jnp.eye(50) + 0.1
 
     def solve(b: Any) -> Any:
         return rd.root(lambda y, b: matrix @ y + y**3 - b, jnp.zeros(50), b, solver=solver).y
 
-    # y, f, the error, the best y; factors and their order; norms; numbers of two types: without packing 14
-    assert max(_carried(jax.make_jaxpr(solve)(jnp.ones(50)).jaxpr)) <= 9
+    # y, f, the error, the best y; factors and their order; norms; numbers of two types: without packing 14;
+    # those of a trust region are of a matrix whose rows are divided by numbers, one more array
+    assert max(_carried(jax.make_jaxpr(solve)(jnp.ones(50)).jaxpr)) <= arrays
 
 
 def _carried(jaxpr: Any) -> list[int]:

@@ -98,7 +98,10 @@ def test_the_packages_agree_on_what_has_succeeded_and_how() -> None:
                     for name in ("numpy", "torch")
                 ]
             found = [Status(int(out.status)) for out in (*outs, _compiled(system))]
-            # how a solve without a root ends, hangs on rounding too
-            if len({status if status.success else None for status in found}) > 1:
+            # how a solve without a root ends, hangs on rounding too, and so does on which side of the tolerance an
+            # error is that is nearly as large
+            errors = [np.max(np.asarray(out.solution.error) / _allowed(system.start, out.y)) for out in outs]
+            nearly = all(status.success for status in found) and all(1 / 3 <= error <= 3 for error in errors)
+            if len({status if status.success else None for status in found}) > 1 and not nearly:
                 apart[family, seed] = [status.name for status in found]
     assert apart == {}
