@@ -172,7 +172,7 @@ class Backend(Protocol):
         """Return the LU factors, (*batch, n, n), and pivots, (*batch, n); a singular matrix does not raise."""
 
     def lu_solve(self, factors: Factors, rhs: Array, transpose: bool = False) -> Array:
-        """Return the solution, (*batch, n), of one system per right-hand side; not finite where singular."""
+        """Return the solutions, (*batch, n) or (several, *batch, n), like `rhs`; not finite where singular."""
 
     def eliminates(self, shape: tuple[int, ...]) -> bool:
         """Return whether to solve for vectors of this shape, (*batch, n), is cheaper without factors that are kept."""

@@ -9,13 +9,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import Chosen, limit, room
-from rootdiff._inverse import Factors
-from rootdiff._norms import max_norm
-from rootdiff._patterns import weights
+from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
+from rootdiff._resolution import End, is_lost
 from rootdiff._select import keep, select, status_where
 from rootdiff._settings import with_settings
-from rootdiff._sizes import has_few_unknowns, is_dense
+from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver, is_believed, named
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, underflow
@@ -23,10 +22,6 @@ from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, under
 #: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
 #: simple root needs fewer to become exact.
 _SETTLED = 8
-#: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
-_RETURNING = 0.4
-#: A change of y so many times its tolerance is felt so many times as much, and explains an f next to a root.
-_FARTHER = 16.0
 
 
 class State(Protocol):
@@ -201,76 +196,15 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     # a residual that underflows may be far from any root, and one that is zero by rounding says little of y
     tiny = (norm < underflow(xp, y)) & ((norm > 0) | (loop.mark < underflow(xp, y)))
     deep = is_deep(solver, norm, loop.first_norm)
-    silent = (norm == 0) & ~_is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
-    asked = failed | tiny | silent | _unresolved(solver, residual, y0, loop, raw)
+    silent = (norm == 0) & ~is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
+    asked = failed | tiny | silent
+    if is_dense(tuple(y.shape)):
+        allowed = allowed_error(xp, solver, loop.state.y, loop.scale, xp.ones_like(success))
+        end = End(residual, y0, loop.state.y, loop.state.f, allowed, loop.steps)
+        asked = asked | (success & (loop.steps > 0) & is_lost(end, raw.factors, norm == 0, bool(solver.futile)))
     if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
     return Claim(raw, asked if active is None else asked & active, first)
-
-
-def _unresolved(solver: IterativeSolver, residual: Residual, y0: Array, loop: _Loop, raw: RawSolution) -> Array:
-    """Return where, (*batch), f does not resolve y to its tolerance, though the system claims success.
-
-    Where rows of f are rounded, corrections may be far smaller than the error of y that these roundings hide: but a
-    change of y by its tolerance, put into f, does not come back from it then. In a loop, so that a compiled program
-    holds one copy of f.
-    """
-    xp, y, inverse = residual.xp, loop.state.y, raw.factors
-    success = (loop.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
-    if not is_dense(tuple(y.shape)):
-        return xp.zeros_like(success)
-    allowed = allowed_error(xp, solver, y, loop.scale, xp.ones_like(success))
-    # of an inverse that was never formed nothing is known in most directions
-    if inverse is None or not isinstance(getattr(inverse, "base", inverse), Factors):
-        lost = raw.residual_norm == 0
-        if not solver.futile and has_few_unknowns(y.shape):
-            lost = lost | _unfelt(residual, y0, loop, allowed)
-        return success & lost
-    unit = xp.maximum(allowed, xp.full_like(y, float(xp.finfo(y.dtype).smallest_normal)))
-
-    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        count, step, lost = carry
-        trial = residual.moved(y, step)
-        change = residual(trial) - loop.state.f
-        lost = lost | ~_is_within(xp, inverse.apply(residual.backend, change) - (trial - y), _RETURNING * allowed)
-        # the second time along what f feels least: rows that round alike feel the same of any other step
-        weak = inverse.apply(residual.backend, change * weights(xp, y, loop.steps + 1)) / unit
-        return count + 1, allowed * weak / max_norm(xp, weak)[..., None], lost
-
-    start = (xp.zeros_like(loop.steps), allowed * weights(xp, y, loop.steps), xp.zeros_like(success))
-    return success & _repeated(residual.backend, look, start, min(2, y.shape[-1]))[2]
-
-
-def _unfelt(residual: Residual, y0: Array, loop: _Loop, change: Array) -> Array:
-    """Return where, (*batch), a row of f is not what changes of y by so much, and by more, explain linearly.
-
-    Where steps tell nothing of the error but by the slope that they saw, this is how a flat root is seen. An unknown
-    that rests where it started, in a row that is zero all over, is one that nothing asks for.
-    """
-    xp, y, f = residual.xp, loop.state.y, loop.state.f
-
-    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        count, _, last = carry
-        farther = xp.where((count > 0)[..., None], _FARTHER * change, change)
-        return count + 1, last, residual(residual.moved(y, farther * weights(xp, y, loop.steps))) - f
-
-    start = (xp.zeros_like(loop.steps), xp.zeros_like(f), xp.zeros_like(f))
-    _, near, far = _repeated(residual.backend, look, start, 2)
-    explained = (xp.abs(f) <= xp.abs(far)) & (xp.abs(far - _FARTHER * near) < 0.5 * xp.abs(far))
-    idle = (f == 0) & (near == 0) & (far == 0) & (y == y0)
-    return ~xp.all(explained | idle, axis=-1)
-
-
-def _repeated(backend: Backend, body: Any, state: Any, times: int) -> Any:
-    """Return the state after so many calls of `body`, whose first array counts them: by a loop where that is compiled.
-
-    Else a device would be waited for.
-    """
-    if backend.traced:
-        return backend.while_loop(lambda state: backend.xp.all(state[0] < times), body, state)
-    for _ in range(times):
-        state = body(state)
-    return state
 
 
 def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
@@ -348,11 +282,11 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
     if surely_all(unknown):
         converged = ~unknown
     else:
-        converged = _is_within(xp, state.error, allowed()) & (norm < xp.inf)
+        converged = is_within(xp, state.error, allowed()) & (norm < xp.inf)
         near = xp.where(converged, near + 1, xp.zeros_like(near))
         if solver.atol is None:  # a root that is not zero is known to rtol by then
             exact = allowed_error(xp, solver, state.y, loop.scale, deep(), power=1.0)
-            converged = converged & (_is_within(xp, state.error, exact) | (near >= _SETTLED))
+            converged = converged & (is_within(xp, state.error, exact) | (near >= _SETTLED))
     if surely_all(lambda: better & improved & (norm > 0) & (steps < solver.max_steps) & running & ~converged):
         status = xp.astype(state.status, xp.int32)
         zeros = xp.zeros_like(loop.idle)
@@ -363,7 +297,7 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
     else:
         idle = loop.idle + 1
         if solver.futile:
-            vain = xp.astype(_is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
+            vain = xp.astype(is_within(xp, state.y - loop.state.y, allowed()), xp.int32)
             idle = idle + vain * (solver.patience // solver.futile)
         idle = xp.where(improved, 0, idle)
     status = xp.where((idle >= solver.patience) & running, int(Status.STALLED), state.status)
@@ -385,11 +319,6 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
         loop.scale,
         near,
     )
-
-
-def _is_within(xp: Any, vector: Array, allowed: Array) -> Array:
-    """Return whether every absolute entry is at most the `allowed` one, (*batch); by one reduction of floats."""
-    return xp.max(xp.abs(vector) - allowed, axis=-1) <= 0
 
 
 def _size(xp: Any, state: Any) -> Array:

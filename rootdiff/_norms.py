@@ -22,6 +22,11 @@ def max_norm(xp: Any, vector: Array) -> Array:
     return cheaper(vector, least_memory) if cheaper else least_memory(vector)
 
 
+def is_within(xp: Any, vector: Array, allowed: Array) -> Array:
+    """Return whether every absolute entry is at most the `allowed` one, (*batch); by one reduction of floats."""
+    return xp.max(xp.abs(vector) - allowed, axis=-1) <= 0
+
+
 def norm2(xp: Any, vector: Array) -> Array:
     """Return the Euclidean norm of each system, (*batch), without overflow of the squares."""
     if vector.shape[-1] == 1:

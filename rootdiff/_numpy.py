@@ -146,8 +146,10 @@ class NumpyBackend(Backend):
             with np.errstate(all="ignore"):
                 return rhs / matrix[..., 0]
         (getrs,) = get_lapack_funcs(("getrs",), (matrix, rhs))
-        if matrix.ndim == 2:
-            return getrs(matrix, pivots, rhs, trans=int(transpose))[0]
+        if matrix.ndim == 2:  # several right-hand sides are columns
+            return getrs(matrix, pivots, rhs.T, trans=int(transpose))[0].T
+        if rhs.ndim == matrix.ndim:
+            return np.stack([self.lu_solve(factors, one, transpose) for one in rhs])
         if are_better_together(matrix.shape[:-1]):
             return _elimination.solve(factors, rhs, transpose)
         n = matrix.shape[-1]

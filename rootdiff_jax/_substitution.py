@@ -41,10 +41,16 @@ def _row_order(pivots: Array) -> Array:
 
 
 def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
-    """Return the solutions, (*batch, n), of A x = b, or of A^T x = b, by the LU factors and the row order of A."""
+    """Return the solutions, like `rhs`, of A x = b, or of A^T x = b, by the LU factors and the row order of A.
+
+    `rhs` is (*batch, n) or (several, *batch, n).
+    """
     matrix, order = factors
-    if are_better_together(rhs.shape) and order.shape == rhs.shape:
-        return _together(matrix, order, rhs, transpose)
+    if are_better_together(order.shape):
+        if rhs.ndim > order.ndim:
+            return jax.vmap(lambda one: solve(factors, one, transpose))(rhs)
+        if order.shape == rhs.shape:
+            return _together(matrix, order, rhs, transpose)
     return one_by_one(factors, rhs, transpose)
 
 

@@ -39,3 +39,17 @@ def test_a_row_is_put_in_its_place(name: str, batch: tuple[int, ...], monkeypatc
     np.testing.assert_array_equal(inside(backend.put(array(stack), place, array(row))), expected)
     some = inside(backend.put(array(stack), place, array(row), array(np.array(where))))
     np.testing.assert_array_equal(some, np.where(where[..., None, None] if batch else where, expected, stack))
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 3), (80, 4)])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_factors_solve_for_several_right_hand_sides(name: str, shape: tuple[int, ...], transpose: bool) -> None:
+    backend, array = BACKENDS[name]
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((*shape, shape[-1])) + 4 * np.eye(shape[-1])
+    several = rng.standard_normal((2, *shape))
+    solved = np.asarray(inside(backend.lu_solve(backend.lu_factor(array(matrix)), array(several), transpose)))
+    used = matrix.swapaxes(-2, -1) if transpose else matrix
+    tolerance = 1e3 * np.finfo(solved.dtype).eps  # JAX's arrays may be of float32 here
+    np.testing.assert_allclose((used @ solved[..., None])[..., 0], several, rtol=tolerance, atol=tolerance)

@@ -37,6 +37,7 @@ FLOORS = {
     "_names": 1,
     "_numbers": 1,
     "_compaction": 2,
+    "_resolution": 2,
     "_verdict": 2,
     "_solver": 2,
     "_loop": 2,
