@@ -275,6 +275,10 @@ def task(
     """
     check_policy(options.on_failure)
     check_function("cell" if fixed_point else "residual", function)
+    for name in ("verbose", "history", "check", "cuda_graph"):
+        value = getattr(options if name == "cuda_graph" else options.hooks, name)
+        if not isinstance(value, bool):
+            raise ArgumentTypeError(f"{name}: got {value!r}; it must be True or False.")
     for name in ("correct", "callback"):
         if getattr(options.hooks, name) is not None:
             check_function(name, getattr(options.hooks, name), ", or None")
