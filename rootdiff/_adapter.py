@@ -101,6 +101,11 @@ class Task:
         """Return the parameters among the leaves of `args`, and what puts others in their place."""
         return split_args(self.backend, self.args if args is None else args, self.is_parameter)
 
+    def leaves(self) -> list[tuple[str, Any]]:
+        """Return the leaves of `args`, each with the name of its argument."""
+        flatten = self.backend.flatten
+        return [(f"args[{place}]", leaf) for place, arg in enumerate(self.args) for leaf in flatten(arg)[0]]
+
     def flat(
         self,
         rebuild: Callable[..., tuple[Any, ...]],
