@@ -101,6 +101,11 @@ class Task:
         """Return the parameters among the leaves of `args`, and what puts others in their place."""
         return split_args(self.backend, self.args if args is None else args, self.is_parameter)
 
+    def leaves(self) -> list[tuple[str, Any]]:
+        """Return the leaves of `args`, each with the name of its argument."""
+        flatten = self.backend.flatten
+        return [(f"args[{place}]", leaf) for place, arg in enumerate(self.args) for leaf in flatten(arg)[0]]
+
     def flat(
         self,
         rebuild: Callable[..., tuple[Any, ...]],
@@ -275,6 +280,10 @@ def task(
     """
     check_policy(options.on_failure)
     check_function("cell" if fixed_point else "residual", function)
+    for name in ("verbose", "history", "check", "cuda_graph"):
+        value = getattr(options if name == "cuda_graph" else options.hooks, name)
+        if not isinstance(value, bool):
+            raise ArgumentTypeError(f"{name}: got {value!r}; it must be True or False.")
     for name in ("correct", "callback"):
         if getattr(options.hooks, name) is not None:
             check_function(name, getattr(options.hooks, name), ", or None")

@@ -16,6 +16,7 @@ from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP
+from rootdiff._freezing import Freezer
 from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_words import WORDS
 from rootdiff._parameters import frozen, is_parameter
@@ -23,6 +24,7 @@ from rootdiff._residual import Residual
 from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import run
+from rootdiff._state import State
 from rootdiff._structure import Structure
 
 _DERIVATIVES: tuple[str, ...] = get_args(Derivatives)
@@ -70,6 +72,12 @@ class NumpyAdapter(Adapter):
         options, structure, start, hooks = task.options, task.structure, task.start, task.options.hooks
         backend = NumpyBackend(options.derivatives, hooks.box(structure, start), task.scale)
         problem = replace(self.measured(task), backend=backend)
+        freezer, rules = Freezer(), ("jac", "jvp", "vjp")
+        functions = [("the residual", task.function), *((name, getattr(options, name)) for name in rules)]
+        as_now, *given = [freezer.freeze(function) for _, function in functions]
+        at_solve = replace(task, function=as_now, options=replace(options, **dict(zip(rules, given, strict=True))))
+        objects = [pair for pair in task.leaves() if not isinstance(pair[1], np.ndarray)]  # arrays are copies of ours
+        state = State.of([*functions, *objects], freezer.made)
         if hooks.check:
             check_independent(problem, start)
         raw = run(task.solver, hooks.attach(problem, structure, start), start)
@@ -79,7 +87,7 @@ class NumpyAdapter(Adapter):
             problem.check_rules(raw.y, failed)
         again = replace(options, solver="auto", hooks=type(hooks)(), batched_args=None)
         sensitivities = Sensitivities(
-            problem,
+            replace(self.measured(at_solve), backend=backend),
             structure,
             task.adjoint,
             raw.y,
@@ -90,6 +98,7 @@ class NumpyAdapter(Adapter):
             raw.residual_norm,
             raw.error,
             Binding(_bind, task.function, again, task.fixed_point),
+            state.lasting(),
         )
         y = raw.y if options.on_failure in KEEP else np.where(failed[..., None], np.nan, raw.y)
         return Found(

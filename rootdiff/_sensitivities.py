@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from rootdiff._derivatives import GivenResidual
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._parameters import check_tangent, is_parameter
 from rootdiff._residual import Residual
+from rootdiff._state import State
 from rootdiff._structure import Structure, flat_cotangent
 from rootdiff.linear import LinearSolver
 
@@ -48,6 +50,7 @@ class Sensitivities:
     error : array, (*batch, n), or None. Estimate of the error of `y`.
     residual_norm : array, (*batch). Largest absolute residual at `y`, at the time of the solve.
     binding : Binding
+    state : State. Of what the residual reads.
     believed : bool
         Whether to take the rules of the user, and the residual as it is now, without a look at them.
     """
@@ -63,6 +66,7 @@ class Sensitivities:
     residual_norm: Array
     error: Array | None
     binding: Binding
+    state: State = field(default_factory=State)
     believed: bool = False
 
     def vjp(self, cotangent: Any) -> tuple[Any, ...]:
@@ -70,8 +74,7 @@ class Sensitivities:
         w = flat_cotangent("vjp", self.structure, cotangent, self.y)
         if self.structure.is_empty:
             return self._like_args([np.zeros_like(parameter) for parameter in self.residual.parameters])
-        with np.errstate(all="ignore"):
-            assert self._checked
+        with self._as_solved():
             gradients, _ = _implicit.vjp(
                 self.residual, self.adjoint, self.y, w, self.factors, self.on_failure, self.failed, self.error
             )
@@ -90,8 +93,7 @@ class Sensitivities:
         )
         if self.structure.is_empty:
             return self.structure.unravel(self.y)
-        with np.errstate(all="ignore"):
-            assert self._checked
+        with self._as_solved():
             derivative, _ = _implicit.jvp(
                 self.residual, self.adjoint, self.y, flat, self.factors, self.on_failure, self.failed, self.error
             )
@@ -103,8 +105,7 @@ class Sensitivities:
         if self.structure.is_empty:
             return self._like_args([self._block([], np.shape(parameter)) for parameter in parameters])
         columns: list[list[Array]] = [[] for _ in parameters]
-        with np.errstate(all="ignore"):
-            assert self._checked
+        with self._as_solved():
             y = _implicit.regular_point(np, self.y, self.failed)
             operator, adjoint = self.residual.operator(y), self.adjoint.starting_from(self.factors)
             beside = None if self.error is None else _implicit.Beside(y, self.error, self.residual.operator)
@@ -128,6 +129,13 @@ class Sensitivities:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             return Lost, (str(error),)
         return _restored, parts
+
+    @contextmanager
+    def _as_solved(self) -> Iterator[None]:
+        """Put back what the residual reads, and check that it and its rules are those of the solve."""
+        with np.errstate(all="ignore"), self.state.restored():
+            assert self._checked
+            yield
 
     @cached_property
     def _checked(self) -> bool:

@@ -11,7 +11,7 @@ from traceback import walk_tb
 from typing import Any, NamedTuple, Self
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentTypeError
+from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._failure import RAISED
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
@@ -19,7 +19,6 @@ from rootdiff._settings import check_settings
 from rootdiff._solution import Method, RawSolution, Status
 from rootdiff._verdict import judged
 
-_FAILURES = {"LinAlgError", "_LinAlgError", "NoConvergence"}
 _OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 _BELIEVES = ContextVar("believes", default=False)
 _METHODS = {method.name.replace("_", ""): method for method in Method}
@@ -99,12 +98,12 @@ def named(raw: RawSolution, solver: Solver) -> RawSolution:
 def _is_a_failure(error: Exception) -> bool:
     """Return whether a solver of a user's raises to say that it has failed, not because of a mistake.
 
-    Libraries raise a `RuntimeError`, an `ArithmeticError`, or a ``LinAlgError`` or ``NoConvergence`` of their own. What
-    the residual raises is for its author to see.
+    Libraries raise a `RuntimeError`, `ArithmeticError`, `ValueError` or `LookupError`, or a ``NoConvergence`` of their
+    own. What the residual raises is for its author to see, and an argument of ours for the user.
     """
-    names = {kind.__name__ for kind in type(error).__mro__}
-    mistakes = isinstance(error, NotImplementedError | RecursionError)
-    failure = isinstance(error, ArithmeticError | RuntimeError) or not names.isdisjoint(_FAILURES)
+    mistakes = isinstance(error, NotImplementedError | RecursionError | ArgumentError)
+    failure = isinstance(error, ArithmeticError | RuntimeError | ValueError | LookupError)
+    failure = failure or any(kind.__name__ == "NoConvergence" for kind in type(error).__mro__)
     frames = walk_tb(error.__traceback__)
     return (
         failure and not mistakes and all(frame.f_globals.get("__name__") != Residual.__module__ for frame, _ in frames)

@@ -18,15 +18,17 @@ from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bou
 from rootdiff._compaction import compactable
 from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._errors import ArgumentError
+from rootdiff._freezing import Freezer
 from rootdiff._hooks import Hooks
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
+from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import (
     SPARSE,
-    State,
+    Capture,
     Statistics,
     capture,
     is_followed,
@@ -36,12 +38,11 @@ from rootdiff_torch._capture import (
 )
 from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import tensors
-from rootdiff_torch._freezing import Freezer
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._recording import check_device
 from rootdiff_torch._rule import Root, apply
 from rootdiff_torch._transforms import forward_active, is_wrapped, levels, refuse_vectorized, uncompiled
-from rootdiff_torch._watching import Watched
+from rootdiff_torch._watching import TorchState, Watched
 from rootdiff_torch._words import WORDS
 
 
@@ -102,7 +103,7 @@ class TorchAdapter(Adapter):
     def measured(self, task: Task) -> Residual:
         leaves, rebuild = task.split()
         flat = Statistics(batched=False).kept(task.flat(rebuild))
-        captured, _ = capture(flat, task.start.detach(), leaves)
+        captured = capture(flat, task.start.detach(), leaves).differentiated
         parameters = tuple(tensor.detach() for tensor in (*leaves, *captured))
         return Residual(with_captured(flat, captured, 1 + len(leaves)), parameters, BACKEND)
 
@@ -125,29 +126,27 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         require_concrete(not levels())
         with torch.no_grad():
             check_independent(Residual(flat, tuple(parameters), BACKEND), start)
-    captured: Sequence[Tensor] = ()
-    first = None
-    state = State(())
-    follows = needs_capture()
-    if follows:
-        before = State.of(task.function, task.args)
-        captured, first = capture(flat, start, parameters)
-        state = before.lasting()
     count = len(parameters)
+    follows, found, freezer = needs_capture(), Capture(), Freezer()
+    parts, tree = BACKEND.flatten(task.args)
+    roots = [("the residual", task.function), *task.leaves()]
+    state, frozen, watched = State(), flat, Watched()
+    if follows:
+        as_now = freezer.freeze(task.function), BACKEND.unflatten(tree, [*map(freezer.freeze, parts)])
+        state = TorchState.of(roots, freezer.made)
+        found = capture(flat, start, parameters)
+        state = state.lasting()
+    captured = found.differentiated
     hidden = bool(levels()) or torch.is_inference_mode_enabled()
     differentiated = hidden or forward_active() or any(tensor.requires_grad for tensor in (*parameters, *captured))
-    frozen, watched = flat, Watched(())
+    inputs = [*parameters, *map(_explicit, captured)]
     if follows and differentiated:
-        freezer = Freezer()
-        parts, tree = BACKEND.flatten(task.args)
-        _, as_now = task.split(BACKEND.unflatten(tree, [*map(freezer.freeze, parts)]))
-        frozen = statistics.kept(task.flat(as_now, function=freezer.freeze(task.function)))
-        watched = Watched.of(task.function, task.args, freezer.made)
+        frozen = statistics.kept(task.flat(task.split(as_now[1])[1], function=as_now[0]))
+        watched = Watched.of(roots, [*zip((*leaves, *captured), inputs, strict=True)], found.constants)
     hooked, of_correct = _attach(hooks, structure, flat, start)
     settings = _settings(task)
-    inputs = [*parameters, *map(_explicit, captured)]
     shown, known = len(inputs), len(inputs) + len(of_correct)
-    inputs += [tensor.detach() for tensor in (*of_correct, *settings)]
+    inputs += [tensor.detach().clone() for tensor in (*of_correct, *settings)]  # a user may write into them later
     flags = task.batched
     problem = Problem(
         original=_of_parameters(with_captured(frozen, captured, 1 + count), 0, shown),
@@ -162,7 +161,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         watched=watched,
         follows=follows,
         checked=bool(captured) or hidden or forward_active() or not any(tensor.requires_grad for tensor in inputs),
-        first=first,
+        first=found.value,
         fixed_point=task.fixed_point,
         correct=hooked.correct and _of_parameters(with_captured(hooked.correct, of_correct, 2), shown, known, 2),
         observe=hooked.observe,

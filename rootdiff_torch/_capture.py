@@ -1,16 +1,14 @@
 """What a residual closes over: found in one call, and then given to it as explicit arguments.
 
 An `autograd.Function` drops the gradients of tensors that are not among its inputs. One mode sees every operation and
-finds such tensors; another replaces them by inputs. `State` restores modules, dicts and objects for the backward pass,
-before which `torch.func.functional_call`, sharding and the like put back what they had replaced.
+finds such tensors; another replaces them by inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import optree
 import torch
@@ -21,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._contexts import Shared
 from rootdiff_torch._derivatives import graph_of, tensors
-from rootdiff_torch._reached import is_object, reached
 from rootdiff_torch._transforms import depth, forward_active, is_dual, is_wrapped, levels, unwrapped
 
 _ADVICE = (
@@ -34,9 +31,9 @@ SPARSE = (
     "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
     "values through args as a dense tensor, and build the sparse one inside. A constant may stay sparse."
 )
-#: At most so many objects are searched for attributes and entries that may be assigned anew.
-_LOOKED_AT = 1000
 _RUNNING, _AFFINE, _REST = ("running_mean", "running_var"), ("weight", "bias"), ("momentum", "eps", "cudnn_enabled")
+#: Methods of tensors that do not read what they hold.
+_OF_SHAPES = ("size", "dim", "ndimension", "numel", "stride", "is_floating_point", "is_complex", "__len__")
 #: What normalises over the leading axis of its input, or keeps means over that, with the names of its arguments.
 _NORMS: dict[Any, tuple[str, ...]] = {
     functional.batch_norm: ("input", *_RUNNING, *_AFFINE, "training", *_REST),
@@ -44,47 +41,6 @@ _NORMS: dict[Any, tuple[str, ...]] = {
     torch.batch_norm: ("input", *_AFFINE, *_RUNNING, "training", *_REST),
     torch.native_batch_norm: ("input", *_AFFINE, *_RUNNING, "training", *_REST),
 }
-_MISSING = object()
-#: The attributes of every module that nobody assigns; `training` is the exception.
-_OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
-
-
-@dataclass(frozen=True)
-class State:
-    """The entries of dicts at one time: of the user's dicts, and of the attributes of modules and objects."""
-
-    entries: tuple[tuple[dict[Any, Any], Any, Any], ...]
-
-    @staticmethod
-    def of(function: Any, args: Any) -> State:
-        """Return the state of the objects that `reached` finds in a callable and its arguments."""
-        found = reached(_LOOKED_AT, ("the residual", function), ("args", args))
-        stores = {id(store): store for _, value in found for store in _stores(value)}
-        entries = ((store, *entry) for store in stores.values() for entry in store.items())
-        return State(tuple(entry for entry in entries if entry[1] not in _OF_EVERY_MODULE))
-
-    def lasting(self) -> State:
-        """Return the state without the entries that one call has changed: those the residual sets itself."""
-        return State(tuple(entry for entry in self.entries if entry[0].get(entry[1]) is entry[2]))
-
-    @contextmanager
-    def restored(self) -> Iterator[None]:
-        """Put the state back for a while."""
-        changed = [
-            (store, name, value, store.get(name, _MISSING))
-            for store, name, value in self.entries
-            if store.get(name) is not value
-        ]
-        for store, name, value, _ in changed:
-            store[name] = value
-        try:
-            yield
-        finally:
-            for store, name, _, present in changed:
-                if present is _MISSING:
-                    del store[name]
-                else:
-                    store[name] = present
 
 
 def needs_capture() -> bool:
@@ -92,23 +48,37 @@ def needs_capture() -> bool:
     return torch.is_grad_enabled() or bool(levels()) or forward_active() or torch.is_inference_mode_enabled()
 
 
-def capture(
-    function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Return the differentiated tensors that ``function(y, *parameters)`` uses beside its inputs, and its value.
+class Capture(NamedTuple):
+    """What a call of a residual uses beside its inputs.
 
-    The value is None under a transform, where the value at plain inputs does not tell what is differentiated.
+    Attributes
+    ----------
+    differentiated : tuple of tensors. Those that are differentiated.
+    constants : tuple of tensors. The others that it reads and does not write.
+    value : tensor or None
+        The value of the call; None under a transform, where the value at plain inputs does not tell what is
+        differentiated.
     """
-    with torch.enable_grad():
-        if levels() or torch.is_inference_mode_enabled():
-            return tensors_used(function, (y, *parameters)), None
-        plain = [tensor.detach() for tensor in (y, *parameters)]
-        value = function(*plain)
+
+    differentiated: tuple[Tensor, ...] = ()
+    constants: tuple[Tensor, ...] = ()
+    value: Tensor | None = None
+
+
+def capture(function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Tensor]) -> Capture:
+    """Return what ``function(y, *parameters)`` uses beside its inputs."""
+    with torch.enable_grad(), _eagerly():
+        hidden = bool(levels()) or torch.is_inference_mode_enabled()
+        inputs = (y, *parameters) if hidden else [tensor.detach() for tensor in (y, *parameters)]
+        with _Recorder(inputs) as recorder:
+            value = function(*inputs)
+        captured, constants = tuple(recorder.found.values()), recorder.constants()
+        if hidden:
+            return Capture(captured, constants)
         if not is_followed(value):
-            return (), value
-        captured = tensors_used(function, (plain[0], *parameters))
-        check_followed(with_captured(function, captured, len(plain)), [*plain, *[t.detach() for t in captured]])
-    return captured, value.detach()
+            return Capture((), constants, value)
+        check_followed(with_captured(function, captured, len(inputs)), [*inputs, *[t.detach() for t in captured]])
+    return Capture(captured, constants, value.detach())
 
 
 def tensors_used(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -170,17 +140,6 @@ def is_followed(tensor: Tensor) -> bool:
     return tensor.requires_grad or is_wrapped(tensor) or is_dual(tensor)
 
 
-def _stores(value: Any) -> Iterator[dict[Any, Any]]:
-    """Yield the dicts whose entries are a dict's, a module's and its parts', or an object's attributes."""
-    if isinstance(value, dict):
-        yield value if len(value) < _LOOKED_AT else {}
-    elif isinstance(value, nn.Module):
-        for part in value.modules():
-            yield from (part._parameters, part._buffers, part._modules, vars(part))
-    elif is_object(value):
-        yield vars(value)
-
-
 @dataclass
 class Statistics:
     """The running statistics that a residual moves, as `BatchNorm` in training does: so many of them, None: unknown.
@@ -216,15 +175,30 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.made = {id(tensor): tensor for tensor in inputs}  # held: the id of a freed tensor may be used again
         self.found: dict[int, Tensor] = {}
+        self.read: dict[int, Tensor] = {}
+        self.versions: dict[int, tuple[Tensor, int]] = {}  # at the first meeting, of a tensor and all its views
         self.depth = depth()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in tensors((args, kwargs)):
-            if id(tensor) not in self.made:
-                self._meet(tensor)
+        met = [tensor for tensor in tensors((args, kwargs)) if id(tensor) not in self.made]
+        for tensor in met:
+            self._meet(tensor)
+        constants = [(base_of(t), t) for t in met if not (is_followed(t) or t.is_inference())]
+        for base, tensor in constants:
+            self.versions.setdefault(id(base), (base, tensor._version))
         output = func(*args, **(kwargs or {}))
-        self.made |= {id(tensor): tensor for tensor in tensors(output)}
+        outputs = (output,) if isinstance(output, Tensor) else tensors(output)
+        again = set[int]()
+        if constants:  # what comes out again, as a view or written into, is not read by this operation, nor made
+            again = {id(base) for base, _ in constants}.intersection(id(base_of(t)) for t in outputs)
+            if _reads_values(func, outputs):
+                self.read |= {id(tensor): tensor for base, tensor in constants if id(base) not in again}
+        self.made |= {id(t): t for t in outputs if not again or id(base_of(t)) not in again}
         return output
+
+    def constants(self) -> tuple[Tensor, ...]:
+        """Return what operations read, none wrote, and nothing differentiates."""
+        return tuple(part for part in self.read.values() if part._version == self.versions[id(base_of(part))][1])
 
     def _meet(self, tensor: Tensor) -> None:
         base = tensor
@@ -237,6 +211,20 @@ class _Recorder(TorchFunctionMode):
         if tensor.layout is not torch.strided:
             raise ArgumentError(f"residual: {SPARSE}")
         self.found[id(tensor)] = tensor
+
+
+def base_of(tensor: Tensor) -> Tensor:
+    """Return the tensor that `tensor` is a view of, or itself; they share what counts changes in place."""
+    base = None if is_wrapped(tensor) else tensor._base
+    return tensor if base is None else base
+
+
+def _reads_values(func: Any, outputs: Sequence[Tensor]) -> bool:
+    """Return whether an operation reads what its tensors hold, not only their shape or dtype."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":  # an attribute: .shape, or .T
+        return bool(outputs)
+    return not (name in _OF_SHAPES or name.endswith("_like") or name.startswith("new_"))
 
 
 class _BatchNorms(TorchFunctionMode):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rootdiff._errors import ArgumentError
-from rootdiff_torch._freezing import OURS
+from rootdiff._freezing import OURS
 from rootdiff_torch._transforms import hidden, is_dual, is_wrapped
 
 FIRST_ONLY = (

@@ -119,7 +119,7 @@ class _AtRoot(Residual):
             check_graph(graph.f, problem.function, (graph.y, *parameters))
         bound = (problem.function, tuple(parameters), BACKEND)
         residual = _AtRoot(*bound, point, graph, inputs, fixed_point=problem.fixed_point)
-        check_still_root(residual, y, graph.f, known[0], problem.watched)
+        check_still_root(residual, y, graph.f, known[0])
         return residual
 
     def solve(self, transpose: bool, rhs: Tensor) -> Tensor:

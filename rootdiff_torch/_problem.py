@@ -15,11 +15,12 @@ from rootdiff._compaction import with_scale
 from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
+from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
-from rootdiff_torch._capture import State, with_captured
+from rootdiff_torch._capture import with_captured
 from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import custom_in, graph_of, pullbacks
 from rootdiff_torch._watching import Watched
@@ -59,8 +60,8 @@ class Problem:
     arguments : callable. Returns the user's args from the parameters, for messages and for `take`.
     take : callable or None. Returns, from the user's args, what takes some systems out of the batch, for plain
         parameters.
-    state : State. Of the modules, dicts and objects that the residual reads.
-    watched : Watched. What the residual reads beside its inputs, to name what has changed.
+    state : State. Of the modules, containers, objects and arrays that the residual reads.
+    watched : Watched. The tensors that it reads.
     follows : bool. Whether a derivative of what the residual closes over may be wanted, so that it must not depend on
         more than its inputs.
     checked : bool. Whether that is checked when the root has been found; else it is when the root is differentiated.
@@ -99,6 +100,13 @@ class Problem:
         """Return the residual of y and the parameters; constants of a system that failed are those of a good one."""
         found, regular = self.outcome.constants
         return with_captured(self.original, found, len(inputs))(*inputs, *regular)
+
+    def check(self, whole: bool = False) -> None:
+        """Raise if a tensor that the residual reads has changed in place, or an array that could be put back too."""
+        if whole:
+            self.state.check(whole)
+        with self.state.restored():
+            self.watched.check()
 
     @contextmanager
     def restored(self, y: Tensor) -> Iterator[None]:

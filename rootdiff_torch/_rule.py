@@ -30,7 +30,7 @@ from rootdiff_torch._failed import Missing, regular, without_masked
 from rootdiff_torch._loops import isolated
 from rootdiff_torch._plain import Point, find, pull_back_once, solve
 from rootdiff_torch._problem import Problem
-from rootdiff_torch._transforms import hidden, outer_forward_mode, rule, without_tangents
+from rootdiff_torch._transforms import hidden, is_wrapped, outer_forward_mode, rule, without_tangents
 
 
 class Root(torch.autograd.Function):
@@ -60,12 +60,15 @@ class Root(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
         if cotangent is None:
             return None, *[None] * (1 + ctx.count)
-        point = _at_root(ctx, ctx.saved_tensors)
+        point = _at_root(ctx, _saved(ctx))
         problem, y, parameters = point.problem, point.y, point.parameters
         wanted = [place for place in differentiable((y, *parameters)) if place and ctx.needs_input_grad[place + 1]]
         with problem.restored(y):
             if torch.is_grad_enabled() or hidden((y, cotangent, *parameters)):
                 found = _pull_back(point, cotangent, wanted)
+                for part in found:
+                    if part.requires_grad and not is_wrapped(part):  # its graph has saved what the residual reads
+                        part.register_hook(lambda _: problem.check(whole=True))  # type: ignore[no-untyped-call]
             else:
                 found = isolated(problem.cuda_graph, y, lambda: pull_back_once(point, cotangent, wanted))
         return None, *_placed(found, wanted, 1 + ctx.count)
@@ -74,7 +77,7 @@ class Root(torch.autograd.Function):
     @rule
     def jvp(ctx: Any, _: Any, __: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
         with outer_forward_mode():
-            point = _at_root(ctx, without_tangents(ctx.saved_tensors))
+            point = _at_root(ctx, without_tangents(_saved(ctx)))
             problem, y, known, parameters = point
             directions = _directions(parameters, tangents)
             with problem.restored(y):
@@ -120,7 +123,7 @@ class LinearSolve(torch.autograd.Function):
     @staticmethod
     @rule
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-        x, y, *others = ctx.saved_tensors
+        x, y, *others = _saved(ctx)
         problem, count = ctx.problem, ctx.count
         point = Point(problem, y, others[:count], others[count:])
         primals = (y, *point.parameters)
@@ -140,7 +143,7 @@ class LinearSolve(torch.autograd.Function):
     @rule
     def jvp(ctx: Any, _: Any, __: Any, *tangents: Any) -> Tensor:
         with outer_forward_mode():
-            x, y, *others = without_tangents(ctx.saved_tensors)
+            x, y, *others = without_tangents(_saved(ctx))
             rhs, of_y, __, *of_others = tangents
             point = Point(ctx.problem, y, others[: ctx.count], others[ctx.count :])
             primals = (y, *point.parameters)
@@ -175,6 +178,12 @@ def _solve(point: Point, transpose: bool, rhs: Tensor) -> Tensor:
     """Return x with J x = rhs, or J^T x = rhs, for J at a root."""
     problem, y, known, parameters = point
     return apply(LinearSolve, problem, transpose, rhs, y, len(known), *known, *parameters)  # type: ignore[no-any-return]
+
+
+def _saved(ctx: Any) -> Sequence[Tensor]:
+    """Return what a rule has saved, once it is known that it is what it was: PyTorch's error would not name it."""
+    ctx.problem.check()
+    return ctx.saved_tensors  # type: ignore[no-any-return]
 
 
 def _at_root(ctx: Any, saved: Sequence[Tensor]) -> Point:

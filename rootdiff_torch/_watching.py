@@ -1,33 +1,35 @@
-"""Whether the root is still a root of the residual when its derivative is taken, and what has changed if not.
+"""Whether what a derivative is taken of is still what was solved, and what has changed if not.
 
-Some of what a residual reads cannot be copied (arrays, lists, global names of another file): it is compared with what
-it was at the solve.
+What can be put back is, see `rootdiff._state`. A tensor is not: as PyTorch does for its own operations, one that has
+changed is refused. And f at the root is compared with what it was.
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Collection
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ReferenceType, ref
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rootdiff._errors import ArgumentError
 from rootdiff._patterns import signs
+from rootdiff._reached import reached
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
+from rootdiff._state import LOOKED_AT, ChangedError, State
 from rootdiff_torch._backend import BACKEND
-from rootdiff_torch._reached import reached, variables
+from rootdiff_torch._capture import base_of
+from rootdiff_torch._derivatives import is_differentiable
+from rootdiff_torch._transforms import is_wrapped, levels
 
-#: At most so many objects are watched in a solve, and arrays of at most so many entries.
-_WATCHED, _SMALL = 200, 1000
-_CHANGED = "These have changed since: {}. Pass them through args, and take the derivative before you change them."
+#: Values of tensors of at most so many entries are compared: a change of ``.data`` is no new version.
+_SMALL = 10_000
 _UNKNOWN = (
-    "Something that it reads has changed since and could not be kept (an object, a NumPy array, a global name of "
-    "another file). Take the derivative before you change it, or solve with a copy of it."
+    "Something that it reads has changed since and could not be kept (an object without attributes, entries of a large "
+    "array, a global name of another file). Take the derivative before you change it, or solve with a copy of it."
 )
 _RANDOM = (
     "It is random: two evaluations at the same point differ. Draw what is random before the solve, and pass it through "
@@ -35,26 +37,83 @@ _RANDOM = (
 )
 
 
-@dataclass(frozen=True)
-class Watched:
-    """What a residual reads that cannot be frozen, by its name, with what tells whether it has changed."""
+class TorchState(State):
+    """The state of modules too: parameters, buffers, parts and attributes of each of their parts."""
 
-    things: tuple[tuple[str, Any, Any], ...]
+    #: The attributes of every module; `training` is the exception.
+    ignored = frozenset(vars(nn.Module())) - {"training"}
 
     @staticmethod
-    def of(function: Any, args: Any, frozen: Collection[int]) -> Watched:
-        """Return what `function`, called with `args`, reads in plain sight, but for the functions that are `frozen`."""
-        seen: dict[int, tuple[str, Any, Any]] = {}
-        for name, value in reached(_WATCHED, ("the residual", function), ("args", args)):
-            trace = None if id(value) in frozen else _trace(value)
-            if trace is not None:
-                seen[id(value)] = name, value, trace
-        return Watched(tuple(seen.values()))
+    def parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, nn.Module):
+            yield from ((f"{name}.{key}", part) for key, part in (*value.named_buffers(), *value.named_parameters()))
+            for key, part in value.named_modules(prefix=name):
+                own = (pair for pair in vars(part).items() if pair[0] not in TorchState.ignored)
+                yield from ((f"{key}.{attribute}", held) for attribute, held in own)
+        elif not isinstance(value, Tensor):
+            yield from State.parts(name, value)
 
-    def changed(self) -> list[str]:
-        """Return the names of what has changed."""
-        found = (_changes(name, value, _trace(value), trace) for name, value, trace in self.things)
-        return list(dict.fromkeys(name for names in found for name in names))
+    @staticmethod
+    def stores(value: Any) -> Iterator[Any]:
+        if isinstance(value, nn.Module):
+            for part in value.modules():
+                yield from (part._parameters, part._buffers, part._modules, vars(part))
+        elif not isinstance(value, Tensor):
+            yield from State.stores(value)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The tensors that a residual reads, as they were at the solve.
+
+    Attributes
+    ----------
+    versions : tuples (name, tensor, version)
+        Of inputs, which autograd saves, and of large constants. Held weakly: a tensor with a graph would keep it alive.
+    values : tuples (name, tensor, copy). Of small ones.
+    """
+
+    versions: tuple[tuple[str, ReferenceType[Tensor], int], ...] = ()
+    values: tuple[tuple[str, Tensor, Tensor], ...] = ()
+
+    @staticmethod
+    def of(
+        roots: Iterable[tuple[str, Any]], inputs: Sequence[tuple[Tensor, Tensor]], constants: Sequence[Tensor]
+    ) -> Watched:
+        """Return what is watched of constants and of inputs of a rule: the user's tensors, and aliases of these."""
+        names = {id(value): name for name, value in reached(LOOKED_AT, roots, TorchState.parts)}
+        used = [*inputs, *zip(constants, constants, strict=True)]
+        plain = [pair for pair in used if not any(is_wrapped(tensor) or tensor.is_inference() for tensor in pair)]
+
+        def name(tensor: Tensor) -> str:
+            found = names.get(id(tensor), names.get(id(base_of(tensor))))
+            return found or f"a tensor of shape {tuple(tensor.shape)}"
+
+        small = [] if levels() else [pair for pair in plain if _is_small(pair[1], plain[0][1].device)]
+        held = [user if user is alias else alias.data for user, alias in small]
+        with torch.no_grad():
+            copies = torch._foreach_add(held, 0) if held else ()
+        compared = {id(user) for user, alias in small if user is alias}
+        return Watched(
+            tuple((name(user), ref(user), user._version) for user, _ in plain if id(user) not in compared),
+            tuple((name(user), kept, copy) for (user, _), kept, copy in zip(small, held, copies, strict=True)),
+        )
+
+    def check(self) -> None:
+        """Raise if a tensor has changed in place."""
+        changed = [name for name, tensor, version in self.versions if getattr(tensor(), "_version", version) != version]
+        if self.values and not changed and not levels():
+            names, tensors, copies = zip(*self.values, strict=True)
+            with torch.no_grad():  # of entries that are infinite or NaN the difference is NaN, and nothing is said
+                norms = torch.stack(torch._foreach_norm(torch._foreach_sub(tensors, copies)))
+            changed = [name for name, moved in zip(names, (norms > 0).tolist(), strict=True) if moved]
+        if changed:
+            raise ChangedError(changed)
+
+
+def _is_small(tensor: Tensor, device: torch.device) -> bool:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.device == device
+    return plain and is_differentiable(tensor) and 0 < tensor.numel() <= _SMALL
 
 
 def norm_allowed(status: Tensor, norm: Tensor) -> Tensor:
@@ -62,7 +121,7 @@ def norm_allowed(status: Tensor, norm: Tensor) -> Tensor:
     return torch.where(status > int(Status.AT_PRECISION), torch.inf, 2 * norm)
 
 
-def check_still_root(residual: Residual, y: Tensor, value: Tensor, allowed: Tensor, watched: Watched) -> None:
+def check_still_root(residual: Residual, y: Tensor, value: Tensor, allowed: Tensor) -> None:
     """Raise if `value`, that of f at `y` now, is larger than `allowed`, and than a change of y by rounding explains."""
     with torch.no_grad():
         if bool((torch.linalg.vector_norm(value, torch.inf, dim=-1) <= allowed).all()):
@@ -75,30 +134,7 @@ def check_still_root(residual: Residual, y: Tensor, value: Tensor, allowed: Tens
         if bool(((value.abs() <= bound) | allowed[..., None].isinf()).all()):
             return
         same = torch.equal(residual(y), value)
-    changed = watched.changed()
     raise ArgumentError(
         "residual: at the root it is not what it was when the root was found, so that there is no derivative. "
-        + (_CHANGED.format(", ".join(changed)) if changed else _UNKNOWN if same else _RANDOM)
+        + (_UNKNOWN if same else _RANDOM)
     )
-
-
-def _trace(value: Any) -> Any:
-    """Return what changes where `value` is changed in place, or None."""
-    if isinstance(value, types.FunctionType):
-        return variables(value)
-    if isinstance(value, Tensor):
-        return None if value.is_inference() else value._version
-    if isinstance(value, np.ndarray):
-        return value.tobytes() if value.size <= _SMALL else None
-    if isinstance(value, list) and len(value) < _WATCHED:
-        return dict(enumerate(value))
-    return None
-
-
-def _changes(name: str, value: Any, now: Any, before: Any) -> list[str]:
-    if not isinstance(before, dict) or now is None:  # None: it has grown beyond what is watched
-        return [name] if now != before else []
-    word = "{}[{!r}]" if isinstance(value, list) else "{1}"
-    missing = object()
-    keys = (key for key in now | before if now.get(key, missing) is not before.get(key, missing))
-    return [word.format(name, key) for key in keys]

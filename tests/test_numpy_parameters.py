@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import rootdiff
 from rootdiff import ArgumentError, ArgumentTypeError
@@ -52,14 +54,131 @@ def test_the_start_changed_after_a_solve_of_no_steps() -> None:
     np.testing.assert_allclose(sol.jacobian()[0], [[1 / 12]], rtol=1e-8)
 
 
-def test_what_the_residual_closes_over_has_changed() -> None:
-    w = np.array([2.0])
-    sol = rootdiff.root(lambda y, a: w * y - a, np.zeros(1), np.array([6.0]))
-    np.testing.assert_allclose(sol.jacobian()[0], [[0.5]])
-    again = rootdiff.root(lambda y, a: w * y - a, np.zeros(1), np.array([6.0]))
-    w[:] = 3.0
-    with pytest.raises(ArgumentError, match=r"residual: at the root.*closes over|reads besides y and args"):
-        again.jacobian()
+class Holder:
+    def __init__(self) -> None:
+        self.c = np.zeros(1)
+
+
+def reader(kind: str) -> tuple[Any, Any]:
+    """Return a function that reads a 0, and one that makes a 5 of it."""
+    array, numbers, options, holder, rebound = np.zeros(1), [0.0], {"c": 0.0}, Holder(), 0.0
+
+    def rebind() -> None:
+        nonlocal rebound
+        rebound = 5.0
+
+    def read_rebound() -> float:
+        return rebound
+
+    masked = np.ma.masked_array([0.0, 0.0], [False, True])
+    hidden, matrix = [read_rebound], scipy.sparse.csr_array((np.zeros(1), ([0], [0])), shape=(1, 1))
+    pairs: dict[str, tuple[Any, Any]] = {
+        "array": (lambda: array, lambda: array.fill(5.0)),
+        "list": (lambda: numbers[0], lambda: numbers.__setitem__(0, 5.0)),
+        "array in a list": (lambda arrays=[array]: arrays[0], lambda: array.fill(5.0)),
+        "dict": (lambda: options["c"], lambda: options.update(c=5.0)),
+        "masked array": (lambda: masked.data[:1], lambda: masked.data.fill(5.0)),
+        "object": (lambda: holder.c, lambda: holder.c.fill(5.0)),
+        "attribute": (lambda: holder.c, lambda: setattr(holder, "c", np.full(1, 5.0))),
+        "variable": (read_rebound, rebind),
+        "function in a list": (lambda: hidden[0](), rebind),
+        "sparse matrix": (lambda: matrix @ np.ones(1), lambda: matrix.data.fill(5.0)),
+    }
+    return pairs[kind]
+
+
+CHANGES = [
+    "array",
+    "list",
+    "array in a list",
+    "dict",
+    "object",
+    "attribute",
+    "variable",
+    "function in a list",
+    "sparse matrix",
+]
+ENTRIES = ["root", "rules", "fixed_point", "root_scalar", "continuation", "argument"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"), [*(("root", kind) for kind in CHANGES), *((entry, "array") for entry in ENTRIES)]
+)
+def test_a_derivative_that_moves_where_the_residual_does_not(entry: str, kind: str) -> None:
+    """At a = 2 the root of (y - 2) - (a - 2) (1 + c) is 2 whatever c, its slope is not."""
+    read, change = reader(kind)
+
+    def law(y: Any, a: Any, read: Any = read) -> Any:
+        return (y - 2) - (a - 2) * (1 + read())
+
+    a = np.array([2.0])
+    if entry == "fixed_point":
+        sol = rootdiff.fixed_point(lambda z, a: z - law(z, a) / 2, np.zeros(1), a)
+    elif entry == "root_scalar":
+        sol = rootdiff.root_scalar(law, (np.full(1, -9.0), np.full(1, 9.0)), a)
+    elif entry == "continuation":
+        sol = rootdiff.continuation(law, np.zeros(1), np.array([2.5]), a)
+    elif entry == "argument":
+        sol = rootdiff.root(law, np.zeros(1), a, read)
+    elif entry == "rules":
+        sol = rootdiff.root(law, np.zeros(1), a, vjp=lambda p, w: (w, -w * (1 + read())))
+    else:
+        sol = rootdiff.root(law, np.zeros(1), a)
+    change()
+    np.testing.assert_allclose(sol.jacobian()[0], [[1.0]], rtol=1e-8)
+    np.testing.assert_allclose(sol.vjp(np.ones(1))[0], [1.0], rtol=1e-8)
+    np.testing.assert_allclose(sol.jvp(np.ones(1), *[None] * (entry == "argument")), [1.0], rtol=1e-8)
+    assert read() == 5.0  # the change has come to stay
+
+
+def test_a_large_array_that_has_changed_is_named() -> None:
+    large = np.zeros(200_000)
+    sol = rootdiff.root(lambda y, a: (y - 2) - (a - 2) * (1 + large[7]), np.zeros(1), np.array([2.0]))
+    np.testing.assert_allclose(sol.jacobian()[0], [[1.0]], rtol=1e-8)
+    large += 5.0
+    with pytest.raises(ArgumentError, match=r"inplace operation.*changed since: large"):
+        sol.jacobian()
+
+
+def test_what_the_residual_writes_itself_is_left_alone() -> None:
+    calls, seen, last = np.zeros(1), list[float](), {"y": 0.0}
+
+    def law(y: Any, a: Any) -> Any:
+        calls[0] += 1
+        seen.append(float(y[0]))
+        last["y"] = float(y[0])
+        return y - a
+
+    sol = rootdiff.root(law, np.zeros(1), np.array([2.0]))
+    before = calls[0]
+    sol.jacobian()
+    assert calls[0] > before
+    assert len(seen) == calls[0]
+
+
+def test_threads_put_back_each_its_own() -> None:
+    gain, solutions = np.zeros(1), []
+    for k in range(20):
+        gain[0] = k
+        solutions.append(rootdiff.root(lambda y, a: (y - 2) - (a - 2) * (1 + gain), np.zeros(1), np.array([2.0])))
+    gain[0] = -1.0
+    with ThreadPoolExecutor(4) as pool:
+        slopes = [jacobian[0].item() for jacobian in pool.map(lambda sol: sol.jacobian(), solutions)]
+    np.testing.assert_allclose(slopes, 1 + np.arange(20), rtol=1e-8)
+    assert gain[0] == -1.0
+
+
+class Slotted:
+    __slots__ = ("w",)
+
+
+def test_what_cannot_be_put_back_has_changed() -> None:
+    thing = Slotted()
+    thing.w = 2.0
+    sol = rootdiff.root(lambda y, a: thing.w * y - a, np.zeros(1), np.array([6.0]))
+    thing.w = 3.0
+    with pytest.raises(ArgumentError, match=r"residual: at the root.*reads besides y and args"):
+        sol.jacobian()
 
 
 @pytest.mark.parametrize("rules", ALL_OF_THEM)

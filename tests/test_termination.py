@@ -194,7 +194,17 @@ class _Raising(rootdiff.Solver):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [np.linalg.LinAlgError("no inverse"), RuntimeError("gave up"), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        np.linalg.LinAlgError("no inverse"),
+        RuntimeError("gave up"),
+        ZeroDivisionError(),
+        ValueError("array must not contain infs or NaNs"),
+        KeyError("best"),
+        IndexError("no step left"),
+    ],
+)
 def test_what_a_solver_raises_is_a_status(backend: Harness, error: Exception) -> None:
     def f(y: Any, a: Any) -> Any:
         return y**2 - a
@@ -210,8 +220,17 @@ def test_what_a_solver_raises_is_a_status(backend: Harness, error: Exception) ->
 
 
 def test_a_mistake_in_a_solver_or_a_residual_is_not_hidden() -> None:
-    with pytest.raises(TypeError, match="mistake"):
-        rootdiff.root(lambda y: y, np.ones(1), solver=_Raising(TypeError("mistake")), on_failure="nan")
+    for error in (TypeError("mistake"), rootdiff.ArgumentError("bounds: mistake"), NotImplementedError("mistake")):
+        with pytest.raises(type(error), match="mistake"):
+            rootdiff.root(lambda y: y, np.ones(1), solver=_Raising(error), on_failure="nan")
+
+    def outside(y: Any) -> Any:
+        if y[0] != 1:
+            raise ValueError("math domain error")
+        return y
+
+    with pytest.raises(ValueError, match="math domain"):
+        rootdiff.root(outside, np.ones(1), solver=_Raising(RuntimeError("never")), on_failure="nan")
 
     def f(y: Any) -> Any:
         if y[0] != 1:

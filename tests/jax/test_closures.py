@@ -74,3 +74,15 @@ def test_bound_method() -> None:
     np.testing.assert_allclose(second, c(THETA + 0.1), **EXACT)
     gradient = jax.grad(lambda t: loss(rd.root(Model(t).residual, jnp.asarray(START), solver=SOLVER).y))(THETA)
     np.testing.assert_allclose(gradient, jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)
+
+
+@pytest.mark.transform("a pullback that waits, while what the residual reads changes in place")
+def test_what_the_residual_reads_is_that_of_the_trace() -> None:
+    gain, options = np.zeros(1), {"gain": 0.0}
+
+    def residual(y: Any, t: Any) -> Any:
+        return (y - 2) - (t - 2) * (1 + gain + options["gain"])
+
+    _, pull = jax.vjp(lambda t: rd.root(residual, jnp.zeros(1), t, solver=SOLVER).y, jnp.full(1, 2.0))
+    gain[:] = options["gain"] = 5.0
+    np.testing.assert_allclose(pull(jnp.ones(1))[0], [1.0], **EXACT)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: Packages whose functions are left as they are.
-LIBRARIES = ("torch", "numpy", "builtins", "functools", "optree")
+LIBRARIES = ("torch", "numpy", "numba", "jax", "jaxlib", "builtins", "functools", "optree")
 #: Packages whose global names do not change.
 OURS = ("rootdiff", "rootdiff_torch")
 #: Where the functions stand that `torch.func.grad` and its like return; they close over the function that they are of.

@@ -5,31 +5,34 @@ from __future__ import annotations
 import functools
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from torch import Tensor, nn
-
-from rootdiff_torch._freezing import LIBRARIES, OURS, names_in, package_of
+from rootdiff._freezing import LIBRARIES, OURS, names_in, package_of
 
 #: Constants, which lead to nothing.
 _CONSTANT = (int, float, complex, str, bytes, type(None))
-#: Global names of these types are skipped.
-_CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+#: What holds code; global names that lead to it are skipped.
+CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 #: So many entries of a dict or list are searched: a list of layers has dozens, a list of data thousands.
 _ENTRIES = 200
 
 
-def reached(most: int, *roots: tuple[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield at most so many objects that named roots lead to, with their names: each once, the nearest first."""
+def reached(
+    most: int, roots: Iterable[tuple[str, Any]], parts: Callable[[str, Any], Iterator[tuple[str, Any]]]
+) -> Iterator[tuple[str, Any]]:
+    """Yield at most so many objects that named roots lead to, with their names: each once, the nearest first.
+
+    ``parts(name, value)`` yields what an object leads to, as the function below does.
+    """
     queue, seen = deque(roots), set[int]()
     while queue and len(seen) < most:
         name, value = queue.popleft()
         if id(value) not in seen and not isinstance(value, _CONSTANT):
             seen.add(id(value))
             yield name, value
-            queue += _parts(name, value)
+            queue += parts(name, value)
 
 
 def variables(function: types.FunctionType) -> dict[str, Any]:
@@ -43,19 +46,26 @@ def variables(function: types.FunctionType) -> dict[str, Any]:
     return found
 
 
+def global_variables(function: types.FunctionType) -> dict[str, Any]:
+    """Return what is no code among what a function's global names hold."""
+    names = function.__globals__
+    found = {name: names[name] for name in names_in(function.__code__) if name in names}
+    return {name: value for name, value in found.items() if not isinstance(value, CODE)}
+
+
 def is_object(value: Any) -> bool:
     """Return whether `value` is an instance of a class of the user's, with attributes."""
-    if isinstance(value, nn.Module | Tensor | type | types.ModuleType) or not hasattr(value, "__dict__"):
+    if isinstance(value, CODE) or not hasattr(value, "__dict__"):
         return False
     return type(value).__module__.partition(".")[0] not in (*LIBRARIES, *OURS)
 
 
-def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what an object leads to, with names."""
     if isinstance(value, types.FunctionType):
         yield from variables(value).items()
         if package_of(value) not in (*LIBRARIES, *OURS):
-            found = ((n, value.__globals__.get(n)) for n in names_in(value.__code__))
-            yield from ((n, part) for n, part in found if not isinstance(part, _CODE))
+            yield from global_variables(value).items()
         defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         yield from ((f"a default of {name}", part) for part in defaults)
         yield name, getattr(value, "__wrapped__", None)
@@ -68,7 +78,5 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{name}[{key!r}]", part) for key, part in islice(value.items(), _ENTRIES))
     elif isinstance(value, list | tuple):
         yield from ((name, part) for part in value[:_ENTRIES])
-    elif isinstance(value, nn.Module):
-        yield from ((f"{name}.{key}", part) for key, part in value.named_buffers())
     elif is_object(value):
         yield from ((f"{name}.{key}", part) for key, part in vars(value).items())
