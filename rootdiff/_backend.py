@@ -91,6 +91,12 @@ class Backend(Protocol):
         """Return the cotangents of the parameters of ``function(y, *parameters)``."""
         return self.vjp(partial(function, y), parameters)[1](cotangent)
 
+    def parameter_errors(
+        self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
+    ) -> tuple[Array, ...]:
+        """Return the size of the errors of `parameter_vjp`, where derivatives are measured; else nothing."""
+        return ()
+
     def linearize(
         self, function: Function, y: Array
     ) -> tuple[Function, Function, Callable[[], Array], *tuple[Callable[[], Array], ...]]:

@@ -96,6 +96,9 @@ class GivenResidual(Residual):
             cotangents += [_cotangent(index, leaf, value) for leaf, value in pairs if self.rules.is_parameter(leaf)]
         return tuple(cotangents)
 
+    def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
+        return super().parameter_errors(y, cotangent) if self.rules.vjp is None else ()
+
     def _given_jacobian(self, y: Array) -> Array:
         structure = self.rules.structure
         assert self.rules.jac is not None

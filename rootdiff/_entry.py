@@ -385,9 +385,10 @@ def gradient_report(
     Notes
     -----
     The errors are estimates, not bounds: on random problems with conditions up to 1e10 within a factor of ten of the
-    true ones. The accuracy of differences, and the rounding of the residual, are measured. What cannot be seen is an
-    error of the residual that is smooth around the root, as that of an inner ``brentq(xtol=1e-7)`` may be: its values
-    are those of another function, whose gradient is the one that is judged. Solve inner problems to rounding. The cost
+    true ones. The accuracy of differences, and the rounding of the residual, are measured. What an inner iteration
+    leaves is seen where it changes within a half of each unknown and parameter, as that of ``brentq(xtol=1e-5)`` does.
+    An error that is smooth over such a way is not: the values are those of another function, whose gradient is the one
+    that is judged. Nor is it over a way from a parameter that is zero. Solve inner problems to rounding. The cost
     is that of some ten Newton steps and gradients.
 
     Examples

@@ -104,6 +104,11 @@ class NumpyBackend(Backend):
     ) -> tuple[Array, ...]:
         return _pulled_back(self.parameter_slopes(function, y, parameters), cotangent, first=1)
 
+    def parameter_errors(
+        self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
+    ) -> tuple[Array, ...]:
+        return _pulled_back(self.parameter_slopes(function, y, parameters), cotangent, first=1, errors=True)
+
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
         value = function(y)
         return value, self.slopes(function, (y,), value, self.box, self.scale).jacobian().value
@@ -157,15 +162,17 @@ class NumpyBackend(Backend):
         return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
 
 
-def _pulled_back(slopes: Slopes, cotangent: Array, first: int = 0) -> tuple[Array, ...]:
-    """Return the cotangents of the primals from the `first` one on."""
+def _pulled_back(slopes: Slopes, cotangent: Array, first: int = 0, errors: bool = False) -> tuple[Array, ...]:
+    """Return the cotangents of the primals from the `first` one on, or the size of their errors."""
     gradients = []
     for place, primal in list(enumerate(slopes.primals))[first:]:
         gradient = np.zeros_like(primal)
         for index in np.ndindex(primal.shape):
-            column = slopes.entry(place, index).value
+            found = slopes.entry(place, index)
+            column = found.error if errors else found.value
             # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
-            gradient[index] = np.sum(np.where((cotangent == 0) | (column == 0), 0, cotangent * column))
+            parts = np.where((cotangent == 0) | (column == 0), 0, cotangent * column)
+            gradient[index] = np.linalg.norm(parts) if errors else np.sum(parts)
         gradients.append(gradient)
     return tuple(gradients)
 

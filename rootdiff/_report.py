@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._failure import adjoint_words
@@ -29,8 +29,8 @@ _PHASES = (1, 2, 3)
 _WALSH, _FEWER = 8, 4
 #: Root mean square of an error that is uniform up to half an eps, in eps.
 _TYPICAL = 0.5 / math.sqrt(3)
-#: The wider spacing of two, as a part of each unknown: what is iterated to a tolerance is smooth over short ways.
-_WIDE = 0.05
+#: The wider spacings, as parts of unknowns and parameters: what is iterated to a tolerance is smooth over short ways.
+_WIDE = 5e-3, 5e-2
 #: An equation with so many times the error of its dtype computes in a lower precision than it returns, or iterates.
 _NOISIER = 16.0
 #: From this relative error on the gradient has no digit to speak of.
@@ -152,11 +152,14 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
         return math.sqrt(sum(error(change) ** 2 for change in changes) / len(changes))
 
     root = _polished(fine, solver.starting_from(inverse), y)
-    noise, of_slopes = _noise(fine, operator, y)
+    noise, of_slopes, of_feeds = _noise(fine, operator, y)
     slope = _slope_errors(operator, exact, w, of_slopes / row_sizes(operator, y, fine(y)))
     patterns = _patterns(xp, y)
     unseen = [quick(operator, noise * sign) for sign in patterns]  # errors of y that f does not tell from rounding
-    tilted = spread(lambda sign: change(fine.parameter_vjp(y, quick(operator.T, slope * sign))), patterns)
+    tilted = spread(
+        lambda sign: change(fine.parameter_vjp(y, quick(operator.T, slope * sign) + of_feeds * exact * sign)),
+        patterns,
+    )
     shifted = spread(lambda step: moved(y + step), unseen)
 
     def of_root(step: Array) -> float:
@@ -172,6 +175,7 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     best = fine.parameter_vjp(root, -best_u)
     distance = change(tuple(a - b for a, b in zip(user, best, strict=True)))
     rounding = tilted + shifted + operator.precision
+    measured = change(fine.parameter_errors(y, exact))
     report = GradientReport(
         residual_norm=_largest(xp, max_norm(xp, residual(y))),
         y_error=math.hypot(of_root(y - root), spread(of_root, unseen)),
@@ -179,9 +183,10 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
         adjoint_residual=_largest(xp, relative),
         root_error=compared(best),
         adjoint_error=change(residual.parameter_vjp(y, correction)),
-        derivative_error=0.0 if fine is residual else compared(residual.parameter_vjp(y, -(u + correction))),
+        derivative_error=measured
+        + (0.0 if fine is residual else compared(residual.parameter_vjp(y, -(u + correction)))),
         rounding_error=rounding,
-        gradient_error=math.hypot(distance, rounding),
+        gradient_error=math.hypot(distance, rounding, measured),
         status=backend.to_numpy(info.status),
         rank_deficient=rank is not None and rank < y.shape[-1],
         adjoint=repr(adjoint),
@@ -242,41 +247,79 @@ def _polished(residual: Residual, solver: LinearSolver, y: Array) -> Array:
     return y
 
 
-def _noise(residual: Residual, operator: LinearOperator, y: Array) -> tuple[Array, Array]:
+def _noise(residual: Residual, operator: LinearOperator, y: Array) -> tuple[Array, Array, Array]:
     """Return the size of rounding errors in each equation, (*batch, n), and of what they make of its slopes.
 
-    They are those of y, of the terms, of the parameters.
+    The errors are those of y, of the terms, of the parameters. Of slopes in y they are in the units of the equation,
+    of those in the parameters relative.
 
-    A residual that computes in a lower precision, or iterates to a tolerance, does not show it where y changes by a
-    rounding: so high differences over longer steps are looked at too.
+    A residual that computes in a lower precision, or iterates to a tolerance, does not show it where y or the
+    parameters change by a rounding: so high differences over longer steps of each are looked at too.
     """
     xp = residual.xp
     eps = xp.finfo(y.dtype).eps
     f = residual(y)
     largest = eps * row_sizes(operator, y, f)
     for phase in _PHASES:
-        flat = [xp.reshape(p, (-1,)) for p in residual.parameters]
-        moved = [
-            xp.reshape(p * (1 + eps * signs(xp, p, phase)), q.shape)
-            for p, q in zip(flat, residual.parameters, strict=True)
-        ]
-        change = residual.with_parameters(*moved)(y * (1 + eps * signs(xp, y, phase))) - f
+        change = _fed(residual, eps, phase)(y * (1 + eps * signs(xp, y, phase))) - f
         largest = xp.maximum(largest, xp.abs(change))
-    small = _roughness(residual, y, roughness, spacing(eps))
-    large = _roughness(residual, y, long_roughness, _WIDE)
-    noise = xp.maximum(_TYPICAL * largest, small)
-    # what is smooth over short ways and rough over long ones has slopes that are off by the roughness over such a way
-    waves = xp.where(large > _NOISIER * noise, large / _WIDE, xp.zeros_like(large))
-    return xp.maximum(noise, large), xp.maximum(noise, waves)
+    sign, rounding = signs(xp, y, 1), _TYPICAL * largest
+    of_y = _roughness(residual, lambda part: residual(y * (1 + part * sign)), rounding)
+    of_feeds = _roughness(residual, lambda part: _fed(residual, part, 1)(y), rounding)
+    feeds = xp.maximum(of_feeds.short, of_feeds.waves)
+    relative = xp.where(feeds > 0, feeds / of_feeds.slope, feeds)
+    return (
+        xp.maximum(xp.maximum(rounding, of_y.long), of_feeds.long),
+        xp.maximum(xp.maximum(rounding, of_y.short), of_y.waves),
+        xp.where(relative > _NOISIER * eps, relative, xp.zeros_like(relative)),
+    )
 
 
-def _roughness(residual: Residual, y: Array, measured: Callable[..., Array], part: float) -> Array:
-    """Return the roughness of each equation, (*batch, n), over steps of so large a part of each unknown."""
-    step = part * y * signs(residual.xp, y, 1)
-    try:
-        return measured(residual.xp, lambda k: residual(y + k * step))
-    except (ArithmeticError, ValueError):  # so far from y the residual may have no value
-        return residual.xp.zeros_like(y)
+class _Rough(NamedTuple):
+    """What is rough in each equation, (*batch, n), over a short and over long ways.
+
+    Its `slope` is the change by a way of one, the `waves` are the errors of that.
+    """
+
+    short: Array
+    long: Array
+    waves: Array
+    slope: Array
+
+
+def _roughness(residual: Residual, along: Callable[[Any], Array], rounding: Array) -> _Rough:
+    """Return the roughness of each equation where the unknowns or the parameters change by a part of each.
+
+    Its `rounding` is what is known of it.
+    """
+    xp, zeros = residual.xp, residual.xp.zeros_like(rounding)
+
+    def look(measured: Callable[..., tuple[Array, Array]], part: Any) -> tuple[Array, Array]:
+        try:
+            return measured(xp, lambda k: along(k * part))
+        except (ArithmeticError, ValueError):  # so far from the root the residual may have no value
+            return zeros, zeros
+
+    part = spacing(xp.finfo(rounding.dtype).eps)
+    short, change = look(roughness, part)
+    found = _Rough(short, short, zeros, change / part)
+    for part in _WIDE:
+        long, change = look(long_roughness, part)
+        # what is smooth over short ways and rough over long ones has slopes that are off by this roughness over the way
+        waves = xp.where(long > _NOISIER * xp.maximum(short, rounding), long / part, zeros)
+        slope = xp.where(xp.isfinite(change) & (change > 0), change / part, found.slope)
+        found = _Rough(short, xp.maximum(found.long, long), xp.maximum(found.waves, waves), slope)
+    return found
+
+
+def _fed(residual: Residual, part: Any, phase: int) -> Residual:
+    """Return the residual with each parameter changed by a part of it, in a pattern of signs."""
+    xp = residual.xp
+    changed = []
+    for parameter in residual.parameters:
+        flat = xp.reshape(parameter, (-1,))
+        changed.append(xp.reshape(flat * (1 + part * signs(xp, flat, phase)), parameter.shape))
+    return residual.with_parameters(*changed)
 
 
 def _condition(operator: LinearOperator, inverse: Inverse | None, like: Array) -> float:

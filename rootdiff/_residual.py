@@ -119,6 +119,10 @@ class Residual:
         """Return (df/dargs)^T u, one array per parameter."""
         return self.backend.parameter_vjp(self.function, y, self.parameters, cotangent)
 
+    def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
+        """Return the size of the errors of `parameter_vjp`, where they are measured; else nothing."""
+        return self.backend.parameter_errors(self.function, y, self.parameters, cotangent)
+
     def operator(self, y: Array) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
         kind = FixedPoint if self.fixed_point else LinearOperator

@@ -17,25 +17,26 @@ _ORDER, _POINTS, _FALLING = 6, 8, 0.3
 _LONG_ORDER, _LONG_POINTS, _AGREE, _PART = 12, 16, 3.0, 1e-2
 
 
-def roughness(xp: Any, along: Callable[[int], Array]) -> Array:
+def roughness(xp: Any, along: Callable[[int], Array]) -> tuple[Array, Array]:
     """Return the root mean square of what is not smooth in ``along(k)`` for small integers k; zero where it is smooth.
 
-    What high differences leave of a smooth function falls with their order, what they leave of rounding does not.
+    And return that of the change over one step, but for a factor of the square root of two. What high differences leave
+    of a smooth function falls with their order, what they leave of rounding does not.
 
     References
     ----------
     Moré & Wild (2011), "Estimating computational noise", section 2.
     """
-    *_, before, last = _differences(xp, along, _ORDER, _POINTS)
-    return xp.where(xp.isfinite(last) & (last >= _FALLING * before), last, xp.zeros_like(last))
+    first, *_, before, last = _differences(xp, along, _ORDER, _POINTS)
+    return xp.where(xp.isfinite(last) & (last >= _FALLING * before), last, xp.zeros_like(last)), first
 
 
-def long_roughness(xp: Any, along: Callable[[int], Array]) -> Array:
+def long_roughness(xp: Any, along: Callable[[int], Array]) -> tuple[Array, Array]:
     """Return what `roughness` does where one step of ``along(k)`` is so long that a smooth function bends within it."""
     first, *_, a, b, c, last = _differences(xp, along, _LONG_ORDER, _LONG_POINTS)
     largest, least = (one(one(one(a, b), c), last) for one in (xp.maximum, xp.minimum))
     rough = xp.isfinite(last) & (largest <= _AGREE * least) & (last <= _PART * first)
-    return xp.where(rough, last, xp.zeros_like(last))
+    return xp.where(rough, last, xp.zeros_like(last)), first
 
 
 def _differences(xp: Any, along: Callable[[int], Array], order: int, points: int) -> list[Array]:

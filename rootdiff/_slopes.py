@@ -192,7 +192,7 @@ class Slopes:
                 moved[0] = np.clip(moved[0], *self.box)
             return self.function(*moved)
 
-        return roughness(np, along)
+        return roughness(np, along)[0]
 
     def _of_one_magnitude(self, tangents: Sequence[Array]) -> Iterator[tuple[Any, Any, Any, list[Array]]]:
         """Yield the tangents in parts, with the least ratio of an entry to its tangent: of one order of magnitude each.

@@ -178,6 +178,12 @@ def _with_brentq(y: Any, t: Any) -> Any:
     return y + np.array(inner) - t
 
 
+SMOOTH: dict[str, Any] = {
+    "exp": lambda y: np.exp(-y),
+    "lorentz": lambda y: 1 / (1 + y**2),
+    "hill": lambda y: y**4 / (1 + y**4),
+    "gauss": lambda y: np.exp(-(y**2) / 2),
+}
 MATRIX = (np.eye(3) + 0.3 * np.random.default_rng(3).standard_normal((3, 3))).astype(np.float32)
 FEED = np.random.default_rng(4).standard_normal((3, 2))
 
@@ -366,15 +372,66 @@ def test_a_residual_that_iterates_inside_promises_few_digits(feed: float, xtol: 
     assert error / 10 < rootdiff.gradient_report(residual, sol.y, np.array([feed])).gradient_error
 
 
+@pytest.mark.parametrize("feed", np.linspace(2.0, 12.0, 4))
+@pytest.mark.parametrize("xtol", [1e-3, 1e-5, 1e-7])
+def test_an_iteration_inside_over_a_parameter_promises_few_digits(feed: float, xtol: float) -> None:
+    # y + tanh y = x + b with x^3 + x = a
+    def residual(y: Any, a: Any, b: Any) -> Any:
+        return y + np.tanh(y) - optimize.brentq(lambda x: x**3 + x - a[0], -50, 50, xtol=xtol) - b
+
+    x = optimize.brentq(lambda x: x**3 + x - feed, 0, 10, xtol=1e-14)
+    y = rootdiff.root(lambda y, c: y + np.tanh(y) - c, 0.5, x + 0.3, derivatives="complex-step").y
+    slope = 1 / (1 + 1 / np.cosh(y) ** 2)
+    exact = slope * np.array([1 / (3 * x**2 + 1), 1.0])
+    args = np.array([feed]), np.array([0.3])
+    sol = rootdiff.root(residual, np.ones(1), *args, on_failure="ignore")
+    error = np.linalg.norm(np.concat(sol.vjp(np.ones(1))) - exact) / np.linalg.norm(exact)
+    assert error <= 10 * rootdiff.gradient_report(residual, sol.y, *args).gradient_error
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 5, 7])
+@pytest.mark.parametrize("feed", [0.61754951, 2.62322522, 3.69464452])
+def test_a_parameter_that_is_rounded_inside_promises_few_digits(feed: float, decimals: int) -> None:
+    def residual(y: Any, a: Any, b: Any) -> Any:
+        return y - 2 * np.round(a, decimals) - b
+
+    args = np.array([feed]), np.array([1.3])
+    sol = rootdiff.root(residual, np.ones(1), *args, on_failure="ignore")
+    error = np.linalg.norm(np.concat(sol.vjp(np.ones(1))) - [2, 1])
+    report = rootdiff.gradient_report(residual, sol.y, *args)
+    assert report.gradient_error > 1e-6
+    assert error <= 10 * report.gradient_error
+
+
+@pytest.mark.parametrize("package", ["torch", "jax"])
+def test_a_parameter_that_is_cast_to_float32_inside(package: str) -> None:
+    rd, xp = _package(package)
+    double = {"torch": lambda v: v.double(), "jax": lambda v: v.astype(float)}[package]
+    single = {"torch": lambda v: v.float(), "jax": lambda v: v.astype(np.float32)}[package]
+    for feed in (0.3, 0.7, 2.9):
+        y, a = (xp.asarray(np.array([v])) for v in (float(np.tan(np.float32(feed))), feed))
+        report = rd.gradient_report(lambda y, a: xp.arctan(y) - double(single(a)), y, a)
+        error = abs(float(1 + y[0] ** 2) * np.cos(feed) ** 2 - 1)
+        assert 1e-10 < error <= 10 * report.gradient_error
+
+
+@pytest.mark.parametrize("size", [0.1, 0.5, 1.7, 6.0, 30.0])
+@pytest.mark.parametrize("name", ["tanh", "exp", "sqrt", "log1p", "lorentz", "gauss"])
+def test_a_smooth_parameter_is_not_taken_for_a_rough_one(name: str, size: float) -> None:
+    g = SMOOTH.get(name) or getattr(np, name)
+
+    def residual(y: Any, a: Any) -> Any:
+        return np.stack([y[0] + 0.3 * y[1] ** 2 - g(a[0]), y[1] - 0.4 * y[0] - g(a[1]) - a[0]])
+
+    a = size * np.array([1.0, 1.3])
+    sol = rootdiff.root(residual, np.array([0.5, 0.5]), a, derivatives="complex-step")
+    assert rootdiff.gradient_report(residual, sol.y, a, derivatives="complex-step").gradient_error < 1e-12
+
+
 @pytest.mark.parametrize("size", [0.1, 0.5, 1.7, 6.0, 30.0])
 @pytest.mark.parametrize("name", ["tanh", "exp", "atan", "sqrt", "log", "lorentz", "hill", "gauss"])
 def test_a_smooth_residual_is_not_taken_for_a_rough_one(name: str, size: float) -> None:
-    g = {
-        "exp": lambda y: np.exp(-y),
-        "lorentz": lambda y: 1 / (1 + y**2),
-        "hill": lambda y: y**4 / (1 + y**4),
-        "gauss": lambda y: np.exp(-(y**2) / 2),
-    }.get(name) or getattr(np, name)
+    g = SMOOTH.get(name) or getattr(np, name)
 
     def residual(y: Any, t: Any) -> Any:
         return np.stack([y[0] + 0.3 * g(y[1]) - t[0], y[1] - 0.4 * g(y[0]) - t[1]])
