@@ -38,6 +38,8 @@ _FELT = 8.0
 _SMALLER = 100.0
 #: Where rounding dominates, the central difference is off by this part of its distance from the cubic's slope.
 _OF_ROUNDING = 0.2
+#: A derivative whose error is a larger part of it is none.
+_VAGUE = 0.05
 #: The slope from one side is off by so many times the rounding of f over its step, though by luck it may seem less.
 _OF_ONE_SIDE = 10.0
 
@@ -93,8 +95,15 @@ class Line:
     tries: int = 6
     away: tuple[Any, Any] | None = None
 
+    def at(self, t: Any) -> Array:
+        """Return f at t, NaN where it raises, as the functions of `math` do outside of their domain."""
+        try:
+            return self.along(t)
+        except (ValueError, ArithmeticError):
+            return np.full_like(self.value, np.nan)
+
     def change(self, t: Any) -> Array:
-        return self.along(t) - self.value
+        return self.at(t) - self.value
 
     def allowed(self, step: Any) -> tuple[Any, Any]:
         """Return the step to take in place of `step`, signed, and whether it may be taken to the other side too."""
@@ -160,7 +169,7 @@ def _is_short(line: Line, step: Any) -> Any:
 def _of_silent(line: Line, silent: Array, step: Any, longer: Any) -> Slope:
     """Return the derivatives of the components that do not feel a `step`, with longer ones, as if they were alone."""
     alone = np.where(silent, line.value, np.nan)
-    found = slope(replace(line, value=alone, step=longer, along=_without_errors(line), tries=0))
+    found = slope(replace(line, value=alone, step=longer, tries=0))
     met = np.isfinite(found.error)  # else f has no values there, and no more is known than at first
     unfelt = line.noise / (4 * np.where(met, longer[..., None], step[..., None]))
     error = np.where(met & (found.error > 0), found.error, unfelt)
@@ -173,8 +182,9 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
     # relative errors that a smooth f, and one of large rounding, may leave
     good, rough = eps ** (1 / 2), eps ** (1 / 4)
     wanted = np.where(_is_short(line, step), good, rough)[..., None]
-    best, noise = _stencil(line, step, change), line.noise
-    can_shrink = can_grow = np.isfinite(line.value)
+    best, own = _of_own_scale(line, step, _stencil(line, step, change))
+    noise, length = line.noise, np.minimum(line.step[..., None], best.step)
+    can_shrink, can_grow = np.isfinite(line.value), np.isfinite(line.value) & ~own
     for left in range(_MAX_CHANGES, -1, -1):
         size, rounding = best.change / best.step, noise / best.step
         is_rounding = best.error <= _MARGIN * rounding
@@ -190,22 +200,49 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
         gap = np.abs(other.value - best.value)
         # within a stair of a coarsely rounded term f is smooth, with a slope that is not the one of f: of two steps
         # that contradict each other the shorter one is not trusted, if the stairs are as low as those of float32
-        terms = _terms(line, best)
+        terms = _terms(best, length)
         stair = gap * np.minimum(best.step, other.step) <= _STAIR * np.maximum(noise, terms)
         stair = stair & (gap > _APART * (best.error + other.error))
         silent = ((other.change == 0) & (best.change > 0) | stair) & (other.step < best.step)
         best = best._replace(error=np.where(stair & (other.step > best.step), gap, best.error))
         shorter, longer = other.step < best.step, other.step > best.step
-        better = ((other.error < best.error) | shorter & np.isinf(best.error)) & ~silent
+        better = ((other.error < best.error) | shorter & np.isinf(best.error)) & ~silent & ~(longer & own)
         # a shorter step that does not help tells that the rounding of f is larger than it seemed
         seen = np.where(silent, best.error * best.step, other.error * other.step)
         noise = np.where(shorter & ~better & np.isfinite(seen), np.maximum(noise, 0.25 * seen), noise)
         can_shrink = can_shrink & ~(shorter & ~better) & ~(longer & better)
         can_grow = can_grow & ~(longer & ~better) & ~(shorter & better)
         best = _Best(*(np.where(better, new, old) for new, old in zip(other, best, strict=True)))
-    rounding = np.maximum(noise, _terms(line, best)) / best.step
+    rounding = np.maximum(noise, _terms(best, length)) / best.step
     error = np.where(is_rounding, np.maximum(_OF_ROUNDING * best.error, rounding / 4), best.error)
     return Slope(best.value.astype(line.value.dtype), error, noise)
+
+
+def _of_own_scale(line: Line, step: Any, first: _Best) -> tuple[_Best, Array]:
+    """Return the derivative by a `step`, or by a far shorter one where only that tells it, and where that is so.
+
+    A zero does not tell in what it is small, as `a` in ``sqrt(a + 1e-9)``. Over steps that are far too long f is as at
+    a jump: the derivative is off by its own size, and grows as the step shrinks, which it does not at a kink.
+    """
+    best, own = first, np.zeros_like(first.value, dtype=bool)
+    lost = np.isfinite(line.value) & ~_tells(line, first.value, first.error, first.step)
+    for _ in range(_MAX_CHANGES):
+        if not np.any(lost):
+            break
+        step = power_of_two(step / _FACTOR, line.step.dtype)
+        near = _stencil(line, step)
+        lost = lost & ~_is_silent(line, near.change) & ~(np.abs(near.value) <= 2 * np.abs(first.value))
+        # what is no higher than the stairs of float32 is rounding
+        low = np.abs(near.value - first.value) * near.step <= _STAIR * line.noise
+        clear = lost & ~low & (near.error <= _VAGUE * np.abs(near.value))
+        best = _Best(*(np.where(clear, *pair) for pair in zip(near, best, strict=True)))
+        own, lost = own | clear, lost & ~clear
+    return best, own
+
+
+def _tells(line: Line, value: Array, error: Array, step: Any) -> Array:
+    """Return whether a derivative is known to a small part of it, or as well as the rounding of f lets it be."""
+    return error <= np.maximum(_VAGUE * np.abs(value), _MARGIN * line.noise / step)
 
 
 @np.errstate(all="ignore")
@@ -222,22 +259,26 @@ def refined(line: Line, found: Slope) -> Slope:
     step = power_of_two(np.minimum(line.step * rounding ** (1 / 5), widest), line.step.dtype)
     fits = 2 * step <= room
     step = np.where(fits, step, 0)
-    near, far = (line.along(k * step) - line.along(-k * step) for k in (1, 2))
+    near, far = (line.at(k * step) - line.at(-k * step) for k in (1, 2))
     t = np.where(fits, step, 1)[..., None]
     value, lower = (8 * near - far) / (12 * t), near / (2 * t)
     bent = np.abs(value - lower)  # the square of the step, of which the error is again the square
     error = found.noise / t + np.fmin(bent, 1.2 * bent**2 / np.abs(value))
+    length = (line.step * first_step(line.value.dtype))[..., None]
     # what f does not feel at all has no error yet
-    least = _OF_ROUNDING * found.noise / (line.step * first_step(line.value.dtype))[..., None]
+    least = _OF_ROUNDING * found.noise / length
     known = np.where(found.error > 0, found.error, least)
-    better = fits[..., None] & (error < known)
+    # what contradicts a derivative is a longer way over stairs, or over what bends at a scale of its own
+    gap = np.abs(value - found.value)
+    alike = gap <= np.maximum(_APART * (error + found.error), _STAIR * found.noise / length)
+    better = fits[..., None] & (error < known) & alike & _tells(line, found.value, found.error, length)
     return Slope(np.where(better, value, found.value), np.where(better, error, known), found.noise)
 
 
-def _terms(line: Line, best: _Best) -> Array:
-    """Return the least rounding of f: that of a term as large as the slope times what moves."""
-    dtype = line.value.dtype
-    return np.finfo(dtype).eps * np.abs(best.value) * line.step[..., None] / first_step(dtype)
+def _terms(best: _Best, length: Any) -> Array:
+    """Return the least rounding of f: that of a term as large as the slope times what a step of some `length` moves."""
+    dtype = best.value.dtype
+    return np.finfo(dtype).eps * np.abs(best.value) * length / first_step(dtype)
 
 
 def _shorter(best: _Best, noise: Array, wanted: Array) -> Array:
@@ -277,18 +318,6 @@ def _longer_step(line: Line, step: Any) -> Any:
     """Return the step to try next: an entry far below its unit may be a zero up to rounding, which tells no scale."""
     longer = np.minimum(np.maximum(_FACTOR * step, first_step(line.value.dtype) * line.unit), line.longest)
     return np.maximum(power_of_two(longer, step.dtype), step)
-
-
-def _without_errors(line: Line) -> Callable[[Any], Array]:
-    """Return f along the line, NaN where it raises, as the functions of `math` do outside of their domain."""
-
-    def along(t: Any) -> Array:
-        try:
-            return line.along(t)
-        except (ValueError, ArithmeticError):
-            return np.full_like(line.value, np.nan)
-
-    return along
 
 
 def _stencil(line: Line, step: Any, first: Array | None = None) -> _Best:

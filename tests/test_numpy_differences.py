@@ -72,6 +72,52 @@ def test_parameters_that_are_zero_up_to_rounding(small: float, unit: float) -> N
     np.testing.assert_allclose(sol.jvp(unit * v) / unit, expected @ v, atol=1e-8)
 
 
+#: Functions of one number whose slope at zero is one, and that are straight over far less than that.
+SHORT: dict[str, Any] = {
+    "sqrt": lambda x: 2 * np.sqrt(x + 1) - 2,
+    "domain of math": lambda x: 2 * math.sqrt(x + 1) - 2,
+    "exp": np.expm1,
+    "tanh": np.tanh,
+    "pole": lambda x: x / (x + 1),
+    "log": np.log1p,
+    "asinh": np.arcsinh,
+}
+
+
+@pytest.mark.parametrize("length", [1e-3, 1e-6, 1e-9, 1e-12, 1e-15])
+@pytest.mark.parametrize("name", SHORT)
+def test_a_zero_at_a_scale_of_its_own(name: str, length: float) -> None:
+    # beside it a parameter, and an equation, of size one
+    g = SHORT[name]
+
+    def residual(y: Any, p: Any) -> Any:
+        return np.stack(
+            [y[0] - 1 - g(p[0] / length) - 0.3 * p[1] + 0.1 * y[1], y[1] - np.sin(p[1]) - p[0] - 0.2 * y[0]]
+        )
+
+    sol = rootdiff.root(residual, np.ones(2), np.zeros(2))
+    expected = np.linalg.solve([[1, 0.1], [-0.2, 1]], [[1 / length, 0.3], [1, 1]])
+    np.testing.assert_allclose(sol.jacobian()[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(sol.vjp(np.ones(2))[0], np.sum(expected, axis=0), rtol=1e-6)
+    error = np.linalg.norm(sol.vjp(np.ones(2))[0] / np.sum(expected, axis=0) - 1)
+    assert error <= 10 * rootdiff.gradient_report(residual, sol.y, np.zeros(2), cotangent=np.ones(2)).gradient_error
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("name", ["tanh", "pole", "asinh"])
+def test_an_unknown_that_is_zero_at_a_scale_of_its_own(name: str, length: float) -> None:
+    g = SHORT[name]
+    sol = rootdiff.root(lambda y, a: g(y / length) + y - a, np.zeros(1), np.zeros(1))
+    np.testing.assert_allclose(sol.jacobian()[0], length / (1 + length), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["abs", "maximum", "sign", "sqrt"])
+def test_a_zero_without_a_derivative_is_told(name: str) -> None:
+    g = {"maximum": lambda a: np.maximum(a, 0)}.get(name) or getattr(np, name)
+    report = rootdiff.gradient_report(lambda y, a: y - g(a) - 1, np.ones(1), np.zeros(1))
+    assert report.verdict.startswith("no digit of the gradient can be trusted, because of differences")
+
+
 @pytest.mark.parametrize("seed", [5, 7])
 def test_small_parameters_in_equations_whose_terms_cancel(seed: int) -> None:
     # at the root the terms of f cancel, so that its value tells nothing of their rounding
