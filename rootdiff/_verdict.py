@@ -107,8 +107,7 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
         point = _Point(residual, start, first, first_norm, scale, y, f, raw.residual_norm)
         within = allowed_error(xp, solver, y, scale, is_deep(solver, raw.residual_norm, first_norm))
         found = _by_rows(point, within, failed) if matrix is None else _by_corrections(point, matrix, within, failed)
-        if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
-            found = found._replace(status=unless_random(residual, y, f, first_norm, found.status))
+        found = found._replace(status=unless_random(residual, y, f, first_norm, found.status))
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
             xp.where(usable[..., None], found.error, old),
@@ -228,7 +227,12 @@ def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
 
 
 def unless_random(residual: Residual, y: Array, f: Array, first_norm: Array, status: Array) -> Array:
-    """Return the status, RANDOM where f has another value when it is evaluated again: by more than rounding."""
+    """Return the status, RANDOM where f has another value when it is evaluated again: by more than rounding.
+
+    A program that is compiled draws no numbers of its own: of these only one that calls out of it is looked at.
+    """
+    if residual.backend.traced and residual.differentiable:
+        return status
     xp = residual.xp
     change = max_norm(xp, residual(y) - f)
     return xp.where(change > float(xp.finfo(y.dtype).eps) ** 0.75 * first_norm, int(Status.RANDOM), status)

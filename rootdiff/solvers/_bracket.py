@@ -20,9 +20,8 @@ from rootdiff.solvers._bracket_search import search_bracket, settled_ends, widen
 #: This many widths beyond the bracket, f has at a root of any order (to the ninth root at least) changed by more than a
 #: tenth of its change inside; next to a simple pole it has fallen to less than a thirtieth.
 _BEYOND, _STEEPER = 16.0, 10.0
-#: It is more than four times its values inside too, at a root of any order from a half on; noise is not, and has the
-#: right signs to both sides, at three distances one after the other, in one of 4000 cases.
-_CLEAR, _RIGHT, _GROWTH = 4.0, 3, 4.0
+#: Noise grows, with the right signs to both sides, at four distances one after the other, in one of 100,000 cases.
+_RIGHT, _GROWTH = 4, 4.0
 #: Ends further apart than this factor are halved in their exponents: the factor's root is left, after one step.
 _APART = 2.0**10
 #: Zero, as far as exponents go: a bracket around it is halved so beyond this size, and once it is narrower than this
@@ -101,19 +100,14 @@ class BracketSolver(IterativeSolver):
         y, f = _best(xp, at)
         norm = max_norm(xp, f)
         success = at.status <= int(Status.AT_PRECISION)
-        continuous, clear = _across(residual, at, norm, solver.rtol)
+        continuous = _across(residual, at, norm, solver.rtol)
         status = xp.where(success & (norm > 0) & ~continuous, int(Status.STALLED), at.status)
-        # where f is zero, or noise, the width of the bracket does not matter, but that of the zero or the noise does
-        allowed, width = solver._allowed(xp, at), 2 * half_width(xp, at.a, at.b)
-        least = xp.finfo(y.dtype).eps * xp.abs(y)
-        shortest = xp.maximum(xp.maximum(allowed, least), xp.where(f == 0, 0.0, width))
-        of_noise = _width_of_noise(residual, first, y, shortest, success[..., None] & ((f == 0) | ~clear))
-        error = xp.where((f == 0) & (of_noise <= shortest), least, of_noise)
-        error = xp.where((f == 0) | ~clear, error, width)
+        allowed, least = solver._allowed(xp, at), xp.finfo(y.dtype).eps * xp.abs(y)
+        width = xp.where(f == 0, 0.0, 2 * half_width(xp, at.a, at.b))
+        error = _width_of_noise(residual, first, y, xp.maximum(least, width), success[..., None])
         unsettled = (status == int(Status.CONVERGED)) & (error > xp.maximum(allowed, least))[..., 0]
         status = xp.where(unsettled, int(Status.AT_PRECISION), status)
-        if not residual.backend.traced:  # a program that is compiled draws no numbers of its own
-            status = unless_random(residual, y, f, at.first_norm, status)
+        status = unless_random(residual, y, f, at.first_norm, status)
         return RawSolution(y, status, at.count, norm, error=error)
 
     def _allowed(self, xp: Any, at: Bracket) -> Array:
@@ -215,31 +209,27 @@ def _start(xp: Any, residual: Residual, lo: Array, hi: Array) -> Bracket:
     return Bracket(lo, f_lo, hi, f_hi, hi, f_hi, width, width, 2 * width, first, count, status)
 
 
-def _across(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> tuple[Array, Array]:
+def _across(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> Array:
     """Return whether f behaves across the final bracket as next to it, unlike at a pole or a jump, (*batch).
 
-    At a jump f hardly changes beyond the bracket, at a pole it is small there: smaller even at the first ends. And
-    return whether it is clear, (*batch, 1), that f has on either side the sign that it has at that end, which it has
-    not where it is noise.
+    At a jump f hardly changes beyond the bracket, at a pole it is small there: smaller even at the first ends.
     """
     xp = residual.xp
     step = _BEYOND * (at.b - at.a)
     beside, known = xp.zeros_like(at.a), xp.zeros_like(at.a) > 0
-    clear, inside = ~known, xp.maximum(xp.abs(at.f_a), xp.abs(at.f_b))
     for point, end in ((at.a - step, at.f_a), (at.b + step, at.f_b)):
         f = residual(point)
         usable = xp.isfinite(f)
         beside = beside + xp.where(usable, xp.minimum(xp.abs(f - end), xp.abs(f)), 0.0)
         known = known | usable
-        clear = clear & (~usable | ((xp.sign(f) == xp.sign(end)) & (xp.abs(f) >= _CLEAR * inside)))
     alike = xp.abs(at.f_b - at.f_a) <= _STEEPER * beside + rtol * at.first_norm[..., None]
-    return (~known | alike)[..., 0] & ((norm <= at.first_norm) | (at.first_norm == 0)), clear
+    return (~known | alike)[..., 0] & ((norm <= at.first_norm) | (at.first_norm == 0))
 
 
 def _width_of_noise(residual: Residual, first: Bracket, y: Array, shortest: Array, asked: Array) -> Array:
     """Return how far around a root, (*batch, 1), f is zero or noise, to a factor of four: the `shortest` at least.
 
-    That is from where f has, at three distances that grow, the signs that it has at the ends of the `first` bracket,
+    That is from where f has, at four distances that grow, the signs that it has at the ends of the `first` bracket,
     and grows.
     """
     xp = residual.xp
@@ -250,13 +240,14 @@ def _width_of_noise(residual: Residual, first: Bracket, y: Array, shortest: Arra
     def walk(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         right, found, reach, below, above = carry
         good, sizes = asked, []
-        for point, end, last in (
-            (xp.maximum(y - reach, low), f_low, below),
-            (xp.minimum(y + reach, high), f_high, above),
+        for point, outermost, end, last in (
+            (xp.maximum(y - reach, low), low, f_low, below),
+            (xp.minimum(y + reach, high), high, f_high, above),
         ):
             f = residual(point)
             size = xp.where(xp.isfinite(f), xp.abs(f), xp.zeros_like(f))
-            good = good & (~xp.isfinite(f) | (point == y) | ((f != 0) & (f * xp.sign(end) >= 0) & (size >= last)))
+            grows = (f * xp.sign(end) > 0) & (size > last)
+            good = good & (~xp.isfinite(f) | (point == outermost) | grows)
             sizes.append(size)
         now = xp.where(right < _RIGHT, xp.where(good, right + 1, 0), right)
         return now, xp.where((right == 0) & (now == 1), reach, found), _GROWTH * reach, *sizes

@@ -164,6 +164,36 @@ def test_a_root_within_noise_is_as_near_as_is_said(solver: str) -> None:
     assert np.all(sol.error <= 1e-3)
 
 
+@pytest.mark.parametrize("solver", METHODS)
+@pytest.mark.parametrize("kind", ["expanded", "far", "noisy", "coarse"])
+def test_the_error_is_not_far_below_the_true_one(kind: str, solver: str) -> None:
+    rng = np.random.default_rng(3)
+    for c, size, below, above in rng.uniform([0.5, 0, 0.5, 0.5], [3, 1, 4, 4], (40, 4)):
+        cubed = np.poly(np.full(3, c))
+        f = {
+            "expanded": lambda y, cubed=cubed: np.polyval(cubed, y),
+            "far": lambda y, c=c, s=10 ** (3 + 6 * size): (y**3 + s) - (c**3 + s),
+            "noisy": lambda y, c=c, s=10 ** (-10 + 8 * size): y**3 - c**3 + s * np.sin(1e15 * np.abs(y) ** 1.3),
+            "coarse": lambda y, c=c, s=10 ** (1 + 5 * size): np.round(s * (y**3 - c**3)),
+        }[kind]
+        sol = rootdiff.root_scalar(f, (c - below, c + above), solver=solver, on_failure="ignore")
+        if sol.status <= Status.AT_PRECISION:
+            assert abs(sol.y - c) <= 20 * sol.error
+
+
+def test_a_random_callback_is_seen_in_jax() -> None:
+    rng = np.random.default_rng(0)
+
+    def noisy(y):
+        return np.asarray(y) ** 3 - 2 + 1e-2 * rng.standard_normal(np.shape(y)).astype(y.dtype)
+
+    def residual(y):
+        return jax.pure_callback(noisy, jax.ShapeDtypeStruct(y.shape, y.dtype), y, vmap_method="sequential")
+
+    sol = rootdiff_jax.root_scalar(residual, (0.0, 3.0), on_failure="ignore")
+    assert sol.status == Status.RANDOM
+
+
 #: name: (residual, the interval in which it is zero)
 BANDS = {
     "floor": (lambda xp, y: xp.floor(y), (0.0, 1.0)),
