@@ -66,12 +66,17 @@ def size(solve: Callable[[Any, Any], Any], shape: tuple[int, ...], compiled: boo
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
+    from jax.extend.core import DropVar
+    from jax.interpreters.partial_eval import dce_jaxpr
+
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
+                    if equation.primitive.name == "custom_vmap_call":  # JAX leaves it to XLA to drop what nobody uses
+                        inner = dce_jaxpr(inner, [not isinstance(v, DropVar) for v in equation.outvars])[0]
                     yield from _equations(inner)
 
 

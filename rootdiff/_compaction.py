@@ -20,6 +20,9 @@ from rootdiff._structure import Structure
 #: A batch is made smaller when at most one in so many of its systems runs on: where sizes are compiled for, by fixed
 #: factors and rarely, else as soon as it pays.
 _COMPILED, _EAGER = 8, 2
+#: Systems of a smaller batch that a compiled program takes at a time: with fewer, operations cost no less. Of a large
+#: batch there are more, so that its systems take at most `_COMPILED` rounds.
+_ROUND = 64
 
 
 def batched_leaves(backend: Backend, args: tuple[Any, ...], batched_args: Any, batch: tuple[int, ...]) -> list[bool]:
@@ -100,6 +103,34 @@ def limit(backend: Backend, shape: tuple[int, ...]) -> int:
     count = math.prod(shape)
     parts = backend.parts(count)
     return count // parts // (_COMPILED if backend.traced else _EAGER) * parts
+
+
+def round_size(backend: Backend, shape: tuple[int, ...]) -> int:
+    """Return how many systems of a batch of this shape a compiled program takes at a time."""
+    parts, most = backend.parts(math.prod(shape)), limit(backend, shape)
+    return min(most, parts * max(_ROUND, most // parts // _COMPILED))
+
+
+def in_rounds(
+    residual: Residual, need: Array, count: int, attempt: Callable[..., Any], state: Any, *others: Any
+) -> Any:
+    """Return `state` with what ``attempt(residual, state, need, *others)`` makes of the systems in `need`, (*batch).
+
+    That is called for `count` systems at a time. State and others are nested tuples of arrays with one row per system.
+    """
+    backend, take = residual.backend, residual.take
+    assert take is not None
+
+    def one(carry: tuple[Any, Array]) -> tuple[Any, Array]:
+        state, need = carry
+        some = Chosen(backend, need, count)
+        smaller = take(some.pick, count)
+        # a compiled program has a copy for each size
+        smaller = replace(smaller, take=None) if backend.traced else smaller
+        new = attempt(smaller, *some.taken((state, need, *others)))
+        return some.put(state, new), need & ~some.mask
+
+    return backend.while_loop(lambda carry: backend.xp.any(carry[1]), one, (state, need))[0]
 
 
 def room(backend: Backend, mask: Array) -> Array:

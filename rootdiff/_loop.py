@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from rootdiff._backend import Array, Backend
-from rootdiff._compaction import Chosen, limit, room
+from rootdiff._compaction import in_rounds, limit, room, round_size
 from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
 from rootdiff._resolution import End, is_lost
@@ -232,19 +232,14 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         return left(loop) > few if few else xp.any(loop.status == int(Status.RUNNING))
 
     loop = backend.while_loop(unfinished, step, loop, account)
-    count = few if backend.traced or few == 0 else int(left(loop))
-    take = residual.take
-    if take is None or count == 0:
+    count = round_size(backend, batch) if few and backend.traced else few and int(left(loop))
+    if count == 0:
         return loop
 
-    def the_others(*parts: Any) -> _Loop:
-        loop = _Loop(*parts)
-        some = Chosen(backend, loop.status == int(Status.RUNNING), count)
-        return some.put(loop, _run(solver, take(some.pick, count), some.taken(loop)))  # type: ignore[no-any-return]
+    def the_rest(residual: Residual, loop: _Loop, _: Array) -> _Loop:
+        return _run(solver, residual, loop)
 
-    if not backend.traced:  # some are left
-        return the_others(*loop)
-    return backend.when(xp.any(loop.status == int(Status.RUNNING)), the_others, loop, loop)  # type: ignore[no-any-return]
+    return in_rounds(residual, loop.status == int(Status.RUNNING), count, the_rest, loop)  # type: ignore[no-any-return]
 
 
 def _frozen(solver: IterativeSolver, backend: Backend, active: Array, new: _Loop, old: _Loop) -> _Loop:

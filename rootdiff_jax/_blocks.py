@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -53,7 +52,7 @@ def in_blocks(
         def pick(array: Array) -> Array:
             return lax.dynamic_slice_in_dim(array, start, size)
 
-        return function(_once(take(pick, size)), taken(jnp, arrays, pick, len(batch)))
+        return function(take(pick, size), taken(jnp, arrays, pick, len(batch)))
 
     def join(parts: Array) -> Array:
         rest = parts.shape[1 + len(batch) :]
@@ -65,13 +64,6 @@ def in_blocks(
 
     # JAX moves a slice that begins too late back to where it fits
     return jax.tree.map(join, lax.map(of_block, jnp.arange(blocks) * size))
-
-
-def _once(residual: Residual) -> Residual:
-    """Return the residual such that systems are taken from the batch only once: each time is one more compiled loop."""
-    assert residual.take is not None
-    take = residual.take
-    return replace(residual, take=lambda pick, count: replace(take(pick, count), take=None))
 
 
 def _threads() -> int:

@@ -21,6 +21,7 @@ from rootdiff._failure import KEEP
 from rootdiff._loop import StepInfo
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
+from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import Status
 from rootdiff._solver import run
 from rootdiff.linear import AutoLinear
@@ -30,7 +31,7 @@ from rootdiff_jax._packing import on_mesh
 from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._regular import regular_point
 from rootdiff_jax._settings import Template
-from rootdiff_jax._trace import Traced, alike, partition, vary, varying_axes
+from rootdiff_jax._trace import Traced, alike, has_explicit_axes, partition, vary, varying_axes
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Problem:
     """What a solve is compiled for: the residual, both solvers, the failure policy, the correction of the steps.
 
     `fixed_point` tells that the residual is ``cell(y) - y``. Where it is known which of the operands carry the batch
-    axes, `batched`, the residual is traced for one system.
+    axes, `batched`, the residual is traced for one system. So many of the batch axes as `mapped` are those of vmap.
     """
 
     function: Traced
@@ -49,14 +50,16 @@ class Problem:
     fixed_point: bool = False
     batched: tuple[bool, ...] | None = None
     batch_ndim: int = 0
+    mapped: int = 0
 
     def call(self, y: Array, *operands: Array) -> Array:
         """Return the residual of all systems, (*batch, n)."""
         if self.batched is None:
             return self.function(y, *operands)
+        lead = self.batch_ndim
 
         def split(array: Array) -> Array:
-            return jnp.reshape(array, (-1, *(1,) * self.batch_ndim, *array.shape[self.batch_ndim :]))
+            return jnp.reshape(array, (-1, *(1,) * (lead - self.mapped), *array.shape[lead:]))
 
         parts = [split(part) if flag else part for part, flag in zip(operands, self.batched, strict=True)]
         axes = [0 if flag else None for flag in self.batched]
@@ -143,12 +146,59 @@ def _left_to_xla(solve: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
 def _forward(problem: Problem, *inputs: Any) -> Outputs:
     # so JAX knows the trace of the value again where a derivative is traced
     with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
-        return _traced_once(problem, *inputs)  # type: ignore[no-any-return]
+        return _by_system(problem)(*inputs)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _traced_once(problem: Problem, *inputs: Any) -> Outputs:
     return _run(problem, Inputs(*inputs), problem.residual(inputs[-1]))
+
+
+def _by_system(problem: Problem) -> Callable[..., Outputs]:
+    """Return the solve, of which vmap makes that of a batch, in which finished systems cost nothing."""
+    plain = partial(_traced_once, problem)
+    if has_explicit_axes():  # a batch that is spread over them stays together
+        return plain
+    solve = custom_vmap(plain)
+
+    @solve.def_vmap
+    @in_full_precision
+    @in_own_settings
+    def rule(size: int, batched: list[Any], *values: Any) -> tuple[Outputs, Any]:
+        inputs, flags = Inputs(*values), Inputs(*batched)
+        one = jax.tree.map(lambda value, flag: value[0] if flag else value, inputs, flags)
+        kinds = jax.eval_shape(plain, *one)
+        wider = _of_batch(problem, (size, *one.y0.shape), flags)
+        if wider is None:
+            axes = jax.tree.map(lambda flag: 0 if flag else None, flags)
+            found = jax.vmap(plain, in_axes=tuple(axes))(*inputs)
+        else:
+            y0, scale = (
+                value if value is None or flag else jnp.broadcast_to(value, (size, *value.shape))
+                for value, flag in ((inputs.y0, flags.y0), (inputs.scale, flags.scale))
+            )
+            found = _by_system(wider)(*inputs._replace(y0=y0, scale=scale))
+        if (found.factors is None) != (kinds.factors is None):  # small systems are eliminated all at once
+            none = jax.tree.map(lambda kind: jnp.zeros((size, *kind.shape), kind.dtype), kinds.factors)
+            found = found._replace(factors=jax.tree.map(lambda array: vary(array, varying_axes(found.y)), none))
+        return found, jax.tree.map(lambda _: True, kinds)
+
+    return solve
+
+
+def _of_batch(problem: Problem, shape: tuple[int, ...], flags: Inputs) -> Problem | None:
+    """Return the problem with one more batch axis; None where JAX is to add it, to each operation of the solve.
+
+    `flags` tell what each of its systems has of its own, `shape` is that of the unknowns. Larger systems may be solved
+    in other ways as a batch, and so to other roots.
+    """
+    own = tuple(flags.operands)
+    alike = problem.batch_ndim == 0 or problem.batched == own
+    shared = problem.correct is None and not any(jax.tree.leaves((flags.solver, flags.adjoint)))
+    known = isinstance(shape[0], int)  # not in a program that is exported for any size
+    if not (alike and shared and known and has_few_unknowns(shape) and is_dense(shape)):
+        return None
+    return replace(problem, batched=own, batch_ndim=problem.batch_ndim + 1, mapped=problem.mapped + 1)
 
 
 @in_own_settings

@@ -160,7 +160,8 @@ def _hoist(jaxpr: Any, inputs: Sequence[Any], unknown: frozenset[int]) -> tuple[
 
     Floating literals always, since a closure over a Python float has it as one, and must not compile anew for each
     value. Where it has to do with the axes of a mesh all else too: constants are typed as varying, and are summed over
-    devices, only once. Inputs at the `unknown` places are no constants.
+    devices, only once. An index along an axis always: only here the axis has its name. Inputs at the `unknown` places
+    are no constants.
     """
     mesh = jax.sharding.get_abstract_mesh()
     apart = any(equation.primitive.name == "pvary" or _names(equation) for equation in jaxpr.eqns)
@@ -178,7 +179,8 @@ def _hoist(jaxpr: Any, inputs: Sequence[Any], unknown: frozenset[int]) -> tuple[
 
     equations = []
     for equation in jaxpr.eqns:
-        if apart and all(isinstance(atom, Literal) or atom in known for atom in equation.invars):
+        constant = apart or equation.primitive.name == "axis_index"
+        if constant and all(isinstance(atom, Literal) or atom in known for atom in equation.invars):
             values = [atom.val if isinstance(atom, Literal) else known[atom] for atom in equation.invars]
             known |= zip(equation.outvars, _apply(equation, values), strict=True)
         elif equation.ctx.cur_abstract_mesh == mesh:

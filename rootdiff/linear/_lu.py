@@ -32,10 +32,10 @@ class _Refined(NamedTuple):
 class LU(LinearSolver):
     """Dense LU factorisation with partial pivoting: O(n^3) work and n^2 memory per system.
 
-    As adjoint it starts from the factors or the quasi-Newton inverse that the solver ended with, and removes by
-    iterative refinement the error of their being of another point; it factors anew only where that stalls, or
-    where there are at most 64 unknowns. New factors get one step of refinement, so that rows in other units are
-    solved too.
+    As adjoint it starts from the factors that the solver ended with, of one right-hand side from its quasi-Newton
+    inverse too, and removes by iterative refinement the error of their being of another point; it factors anew only
+    where that stalls, or where there are at most 64 unknowns. New factors get one step of refinement, so that rows in
+    other units are solved too.
 
     References
     ----------
@@ -53,7 +53,8 @@ class LU(LinearSolver):
     direct = True
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        at_hand = isinstance(operator.original, Dense)  # then it is factored anew at once
+        # then it is factored anew at once: an update is work, and takes memory, for each of several right-hand sides
+        at_hand = isinstance(operator.original, Dense) or (operator.several(rhs) and isinstance(self.known, Updated))
         if self.known is not None and not _is_diagonal(self.known) and not at_hand:
             return self._reuse(operator, rhs, self.known)
         backend, xp = operator.backend, operator.backend.xp

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 from rootdiff._backend import Array
-from rootdiff._compaction import Chosen, limit
+from rootdiff._compaction import in_rounds, round_size
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._loop import IterativeSolver
@@ -77,19 +77,21 @@ class Chain(Solver):
     def _ended(self, residual: Residual, y0: Array, active: Array, claim: Claim) -> RawSolution:
         """Return what comes of the claim of the first solver: all that follows is one branch, and asked for once."""
         backend, xp = residual.backend, residual.xp
-        few = limit(backend, tuple(active.shape)) if residual.divisible and backend.traced else 0
+        open_ = active & (claim.asked | _failed(xp, claim.raw))
+        few = round_size(backend, tuple(active.shape)) if residual.divisible and backend.traced else 0
+        if few:  # each solver is compiled once then; in a batch that becomes smaller it would be once for each size
+            return in_rounds(residual, open_, few, self._in_turns, claim.raw, y0, claim.asked, claim.first)  # type: ignore[no-any-return]
 
         def judged_and_tried(*parts: Any) -> RawSolution:
             claim = Claim(*parts)
-            if few:
-                return self._in_rounds(residual, y0, active, claim, few)
-            return self._in_turns(residual, y0, active, claim)
+            return self._in_turns(residual, claim.raw, open_, y0, claim.asked, claim.first)
 
-        open_ = active & (claim.asked | _failed(xp, claim.raw))
         return backend.when(xp.any(open_), judged_and_tried, claim, claim.raw)  # type: ignore[no-any-return]
 
-    def _in_turns(self, residual: Residual, y0: Array, active: Array, claim: Claim) -> RawSolution:
-        """Judge the claim of the first solver, and let the others try the systems that fail, one after the other.
+    def _in_turns(
+        self, residual: Residual, raw: RawSolution, need: Array, y0: Array, asked: Array, first: Array
+    ) -> RawSolution:
+        """Judge what the first solver claims of the systems in `need`, and let the others try those that fail in turns.
 
         A loop, whose body holds one verdict for all of them.
         """
@@ -97,16 +99,16 @@ class Chain(Solver):
 
         def turn(state: _Turn) -> _Turn:
             index, need, start, best = state
-            new = Claim(best, claim.asked & (index == 0), claim.first)
-            first = backend.when(xp.any(need & (index > 0)), residual, (start,), claim.first)
+            new = Claim(best, asked & (index == 0), first)
+            f = backend.when(xp.any(need & (index > 0)), residual, (start,), first)
             for place, solver in enumerate(self.solvers[1:], 1):
-                new = self._claim(solver, replace(residual, known=(start, first)), need & (index == place), new)
+                new = self._claim(solver, replace(residual, known=(start, f)), need & (index == place), new)
             best = _better(xp, best, self._judged(residual, state, new), need, index == 0)
             need = need & _failed(xp, best) & (index + 1 < len(self.solvers))
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
             return _Turn(index + 1, need, xp.where(need[..., None], _nudged(residual, y0, best), best.y), best)
 
-        start = _Turn(xp.zeros_like(claim.raw.status), active, y0, claim.raw)
+        start = _Turn(xp.zeros_like(raw.status), need, y0, raw)
         return backend.while_loop(lambda state: xp.any(state.need), turn, start).best  # type: ignore[no-any-return]
 
     def _claim(self, solver: Solver, residual: Residual, need: Array, old: Claim) -> Claim:
@@ -132,24 +134,6 @@ class Chain(Solver):
         for solver, mine in turns.values():
             raw = judged(solver, residual, state.start, claim.first, raw, claim.asked & state.need & mine)
         return raw
-
-    def _in_rounds(self, residual: Residual, y0: Array, active: Array, claim: Claim, few: int) -> RawSolution:
-        """Return what `_in_turns` does, for a `few` systems at a time.
-
-        Each solver is compiled once then; in a batch that becomes smaller it would be once for each size.
-        """
-        xp, take = residual.xp, residual.take
-        assert take is not None
-
-        def attempt(state: tuple[RawSolution, Array]) -> tuple[RawSolution, Array]:
-            best, need = state
-            some = Chosen(residual.backend, need, few)
-            start, old, wanted = some.taken((y0, claim._replace(raw=best), need))
-            raw = self._in_turns(replace(take(some.pick, few), take=None), start, wanted, old)
-            return some.put(best, raw), need & ~some.mask
-
-        need = active & (claim.asked | _failed(xp, claim.raw))
-        return residual.backend.while_loop(lambda state: xp.any(state[1]), attempt, (claim.raw, need))[0]  # type: ignore[no-any-return]
 
 
 class _Turn(NamedTuple):

@@ -107,6 +107,35 @@ def test_systems_of_a_batch_stop_each_on_its_own() -> None:
     assert len(set(sol.steps.tolist())) > 1
 
 
+def test_finished_systems_of_vmap_are_not_evaluated() -> None:
+    rows: list[int] = []
+
+    def on_host(z: Any, rate: Any) -> Any:
+        rows.append(len(z))
+        return np.asarray(rate)[:, None] * np.cos(np.asarray(z))
+
+    def cell(z: Any, rate: Any) -> Any:
+        return jax.pure_callback(on_host, jax.typeof(z), z, rate, vmap_method="broadcast_all")
+
+    rate = jnp.full(1024, 0.1, dtype=jnp.float32).at[5].set(0.95)  # a callback makes float32 of float64
+    sol = jax.vmap(lambda rate: rd.fixed_point(cell, 0 * rate[None], rate, solver="fixed_point"))(rate)
+    easy = int(np.delete(sol.steps, 5).max())
+    assert sol.steps[5] > 2 * easy
+    assert rows.count(1024) <= easy + 5  # a step is one evaluation, and so is the start; looks at the end
+    assert rows.count(64) >= sol.steps[5] - easy  # fewer at a time would save nothing
+    assert set(rows) <= {1024, 64}
+
+
+@pytest.mark.transform("vmap with an axis name whose index the residual takes")
+def test_the_index_along_an_axis_of_vmap() -> None:
+    def solve(a: Any) -> Any:
+        return rd.root(lambda y, a: y**3 + y - a * jax.lax.axis_index("k"), jnp.ones(()), a, solver="newton").y
+
+    y, slope = jax.vmap(jax.value_and_grad(solve), axis_name="k")(jnp.ones(3))
+    np.testing.assert_allclose(y**3 + y, jnp.arange(3.0), **EXACT)
+    np.testing.assert_allclose(slope, jnp.arange(3.0) / (3 * y**2 + 1), **EXACT)
+
+
 @pytest.mark.transform("vmap with an axis name over which the residual communicates", refused="ArgumentError")
 def test_a_residual_that_couples_what_vmap_maps_over_is_refused() -> None:
     def mapped(residual: Any) -> Any:
