@@ -20,6 +20,8 @@ from rootdiff.solvers._bracket_search import search_bracket, settled_ends, widen
 #: This many widths beyond the bracket, f has at a root of any order (to the ninth root at least) changed by more than a
 #: tenth of its change inside; next to a simple pole it has fallen to less than a thirtieth.
 _BEYOND, _STEEPER = 16.0, 10.0
+#: Beyond a simple root f goes on as inside, but for this part; noise does so to both sides in one of 1000 cases.
+_STRAIGHT = 0.1
 #: Noise grows, with the right signs to both sides, at four distances one after the other, in one of 100,000 cases.
 _RIGHT, _GROWTH = 4, 4.0
 #: Ends further apart than this factor are halved in their exponents: the factor's root is left, after one step.
@@ -100,11 +102,11 @@ class BracketSolver(IterativeSolver):
         y, f = _best(xp, at)
         norm = max_norm(xp, f)
         success = at.status <= int(Status.AT_PRECISION)
-        continuous = _across(residual, at, norm, solver.rtol)
+        continuous, straight = _across(residual, at, norm, solver.rtol)
         status = xp.where(success & (norm > 0) & ~continuous, int(Status.STALLED), at.status)
         allowed, least = solver._allowed(xp, at), xp.finfo(y.dtype).eps * xp.abs(y)
         width = xp.where(f == 0, 0.0, 2 * half_width(xp, at.a, at.b))
-        error = _width_of_noise(residual, first, y, xp.maximum(least, width), success[..., None])
+        error = _width_of_noise(residual, first, y, xp.maximum(least, width), success[..., None] & ~straight)
         unsettled = (status == int(Status.CONVERGED)) & (error > xp.maximum(allowed, least))[..., 0]
         status = xp.where(unsettled, int(Status.AT_PRECISION), status)
         status = unless_random(residual, y, f, at.first_norm, status)
@@ -209,21 +211,24 @@ def _start(xp: Any, residual: Residual, lo: Array, hi: Array) -> Bracket:
     return Bracket(lo, f_lo, hi, f_hi, hi, f_hi, width, width, 2 * width, first, count, status)
 
 
-def _across(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> Array:
+def _across(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> tuple[Array, Array]:
     """Return whether f behaves across the final bracket as next to it, unlike at a pole or a jump, (*batch).
 
-    At a jump f hardly changes beyond the bracket, at a pole it is small there: smaller even at the first ends.
+    At a jump f hardly changes beyond the bracket, at a pole it is small there: smaller even at the first ends. And
+    return where f is straight, (*batch, 1), so that the bracket tells the error.
     """
     xp = residual.xp
-    step = _BEYOND * (at.b - at.a)
+    step, rise = _BEYOND * (at.b - at.a), _BEYOND * (at.f_b - at.f_a)
     beside, known = xp.zeros_like(at.a), xp.zeros_like(at.a) > 0
-    for point, end in ((at.a - step, at.f_a), (at.b + step, at.f_b)):
+    straight = at.f_a != at.f_b
+    for point, end, far in ((at.a - step, at.f_a, at.f_a - rise), (at.b + step, at.f_b, at.f_b + rise)):
         f = residual(point)
         usable = xp.isfinite(f)
+        straight = straight & (xp.abs(f - far) <= _STRAIGHT * xp.abs(far))
         beside = beside + xp.where(usable, xp.minimum(xp.abs(f - end), xp.abs(f)), 0.0)
         known = known | usable
     alike = xp.abs(at.f_b - at.f_a) <= _STEEPER * beside + rtol * at.first_norm[..., None]
-    return (~known | alike)[..., 0] & ((norm <= at.first_norm) | (at.first_norm == 0))
+    return (~known | alike)[..., 0] & ((norm <= at.first_norm) | (at.first_norm == 0)), straight
 
 
 def _width_of_noise(residual: Residual, first: Bracket, y: Array, shortest: Array, asked: Array) -> Array:
