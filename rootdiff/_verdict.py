@@ -35,6 +35,9 @@ _CORRECTIONS = 8
 _ILL = 0.1
 #: A correction at the end of another must be shorter by this factor, as next to a root of any multiplicity up to ten.
 _SHORTER = 0.5
+#: Next to a root of multiplicity m a full Newton step reduces f to ((m-1)/m)^m of its size: up to m = 10 less than
+#: this. Where there is no root, it leaves 1/e of f = exp(-y), and more of f = 1/y.
+CONTRACTION = 0.35
 #: Or by far below the tolerance, where noise may be larger than what was sampled of it.
 _BELOW = 0.05
 #: Part of the residual at the start that noise may be, of systems whose Jacobian is not formed: on a grid of spacing h
@@ -179,7 +182,11 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
-    told = told & ~((norm == 0) & verdict.flat)
+    # f falls, yet a Newton step leaves as much of it as where it only tends to zero
+    towards = max_norm(xp, following / unit) <= CONTRACTION * max_norm(xp, error / unit)
+    fallen = norm <= eps**0.375 * point.first_norm
+    astray = (status == int(Status.MAX_STEPS)) & fallen & ~(towards | explains)
+    told = told & ~((norm == 0) & verdict.flat) & ~astray
     return _Found(status, xp.where(told[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
 
 
