@@ -185,9 +185,11 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     success = loop.status <= int(Status.AT_PRECISION)
     y, norm, error = loop.state.y, _size(xp, loop.state), loop.state.error
     if not solver.descends:
-        y = xp.where(success[..., None], y, loop.best_y)
-        norm = xp.where(success, norm, loop.best_norm)
-        error = xp.where(success[..., None], error, xp.full_like(error, xp.inf))
+        # a claim that f has not borne out is judged where it was made: rows in large units may hide the others
+        claimed = success | ((loop.status == int(Status.STALLED)) & (loop.near > 0) & xp.isfinite(error[..., 0]))
+        y = xp.where(claimed[..., None], y, loop.best_y)
+        norm = xp.where(claimed, norm, loop.best_norm)
+        error = xp.where(claimed[..., None], error, xp.full_like(error, xp.inf))
     known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
     raw = RawSolution(y, loop.status, loop.steps, norm, known, error=error)
     raw = solver.finish(residual, loop.first_norm, raw)
