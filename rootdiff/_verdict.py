@@ -310,6 +310,9 @@ def _sampled(
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
     sloping = asking & (xp.zeros_like(asking) if matrix is None else xp.any(matrix != 0, axis=-1))
 
+    def told(step: Array) -> Array:
+        return xp.zeros_like(f) if matrix is None else (matrix @ step[..., None])[..., 0]
+
     def hunting(count: Array, noise: Array) -> Array:
         silent = noise == 0
         goes_on = (xp.any(silent & asking) & xp.all(count < most)) | (
@@ -327,7 +330,7 @@ def _sampled(
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
         nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
         nudge = xp.where(walking, stride, nudge * weights(xp, y, count))
-        linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
+        linear = xp.where(wide, told(nudge), 0.0)
         sides = tuple(
             xp.where(elsewhere, point, residual.moved(y, step)) for point, step in ((one, nudge), (other, -nudge))
         )
@@ -335,6 +338,9 @@ def _sampled(
         # at each sample, for in some directions the changes of a row cancel
         known = (near.noise > 0) | ((count >= most)[..., None] & ~sloping)
         noise = xp.where((coarse & known) | elsewhere | walking, near.noise, xp.maximum(near.noise, change))
+        # what its derivative tells a row, and rounding hides as far as an unknown keeps a digit
+        hidden = sloping & (noise == 0) & (count == furthest - 1)[..., None]
+        noise = xp.where(hidden, xp.minimum(*(xp.abs(told(side - y)) for side in sides)), noise)
         # from where f feels more than its noise by its Jacobian, on to where it does
         far = max_norm(xp, stride / scale)
         going = going & ~(walking & (xp.any(change > _MARGIN * noise, axis=-1) | ~((far > 0) & (far <= _ILL))))

@@ -186,6 +186,16 @@ def test_a_row_that_is_zero_by_rounding_tells_the_error_it_hides(solver: str) ->
     assert np.all(np.abs(sol.y - 3) <= sol.error + 1e-5)
 
 
+@pytest.mark.parametrize("solver", ["auto", "fixed_point", "anderson"])
+def test_a_row_that_rounding_makes_zero_everywhere_vouches_for_nothing(backend: Any, solver: str) -> None:
+    rates = np.array([1e-13, 0.5, 0.7], np.float32)
+    options = {"entry": "fixed_point", "solver": solver, "on_failure": "ignore"}
+    out = backend.solve(lambda z, r: z - r * (z - 3), np.full(3, 5, np.float32), rates, **options)
+    if Status(int(out.status)).success:
+        assert int(out.status) == Status.AT_PRECISION
+        assert np.asarray(out.solution.error)[0] == np.inf
+
+
 def test_a_claim_is_judged_where_it_was_made(backend: Any) -> None:
     """A heat balance: its second row, in large units, is zero at the start and rounding at the root."""
 
@@ -294,7 +304,10 @@ def _alike(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "full"])
-@pytest.mark.parametrize("solver", ["newton", "chord", "broyden", "trust_region", "levenberg_marquardt"])
+@pytest.mark.parametrize(
+    "solver",
+    ["newton", "chord", "broyden", "trust_region", "levenberg_marquardt", "newton_krylov", "anderson", "df_sane"],
+)
 def test_rows_that_round_alike_hide_no_error(backend: Any, solver: str, kind: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(8):
