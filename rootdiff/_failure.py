@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from rootdiff._backend import Backend
 from rootdiff._errors import AdjointError, ArgumentError, ConvergenceError, ConvergenceWarning
+from rootdiff._sizes import is_dense
 from rootdiff._solution import Solution, Status
 
 OnFailure = Literal["raise", "warn", "keep", "nan", "ignore"]
@@ -21,6 +22,11 @@ _POLICIES: tuple[str, ...] = get_args(OnFailure)
 RAISED: ContextVar[Exception | None] = ContextVar("raised", default=None)
 #: An error of this part of an unknown leaves it no digit, see `rootdiff._verdict`.
 _NO_DIGIT = 0.1
+_ASTRAY = (
+    "the step limit was reached, and no root is in sight: y may run away to where the residual tends to zero without a "
+    "root, as exp(-y) does",
+    "give a better start, or a bracket (root_scalar); raise max_steps only if there is a root further on",
+)
 _UNDERFLOW = "scale the residual so that it does not underflow, and check that it has a root: exp(-y) has none"
 
 #: The policies under which the root of a failed system is its best iterate.
@@ -65,6 +71,8 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
         cause, remedy = getattr(solver, "words", {}).get(status, (status.cause, status.remedy))
         if status is Status.MAX_STEPS and worst < limits.smallest_normal / limits.eps:
             cause, remedy = f"{cause}, where the residual underflows", f"start elsewhere; {_UNDERFLOW}"
+        elif status is Status.MAX_STEPS and _is_astray(backend, solution, where):
+            cause, remedy = _ASTRAY
         if status is Status.STALLED and raised is not None:
             cause, remedy = f"the solver raised {raised!r}", "see to that error, start elsewhere, or try another solver"
         origin = _nonfinite_origin(backend, context) if status is Status.NONFINITE_START else ""
@@ -187,6 +195,13 @@ def _systems(where: Any) -> str:
     indices = [tuple(int(i) for i in index) for index in zip(*where.nonzero(), strict=True)]
     shown = ", ".join(str(index[0] if len(index) == 1 else index) for index in indices[:5])
     return f" (systems {shown}{', ...' if len(indices) > 5 else ''})"
+
+
+def _is_astray(backend: Backend, solution: Solution, where: Any) -> bool:
+    """Return whether the Jacobian told of one of these systems that no root is in sight: its error is infinite."""
+    errors = () if solution.error is None else [backend.to_numpy(leaf) for leaf in backend.flatten(solution.error)[0]]
+    looked = is_dense((where.size, sum(error.size for error in errors) // where.size))
+    return looked and any((error[where] == float("inf")).any() for error in errors)
 
 
 def _undetermined(backend: Backend, solution: Solution, where: Any) -> str:

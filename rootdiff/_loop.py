@@ -11,10 +11,10 @@ from rootdiff._backend import Array, Backend
 from rootdiff._compaction import in_rounds, limit, room, round_size
 from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
-from rootdiff._resolution import End, is_lost
+from rootdiff._resolution import End, comes_back, has_factors, is_lost
 from rootdiff._select import keep, select, status_where
 from rootdiff._settings import with_settings
-from rootdiff._sizes import is_dense
+from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver, is_believed, named
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, underflow
@@ -185,9 +185,11 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     success = loop.status <= int(Status.AT_PRECISION)
     y, norm, error = loop.state.y, _size(xp, loop.state), loop.state.error
     if not solver.descends:
-        y = xp.where(success[..., None], y, loop.best_y)
-        norm = xp.where(success, norm, loop.best_norm)
-        error = xp.where(success[..., None], error, xp.full_like(error, xp.inf))
+        # a claim that f has not borne out is judged where it was made: rows in large units may hide the others
+        claimed = success | ((loop.status == int(Status.STALLED)) & (loop.near > 0) & xp.isfinite(error[..., 0]))
+        y = xp.where(claimed[..., None], y, loop.best_y)
+        norm = xp.where(claimed, norm, loop.best_norm)
+        error = xp.where(claimed[..., None], error, xp.full_like(error, xp.inf))
     known = getattr(loop.state, "inverse", None) or getattr(loop.state, "factors", None)
     raw = RawSolution(y, loop.status, loop.steps, norm, known, error=error)
     raw = solver.finish(residual, loop.first_norm, raw)
@@ -201,7 +203,15 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     if is_dense(tuple(y.shape)):
         allowed = allowed_error(xp, solver, loop.state.y, loop.scale, xp.ones_like(success))
         end = End(residual, y0, loop.state.y, loop.state.f, allowed, loop.steps)
-        asked = asked | (success & (loop.steps > 0) & is_lost(end, raw.factors, norm == 0, bool(solver.futile)))
+        unseen = has_few_unknowns(y.shape) and not has_factors(raw.factors) and residual.differentiable
+        told = unseen or bool(solver.futile)
+        asked = asked | (success & (loop.steps > 0) & is_lost(end, raw.factors, norm == 0, told))
+        if unseen and is_believed(type(solver)):
+            success = raw.status <= int(Status.AT_PRECISION)
+            back, idle = comes_back(end, getattr(solver, "damping", None), loop.scale)
+            asked, idle = asked | (success & ~back), idle & success[..., None]
+            status = xp.where(xp.any(idle, axis=-1), int(Status.AT_PRECISION), raw.status)
+            raw = raw._replace(status=xp.astype(status, xp.int32), error=xp.where(idle, xp.inf, error))
     if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
     return Claim(raw, asked if active is None else asked & active, first)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Factors, Updated
-from rootdiff._norms import is_within
+from rootdiff._norms import is_within, max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
@@ -18,6 +18,9 @@ from rootdiff._sizes import has_few_unknowns
 _RETURNING = 0.4
 #: A change of y so many times its tolerance is felt so many times as much, and explains an f next to a root.
 _FARTHER = 16.0
+#: Iterations after which a point beside y must be nearer to it by so much, over the square root of n: the part that the
+#: slowest of n directions has in a step that is as long in each of them, but for one case of a hundred.
+_RETURNS, _NEARER = 10, 0.01
 
 
 class End(NamedTuple):
@@ -38,7 +41,7 @@ def is_lost(end: End, inverse: Any, exact: Array, told: bool) -> Array:
     directions: there an f that is `exact`ly zero, (*batch), tells nothing, and one that is not does so only where steps
     `told` how long the error is.
     """
-    if isinstance(getattr(inverse, "base", inverse), Factors):
+    if has_factors(inverse):
         return _returns_less(end, inverse)
     return exact if told or not has_few_unknowns(end.y.shape) else exact | _is_flat(end)
 
@@ -78,17 +81,48 @@ def _is_flat(end: End) -> Array:
         return count + 1, last, residual(residual.moved(y, farther * weights(xp, y, end.steps))) - f
 
     start = (xp.zeros_like(end.steps), xp.zeros_like(f), xp.zeros_like(f))
-    _, near, far = _twice(residual.backend, look, start)
+    _, near, far = _repeated(residual.backend, look, start, 2)
     explained = (xp.abs(f) <= xp.abs(far)) & (xp.abs(far - _FARTHER * near) < 0.5 * xp.abs(far))
     idle = (f == 0) & (near == 0) & (far == 0) & (y == end.y0)
     return ~xp.all(explained | idle, axis=-1)
 
 
-def _twice(backend: Backend, body: Any, state: Any) -> Any:
-    """Return the state after two calls of `body`, whose first array counts them: by a loop where that is compiled.
+def has_factors(inverse: Any) -> bool:
+    """Return whether something is known of the inverse Jacobian in all directions."""
+    return isinstance(getattr(inverse, "base", inverse), Factors)
+
+
+def comes_back(end: End, damping: Any, scale: Array) -> tuple[Array, Array]:
+    """Return where, (*batch), the plain iteration leads back to y from beside it, and which unknowns are idle.
+
+    Then the Jacobian is regular, and steps tell the error, which else say nothing of directions in which none went. An
+    idle unknown, (*batch, n), rests where it started in a row that is zero all over: nothing asks for it. No iteration
+    is tried where `damping` is None.
+    """
+    residual, y, f = end.residual, end.y, end.f
+    xp = residual.xp
+    if damping is None:
+        nowhere, none = (xp.full_like(a, 0, dtype=xp.bool) for a in (end.steps, y))
+        return nowhere, none
+    size = float(xp.finfo(y.dtype).eps) ** 0.5 * xp.maximum(xp.abs(y), scale)
+
+    def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        count, away = carry
+        return count + 1, away + damping * (residual(residual.moved(y, away)) - f)
+
+    start = (xp.zeros_like(end.steps), size * weights(xp, y, end.steps))
+    _, away = _repeated(residual.backend, look, start, _RETURNS)
+    idle = (away == start[1]) & (f == 0) & (y == end.y0)
+    return max_norm(xp, xp.where(idle, xp.zeros_like(away), away / size)) <= _NEARER / y.shape[-1] ** 0.5, idle
+
+
+def _repeated(backend: Backend, body: Any, state: Any, times: int) -> Any:
+    """Return the state after so many calls of `body`, whose first array counts them: by a loop where that is compiled.
 
     Else a device would be waited for.
     """
     if backend.traced:
-        return backend.while_loop(lambda state: backend.xp.all(state[0] < 2), body, state)
-    return body(body(state))
+        return backend.while_loop(lambda state: backend.xp.all(state[0] < times), body, state)
+    for _ in range(times):
+        state = body(state)
+    return state

@@ -35,6 +35,9 @@ _CORRECTIONS = 8
 _ILL = 0.1
 #: A correction at the end of another must be shorter by this factor, as next to a root of any multiplicity up to ten.
 _SHORTER = 0.5
+#: Next to a root of multiplicity m a full Newton step reduces f to ((m-1)/m)^m of its size: up to m = 10 less than
+#: this. Where there is no root, it leaves 1/e of f = exp(-y), and more of f = 1/y.
+CONTRACTION = 0.35
 #: Or by far below the tolerance, where noise may be larger than what was sampled of it.
 _BELOW = 0.05
 #: Part of the residual at the start that noise may be, of systems whose Jacobian is not formed: on a grid of spacing h
@@ -178,7 +181,11 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
-    told = told & ~((norm == 0) & verdict.flat)
+    # f falls, yet a Newton step leaves as much of it as where it only tends to zero
+    towards = max_norm(xp, following / unit) <= CONTRACTION * max_norm(xp, error / unit)
+    fallen = norm <= eps**0.375 * point.first_norm
+    astray = (status == int(Status.MAX_STEPS)) & fallen & ~(towards | explains)
+    told = told & ~((norm == 0) & verdict.flat) & ~astray
     return _Found(status, xp.where(told[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
 
 
@@ -307,6 +314,9 @@ def _sampled(
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
     sloping = asking & (xp.zeros_like(asking) if matrix is None else xp.any(matrix != 0, axis=-1))
 
+    def told(step: Array) -> Array:
+        return xp.zeros_like(f) if matrix is None else (matrix @ step[..., None])[..., 0]
+
     def hunting(count: Array, noise: Array) -> Array:
         silent = noise == 0
         goes_on = (xp.any(silent & asking) & xp.all(count < most)) | (
@@ -324,7 +334,7 @@ def _sampled(
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
         nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, eps**0.75 * xp.abs(y), 2 * eps * xp.abs(y)))
         nudge = xp.where(walking, stride, nudge * weights(xp, y, count))
-        linear = xp.zeros_like(f) if matrix is None else xp.where(wide, (matrix @ nudge[..., None])[..., 0], 0.0)
+        linear = xp.where(wide, told(nudge), 0.0)
         sides = tuple(
             xp.where(elsewhere, point, residual.moved(y, step)) for point, step in ((one, nudge), (other, -nudge))
         )
@@ -332,6 +342,9 @@ def _sampled(
         # at each sample, for in some directions the changes of a row cancel
         known = (near.noise > 0) | ((count >= most)[..., None] & ~sloping)
         noise = xp.where((coarse & known) | elsewhere | walking, near.noise, xp.maximum(near.noise, change))
+        # what its derivative tells a row, and rounding hides as far as an unknown keeps a digit
+        hidden = sloping & (noise == 0) & (count == furthest - 1)[..., None]
+        noise = xp.where(hidden, xp.minimum(*(xp.abs(told(side - y)) for side in sides)), noise)
         # from where f feels more than its noise by its Jacobian, on to where it does
         far = max_norm(xp, stride / scale)
         going = going & ~(walking & (xp.any(change > _MARGIN * noise, axis=-1) | ~((far > 0) & (far <= _ILL))))

@@ -51,6 +51,22 @@ def test_newton_evaluates_a_residual_of_one_unknown_once_a_step() -> None:
     assert calls - 1 <= int(sol.steps.max()) + 5
 
 
+@pytest.mark.parametrize("solver", ["fixed_point", "anderson"])
+def test_a_contraction_is_vouched_for_without_a_jacobian(solver: str) -> None:
+    calls, rng = 0, np.random.default_rng(0)
+    matrix = rng.standard_normal((64, 64))
+    matrix /= 2 * np.linalg.norm(matrix, 2)
+
+    def cell(z: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return np.tanh(matrix @ z + 1)
+
+    sol = rootdiff.fixed_point(cell, np.zeros(64), solver=solver)
+    np.testing.assert_allclose(cell(sol.y), sol.y, rtol=0, atol=1e-10)
+    assert calls < 64  # differences would take as many at least
+
+
 def test_a_krylov_solve_ends_where_rounding_allows_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its tolerance, ten roundings of b, may be out of reach: that is known after one cycle, not after twenty."""
     cycles = 0

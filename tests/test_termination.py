@@ -175,6 +175,36 @@ def test_an_underflow_does_not_ask_for_more_steps() -> None:
         rootdiff.root(lambda y: np.exp(-y), np.array([1.0]), solver=Newton(max_steps=730))
 
 
+_TENDING: dict[str, tuple[Any, float]] = {
+    "exponential": (lambda y: array_namespace(y).exp(-y), 10.0),
+    "gaussian": (lambda y: (y - 3) * array_namespace(y).exp(-(y**2) / 2), 20.0),
+    "hyperbola": (lambda y: 1 / y, 3.0),
+}
+_NO_MORE = r"no root is in sight: y may run away(?s:.*)To do: give a better start"
+
+
+@pytest.mark.parametrize("case", _TENDING)
+@pytest.mark.parametrize("solver", ["auto", "newton", "chord", "trust_region"])
+def test_where_f_only_tends_to_zero_no_more_steps_are_advised(solver: str, case: str) -> None:
+    f, start = _TENDING[case]
+    with pytest.raises(ConvergenceError, match=_NO_MORE):
+        rootdiff.root(f, np.array([start]), solver=solver)
+
+
+@pytest.mark.parametrize(("package", "namespace"), [("rootdiff_torch", "torch"), ("rootdiff_jax", "jax.numpy")])
+def test_nor_where_it_does_in_the_other_packages(package: str, namespace: str) -> None:
+    f, start = _TENDING["hyperbola"]  # the only one that float32 does not underflow
+    y0 = pytest.importorskip(namespace).asarray(np.array([start]))
+    with pytest.raises(ConvergenceError, match=_NO_MORE):
+        pytest.importorskip(package).root(f, y0)
+
+
+@pytest.mark.parametrize("f", [lambda y: 0.001 * (1 - y), lambda y: 1e-3 * (1 - y) ** 3])
+def test_a_root_in_sight_is_worth_more_steps(f: Any) -> None:
+    with pytest.raises(ConvergenceError, match=r"MAX_STEPS: the step limit was reached;(?s:.*)To do: raise max_steps"):
+        rootdiff.root(f, np.array([0.0]), solver="fixed_point")
+
+
 @pytest.mark.parametrize("package", ["rootdiff", "rootdiff_torch"])
 def test_unknowns_without_a_digit_are_counted(package: str) -> None:
     xp = pytest.importorskip({"rootdiff": "numpy", "rootdiff_torch": "torch"}[package])

@@ -9,11 +9,8 @@ from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
-from rootdiff._verdict import allowed_error, is_deep, start_scale
+from rootdiff._verdict import CONTRACTION, allowed_error, is_deep, start_scale
 
-#: Next to a root of multiplicity m a full Newton step reduces f to ((m-1)/m)^m of its size: up to m = 10 less than
-#: this. Where there is no root, it leaves 1/e of f = exp(-y), and more of f = 1/y.
-_CONTRACTION = 0.35
 #: Each shrinks the error to (m-1)/m of its size: enough for ten digits next to a root of multiplicity 5.
 _CORRECTIONS = 100
 
@@ -47,7 +44,7 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
         y = residual.moved(raw.y, xp.where(xp.isfinite(direction), direction, 0.0))
         f_new = residual(y)
         norm = max_norm(xp, f_new)
-        contracts = going & (norm2(xp, f_new) <= _CONTRACTION * norm2(xp, f))
+        contracts = going & (norm2(xp, f_new) <= CONTRACTION * norm2(xp, f))
         scale = start_scale(xp, y, residual.scale)
         allowed = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
         within = contracts & ((norm == 0) | xp.all(xp.abs(direction) <= allowed, axis=-1))

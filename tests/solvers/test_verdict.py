@@ -186,6 +186,27 @@ def test_a_row_that_is_zero_by_rounding_tells_the_error_it_hides(solver: str) ->
     assert np.all(np.abs(sol.y - 3) <= sol.error + 1e-5)
 
 
+@pytest.mark.parametrize("solver", ["auto", "fixed_point", "anderson"])
+def test_a_row_that_rounding_makes_zero_everywhere_vouches_for_nothing(backend: Any, solver: str) -> None:
+    rates = np.array([1e-13, 0.5, 0.7], np.float32)
+    options = {"entry": "fixed_point", "solver": solver, "on_failure": "ignore"}
+    out = backend.solve(lambda z, r: z - r * (z - 3), np.full(3, 5, np.float32), rates, **options)
+    if Status(int(out.status)).success:
+        assert int(out.status) == Status.AT_PRECISION
+        assert np.asarray(out.solution.error)[0] == np.inf
+
+
+def test_a_claim_is_judged_where_it_was_made(backend: Any) -> None:
+    """A heat balance: its second row, in large units, is zero at the start and rounding at the root."""
+
+    def f(y: Any) -> Any:
+        return _stack(5e-3 * (y[0] - 350) + 1e-8 * (y[1] - 101325), 1e5 * (y[0] - 300) - 50 * (y[1] - 1e5))
+
+    out = backend.solve(f, np.array([300.0, 1e5], np.float32), on_failure="ignore")
+    assert Status(int(out.status)).success
+    assert np.all(np.abs(out.y - [349.8034363, 199606.8725]) <= np.asarray(out.solution.error))
+
+
 @pytest.mark.parametrize("solver", ["scipy:hybr", "scipy:lm", "scipy:broyden1", "scipy:anderson"])
 def test_an_underflow_is_no_root_for_wrapped_solvers_either(solver: str) -> None:
     for start in (700.0, 745.0):
@@ -283,7 +304,10 @@ def _alike(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "full"])
-@pytest.mark.parametrize("solver", ["newton", "chord", "broyden", "trust_region", "levenberg_marquardt"])
+@pytest.mark.parametrize(
+    "solver",
+    ["newton", "chord", "broyden", "trust_region", "levenberg_marquardt", "newton_krylov", "anderson", "df_sane"],
+)
 def test_rows_that_round_alike_hide_no_error(backend: Any, solver: str, kind: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(8):
