@@ -11,10 +11,10 @@ from rootdiff._backend import Array, Backend
 from rootdiff._compaction import in_rounds, limit, room, round_size
 from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
-from rootdiff._resolution import End, comes_back, has_factors, is_lost
+from rootdiff._resolution import End, lost_and_idle
 from rootdiff._select import keep, select, status_where
 from rootdiff._settings import with_settings
-from rootdiff._sizes import has_few_unknowns, is_dense
+from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver, is_believed, named
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, underflow
@@ -202,14 +202,12 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     asked = failed | tiny | silent
     if is_dense(tuple(y.shape)):
         allowed = allowed_error(xp, solver, loop.state.y, loop.scale, xp.ones_like(success))
-        end = End(residual, y0, loop.state.y, loop.state.f, allowed, loop.steps)
-        unseen = has_few_unknowns(y.shape) and not has_factors(raw.factors) and residual.differentiable
-        told = unseen or bool(solver.futile)
-        asked = asked | (success & (loop.steps > 0) & is_lost(end, raw.factors, norm == 0, told))
-        if unseen and is_believed(type(solver)):
-            success = raw.status <= int(Status.AT_PRECISION)
-            back, idle = comes_back(end, getattr(solver, "damping", None), loop.scale)
-            asked, idle = asked | (success & ~back), idle & success[..., None]
+        end = End(residual, y0, loop.state.y, loop.state.f, allowed, loop.scale, loop.steps)
+        lost, idle = lost_and_idle(end, raw.factors, norm == 0, getattr(solver, "damping", None))
+        claimed = (raw.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
+        asked = asked | (claimed & lost)
+        if idle is not None:
+            idle = idle & claimed[..., None]
             status = xp.where(xp.any(idle, axis=-1), int(Status.AT_PRECISION), raw.status)
             raw = raw._replace(status=xp.astype(status, xp.int32), error=xp.where(idle, xp.inf, error))
     if not is_believed(type(solver)):

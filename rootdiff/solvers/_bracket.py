@@ -106,7 +106,9 @@ class BracketSolver(IterativeSolver):
         status = xp.where(success & (norm > 0) & ~continuous, int(Status.STALLED), at.status)
         allowed, least = solver._allowed(xp, at), xp.finfo(y.dtype).eps * xp.abs(y)
         width = xp.where(f == 0, 0.0, 2 * half_width(xp, at.a, at.b))
-        error = _width_of_noise(residual, first, y, xp.maximum(least, width), success[..., None] & ~straight)
+        error = _width_of_noise(
+            residual, first, y, xp.maximum(least, width), success[..., None] & ~(straight & (f != 0))
+        )
         unsettled = (status == int(Status.CONVERGED)) & (error > xp.maximum(allowed, least))[..., 0]
         status = xp.where(unsettled, int(Status.AT_PRECISION), status)
         status = unless_random(residual, y, f, at.first_norm, status)
@@ -215,7 +217,7 @@ def _across(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> tuple[Ar
     """Return whether f behaves across the final bracket as next to it, unlike at a pole or a jump, (*batch).
 
     At a jump f hardly changes beyond the bracket, at a pole it is small there: smaller even at the first ends. And
-    return where f is straight, (*batch, 1), so that the bracket tells the error.
+    return where f is straight at the scale of the bracket, (*batch, 1), so that its width tells the error.
     """
     xp = residual.xp
     step, rise = _BEYOND * (at.b - at.a), _BEYOND * (at.f_b - at.f_a)
