@@ -241,14 +241,15 @@ def _products_with_units(product: Function, y: Array, axis: int) -> Array:
 
     def some(start: Any) -> Array:
         units = jnp.arange(n) == start + jnp.arange(size)[:, None]
-        return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit))(units)
+        return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit), out_axes=axis)(units)
 
     def step(block: Array, found: Array) -> Array:
         start = jnp.minimum(block * size, n - size)
-        return lax.dynamic_update_slice_in_dim(found, some(start), start, axis=0)
+        return lax.dynamic_update_slice_in_dim(found, some(start), start, axis=axis)
 
-    nothing = jnp.broadcast_to(jnp.zeros_like(y), (n, *y.shape))
-    return jnp.moveaxis(some(0) if blocks == 1 else lax.fori_loop(0, blocks, step, nothing), 0, axis)
+    if blocks == 1:
+        return some(0)
+    return lax.fori_loop(0, blocks, step, jnp.broadcast_to(jnp.expand_dims(jnp.zeros_like(y), axis), (*y.shape, n)))
 
 
 def _has_sine_and_cosine(function: Function, y: Array) -> bool:
