@@ -12,6 +12,7 @@ from rootdiff._errors import (
     UnknownNameError,
 )
 from rootdiff._hooks import History
+from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver, StepInfo
 from rootdiff._numpy_adapter import continuation, fixed_point, gradient_report, root, root_scalar
 from rootdiff._operator import LinearOperator
@@ -91,6 +92,7 @@ __all__ = [
     "FixedPoint",
     "GradientReport",
     "History",
+    "Iterate",
     "IterativeSolver",
     "LeastSquares",
     "LevenbergMarquardt",
@@ -113,6 +115,7 @@ __all__ = [
     "SciPy",
     "Solution",
     "Solver",
+    "State",
     "Status",
     "StepInfo",
     "TrustRegion",

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import optree
+
 from rootdiff._backend import Array, Backend, Pick
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
@@ -164,11 +166,11 @@ class Chosen:
         return self._by_part(lambda array, order: xp.take(array, order, axis=0), array, self._order)
 
     def taken(self, tree: Any) -> Any:
-        """Return the chosen systems of nested tuples of arrays that start with the batch axes."""
+        """Return the chosen systems of a pytree of arrays that start with the batch axes."""
         return taken(self._xp, tree, self.pick, self._lead)
 
     def put(self, tree: Any, some: Any) -> Any:
-        """Return nested tuples of arrays, in which the chosen systems are those of `some`."""
+        """Return a pytree of arrays, in which the chosen systems are those of `some`."""
         xp = self._xp
 
         def of(array: Array, smaller: Array) -> Array:
@@ -178,26 +180,18 @@ class Chosen:
             wide = xp.reshape(self._flat, (-1, *(1,) * len(rest)))
             return xp.reshape(xp.where(wide, new, xp.reshape(array, (-1, *rest))), array.shape)
 
-        return _mapped(of, tree, some)
+        return optree.tree_map(of, tree, some)
 
 
 def taken(xp: Any, tree: Any, pick: Pick, lead: int) -> Any:
-    """Return the systems that `pick` takes of nested tuples of arrays, each with `lead` batch axes."""
+    """Return the systems that `pick` takes of a pytree of arrays, each with `lead` batch axes."""
 
     def of(array: Array) -> Array:
         rest = tuple(array.shape[lead:])
         some = pick(xp.reshape(array, (-1, *rest)))
         return xp.reshape(some, (some.shape[0], *(1,) * (lead - 1), *rest))
 
-    return _mapped(of, tree)
-
-
-def _mapped(function: Callable[..., Array], *trees: Any) -> Any:
-    first = trees[0]
-    if isinstance(first, tuple):
-        parts = [_mapped(function, *branch) for branch in zip(*trees, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-    return None if first is None else function(*trees)
+    return optree.tree_map(of, tree)
 
 
 def _check_leaf(leaf: Any, batch: tuple[int, ...], index: int) -> None:

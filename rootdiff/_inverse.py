@@ -43,7 +43,7 @@ class Eliminated(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """A diagonal, (*batch, n)."""
+    """A diagonal, (*batch, n), or one number of each system, (*batch, 1)."""
 
     diagonal: Array
 

@@ -91,9 +91,9 @@ class Residual:
         trial = y + step
         return trial if self.correct is None else self.correct(trial, y)
 
-    def unwanted(self, like: Array) -> Array:
-        """Return where a system's next step is not wanted, a boolean array shaped as `like`, (*batch)."""
-        return self.xp.zeros_like(like, dtype=self.xp.bool) if self.active is None else ~self.active
+    def of_active(self, mask: Array) -> Array:
+        """Return a mask, (*batch), without the systems whose next step is not wanted."""
+        return mask if self.active is None else mask & self.active
 
     def with_parameters(self, *parameters: Array) -> Residual:
         """Return the same residual with other parameters."""

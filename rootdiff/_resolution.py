@@ -63,7 +63,8 @@ def _returns_less(end: End, inverse: Any) -> Array:
     if isinstance(inverse, Updated):  # by changes that may be rounded
         back, weak = inverse.apply(residual.backend, change), inverse.base.apply(residual.backend, turned)
     else:
-        back, weak = inverse.apply(residual.backend, xp.stack([change, turned]))
+        both = inverse.apply(residual.backend, xp.stack([change, turned]))
+        back, weak = both[0, ...], both[1, ...]
     rounding = float(limits.eps) * xp.abs(y) / xp.maximum(allowed, xp.full_like(y, float(limits.smallest_normal)))
     least = _RETURNING * allowed
     return ~(is_within(xp, back - (trial - y), least) & is_within(xp, weak * rounding, least))

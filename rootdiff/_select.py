@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
+
+import optree
 
 from rootdiff._backend import Array, Backend
 
 
 def select(xp: Any, mask: Array, new: Any, old: Any) -> Any:
-    """Return, per system, `new` where `mask` holds and else `old`; both nested tuples of arrays."""
-    if new is old:
-        return new
-    if isinstance(new, tuple):
-        parts = [select(xp, mask, a, b) for a, b in zip(new, old, strict=True)]
-        return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
-    return xp.where(xp.reshape(mask, mask.shape + (1,) * (new.ndim - mask.ndim)), new, old)
+    """Return, per system, `new` where `mask` holds and else `old`; both pytrees of arrays."""
+    wide = cache(lambda ndim: xp.reshape(mask, mask.shape + (1,) * (ndim - mask.ndim)))
+    return optree.tree_map(lambda a, b: a if a is b else xp.where(wide(a.ndim), a, b), new, old)
 
 
 def keep(backend: Backend, active: Array, new: Any, old: Any) -> Any:

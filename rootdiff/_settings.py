@@ -6,7 +6,7 @@ import inspect
 import math
 import sys
 from copy import copy
-from dataclasses import fields
+from dataclasses import field, fields
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -18,6 +18,21 @@ T = TypeVar("T")
 
 #: The least values of settings that all solvers share. Infinite ones are refused.
 _LEAST = {"rtol": 0, "atol": 0, "max_steps": 0}
+
+
+def runtime(default: T) -> T:
+    """Return a dataclass field for a setting that only scales numbers: a compiled solve takes it as an input."""
+    return field(default=default, metadata={"runtime": True})
+
+
+@cache
+def runtime_settings(kind: Any) -> tuple[str, ...]:
+    """Return the names of the fields that are marked ``metadata={"runtime": True}``.
+
+    By the class or one that it derives from, so that another default needs no mark.
+    """
+    marked = [f for base in kind.__mro__ for f in base.__dict__.get("__dataclass_fields__", {}).values()]
+    return tuple(dict.fromkeys(f.name for f in marked if f.metadata.get("runtime")))
 
 
 def check_settings(solver: Any) -> None:
@@ -36,7 +51,7 @@ def check_settings(solver: Any) -> None:
     kind: Any = type(solver)
     for name, arms in _annotations(kind):
         value = getattr(solver, name)
-        if not any(_allows(arm, value, name in getattr(kind, "runtime", ())) for arm in arms):
+        if not any(_allows(arm, value, name in runtime_settings(kind)) for arm in arms):
             error = ArgumentError if any(_is_alike(arm, value) for arm in arms) else ArgumentTypeError
             raise error(f"{kind.__name__}: {name} is {_shown(value)}; it must be {_words(arms)}.")
         least, number = _LEAST.get(name), float(value) if _is_number(value, Real) else 0.0
@@ -61,9 +76,9 @@ def with_settings(solver: T, /, **changes: Any) -> T:
 def _annotations(kind: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     """Return the fields of a dataclass, each with the types that its annotation is a union of."""
     found = []
-    for field in fields(kind):
-        owner = [c for c in kind.__mro__ if c.__dict__.get("__dataclass_fields__", {}).get(field.name) is field][-1]
-        hint = field.type
+    for setting in fields(kind):
+        owner = [c for c in kind.__mro__ if c.__dict__.get("__dataclass_fields__", {}).get(setting.name) is setting][-1]
+        hint = setting.type
         if isinstance(hint, str):
             try:
                 hint = eval(hint, vars(sys.modules[owner.__module__]))  # as typing.get_type_hints does
@@ -71,7 +86,7 @@ def _annotations(kind: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
                 continue
         arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if all(map(_is_known, arms)):
-            found.append((field.name, tuple(NoneType if arm is None else arm for arm in arms)))
+            found.append((setting.name, tuple(NoneType if arm is None else arm for arm in arms)))
     return tuple(found)
 
 

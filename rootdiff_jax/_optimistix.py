@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import jax.numpy as jnp
 
@@ -14,7 +14,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._norms import max_norm
 from rootdiff._registry import register_solver
 from rootdiff._residual import Residual
-from rootdiff._settings import with_settings
+from rootdiff._settings import runtime, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._verdict import judged
@@ -55,14 +55,9 @@ class Optimistix(Solver):
     """
 
     method: Method = "Newton"
-    rtol: float | None = None
-    atol: float | None = None
+    rtol: float | None = runtime(None)
+    atol: float | None = runtime(None)
     max_steps: int = 256
-
-    runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
         return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from rootdiff._settings import with_settings
+from rootdiff._settings import runtime_settings, with_settings
 
 _MISSING = object()
 
@@ -70,7 +70,8 @@ def _settings(solver: Any) -> list[tuple[str, Any]]:
 
 
 def _is_runtime(solver: Any, name: str, value: Any) -> bool:
-    return name in getattr(solver, "runtime", ()) and value is not None and not isinstance(value, bool | str)
+    kind: Any = type(solver)
+    return name in runtime_settings(kind) and value is not None and not isinstance(value, bool | str)
 
 
 def _is_nested(value: Any) -> bool:

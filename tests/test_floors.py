@@ -43,6 +43,7 @@ FLOORS = {
     "_resolution": 2,
     "_verdict": 2,
     "_solver": 2,
+    "_iterate": 1,
     "_loop": 2,
     "linear": 3,
     "solvers": 3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import ClassVar
 
 import jax
@@ -13,6 +13,7 @@ import torch
 
 import rootdiff as rd
 import rootdiff_jax
+import rootdiff_torch
 from rootdiff import ArgumentError, ArgumentTypeError, linear, solvers
 
 KINDS = [
@@ -37,12 +38,12 @@ def test_every_setting_of_every_solver_is_checked(kind):
     required = {"lo": 0.0, "hi": 1.0, "start": (), "solver": rd.Bisection(), "function": len, "solvers": [rd.Newton()]}
     needed = {f.name: required[f.name] for f in fields(kind) if f.name in required}
     kind(**needed)
-    for field in fields(kind):
+    for setting in fields(kind):
         for value in WRONG:
-            if field.name in ("function", "solvers") or any(value is v for v in allowed(field.type)):
+            if setting.name in ("function", "solvers") or any(value is v for v in allowed(setting.type)):
                 continue
-            with pytest.raises((ArgumentError, ArgumentTypeError), match=rf"^{kind.__name__}: {field.name} is"):
-                kind(**(needed | {field.name: value}))
+            with pytest.raises((ArgumentError, ArgumentTypeError), match=rf"^{kind.__name__}: {setting.name} is"):
+                kind(**(needed | {setting.name: value}))
 
 
 @pytest.mark.parametrize(
@@ -75,8 +76,7 @@ def test_numbers_of_every_kind_are_taken():
 class Noting(rd.Newton):
     """Notes what its `__post_init__` sees."""
 
-    factor: float = 1.0
-    runtime = (*rd.Newton.runtime, "factor")
+    factor: float = field(default=1.0, metadata={"runtime": True})
     seen: ClassVar[list] = []
 
     def __post_init__(self):
@@ -92,6 +92,23 @@ def test_a_post_init_sees_the_numbers_that_the_user_gave():
         y = rootdiff_jax.root(lambda y: y * y - 2, y0, solver=solver).y
     np.testing.assert_allclose(y, np.sqrt(2), rtol=1e-3)
     assert set(Noting.seen) == {(float, float, int)}
+
+
+@dataclass(frozen=True)
+class Strict(rd.Chain):
+    """Compares the settings of its solvers when it is made."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.solvers[0].rtol < 1:
+            raise ArgumentError("Strict: rtol must be below 1.")
+
+
+@pytest.mark.parametrize("package", [rd, rootdiff_torch, rootdiff_jax])
+def test_a_post_init_may_compare_the_settings_of_inner_solvers(package):
+    one = {rd: np, rootdiff_torch: torch, rootdiff_jax: jnp}[package].asarray([1.0])
+    y = package.root(lambda y: y * y - 2, one, solver=Strict([rd.Newton(rtol=1e-3)])).y
+    np.testing.assert_allclose(y, np.sqrt(2), rtol=1e-3)
 
 
 def test_a_traced_setting_is_taken_but_not_a_vector():

@@ -61,7 +61,6 @@ class LinearSolver(ABC):
 
     exact: ClassVar[bool] = True
     direct: ClassVar[bool] = False
-    runtime: ClassVar[tuple[str, ...]] = ()
     known: Inverse | None = None
     guess: Array | None = None
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rootdiff._backend import Array
 from rootdiff._norms import dot
 from rootdiff._operator import LinearOperator
+from rootdiff._settings import runtime
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 
@@ -46,9 +47,7 @@ class BiCGStab(Krylov):
     (array([0.25]),)
     """
 
-    max_steps: int = 1000
-
-    runtime = (*Krylov.runtime, "max_steps")
+    max_steps: int = runtime(1000)
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         xp = operator.backend.xp

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._norms import dot, norm2, numbers
 from rootdiff._operator import LinearOperator
+from rootdiff._settings import runtime
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 #: Roundings of a product by which a symmetric matrix may seem not to be.
@@ -70,9 +71,7 @@ class CG(Krylov):
     (array([0.25]),)
     """
 
-    max_steps: int | None = None
-
-    runtime = (*Krylov.runtime, "max_steps")
+    max_steps: int | None = runtime(None)
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         xp = operator.backend.xp

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
 from rootdiff._norms import norm2
 from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._select import select, status_where
+from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._contract import backward_stable
@@ -48,11 +49,9 @@ class Krylov(LinearSolver):
         own, that of the transpose where ``operator.transposed``.
     """
 
-    rtol: float | None = None
-    max_restarts: int = 20
+    rtol: float | None = runtime(None)
+    max_restarts: int = runtime(20)
     preconditioner: Preconditioner = "auto"
-
-    runtime: ClassVar[tuple[str, ...]] = ("rtol", "max_restarts")
 
     def __post_init__(self) -> None:
         super().__post_init__()

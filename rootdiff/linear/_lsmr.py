@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._norms import norm2
 from rootdiff._operator import LinearOperator
+from rootdiff._settings import runtime
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 
@@ -59,9 +60,7 @@ class LSMR(Krylov):
     """
 
     max_restarts: int = 5
-    max_steps: int = 2000
-
-    runtime = (*Krylov.runtime, "max_steps")
+    max_steps: int = runtime(2000)
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         xp = operator.backend.xp

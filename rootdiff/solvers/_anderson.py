@@ -7,17 +7,27 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._loop import IterativeSolver, running
-from rootdiff._norms import dot, max_norm, numbers
+from rootdiff._iterate import Iterate, State
+from rootdiff._loop import IterativeSolver
+from rootdiff._norms import dot, numbers
 from rootdiff._residual import Residual
+from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected
-from rootdiff.solvers._fixed_point import check_damping, damped, finite_status, hopeless, no_estimate, secant_error
+from rootdiff.solvers._fixed_point import (
+    check_damping,
+    damped,
+    finite_status,
+    first_iterate,
+    hopeless,
+    no_estimate,
+    secant_error,
+)
 from rootdiff.solvers._line_search import backtrack
 
 
-class AndersonState(NamedTuple):
-    """Iterate, residual, error estimate, status; the last changes of ``y + damping * f`` and of f.
+class _Memory(NamedTuple):
+    """The last changes of ``y + damping * f`` and of f.
 
     `change` and `f_change`, (*batch, n), are those of the last step, which the next one puts in place of the oldest of
     `changes` and `f_changes`, (*batch, depth, n): before it reads them, so that it may change these arrays in place.
@@ -25,11 +35,6 @@ class AndersonState(NamedTuple):
     with f. `count`, (*batch), steps taken; `secant`, (*batch, n), as for `secant_error`.
     """
 
-    y: Array
-    f: Array
-    error: Array
-    status: Array
-    f_norm: Array
     change: Array
     f_change: Array
     changes: Array
@@ -71,12 +76,10 @@ class Anderson(IterativeSolver):
 
     max_steps: int = 200
     depth: int = 5
-    damping: float = 1.0
-    regularisation: float | None = None
+    damping: float = runtime(1.0)
+    regularisation: float | None = runtime(None)
 
-    runtime = (*IterativeSolver.runtime, "damping", "regularisation")
-    futile = 0
-    loose = (*IterativeSolver.loose, "change", "f_change", "changes", "f_changes", "gram", "projection", "count")
+    short_steps = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,69 +89,61 @@ class Anderson(IterativeSolver):
         if isinstance(self.regularisation, int | float) and not self.regularisation >= 0:
             raise ArgumentError(f"Anderson: regularisation is {self.regularisation!r}; it must be at least 0, or None.")
 
-    def init(self, residual: Residual, y: Array) -> AndersonState:
-        xp = residual.xp
+    def init(self, residual: Residual, y: Array) -> State:
+        xp, at = residual.xp, first_iterate(residual, y)
         row = xp.concat([xp.zeros_like(y[..., :1])] * self.depth, axis=-1)
-        gram, status, f = row[..., None] * row[..., None, :], running(xp, y), residual(y)
-        error, norm, count = no_estimate(xp, y), max_norm(xp, f), xp.zeros_like(status)
-        nothing = xp.zeros_like(y)
+        gram, nothing = row[..., None] * row[..., None, :], xp.zeros_like(y)
         # an array each, since each is changed in place
         changes, f_changes = (xp.concat([nothing[..., None, :]] * self.depth, axis=-2) for _ in range(2))
-        return AndersonState(y, f, error, status, norm, nothing, nothing, changes, f_changes, gram, row, count, error)
+        count = xp.zeros_like(at.status)
+        return State(at, _Memory(nothing, nothing, changes, f_changes, gram, row, count, at.error))
 
-    def step(self, residual: Residual, state: AndersonState) -> AndersonState:
-        xp = residual.xp
-        state = self._remembered(residual, state)
-        mixed = (self._weights(residual, state)[..., None, :] @ state.changes)[..., 0, :]
-        step = damped(self.damping, state.f) - mixed
-        trial = backtrack(residual, state.y, step)
-        y_change, f_change = trial.y - state.y, trial.f - state.f
-        error, secant = no_estimate(xp, trial.y), state.secant
+    def step(self, residual: Residual, state: State) -> State:
+        xp, at = residual.xp, state.iterate
+        memory = self._remembered(residual, state.memory, at.f)
+        mixed = (self._weights(residual, memory)[..., None, :] @ memory.changes)[..., 0, :]
+        trial = backtrack(residual, at.y, damped(self.damping, at.f) - mixed)
+        y_change, f_change = trial.y - at.y, trial.f - at.f
+        error, secant = no_estimate(xp, trial.y), memory.secant
         if not hopeless(self, residual, trial):
-            error, secant = secant_error(xp, trial.f, trial.size, state.f_norm, y_change, f_change, secant)
-        return state._replace(
-            y=trial.y,
-            f=trial.f,
-            error=error,
-            status=finite_status(xp, trial.accepted),
-            f_norm=trial.size,
-            change=y_change + damped(self.damping, f_change),
-            f_change=f_change,
-            count=state.count + 1,
-            secant=secant,
+            error, secant = secant_error(xp, trial.f, trial.size, at.norm, y_change, f_change, secant)
+        change = y_change + damped(self.damping, f_change)
+        return State(
+            Iterate(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size),
+            memory._replace(change=change, f_change=f_change, count=memory.count + 1, secant=secant),
         )
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         return corrected(self, residual, first_norm, raw, raw.status == int(Status.STALLED))
 
-    def _remembered(self, residual: Residual, state: AndersonState) -> AndersonState:
-        """Return the state with the changes of the last step in place of the oldest ones."""
+    def _remembered(self, residual: Residual, old: _Memory, f: Array) -> _Memory:
+        """Return the memory with the changes of the last step in place of the oldest ones."""
         xp, backend = residual.xp, residual.backend
-        places = state.count % self.depth  # the same one in all systems
+        places = old.count % self.depth  # the same one in all systems
         place = xp.max(places)
-        newest = numbers(xp, state.projection, xp.int32) - 1 == places[..., None]
-        changes = backend.put(state.changes, place, state.change)
-        f_changes = backend.put(state.f_changes, place, state.f_change)
-        projection = xp.vecdot(f_changes, state.f[..., None, :])
+        newest = numbers(xp, old.projection, xp.int32) - 1 == places[..., None]
+        changes = backend.put(old.changes, place, old.change)
+        f_changes = backend.put(old.f_changes, place, old.f_change)
+        projection = xp.vecdot(f_changes, f[..., None, :])
         # those of the older changes with f have changed by those with its change
-        row = xp.where(newest, dot(xp, state.f_change, state.f_change)[..., None], projection - state.projection)
-        gram = xp.where(newest[..., None, :], row[..., :, None], state.gram)
+        row = xp.where(newest, dot(xp, old.f_change, old.f_change)[..., None], projection - old.projection)
+        gram = xp.where(newest[..., None, :], row[..., :, None], old.gram)
         gram = xp.where(newest[..., :, None], row[..., None, :], gram)
-        return state._replace(changes=changes, f_changes=f_changes, gram=gram, projection=projection)
+        return old._replace(changes=changes, f_changes=f_changes, gram=gram, projection=projection)
 
-    def _weights(self, residual: Residual, state: AndersonState) -> Array:
+    def _weights(self, residual: Residual, memory: _Memory) -> Array:
         """Return gamma, (*batch, depth), the minimiser of |f - sum gamma_i df_i| (Walker & Ni 2011, eq. 2.2)."""
         xp, backend = residual.xp, residual.backend
         regularisation = self.regularisation
         if regularisation is None:
-            regularisation = float(xp.finfo(state.f.dtype).eps) ** (2 / 3)
-        squares = xp.linalg.diagonal(state.gram)
+            regularisation = float(xp.finfo(memory.gram.dtype).eps) ** (2 / 3)
+        squares = xp.linalg.diagonal(memory.gram)
         filled = squares > 0
         lengths = xp.where(filled, xp.sqrt(squares), xp.ones_like(squares))
         index = numbers(xp, squares)
         identity = xp.astype(index[:, None] == index, lengths.dtype)
-        scaled = state.gram / (lengths[..., :, None] * lengths[..., None, :])
+        scaled = memory.gram / (lengths[..., :, None] * lengths[..., None, :])
         matrix = scaled + identity * (regularisation + xp.astype(~filled, lengths.dtype))[..., None]
-        rhs = state.projection / lengths
+        rhs = memory.projection / lengths
         weights = backend.eliminate(matrix, rhs)[0] / lengths
         return xp.where(xp.isfinite(weights), weights, xp.zeros_like(weights))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff._iterate import State
 from rootdiff._loop import IterativeSolver, StepInfo
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
@@ -66,10 +67,10 @@ class BracketSolver(IterativeSolver):
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         """Return the next point as a fraction, (*batch, 1), of the way from a to b."""
 
-    def init(self, residual: Residual, y: Array) -> Any:
+    def init(self, residual: Residual, y: Array) -> State:
         raise NotImplementedError("BracketSolver: it runs its own loop.")
 
-    def step(self, residual: Residual, state: Any) -> Any:
+    def step(self, residual: Residual, state: State) -> State:
         raise NotImplementedError("BracketSolver: it runs its own loop.")
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
@@ -275,10 +276,8 @@ class InBracket(BracketSolver):
     """
 
     solver: BracketSolver
-    lo: Any
-    hi: Any
-
-    runtime = ("lo", "hi")
+    lo: Any = field(metadata={"runtime": True})
+    hi: Any = field(metadata={"runtime": True})
 
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         return self.solver.fraction(residual, at, allowed)

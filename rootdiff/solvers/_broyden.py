@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from array_api_compat import array_namespace
-
-from rootdiff._backend import Array
+from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Scaling, Updated
-from rootdiff._loop import IterativeSolver, running
+from rootdiff._iterate import Iterate, State
+from rootdiff._loop import IterativeSolver
 from rootdiff._norms import dot, max_norm, norm2, numbers
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
-from rootdiff._solution import Status
+from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._fixed_point import secant_scale
 from rootdiff.solvers._line_search import backtrack
 
@@ -24,49 +23,17 @@ _SHORT = 0.1
 _SIZES = (4, 8, 16)
 
 
-class BroydenState(NamedTuple):
-    """Iterate, residual, error, status; the inverse Jacobian as H0 + sum of left_i right_i^T.
+class _Memory(NamedTuple):
+    """Whether no update has been made since H0 was set, whether the next step must set it anew, the steps taken.
 
-    `left` and `right` are (*batch, memory, n). The pair of the last step, `newest`, each (*batch, n), takes the place
-    of the oldest one in the next step, where it has been `updated`: before they are read, so that these arrays may be
-    changed in place. `fresh` tells that no update has been made since H0 was set, `renew` that the next step must set
-    it anew; `count` steps taken.
+    The inverse is H0, then `memory` pairs, then that of the last step, zero where it made none. The next step puts it
+    in place of the oldest one: before they are read, so that their arrays, (*batch, memory, n), may be changed in
+    place.
     """
 
-    y: Array
-    f: Array
-    error: Array
-    status: Array
-    factors: Factors | None
-    left: Array
-    right: Array
-    newest: tuple[Array, Array]
-    updated: Array
     fresh: Array
     renew: Array
     count: Array
-
-    @property
-    def inverse(self) -> Updated:
-        """The estimate of the inverse Jacobian."""
-        xp = array_namespace(self.y)
-        newest = (numbers(xp, self.right[..., 0], xp.int32) - 1 == self.place[..., None]) & self.updated[..., None]
-        left, right = (
-            xp.where(newest[..., None], row[..., None, :], stack)
-            for stack, row in zip((self.left, self.right), self.newest, strict=True)
-        )
-        return Updated(self.base, left, right)
-
-    @property
-    def base(self) -> Factors | Scaling:
-        """H0."""
-        return Scaling(-1 + 0 * self.y) if self.factors is None else self.factors
-
-    @property
-    def place(self) -> Array:
-        """Where the pair of the last step belongs, (*batch)."""
-        memory = self.left.shape[-2]
-        return (self.count + memory - 1) % memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,116 +68,111 @@ class Broyden(IterativeSolver):
     memory: int = 30
     initial: Literal["jacobian", "identity"] = "jacobian"
 
-    loose = (*IterativeSolver.loose, "left", "right", "newest", "updated", "count")
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory < 1:
             raise ArgumentError(f"Broyden: memory is {self.memory!r}; it must be at least 1.")
 
-    def init(self, residual: Residual, y: Array) -> BroydenState:
-        xp = residual.xp
-        status = running(xp, y)
+    def init(self, residual: Residual, y: Array) -> State:
+        xp, at = residual.xp, Iterate.start(residual.xp, y, residual(y))
+        nothing = xp.zeros_like(y)[..., None, :]
         # an array each, since each is changed in place
-        left, right = (xp.concat([xp.zeros_like(y)[..., None, :]] * self.memory, axis=-2) for _ in range(2))
-        factors = Factors.zeros(xp, y) if self.initial == "jacobian" else None
-        yes, nothing = status == int(Status.RUNNING), xp.zeros_like(y)
-        unknown, count = xp.full_like(y, xp.inf), xp.zeros_like(status)
-        newest = (nothing, nothing)
-        return BroydenState(y, residual(y), unknown, status, factors, left, right, newest, ~yes, yes, yes, count)
+        pairs = Updated(self._first(xp, y), *(xp.concat([nothing] * self.memory, axis=-2) for _ in range(2)))
+        yes = at.status == int(Status.RUNNING)
+        return State(at, _Memory(yes, yes, xp.zeros_like(at.status)), Updated(pairs, nothing, nothing))
 
-    def step(self, residual: Residual, state: BroydenState) -> BroydenState:
-        xp = residual.xp
-        whole = self._renewed(residual, self._remembered(residual, state))
-        state = self._filled(residual, whole)
-        direction = -self._inverse(residual, state, state.f)
+    def step(self, residual: Residual, state: State) -> State:
+        xp, backend = residual.xp, residual.backend
+        at, memory = state.iterate, state.memory
+        pairs, fresh = self._renewed(residual, at.y, memory, self._remembered(backend, state))
+        inverse = self._filled(backend, pairs, memory.count)
+        direction = -inverse.apply(backend, at.f)
         solvable = xp.all(xp.isfinite(direction), axis=-1)
-        direction = xp.where(solvable[..., None], direction, xp.zeros_like(direction))
-        size = norm2(xp, state.f)
+        direction = xp.where(solvable[..., None], direction, 0.0)
+        size = norm2(xp, at.f)
         # a summable allowance for growth (Li & Fukushima 2000, eq. 2.4), at first a doubling
-        allowance = 1 + 1 / (1 + xp.astype(state.count, size.dtype)) ** 2
+        allowance = 1 + 1 / (1 + xp.astype(memory.count, size.dtype)) ** 2
 
         def accept(trial: Array, length: Array | float) -> Array:
             return trial <= allowance * size
 
-        trial = backtrack(residual, state.y, direction, accept)
+        trial = backtrack(residual, at.y, direction, accept)
         keep = trial.accepted[..., None]
-        y, f = xp.where(keep, trial.y, state.y), xp.where(keep, trial.f, state.f)
-        y_change, f_change = y - state.y, f - state.f
-        newest, updated = self._update(residual, state, y_change, f_change)
+        y, f = xp.where(keep, trial.y, at.y), xp.where(keep, trial.f, at.f)
+        y_change, f_change = y - at.y, f - at.f
+        left, right, made = _update(residual, inverse, y_change, f_change)
         error = xp.maximum(
             xp.abs(direction), xp.abs(f * secant_scale(xp, max_norm(xp, y_change), max_norm(xp, f_change))[..., None])
         )
         trusted = trial.accepted & (trial.length == 1)
-        hopeless = ~trial.accepted & (state.fresh | (self.initial == "identity"))
+        hopeless = ~trial.accepted & (fresh | (self.initial == "identity"))
         status = status_where(xp, hopeless, Status.STALLED, Status.RUNNING)
-        status = xp.where(~solvable & state.fresh, int(Status.SINGULAR), status)
-        return BroydenState(
-            y,
-            f,
-            xp.where(trusted[..., None], error, xp.full_like(error, xp.inf)),
-            status,
-            state.factors,
-            whole.left,
-            whole.right,
-            newest,
-            updated,
-            state.fresh & ~updated,
-            ~trial.accepted | (trial.length < _SHORT),
-            state.count + 1,
+        status = xp.where(~solvable & fresh, int(Status.SINGULAR), status)
+        return State(
+            Iterate(y, f, xp.where(trusted[..., None], error, xp.inf), status),
+            _Memory(fresh & ~made, ~trial.accepted | (trial.length < _SHORT), memory.count + 1),
+            Updated(pairs, left[..., None, :], right[..., None, :]),
         )
 
-    def _remembered(self, residual: Residual, state: BroydenState) -> BroydenState:
-        """Return the state with the pair of the last step in place of the oldest one."""
-        backend = residual.backend
-        place = residual.xp.max(state.place)
-        left, right = (
-            backend.put(stack, place, row, state.updated)
-            for stack, row in zip((state.left, state.right), state.newest, strict=True)
-        )
-        return state._replace(left=left, right=right)
+    def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
+        xp, (pairs, *newest) = residual.xp, raw.factors  # type: ignore[misc]
+        here = numbers(xp, pairs.left[..., 0], xp.int32) - 1 == self._place(raw.steps)[..., None]
+        here = (here & _is_made(xp, raw.factors)[..., None])[..., None]
+        stacks = zip(pairs[1:], newest, strict=True)
+        return raw._replace(factors=Updated(pairs.base, *(xp.where(here, row, stack) for stack, row in stacks)))
 
-    def _filled(self, residual: Residual, state: BroydenState) -> BroydenState:
-        """Return the state with no more pairs than there may be, as far as that is known."""
+    def _first(self, xp: Any, y: Array) -> Factors | Scaling:
+        """Return H0, or what stands for the one that is not made yet."""
+        return Factors.zeros(xp, y) if self.initial == "jacobian" else Scaling(-xp.ones_like(y[..., :1]))
+
+    def _remembered(self, backend: Backend, state: State) -> Updated:
+        """Return the pairs with that of the last step in place of the oldest one."""
+        pairs, *newest = state.inverse  # type: ignore[misc]
+        made, place = _is_made(backend.xp, state.inverse), self._place(state.memory.count)
+        place = backend.xp.max(place)  # the same one in all systems
+        stacks = zip(pairs[1:], newest, strict=True)
+        return Updated(pairs.base, *(backend.put(stack, place, row[..., 0, :], made) for stack, row in stacks))
+
+    def _place(self, steps: Array) -> Array:
+        """Return where the pair of the last of so many steps belongs."""
+        return (steps + self.memory - 1) % self.memory
+
+    def _filled(self, backend: Backend, pairs: Updated, count: Array) -> Updated:
+        """Return no more pairs than there may be, as far as that is known."""
         for size in _SIZES:
-            if size < self.memory and residual.backend.surely_all(state.count <= size):
-                return state._replace(left=state.left[..., :size, :], right=state.right[..., :size, :])
-        return state
+            if size < self.memory and backend.surely_all(count <= size):
+                return pairs._replace(left=pairs.left[..., :size, :], right=pairs.right[..., :size, :])
+        return pairs
 
-    def _renewed(self, residual: Residual, state: BroydenState) -> BroydenState:
-        """Return the state with a new H0 in the systems that ask for one."""
+    def _renewed(self, residual: Residual, y: Array, memory: _Memory, pairs: Updated) -> tuple[Updated, Array]:
+        """Return the pairs, none and a new H0 in the systems that ask for one, and where there is no update."""
         xp, backend = residual.xp, residual.backend
         if self.initial == "identity":
-            return state
+            return pairs, memory.fresh
 
-        def renew(carry: tuple[Array, BroydenState]) -> tuple[Array, BroydenState]:
-            need, old = carry
-            new = old._replace(
-                factors=backend.lu_factor(residual.jacobian(old.y)),
-                left=xp.zeros_like(old.left),
-                right=xp.zeros_like(old.right),
-                fresh=xp.ones_like(old.fresh),
-            )
-            mixed = new if need.ndim == 0 else select(xp, need, new, old)
-            return xp.zeros_like(need), mixed
+        def renew(need: Array, old: Updated, fresh: Array) -> tuple[Array, Updated, Array]:
+            nothing = xp.zeros_like(old.left), xp.zeros_like(old.right)
+            new = Updated(backend.lu_factor(residual.jacobian(y)), *nothing)
+            return xp.zeros_like(need), new if need.ndim == 0 else select(xp, need, new, old), fresh | need
 
-        need = state.renew & ~residual.unwanted(state.renew)  # one that has failed asks no more
-        return backend.while_loop(lambda carry: xp.any(carry[0]), renew, (need, state))[1]  # type: ignore[no-any-return]
+        start = (residual.of_active(memory.renew), pairs, memory.fresh)  # a system that has failed asks no more
+        return backend.while_loop(lambda carry: xp.any(carry[0]), lambda carry: renew(*carry), start)[1:]  # type: ignore[no-any-return]
 
-    def _inverse(self, residual: Residual, state: BroydenState, vector: Array, transpose: bool = False) -> Array:
-        """Return H v, or H^T v."""
-        return Updated(state.base, state.left, state.right).apply(residual.backend, vector, transpose)
 
-    def _update(
-        self, residual: Residual, state: BroydenState, y_change: Array, f_change: Array
-    ) -> tuple[tuple[Array, Array], Array]:
-        """Return the pair of the good Broyden update (Broyden 1965, eq. 4.5), and where it is made."""
-        xp = residual.xp
-        right = self._inverse(residual, state, y_change, transpose=True)
-        image = self._inverse(residual, state, f_change)
-        curvature = dot(xp, y_change, image)
-        length = dot(xp, y_change, y_change)
-        # Broyden's own guard: skip the update when H would become singular
-        made = (xp.abs(curvature) > 1e-8 * length) & xp.isfinite(curvature) & (length > 0)
-        made = made & ~residual.unwanted(length)
-        return ((y_change - image) / xp.where(made, curvature, 1.0)[..., None], right), made
+def _update(residual: Residual, inverse: Updated, y_change: Array, f_change: Array) -> tuple[Array, Array, Array]:
+    """Return the pair of the good Broyden update, zero where none is made, and where one is (Broyden 1965, eq. 4.5)."""
+    xp, backend = residual.xp, residual.backend
+    right = inverse.apply(backend, y_change, transpose=True)
+    image = inverse.apply(backend, f_change)
+    curvature = dot(xp, y_change, image)
+    length = dot(xp, y_change, y_change)
+    # Broyden's own guard: skip the update when H would become singular
+    made = (xp.abs(curvature) > 1e-8 * length) & xp.isfinite(curvature) & (length > 0)
+    made = residual.of_active(made)
+    left = (y_change - image) / xp.where(made, curvature, 1.0)[..., None]
+    return xp.where(made[..., None], left, 0.0), right, made
+
+
+def _is_made(xp: Any, inverse: Any) -> Array:
+    """Return whether the last step has made a pair, (*batch)."""
+    return xp.any(inverse.left[..., 0, :] != 0, axis=-1)

@@ -13,6 +13,7 @@ from rootdiff._inverse import Factors, Inverse
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import select
+from rootdiff._settings import with_settings
 from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver
@@ -58,7 +59,7 @@ class Chain(Solver):
                 raise ArgumentTypeError(f"Chain: got {solver!r}; each entry must be a Solver, such as Newton().")
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        return type(self)(tuple(solver.resolved(dtype, xp) for solver in self.solvers))
+        return with_settings(self, solvers=tuple(solver.resolved(dtype, xp) for solver in self.solvers))
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         return self.solve_where(residual, y0, residual.xp.isfinite(y0[..., 0]) | True)

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
-from rootdiff._loop import IterativeSolver, running
+from rootdiff._iterate import Iterate, State
+from rootdiff._loop import IterativeSolver
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
+from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff.solvers._line_search import backtrack
-
-
-class ChordState(NamedTuple):
-    """Iterate, residual, error, status; factors of the Jacobian and whether they are to be made anew, and were just."""
-
-    y: Array
-    f: Array
-    error: Array
-    status: Array
-    factors: Factors
-    renew: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,53 +42,53 @@ class Chord(IterativeSolver):
     """
 
     max_steps: int = 200
-    contraction: float = 0.3
-
-    runtime = (*IterativeSolver.runtime, "contraction")
+    contraction: float = runtime(0.3)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.contraction, int | float) and not 0 < self.contraction < 1:
             raise ArgumentError(f"Chord: contraction is {self.contraction!r}; it must lie between 0 and 1.")
 
-    def init(self, residual: Residual, y: Array) -> ChordState:
-        xp = residual.xp
-        status = running(xp, y)
-        factors = Factors.zeros(xp, y)
-        yes = status == int(Status.RUNNING)
-        return ChordState(y, residual(y), xp.full_like(y, xp.inf), status, factors, yes)
+    # the memory tells whether the factors are to be made anew, (*batch)
 
-    def step(self, residual: Residual, state: ChordState) -> ChordState:
+    def init(self, residual: Residual, y: Array) -> State:
+        at = Iterate.start(residual.xp, y, residual(y))
+        return State(at, at.status == int(Status.RUNNING), Factors.zeros(residual.xp, y))
+
+    def step(self, residual: Residual, state: State) -> State:
         xp, backend = residual.xp, residual.backend
-        factors = self._renewed(residual, state)
-        direction = -backend.lu_solve(factors, state.f)
+        at, renew, _ = state
+        factors = _renewed(residual, state)
+        direction = -backend.lu_solve(factors, at.f)
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, 0.0)
-        size = norm2(xp, state.f)
+        size = norm2(xp, at.f)
 
         def accept(trial: Array, length: Array | float) -> Array:
             return trial <= (1 - 1e-4 * length) * size  # Kelley (1995), eq. 8.1
 
-        trial = backtrack(residual, state.y, direction, accept)
+        trial = backtrack(residual, at.y, direction, accept)
         keep = trial.accepted[..., None]
-        y, f = xp.where(keep, trial.y, state.y), xp.where(keep, trial.f, state.f)
+        y, f = xp.where(keep, trial.y, at.y), xp.where(keep, trial.f, at.f)
         following = backend.lu_solve(factors, f)
         length = norm2(xp, direction)
         theta = norm2(xp, following) / xp.where(length > 0, length, 1.0)
         good = trial.accepted & (trial.length == 1) & (theta <= self.contraction)
         error = xp.abs(following) / (1 - self.contraction)
-        hopeless = ~trial.accepted & state.renew
+        hopeless = ~trial.accepted & renew
         status = status_where(xp, hopeless, Status.STALLED, Status.RUNNING)
-        status = xp.where(~solvable & state.renew, int(Status.SINGULAR), status)
+        status = xp.where(~solvable & renew, int(Status.SINGULAR), status)
         error = xp.where(good[..., None], error, xp.inf)
-        return ChordState(y, f, error, status, factors, ~good)
+        return State(Iterate(y, f, error, status), ~good, factors)
 
-    def _renewed(self, residual: Residual, state: ChordState) -> Factors:
-        """Return the factors, made anew in the systems that ask for it."""
-        xp, backend = residual.xp, residual.backend
 
-        def renew(carry: tuple[Array, Factors]) -> tuple[Array, Factors]:
-            need, old = carry
-            return xp.zeros_like(need), select(xp, need, backend.lu_factor(residual.jacobian(state.y)), old)
+def _renewed(residual: Residual, state: State) -> Factors:
+    """Return the factors, made anew in the systems that ask for it."""
+    xp, backend = residual.xp, residual.backend
 
-        return backend.while_loop(lambda carry: xp.any(carry[0]), renew, (state.renew, state.factors))[1]  # type: ignore[no-any-return]
+    def renew(carry: tuple[Array, Factors]) -> tuple[Array, Factors]:
+        need, old = carry
+        return xp.zeros_like(need), select(xp, need, backend.lu_factor(residual.jacobian(state.iterate.y)), old)
+
+    need = residual.of_active(state.memory)
+    return backend.while_loop(lambda carry: xp.any(carry[0]), renew, (need, state.inverse))[1]  # type: ignore[no-any-return]

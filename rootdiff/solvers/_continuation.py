@@ -10,6 +10,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
+from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver, run
 from rootdiff.solvers._corrector import along, corrected, effort, is_found
@@ -91,14 +92,13 @@ class Continuation(Solver):
     array([2.])
     """
 
-    start: tuple[Any, ...]
+    start: tuple[Any, ...] = field(metadata={"runtime": True})
     solver: Solver = field(default_factory=Newton)
     method: Literal["arclength", "natural"] = "arclength"
-    first_step: float = 0.1
-    max_step: float | None = None
-    max_steps: int = 500
+    first_step: float = runtime(0.1)
+    max_step: float | None = runtime(None)
+    max_steps: int = runtime(500)
 
-    runtime: ClassVar[tuple[str, ...]] = ("start", "first_step", "max_step", "max_steps")
     #: Causes and remedies in the words of a path.
     words: ClassVar[dict[Status, tuple[str, str]]] = {
         Status.STALLED: (

@@ -8,29 +8,23 @@ from typing import ClassVar, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._loop import IterativeSolver, running
+from rootdiff._iterate import Iterate, State
+from rootdiff._loop import IterativeSolver
 from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
+from rootdiff._select import select, status_where
 from rootdiff._solution import Status
 from rootdiff.solvers._fixed_point import secant_error
-from rootdiff.solvers._line_search import Trial, frozen
+from rootdiff.solvers._line_search import Trial
 
 #: La Cruz, Martínez & Raydan (2006), section 4: the constant of the line search and the limits of the spectral step.
 _ARMIJO = 1e-4
 _SHORTEST, _LONGEST = 1e-10, 1e10
 
 
-class SpectralState(NamedTuple):
-    """Iterate, residual, error estimate, status; spectral step, last norms of f (newest first), first norm, count.
+class _Memory(NamedTuple):
+    """Spectral step, last norms of f (newest first), first norm, count; `secant`, (*batch, n): see `secant_error`."""
 
-    `secant`, (*batch, n), is as for `secant_error`.
-    """
-
-    y: Array
-    f: Array
-    error: Array
-    status: Array
     spectral: Array
     norms: Array
     first: Array
@@ -66,57 +60,51 @@ class DFSane(IterativeSolver):
 
     #: Long, since the residual may grow for a while before it falls.
     patience: ClassVar[int] = 200
-    futile = 0
+    short_steps = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory < 1:
             raise ArgumentError(f"DFSane: memory is {self.memory!r}; it must be at least 1.")
 
-    def init(self, residual: Residual, y: Array) -> SpectralState:
+    def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp
-        f = residual(y)
-        size = norm2(xp, f)
+        at = Iterate.start(xp, y, residual(y))
+        size = norm2(xp, at.f)
         length = norm2(xp, y)
         # the first step is as long as y at most, as an infinite or overlong one would leave the domain
         spectral = xp.minimum(xp.ones_like(size), xp.where(length > 0, length, 1.0) / xp.where(size > 0, size, 1.0))
         norms = xp.stack([size] * self.memory, axis=-1)
-        unknown, status = xp.full_like(y, xp.inf), running(xp, y)
-        return SpectralState(y, f, unknown, status, spectral, norms, size, xp.zeros_like(status), unknown)
+        return State(at, _Memory(spectral, norms, size, xp.zeros_like(at.status), at.error))
 
-    def step(self, residual: Residual, state: SpectralState) -> SpectralState:
+    def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        size = norm2(xp, state.f)
+        at, memory, _ = state
+        size = norm2(xp, at.f)
         unit = xp.where(size > 0, size, 1.0)
         # eta_k = |f_0|^2 / (1 + k)^2 sums to a finite allowance; bound and allowance in units of |f|^2
-        allowance = (state.first / unit / (1 + xp.astype(state.count, size.dtype))) ** 2
-        bound = xp.max(state.norms / unit[..., None], axis=-1) ** 2 + allowance
+        allowance = (memory.first / unit / (1 + xp.astype(memory.count, size.dtype))) ** 2
+        bound = xp.max(memory.norms / unit[..., None], axis=-1) ** 2 + allowance
 
         def accept(trial: Array, length: Array) -> Array:
             return (trial / unit) ** 2 <= bound - _ARMIJO * length**2
 
-        trial = _both_ways(residual, state.y, -state.spectral[..., None] * state.f, accept)
+        trial = _both_ways(residual, at.y, -memory.spectral[..., None] * at.f, accept)
         keep = trial.accepted[..., None]
-        y, f = xp.where(keep, trial.y, state.y), xp.where(keep, trial.f, state.f)
-        y_change, f_change = y - state.y, f - state.f
+        y, f = xp.where(keep, trial.y, at.y), xp.where(keep, trial.f, at.f)
+        y_change, f_change = y - at.y, f - at.f
         curvature, length = dot(xp, y_change, f_change), dot(xp, y_change, y_change)
         spectral = length / xp.where(curvature != 0, curvature, 1.0)
         # section 4: outside the limits the step length returns to |f|^-1 between 1 and 1e5
         outside = ~(xp.abs(spectral) >= _SHORTEST) | ~(xp.abs(spectral) <= _LONGEST) | (curvature == 0)
         spectral = xp.where(outside, xp.clip(1 / xp.where(size > 0, norm2(xp, f), 1.0), 1.0, 1e5), spectral)
         status = status_where(xp, trial.accepted, Status.RUNNING, Status.STALLED)
-        sizes = max_norm(xp, f), max_norm(xp, state.f)
-        error, secant = secant_error(xp, f, *sizes, y_change, f_change, state.secant, still=float("inf"))
-        return SpectralState(
-            y,
-            f,
-            xp.where(keep, error, xp.inf),
-            status,
-            spectral,
-            xp.concat([norm2(xp, f)[..., None], state.norms[..., :-1]], axis=-1),
-            state.first,
-            state.count + 1,
-            secant,
+        sizes = max_norm(xp, f), max_norm(xp, at.f)
+        error, secant = secant_error(xp, f, *sizes, y_change, f_change, memory.secant, still=float("inf"))
+        norms = xp.concat([norm2(xp, f)[..., None], memory.norms[..., :-1]], axis=-1)
+        return State(
+            Iterate(y, f, xp.where(keep, error, xp.inf), status),
+            _Memory(spectral, norms, memory.first, memory.count + 1, secant),
         )
 
 
@@ -131,12 +119,12 @@ def _both_ways(residual: Residual, y: Array, step: Array, accept: Callable[[Arra
         size = norm2(xp, f)
         accepted = xp.isfinite(size) & accept(size, length)
         vanished = (max_norm(xp, length[..., None] * step) <= eps * max_norm(xp, y)) | (xp.abs(length) < 1e-12)
-        return point, f, size, length, accepted, accepted | vanished
+        return point, f, size, length, accepted, residual.of_active(~(accepted | vanished))
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        length, done = carry[3], carry[5]
-        return frozen(xp, done, carry, trial(xp.where(length > 0, -length, -0.5 * length)))
+        length, going = carry[3], carry[5]
+        return select(xp, going, trial(xp.where(length > 0, -length, -0.5 * length)), carry)  # type: ignore[no-any-return]
 
     start = trial(xp.ones_like(y[..., 0]))
-    point, f, size, length, accepted, _ = residual.backend.while_loop(lambda carry: xp.any(~carry[5]), body, start)
+    point, f, size, length, accepted, _ = residual.backend.while_loop(lambda carry: xp.any(carry[5]), body, start)
     return Trial(point, f, size, length, accepted)

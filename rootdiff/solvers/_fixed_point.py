@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._loop import IterativeSolver, running
+from rootdiff._iterate import Iterate, State, running
+from rootdiff._loop import IterativeSolver
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
+from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff.solvers._line_search import Trial, backtrack
 
@@ -19,17 +21,6 @@ _LOCAL = 1e-3
 #: Factor by which the secant of an unknown may rise from one step to the next: among many unknowns there is always one
 #: whose f hardly changes, by chance, in one step.
 _RISE = 4.0
-
-
-class PicardState(NamedTuple):
-    """Iterate, residual, error estimate, status, the largest absolute residual, and the secant of each unknown."""
-
-    y: Array
-    f: Array
-    error: Array
-    status: Array
-    f_norm: Array
-    secant: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,29 +46,34 @@ class FixedPoint(IterativeSolver):
     """
 
     max_steps: int = 1000
-    damping: float = 1.0
+    damping: float = runtime(1.0)
 
-    runtime = (*IterativeSolver.runtime, "damping")
-    futile = 0
+    short_steps = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_damping(self.damping, type(self).__name__)
 
-    def init(self, residual: Residual, y: Array) -> PicardState:
-        xp = residual.xp
-        f = residual(y)
-        unknown = no_estimate(xp, y)
-        return PicardState(y, f, unknown, running(xp, y), max_norm(xp, f), unknown)
+    # the memory is the secant of each unknown, (*batch, n)
 
-    def step(self, residual: Residual, state: PicardState) -> PicardState:
+    def init(self, residual: Residual, y: Array) -> State:
+        at = first_iterate(residual, y)
+        return State(at, at.error)
+
+    def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        trial = backtrack(residual, state.y, damped(self.damping, state.f))
-        error, secant = no_estimate(xp, trial.y), state.secant
+        at, secant, _ = state
+        trial = backtrack(residual, at.y, damped(self.damping, at.f))
+        error = no_estimate(xp, trial.y)
         if not hopeless(self, residual, trial):
-            change = trial.y - state.y
-            error, secant = secant_error(xp, trial.f, trial.size, state.f_norm, change, trial.f - state.f, secant)
-        return PicardState(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size, secant)
+            error, secant = secant_error(xp, trial.f, trial.size, at.norm, trial.y - at.y, trial.f - at.f, secant)
+        return State(Iterate(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size), secant)
+
+
+def first_iterate(residual: Residual, y: Array) -> Iterate:
+    """Return the iterate before the first step, with the norm that the secants of the first one are judged by."""
+    xp, f = residual.xp, residual(y)
+    return Iterate(y, f, no_estimate(xp, y), running(xp, y), max_norm(xp, f))
 
 
 def damped(damping: Any, f: Array) -> Array:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._inverse import Equilibrated
+from rootdiff._iterate import State
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff.solvers._radius import Linearisation, search
-from rootdiff.solvers._trust_region import TrustRegionSolver, TrustState
+from rootdiff.solvers._trust_region import TrustRegionSolver
 
 #: Moré (1978), section 5: the length of the step may differ from the radius by this part.
 _SLACK = 0.1
@@ -65,17 +66,16 @@ class LevenbergMarquardt(TrustRegionSolver):
 
     geodesic: bool = False
 
-    def step(self, residual: Residual, state: TrustState) -> TrustState:
-        xp = residual.xp
+    def step(self, residual: Residual, state: State) -> State:
+        xp, y = residual.xp, state.iterate.y
         at = self._prepared(residual, state)
         matrix = at.matrix / at.rows[..., None]
         inverse = Equilibrated(residual.backend.lu_factor(matrix), at.rows)  # a small part of the work of an SVD
         spectrum = _decompose(xp, matrix / at.metric[..., None, :], at.f)
         newton = _damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
         regular = xp.all(spectrum.values > 0, axis=-1)
-        attempt = search(residual, state.y, at, self._proposal(residual, state.y, at, spectrum, regular))
-        error, status = self._ended(xp, state, attempt, newton, regular)
-        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius, inverse)
+        attempt = search(residual, y, at, self._proposal(residual, y, at, spectrum, regular))
+        return self._ended(xp, at, attempt, newton, regular, inverse)
 
     def _proposal(
         self, residual: Residual, y: Array, at: Linearisation, spectrum: _Spectrum, regular: Array
@@ -145,7 +145,7 @@ def _damping(residual: Residual, spectrum: _Spectrum, radius: Array) -> Array:
         decay = xp.sum(relative * relative * _weights(xp, values, damping) / safe, axis=-1)
         excess = length / radius - 1
         change = excess / xp.where(decay > 0, decay, 1.0)
-        unmet = (excess > _SLACK) | ((damping == 0) & (excess > 0))
+        unmet = residual.of_active((excess > _SLACK) | ((damping == 0) & (excess > 0)))
         return xp.where(unmet, damping + change, damping), unmet, count + 1
 
     start = (xp.zeros_like(radius), xp.ones_like(radius) > 0, xp.zeros_like(radius, dtype=xp.int32))

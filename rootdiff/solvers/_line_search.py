@@ -74,7 +74,6 @@ def backtrack(
     """
     xp, traced = residual.xp, residual.backend.traced
     eps = xp.finfo(y.dtype).eps
-    unwanted = residual.unwanted(y[..., 0])
     inside = traced and is_one_large(tuple(y.shape))  # of few unknowns a compiler makes one kernel of what is around it
     look = inside and noisy is not None
 
@@ -97,10 +96,10 @@ def backtrack(
         vanished = carry.trial.length * max_norm(xp, step) <= eps * max_norm(xp, y)
         if inside:
             vanished = vanished & (carry.count > 0)
-        return ~(carry.done | vanished | (carry.count >= _MAX_TRIALS))
+        return carry.going & ~(vanished | (carry.count >= _MAX_TRIALS))
 
     def body(carry: _Search) -> _Search:
-        old, done, count = carry
+        old, going, count = carry
         length = 0.5 * old.length
         if shorten is not None:
             # Dennis & Schnabel (1996), section 6.3.2: stay within a tenth and a half of the last length
@@ -114,51 +113,42 @@ def backtrack(
         new = trial(point, length)
         if inside:
             new = with_natural(new, count == 0)
-        ended = new.accepted | unwanted
+        rejected = residual.of_active(~new.accepted)
         if look:
             assert noisy is not None
-            ended = xp.where(count == 1, noisy(new.f), ended)
+            rejected = xp.where(count == 1, ~noisy(new.f), rejected)
             new = select(xp, count == 1, old, new)
         if count.ndim:  # a single system is not asked when it is done
-            going = open_(carry)
-            new, ended = select(xp, going, new, old), xp.where(going, ended, done)
-        return _Search(new, ended, count + 1)
+            new, rejected = select(xp, open_(carry), (new, rejected), (old, going))
+        return _Search(new, rejected, count + 1)
 
     def search(*start: Any) -> Trial:
         first = Trial(*start) if inside else with_natural(Trial(*start))
-        done = first.accepted | unwanted
+        going = residual.of_active(~first.accepted)
         if noisy is not None and not inside:
-            done = done | noisy(residual(nudged(xp, y)))
-        count = xp.zeros_like(done, dtype=xp.int32)
+            going = going & ~noisy(residual(nudged(xp, y)))
+        count = xp.zeros_like(going, dtype=xp.int32)
         loop = residual.backend.while_loop
-        return loop(lambda carry: xp.any(open_(carry)), body, _Search(first, done, count)).trial  # type: ignore[no-any-return]
+        return loop(lambda carry: xp.any(open_(carry)), body, _Search(first, going, count)).trial  # type: ignore[no-any-return]
 
     if inside:
         size = xp.full_like(y[..., 0], xp.inf)
         following = None if again is None else xp.zeros_like(y)
-        return search(y, xp.zeros_like(y), size, xp.ones_like(size), xp.zeros_like(unwanted), None, following)
+        return search(y, xp.zeros_like(y), size, xp.ones_like(size), size < xp.inf, None, following)
     start = trial(residual.moved(y, step), None)
     if slope and traced and is_cheaper_than_a_branch(y.shape):
         return search(*start)  # a compiler makes one kernel of a loop without a branch in it
-    return residual.backend.when(xp.any(~(start.accepted | unwanted)), search, start, start)  # type: ignore[no-any-return]
+    return residual.backend.when(xp.any(residual.of_active(~start.accepted)), search, start, start)  # type: ignore[no-any-return]
 
 
 class _Search(NamedTuple):
-    """The last trial, whether a system needs no other, (*batch), and how many rounds there were, (*batch)."""
+    """The last trial, whether a system needs another, (*batch), and how many rounds there were, (*batch)."""
 
     trial: Trial
-    done: Array
+    going: Array
     count: Array
 
 
 def nudged(xp: Any, y: Array) -> Array:
     """Return a point a rounding away from `y`, (*batch, n)."""
     return y + 2 * xp.finfo(y.dtype).eps * xp.abs(y) * signs(xp, y, 3)
-
-
-def frozen(xp: Any, done: Array, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Return the `old` arrays of the systems that are `done`, (*batch), and the `new` ones of the others."""
-    return tuple(
-        xp.where(xp.reshape(done, done.shape + (1,) * (a.ndim - done.ndim)), a, b)
-        for a, b in zip(old, new, strict=True)
-    )

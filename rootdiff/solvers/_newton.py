@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Inverse
-from rootdiff._loop import IterativeSolver, running
+from rootdiff._iterate import Iterate, State
+from rootdiff._loop import IterativeSolver
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
@@ -31,27 +32,6 @@ _NOISY = 10.0
 _FALLING, _SHORTER = 0.5, 0.25
 
 Solve: TypeAlias = Callable[[Array], Array]
-
-
-class NewtonState(NamedTuple):
-    """Iterate, residual, error estimate, status, factors of the last Jacobian; the last norms of f, newest first.
-
-    The norms are (*batch, memory), one array, since a compiler copies several one by one. Of systems of one unknown
-    the Jacobian itself, `slope`, (*batch, 1), comes with the residual.
-    """
-
-    y: Array
-    f: Array
-    error: Array
-    status: Array
-    factors: Inverse | None
-    norms: Array | None
-    slope: Array | None = None
-
-    @property
-    def inverse(self) -> Inverse | None:
-        """The slope as LU factors of a 1 x 1 matrix, whose pivots nobody reads."""
-        return None if self.slope is None else Factors(self.slope[..., None], self.status[..., None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +74,7 @@ class Newton(IterativeSolver):
     linear: LinearSolver = field(default_factory=LU)
     memory: int = 1
 
-    futile = 1
-    loose = (*IterativeSolver.loose, "norms")
+    short_steps = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,30 +85,34 @@ class Newton(IterativeSolver):
     def descends(self) -> bool:
         return self.memory == 1
 
-    def init(self, residual: Residual, y: Array) -> NewtonState:
-        xp = residual.xp
-        scalar = y.shape[-1] == 1 and isinstance(self.linear, LU)
-        f, *matrix = residual.with_jacobian(y) if scalar else (residual(y),)
-        kept = isinstance(self.linear, LU) and not scalar and not residual.backend.eliminates(y.shape)
-        factors = Factors.zeros(xp, y) if kept else None
-        # of one unknown the norm is no work
-        norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
-        unknown = xp.full_like(y, xp.inf)
-        return NewtonState(y, f, unknown, running(xp, y), factors, norms, matrix[0][..., 0] if scalar else None)
+    # The memory is the last norms of f, newest first, (*batch, memory): one array, since a compiler copies several one
+    # by one. The inverse is the factors of the last Jacobian; of one unknown, where it comes with f, of that at y.
 
-    def step(self, residual: Residual, state: NewtonState) -> NewtonState:
+    def init(self, residual: Residual, y: Array) -> State:
+        xp, scalar = residual.xp, self._is_scalar(y)
+        f, *matrix = residual.with_jacobian(y) if scalar else (residual(y),)
+        inverse = None
+        if scalar:
+            inverse = Factors(matrix[0], xp.zeros_like(y, dtype=xp.int32))  # pivots that nobody reads
+        elif isinstance(self.linear, LU) and not residual.backend.eliminates(y.shape):
+            inverse = Factors.zeros(xp, y)
+        # for one unknown the norm is its absolute value
+        norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
+        return State(Iterate.start(xp, y, f), norms, inverse)
+
+    def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        y, f = state.y, state.f
-        direction, again, factors = self._direction(residual, state)
+        (y, f, *_), norms, old = state
+        slope = old.lu[..., 0] if self._is_scalar(y) else None  # type: ignore[union-attr]
+        direction, again, inverse = self._direction(residual, y, f, slope)
         length = norm2(xp, direction)
         solvable = length < xp.inf
         direction = xp.where(solvable[..., None], direction, 0.0)
-        scalar, norms = state.slope is not None, state.norms
         size = norm2(xp, f) if norms is None else norms[..., 0]
         bound, noisy = (None, None) if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
 
-        trial = armijo(residual, y, f, direction, size, scalar, bound, again, length)
-        # of one unknown the slope at the trial point is at hand, where that of the start may tell nothing
+        trial = armijo(residual, y, f, direction, size, slope is not None, bound, again, length)
+        # for one unknown the slope at the trial point is at hand, where that of the start may tell nothing
         following = trial.f / trial.slope if trial.slope is not None else trial.following
         unfinished = trial.accepted
         if noisy is not None:
@@ -137,14 +120,14 @@ class Newton(IterativeSolver):
         status = status_where(xp, unfinished, Status.RUNNING, Status.STALLED)
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
-        return NewtonState(
-            xp.where(keep, trial.y, y),
-            xp.where(keep, trial.f, f),
-            _error(xp, following, direction, length, trial, size, state.slope),
-            status,
-            None if state.factors is None else factors,
+        if slope is not None:
+            newer = residual.of_active(trial.accepted)[..., None]  # else, as y does in a finished system, it stays
+            inverse = old._replace(lu=xp.where(newer, trial.slope, slope)[..., None])  # type: ignore[union-attr]
+        error = _error(xp, following, direction, length, trial, size, slope)
+        return State(
+            Iterate(xp.where(keep, trial.y, y), xp.where(keep, trial.f, f), error, status),
             None if norms is None else _shifted(xp, xp.where(trial.accepted, trial.size, size), norms),
-            xp.where(keep, trial.slope, state.slope) if scalar else None,
+            None if old is None else inverse,
         )
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
@@ -153,16 +136,21 @@ class Newton(IterativeSolver):
             return raw._replace(factors=backend.lu_factor(residual.jacobian(y)))
         return raw
 
-    def _direction(self, residual: Residual, state: NewtonState) -> tuple[Array, Solve | None, Inverse | None]:
+    def _is_scalar(self, y: Array) -> bool:
+        """Return whether there is one unknown, whose slope comes with the residual."""
+        return y.shape[-1] == 1 and isinstance(self.linear, LU)
+
+    def _direction(
+        self, residual: Residual, y: Array, f: Array, slope: Array | None
+    ) -> tuple[Array, Solve | None, Inverse | None]:
         """Return the Newton direction, what solves with the same matrix again, if anything does, and its factors."""
-        slope = state.slope
         if slope is not None:
-            return -state.f / slope, lambda vector: vector / slope, None
-        operator = residual.operator(state.y)
+            return -f / slope, lambda vector: vector / slope, None
+        operator = residual.operator(y)
         if is_ours(self.linear):  # an error is then one of the residual, for its author to see
-            direction, info = self.linear.solve(operator, -state.f)
+            direction, info = self.linear.solve(operator, -f)
         else:
-            direction, info = answered(operator, self.linear, -state.f, "linear")
+            direction, info = answered(operator, self.linear, -f, "linear")
         if info.factors is None:
             return direction, None, None
         return direction, operator.inverted_by(info.factors), info.factors
@@ -216,8 +204,8 @@ def _bound(residual: Residual, y: Array, f: Array, norms: Array) -> tuple[Array,
     nowhere = xp.zeros_like(falling)
     if backend.surely_all(falling):
         return bound, nowhere
-    clear = falling | (size >= bound) | residual.unwanted(size)
-    noisy = backend.when(xp.any(~clear), lambda y, f: ~clear & _is_noisy(residual, y, f, size), (y, f), nowhere)
+    unclear = residual.of_active(~falling & (size < bound))
+    noisy = backend.when(xp.any(unclear), lambda y, f: unclear & _is_noisy(residual, y, f, size), (y, f), nowhere)
     return xp.where(noisy, size, bound), noisy
 
 

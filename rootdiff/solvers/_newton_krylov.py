@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._loop import IterativeSolver, running
+from rootdiff._iterate import Iterate, State
+from rootdiff._loop import IterativeSolver
 from rootdiff._norms import norm2
 from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
@@ -27,16 +27,6 @@ _GAMMA, _SAFEGUARD, _FIRST, _LARGEST = 0.9, 0.1, 0.5, 0.9
 _FEW = 10
 #: Relative linear residual up to which an inexact correction still estimates the error of y.
 EXACT_ENOUGH = 1e-3
-
-
-class KrylovState(NamedTuple):
-    """Iterate, residual, error estimate, status, and the forcing term of the next inner solve."""
-
-    y: Array
-    f: Array
-    error: Array
-    status: Array
-    forcing: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +62,25 @@ class NewtonKrylov(IterativeSolver):
     linear: Krylov = field(default_factory=lambda: GMRES(restart=30, max_restarts=10))
     preconditioner: Callable[[Array, Array], Array] | None = None
 
-    futile = 1
+    short_steps = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.preconditioner is not None and not callable(self.preconditioner):
             raise ArgumentError(f"NewtonKrylov: preconditioner is {self.preconditioner!r}; it must be callable.")
 
-    def init(self, residual: Residual, y: Array) -> KrylovState:
+    # the memory is the forcing term of the next inner solve, (*batch)
+
+    def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp
         tight = 10 * residual.backend.precision(y.dtype)
         forcing = xp.full_like(y[..., 0], tight if self._spans(y) else _FIRST)
-        return KrylovState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), forcing)
+        return State(Iterate.start(xp, y, residual(y)), forcing)
 
-    def step(self, residual: Residual, state: KrylovState) -> KrylovState:
+    def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        y, f = state.y, state.f
-        direction, info = self._inner(state).solve(residual.operator(y), -f)
+        (y, f, *_), forcing, _ = state
+        direction, info = self._inner(y, forcing).solve(residual.operator(y), -f)
         relative = info.relative_residual
         assert relative is not None
         solvable = xp.all(xp.isfinite(direction), axis=-1) & (relative < 1)
@@ -104,31 +96,23 @@ class NewtonKrylov(IterativeSolver):
         allowed = self.rtol * xp.abs(y) + atol
         exact = trusted(trial, size) & (relative <= EXACT_ENOUGH)
         believed = exact & _has_fallen(residual, y, f, new_f, allowed, exact)
-        forcing = state.forcing
         if not self._spans(y):
             ratio = xp.where(trial.accepted, trial.size, size) / xp.where(size > 0, size, 1.0)
             forcing = _next_forcing(residual, forcing, ratio, direction, allowed)
-        return KrylovState(
-            xp.where(keep, trial.y, y),
-            new_f,
-            xp.where(believed[..., None], xp.abs(direction), xp.inf),
-            status,
-            forcing,
-        )
+        error = xp.where(believed[..., None], xp.abs(direction), xp.inf)
+        return State(Iterate(xp.where(keep, trial.y, y), new_f, error, status), forcing)
 
     def _spans(self, y: Array) -> bool:
         """Return whether the unknowns are few, and the Krylov space of one cycle is that of all of them."""
         n = y.shape[-1]
         return n <= min(_FEW, getattr(self.linear, "restart", None) or n)  # type: ignore[no-any-return]
 
-    def _inner(self, state: KrylovState) -> Krylov:
-        """Return the solver for the correction from this state."""
+    def _inner(self, y: Array, forcing: Array) -> Krylov:
+        """Return the solver for the correction at `y`."""
         precondition = self.preconditioner
         if precondition is None:
-            return with_settings(self.linear, rtol=state.forcing)
-        return with_settings(
-            self.linear, rtol=state.forcing, preconditioner=lambda operator, v: precondition(state.y, v)
-        )
+            return with_settings(self.linear, rtol=forcing)
+        return with_settings(self.linear, rtol=forcing, preconditioner=lambda operator, v: precondition(y, v))
 
 
 def _next_forcing(residual: Residual, last: Array, ratio: Array, direction: Array, allowed: Array) -> Array:

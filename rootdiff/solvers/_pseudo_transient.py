@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
-from rootdiff._loop import IterativeSolver, running
+from rootdiff._iterate import Iterate, State
+from rootdiff._loop import IterativeSolver
 from rootdiff._norms import norm2, numbers
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
+from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff.solvers._line_search import backtrack
 from rootdiff.solvers._newton import trusted
 from rootdiff.solvers._newton_krylov import EXACT_ENOUGH
-
-
-class TransientState(NamedTuple):
-    """Iterate, residual, error estimate, status, LU factors, and the time step."""
-
-    y: Array
-    f: Array
-    error: Array
-    status: Array
-    factors: Factors
-    time_step: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +54,13 @@ class PseudoTransient(IterativeSolver):
     """
 
     max_steps: int = 300
-    time_step: float = 1.0
-    growth: float = 10.0
-    mass: float = 1.0
-
-    runtime = (*IterativeSolver.runtime, "time_step", "growth", "mass")
+    time_step: float = runtime(1.0)
+    growth: float = runtime(10.0)
+    mass: float = runtime(1.0)
 
     #: Long, since the residual may grow for a while before it falls.
     patience: ClassVar[int] = 200
-    futile = 0
+    short_steps = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,18 +71,19 @@ class PseudoTransient(IterativeSolver):
         if isinstance(self.mass, int | float) and self.mass == 0:
             raise ArgumentError("PseudoTransient: mass is 0; it must not be, or there is no transient.")
 
-    def init(self, residual: Residual, y: Array) -> TransientState:
+    # the memory is the time step, (*batch)
+
+    def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp
         time_step = xp.ones_like(y[..., 0]) * self.time_step
-        factors = Factors.zeros(xp, y)
-        return TransientState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), factors, time_step)
+        return State(Iterate.start(xp, y, residual(y)), time_step, Factors.zeros(xp, y))
 
-    def step(self, residual: Residual, state: TransientState) -> TransientState:
+    def step(self, residual: Residual, state: State) -> State:
         xp, backend = residual.xp, residual.backend
-        y, f = state.y, state.f
+        (y, f, *_), last, _ = state
         index = numbers(xp, y)
         identity = xp.astype(index[:, None] == index, y.dtype)
-        inertia = (self.mass / state.time_step)[..., None]
+        inertia = (self.mass / last)[..., None]
         jacobian = residual.jacobian(y)
         factors = backend.lu_factor(jacobian + inertia[..., None] * identity)
         direction = -backend.lu_solve(factors, f)
@@ -110,16 +100,14 @@ class PseudoTransient(IterativeSolver):
         # switched evolution relaxation: Mulder & van Leer (1985)
         new = trial.size
         ratio = xp.clip(size / xp.where(new > 0, new, 1.0), 1 / self.growth, self.growth)
-        time_step = state.time_step * xp.where(taken, ratio, 1 / self.growth)
+        time_step = last * xp.where(taken, ratio, 1 / self.growth)
         limits = xp.finfo(y.dtype)
         longest = min(float(limits.eps) ** -2, float(limits.max))
         status = status_where(xp, taken | (time_step > 1 / longest), Status.RUNNING, Status.SINGULAR)
         keep = taken[..., None]
-        return TransientState(
-            xp.where(keep, trial.y, y),
-            xp.where(keep, trial.f, f),
-            xp.where(believed[..., None], xp.abs(direction), xp.inf),
-            status,
-            factors,
+        error = xp.where(believed[..., None], xp.abs(direction), xp.inf)
+        return State(
+            Iterate(xp.where(keep, trial.y, y), xp.where(keep, trial.f, f), error, status),
             xp.minimum(time_step, xp.full_like(time_step, longest)),
+            factors,
         )

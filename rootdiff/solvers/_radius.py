@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
-from rootdiff.solvers._line_search import frozen
+from rootdiff._select import select
 
 #: Trial steps before a system is given up: each at most halves the radius, 2^-60 of it is below all rounding.
 _MAX_TRIALS = 60
@@ -86,7 +86,6 @@ def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[A
     f, scale = at.f, at.metric
     size = norm2(xp, f)
     unit = xp.where(size > 0, size, 1.0)[..., None]  # squares of f / |f| neither overflow nor underflow
-    unwanted = residual.unwanted(size)
 
     def trial(radius: Array, count: Array) -> tuple[Array, ...]:
         step, full = propose(radius)
@@ -108,18 +107,18 @@ def search(residual: Residual, y: Array, at: Linearisation, propose: Callable[[A
         grown = xp.where(ratio >= 0.75, xp.maximum(radius, 2 * length), radius)
         following = xp.where(ratio < 0.25, shrunk, grown)
         vanished = max_norm(xp, step) <= eps * max_norm(xp, y)
-        done = accepted | vanished | (count > _MAX_TRIALS) | unwanted
-        return point, value, accepted, full, following, done, count
+        going = residual.of_active(~(accepted | vanished | (count > _MAX_TRIALS)))
+        return point, value, accepted, full, following, going, count
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        return frozen(xp, carry[5], carry, trial(carry[4], carry[6] + 1))
+        return select(xp, carry[5], trial(carry[4], carry[6] + 1), carry)  # type: ignore[no-any-return]
 
-    none, zeros = xp.zeros_like(unwanted), xp.zeros_like(size, dtype=xp.int32)
-    start: tuple[Array, ...] = (y, f, none, none, at.radius, none, zeros)
+    none, zeros = xp.zeros_like(size, dtype=xp.bool), xp.zeros_like(size, dtype=xp.int32)
+    start: tuple[Array, ...] = (y, f, none, none, at.radius, ~none, zeros)
     if not residual.backend.traced:  # a compiled loop makes the first trial too; else that is known to be wanted
         start = trial(at.radius, zeros)
     point, value, accepted, full, radius, _, _ = residual.backend.while_loop(
-        lambda carry: xp.any(~carry[5]), body, start
+        lambda carry: xp.any(carry[5]), body, start
     )
     taken = accepted[..., None]
     fallen = norm2(xp, value) <= CONTRACTION * size

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from scipy import optimize
@@ -18,7 +18,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
-from rootdiff._settings import with_settings
+from rootdiff._settings import runtime, runtime_settings, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale
@@ -63,11 +63,9 @@ class SciPy(Solver):
     """
 
     method: Method = "hybr"
-    rtol: float | None = None
-    atol: float | None = None
-    max_steps: int = 1000
-
-    runtime: ClassVar[tuple[str, ...]] = ("rtol", "atol", "max_steps")
+    rtol: float | None = runtime(None)
+    atol: float | None = runtime(None)
+    max_steps: int = runtime(1000)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +85,8 @@ class SciPy(Solver):
         solver = self.resolved(y0.dtype, xp)
         first = residual(y0)
         first_norm = max_norm(xp, first)
-        settings = {name: getattr(solver, name) for name in self.runtime if getattr(solver, name) is not None}
+        settings = {name: getattr(solver, name) for name in runtime_settings(type(self))}
+        settings = {name: value for name, value in settings.items() if value is not None}
 
         def solve_batch(evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any, *values: Any) -> Any:
             # in a compiled program the settings are known on the host only

@@ -9,24 +9,21 @@ from typing import Any, Literal, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Equilibrated, Factors
-from rootdiff._loop import IterativeSolver, running
+from rootdiff._iterate import Iterate, State
+from rootdiff._loop import IterativeSolver
 from rootdiff._norms import dot, norm2
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
+from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff.solvers._radius import Attempt, Linearisation, first_radius, scaling, search
 
 
-class TrustState(NamedTuple):
-    """Iterate, residual, error, status, scale of the variables, radius (negative: not yet set), inverse Jacobian."""
+class Region(NamedTuple):
+    """Scale of the variables, (*batch, n), and radius, (*batch); a negative one is not set yet."""
 
-    y: Array
-    f: Array
-    error: Array
-    status: Array
     scale: Array
     radius: Array
-    inverse: Equilibrated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,47 +31,46 @@ class TrustRegionSolver(IterativeSolver):
     """What `TrustRegion` and `LevenbergMarquardt` share: a scaled region, its radius, and when to trust the end."""
 
     max_steps: int = 200
-    radius: float = 100.0
+    radius: float = runtime(100.0)
     scale: Literal["columns", "none"] = "columns"
-
-    runtime = (*IterativeSolver.runtime, "radius")
-    loose = (*IterativeSolver.loose, "inverse")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.radius, int | float) and not self.radius > 0:
             raise ArgumentError(f"{type(self).__name__}: radius is {self.radius!r}; it must be positive.")
 
-    def init(self, residual: Residual, y: Array) -> TrustState:
+    def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp
-        zeros = xp.zeros_like(y)
-        unset, unknown = -xp.ones_like(y[..., 0]), Equilibrated(Factors.zeros(xp, y), xp.ones_like(y))
-        return TrustState(y, residual(y), xp.full_like(y, xp.inf), running(xp, y), zeros, unset, unknown)
+        region = Region(xp.zeros_like(y), -xp.ones_like(y[..., 0]))
+        unknown = Equilibrated(Factors.zeros(xp, y), xp.ones_like(y))
+        return State(Iterate.start(xp, y, residual(y)), region, unknown)
 
-    def _prepared(self, residual: Residual, state: TrustState) -> Linearisation:
+    def _prepared(self, residual: Residual, state: State) -> Linearisation:
         """Return the linearised residual with its rows equilibrated, the scale of the variables and the radius."""
         xp = residual.xp
-        matrix = residual.jacobian(state.y)
-        scale = scaling(xp, matrix, state.scale)
+        (y, f, *_), region, _ = state
+        matrix = residual.jacobian(y)
+        scale = scaling(xp, matrix, region.scale)
         known = scale > 0 if self.scale == "columns" else scale < 0
         metric = xp.where(known, scale, 1.0)
         rows = norm2(xp, matrix / metric[..., None, :])
         rows = xp.where((rows > 0) & xp.isfinite(rows), rows, 1.0)
-        radius = xp.where(state.radius < 0, first_radius(xp, state.y, metric, self.radius), state.radius)
-        return Linearisation(rows, matrix, state.f / rows, scale, metric, radius)
+        radius = xp.where(region.radius < 0, first_radius(xp, y, metric, self.radius), region.radius)
+        return Linearisation(rows, matrix, f / rows, scale, metric, radius)
 
     def _ended(
-        self, xp: Any, state: TrustState, attempt: Attempt, newton: Array, regular: Array
-    ) -> tuple[Array, Array]:
-        """Return the error estimate and the status after a search.
+        self, xp: Any, at: Linearisation, attempt: Attempt, newton: Array, regular: Array, inverse: Equilibrated
+    ) -> State:
+        """Return the state after a search.
 
-        The estimate is the whole Newton correction, and only where it was taken and reduced f as it does near a
+        The error estimate is the whole Newton correction, and only where it was taken and reduced f as it does near a
         root: a step cut short by the radius says nothing about the distance to a root.
         """
         trusted = attempt.accepted & attempt.full
         status = status_where(xp, regular, Status.STALLED, Status.SINGULAR)
         status = xp.where(attempt.accepted, int(Status.RUNNING), status)
-        return xp.where(trusted[..., None], xp.abs(newton), xp.inf), status
+        error = xp.where(trusted[..., None], xp.abs(newton), xp.inf)
+        return State(Iterate(attempt.y, attempt.f, error, status), Region(at.scale, attempt.radius), inverse)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +105,14 @@ class TrustRegion(TrustRegionSolver):
     array([8.])
     """
 
-    def step(self, residual: Residual, state: TrustState) -> TrustState:
+    def step(self, residual: Residual, state: State) -> State:
         xp, backend = residual.xp, residual.backend
         at = self._prepared(residual, state)
         inverse = Equilibrated(backend.lu_factor(at.matrix / at.rows[..., None]), at.rows)
-        newton = inverse.apply(backend, -state.f)
+        newton = inverse.apply(backend, -state.iterate.f)
         regular = xp.all(xp.isfinite(newton), axis=-1)
-        propose = _dogleg(xp, at, newton, regular)
-        attempt = search(residual, state.y, at, propose)
-        error, status = self._ended(xp, state, attempt, newton, regular)
-        return TrustState(attempt.y, attempt.f, error, status, at.scale, attempt.radius, inverse)
+        attempt = search(residual, state.iterate.y, at, _dogleg(xp, at, newton, regular))
+        return self._ended(xp, at, attempt, newton, regular, inverse)
 
 
 def _dogleg(xp: Any, at: Linearisation, newton: Array, regular: Array) -> Callable[[Array], tuple[Array, Array]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -56,6 +57,23 @@ def test_settings_are_runtime_values() -> None:
     assert compiles(call(rd.FixedPoint(), on_failure="nan"), call(rd.FixedPoint(damping=0.3), on_failure="nan")) == 0
     inner = [rd.Newton(linear=rd.GMRES(rtol=rtol)) for rtol in (1e-8, 1e-9)]
     assert compiles(call(inner[0]), call(inner[1])) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damped(rd.FixedPoint):
+    """Has other defaults, and settings of its own."""
+
+    damping: float = 0.5
+    marked: float = field(default=1.0, metadata={"runtime": True})
+    plain: float = 1.0
+
+
+def test_marked_settings_of_a_users_solver_are_runtime_values() -> None:
+    def solver(**settings: float) -> Any:
+        return call(Damped(**settings), on_failure="nan")  # type: ignore[arg-type]
+
+    assert compiles(solver(), solver(damping=0.3), solver(marked=2.0)) == 0
+    assert compiles(solver(), solver(plain=2.0)) > 0
 
 
 @pytest.mark.transform("no new compile: other settings of the solvers in a chain, of one in a chain in a chain")

@@ -1,0 +1,71 @@
+"""The state of an iterative solver: the iterate that is judged, what the solver remembers, its inverse Jacobian."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rootdiff._backend import Array
+from rootdiff._inverse import Inverse
+from rootdiff._solution import Status
+
+
+class Iterate(NamedTuple):
+    """What the loop judges after each step; once a system has finished, its part stays as it is, bit for bit.
+
+    Attributes
+    ----------
+    y, f : array, (*batch, n). The iterate and its residual.
+    error : array, (*batch, n)
+        Estimate of the error of `y`, in its units; infinite where the solver has no estimate it trusts.
+    status : integer array, (*batch). `Status.RUNNING`, or why the solver cannot go on.
+    norm : array, (*batch), or None
+        The largest absolute entry of `f`, where the solver has it at hand; else the loop computes it.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> rootdiff.Iterate.start(np, np.array([1.0]), np.array([-2.0])).error
+    array([inf])
+    """
+
+    y: Array
+    f: Array
+    error: Array
+    status: Array
+    norm: Array | None = None
+
+    @classmethod
+    def start(cls, xp: Any, y: Array, f: Array) -> Iterate:
+        """Return the iterate before the first step: its error is not known."""
+        return cls(y, f, xp.full_like(y, xp.inf), running(xp, y))
+
+
+class State(NamedTuple):
+    """What `IterativeSolver.init` and `IterativeSolver.step` return.
+
+    Attributes
+    ----------
+    iterate : Iterate
+    memory : pytree of arrays, (*batch, ...)
+        What the next step needs besides, under any names. That of a finished system changes while others go on: no step
+        that reads it is taken.
+    inverse : Inverse or None
+        What the solver knows of the inverse Jacobian, for itself and for the adjoint solve. That of a finished system
+        may be of a step that it did not take.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> start = rootdiff.Iterate.start(np, np.array([1.0]), np.array([-2.0]))
+    >>> rootdiff.State(start, memory={"damping": np.array(1.0)}).memory
+    {'damping': array(1.)}
+    """
+
+    iterate: Iterate
+    memory: Any = None
+    inverse: Inverse | None = None
+
+
+def running(xp: Any, y: Array) -> Array:
+    """Return the status `Status.RUNNING` for every system of `y`, (*batch, n)."""
+    return xp.full_like(y[..., 0], int(Status.RUNNING), dtype=xp.int32)
