@@ -18,11 +18,11 @@ from jax.experimental.multihost_utils import process_allgather
 from rootdiff._backend import Array, Backend, Function, HostFunction, take_new
 from rootdiff._inverse import Factors
 from rootdiff._sizes import are_better_together
-from rootdiff_jax import _elimination, _substitution
+from rootdiff_jax import xla
 from rootdiff_jax._callback import on_host
 from rootdiff_jax._namespace import Namespace
-from rootdiff_jax._packing import on_mesh, while_loop
 from rootdiff_jax._trace import vary, varying_axes
+from rootdiff_jax.xla import on_mesh, while_loop
 
 #: Numbers from which work done twice costs more than the branch that keeps it apart.
 _MANY = 4096
@@ -157,12 +157,12 @@ class JaxBackend(Backend):
     def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:
             return Factors(matrix, jnp.zeros_like(matrix[..., 0], dtype=jnp.int32))
-        return Factors(*_substitution.factor(matrix))
+        return Factors(*xla.lu_factor(matrix))
 
     def lu_solve(self, factors: Factors, rhs: Array, transpose: bool = False) -> Array:
         if rhs.shape[-1] == 1:
             return rhs / factors[0][..., 0]
-        return _substitution.solve(factors, rhs, transpose)
+        return xla.lu_solve(factors, rhs, transpose)
 
     def eliminates(self, shape: tuple[int, ...]) -> bool:
         return are_better_together(shape)
@@ -170,11 +170,11 @@ class JaxBackend(Backend):
     def eliminate(self, matrix: Array, rhs: Array, transpose: bool = False) -> tuple[Array, Any]:
         if not self.eliminates(rhs.shape):
             return super().eliminate(matrix, rhs, transpose)
-        return _elimination.solve(matrix, rhs, transpose)
+        return xla.eliminate(matrix, rhs, transpose)
 
     def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
         matrix, stable = known
-        return _elimination.solve_again(matrix, stable, rhs, transpose)
+        return xla.eliminate_again(matrix, stable, rhs, transpose)
 
     def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
         return on_host(function, residual, y, *values)

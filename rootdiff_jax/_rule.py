@@ -26,12 +26,11 @@ from rootdiff._solution import Status
 from rootdiff._solver import run
 from rootdiff.linear import AutoLinear
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
-from rootdiff_jax._blocks import in_blocks
-from rootdiff_jax._packing import on_mesh
 from rootdiff_jax._precision import in_full_precision, in_own_settings
 from rootdiff_jax._regular import regular_point
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced, alike, has_explicit_axes, partition, vary, varying_axes
+from rootdiff_jax.xla import in_blocks, on_mesh
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ from rootdiff_torch._capture import (
 from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import tensors
 from rootdiff_torch._problem import Problem
-from rootdiff_torch._recording import check_device
 from rootdiff_torch._rule import Root, apply
 from rootdiff_torch._transforms import forward_active, is_wrapped, levels, refuse_vectorized, uncompiled
 from rootdiff_torch._watching import TorchState, Watched
 from rootdiff_torch._words import WORDS
+from rootdiff_torch.cuda import check_device
 
 
 class TorchAdapter(Adapter):

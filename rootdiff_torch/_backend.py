@@ -15,9 +15,15 @@ from rootdiff._backend import Backend, Function, in_python, take_new
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
 from rootdiff_torch._derivatives import breaks_graph, differentiable, pullback, pullbacks, pushforward, tensors
-from rootdiff_torch._loops import holds, is_on_cpu, surely_all, while_loop
 from rootdiff_torch._namespace import HALF, Namespace
-from rootdiff_torch._recording import check_not_made_in_first_step, records_first_step
+from rootdiff_torch.cuda import (
+    check_not_made_in_first_step,
+    holds,
+    is_on_cpu,
+    records_first_step,
+    surely_all,
+    while_loop,
+)
 
 _T = TypeVar("_T")
 #: PyTorch's words where the gradient of a tensor without a graph is asked for.

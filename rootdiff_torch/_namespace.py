@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rootdiff import _namespace
-from rootdiff_torch._loops import is_on_cpu
 from rootdiff_torch._transforms import is_wrapped
+from rootdiff_torch.cuda import is_on_cpu
 
 HALF = (torch.float16, torch.bfloat16)
 #: The numbers that `where` has selected, as tensors.

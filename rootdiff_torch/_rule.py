@@ -27,10 +27,10 @@ from rootdiff_torch._derivatives import (
     pushforward,
 )
 from rootdiff_torch._failed import Missing, regular, without_masked
-from rootdiff_torch._loops import isolated
 from rootdiff_torch._plain import Point, find, pull_back_once, solve
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._transforms import hidden, is_wrapped, outer_forward_mode, rule, without_tangents
+from rootdiff_torch.cuda import isolated
 
 
 class Root(torch.autograd.Function):

@@ -93,6 +93,15 @@ def test_imports_go_down(path: Path) -> None:
             assert _floor(name) <= own, f"{path.name} on floor {own} imports {name}"
 
 
+@pytest.mark.parametrize("wing", ["rootdiff_jax/xla", "rootdiff_torch/cuda"])
+def test_a_wing_has_one_door(wing: str) -> None:
+    inside, name = ROOT / wing, wing.replace("/", ".")
+    for path in inside.parent.rglob("*.py"):
+        if inside not in path.parents:
+            through = [module for module in _imports(path) if module.startswith(name)]
+            assert set(through) <= {name}, f"{path.name} imports {through}"
+
+
 @pytest.mark.parametrize("package", ["rootdiff", "rootdiff_torch", "rootdiff_jax"])
 def test_packages_keep_apart(package: str) -> None:
     allowed = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
-from rootdiff_jax import _blocks
+from rootdiff_jax.xla import _blocks
 
 RNG = np.random.default_rng(0)
 #: Two unknowns, 128 of them to a block: 500 systems are three blocks, the last of which overlaps the one before it.

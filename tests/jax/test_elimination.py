@@ -12,8 +12,8 @@ import pytest
 
 import rootdiff_jax
 from rootdiff._sizes import are_better_together
-from rootdiff_jax import _substitution
 from rootdiff_jax._backend import JaxBackend
+from rootdiff_jax.xla import _substitution
 from tests.harness import covering
 
 COUNT = 96

@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend.core import jaxprs_in_params
 
 import rootdiff_jax as rd
-from rootdiff_jax._packing import while_loop
+from rootdiff_jax.xla._packing import while_loop
 
 
 def test_the_loop_is_that_of_jax():

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rootdiff_torch
 from rootdiff import ArgumentError
-from rootdiff_torch import _adapter, _backend, _loops, _namespace, _recording
+from rootdiff_torch import _adapter, _backend, _namespace
+from rootdiff_torch.cuda import _loops, _recording
 from rootdiff_torch.nn import FixedPointLayer
 from tests.harness import covering
 

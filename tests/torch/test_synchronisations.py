@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import rootdiff_torch
-from rootdiff_torch import _backend, _loops, _namespace
+from rootdiff_torch import _backend, _namespace
+from rootdiff_torch.cuda import _loops
 
 ONCE = ("newton", "fixed_point", "anderson", "df_sane", "trust_region", "broyden", "chord")
 #: What copies a value to the host.

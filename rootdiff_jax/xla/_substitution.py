@@ -10,8 +10,8 @@ from jax import lax
 
 from rootdiff._backend import Array
 from rootdiff._sizes import are_better_together
-from rootdiff_jax import _lapack
 from rootdiff_jax._precision import for_lapack
+from rootdiff_jax.xla import _lapack
 
 #: So many row exchanges are compiled into one operation.
 _EXCHANGES = 8

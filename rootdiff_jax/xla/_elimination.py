@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from rootdiff._backend import Array
-from rootdiff_jax import _substitution
+from rootdiff_jax.xla import _substitution
 
 #: A backward error of so many eps is accepted; that of an elimination with pivots is mostly one or two eps.
 _STABLE = 10

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rootdiff._backend import Function, in_python
-from rootdiff_torch._recording import (
+from rootdiff_torch.cuda._recording import (
     Recording,
     are_alike,
     copied,
