@@ -80,12 +80,12 @@ def weights(n: int = 8) -> Tensor:
     return 0.9 * matrix / torch.linalg.matrix_norm(matrix, 2)
 
 
-def solved(solver: Any, adjoint: str = "auto", **options: Any) -> tuple[Any, tuple[Tensor, ...]]:
-    matrix, x = weights().requires_grad_(), torch.linspace(-2, 2, 128, dtype=torch.float64).reshape(16, 8)
+def solved(solver: Any, adjoint: str = "auto", n: int = 8, **options: Any) -> tuple[Any, tuple[Tensor, ...]]:
+    matrix, x = weights(n).requires_grad_(), torch.linspace(-2, 2, 16 * n, dtype=torch.float64).reshape(16, n)
     x.requires_grad_()
     sol = rootdiff_torch.fixed_point(
         lambda z, matrix, x: torch.tanh(z @ matrix.T + x),
-        torch.zeros(16, 8, dtype=torch.float64),
+        torch.zeros(16, n, dtype=torch.float64),
         *(matrix, x),
         solver=solver,
         adjoint=adjoint,
@@ -144,8 +144,10 @@ def test_no_replay_linearises_again(device: None, monkeypatch: pytest.MonkeyPatc
         tapes.append(self)
 
     monkeypatch.setattr(Tape, "__init__", made)
-    for _ in range(2):  # loosely, so that no verdict on rounding is asked for, whose loop evaluates the residual
-        solved(rootdiff_torch.NewtonKrylov(rtol=1e-6), "gmres", cuda_graph=True)
+    for _ in range(
+        2
+    ):  # so loosely, of so many unknowns, that no verdict is asked for, whose loop evaluates the residual
+        solved(rootdiff_torch.NewtonKrylov(rtol=1e-6), "gmres", 80, cuda_graph=True)
     assert tapes
     assert not any("aten.tanh.default" in str(function) for tape in tapes for function, *_ in tape.operations)
 
