@@ -38,8 +38,6 @@ _SHORTER = 0.5
 #: Next to a root of multiplicity m a full Newton step reduces f to ((m-1)/m)^m of its size: up to m = 10 less than
 #: this. Where there is no root, it leaves 1/e of f = exp(-y), and more of f = 1/y.
 CONTRACTION = 0.35
-#: Next to a simple root by far more: a claim that is not within tolerance may take the correction then.
-_SIMPLE = 0.05
 #: Or by far below the tolerance, where noise may be larger than what was sampled of it.
 _BELOW = 0.05
 #: Part of the residual at the start that noise may be, of systems whose Jacobian is not formed: on a grid of spacing h
@@ -85,20 +83,15 @@ def underflow(xp: Any, y: Array) -> float:
 
 
 class _Found(NamedTuple):
-    """What the judgement of a point ends with: point and its error, (*batch, n), status and norm, (*batch), factors."""
+    """What the judgement of a point ends with: status, (*batch), error of each unknown, (*batch, n), and factors."""
 
     status: Array
     error: Array
-    y: Array
-    norm: Array
     factors: Factors | None = None
 
 
 def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSolution, asked: Array) -> RawSolution:
     """Return the solution with the status and the error that a look at its point tells, in the systems `asked` for.
-
-    A success that is claimed of a point next to a root, but not within tolerance, is made one by the correction that
-    tells so.
 
     `solver` has the settings `rtol` and `atol`; `first` is the residual at `y0`, (*batch, n). A system that has not
     succeeded keeps the status of its failure. The factors of the Jacobian at the point go on to the adjoint solve,
@@ -110,30 +103,24 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
     usable = asked & xp.isfinite(raw.residual_norm) & xp.isfinite(first_norm)
 
     def judge(start: Array, first: Array, y: Array, old: Array, status: Array) -> _Found:
-        claimed = status <= int(Status.AT_PRECISION)
-        failed = xp.where(claimed, int(Status.STALLED), status)
+        failed = xp.where(status <= int(Status.AT_PRECISION), int(Status.STALLED), status)
         dense = residual.differentiable and is_dense(tuple(y.shape))
         f, matrix = residual.with_jacobian(y) if dense else (residual(y), None)
         scale = start_scale(xp, start, residual.scale)
         point = _Point(residual, start, first, first_norm, scale, y, f, raw.residual_norm)
         within = allowed_error(xp, solver, y, scale, is_deep(solver, raw.residual_norm, first_norm))
-        if matrix is None:
-            found = _by_rows(point, within, failed)
-        else:
-            found = _by_corrections(point, matrix, within, failed, usable & claimed)
+        found = _by_rows(point, within, failed) if matrix is None else _by_corrections(point, matrix, within, failed)
         found = found._replace(status=unless_random(residual, y, f, first_norm, found.status))
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
             xp.where(usable[..., None], found.error, old),
-            found.y,
-            found.norm,
             None if residual.backend.traced or has_few_unknowns(y.shape) else found.factors,
         )
 
-    known = _Found(xp.astype(raw.status, xp.int32), error, raw.y, raw.residual_norm)
+    known = _Found(xp.astype(raw.status, xp.int32), error)
     found = residual.backend.when(xp.any(asked), judge, (y0, first, raw.y, error, known.status), known)
     factors = raw.factors if found.factors is None else found.factors
-    return raw._replace(y=found.y, status=found.status, residual_norm=found.norm, error=found.error, factors=factors)
+    return raw._replace(status=found.status, error=found.error, factors=factors)
 
 
 class _Point(NamedTuple):
@@ -152,11 +139,10 @@ class _Point(NamedTuple):
     norm: Array
 
 
-def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array, claimed: Array) -> _Found:
+def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) -> _Found:
     """Judge by Newton corrections: that of the residual, the one after it, and those of noise.
 
-    `matrix` is the Jacobian, (*batch, n, n), `within` the allowed error, `failed` the status without success, which is
-    `claimed` in some systems, (*batch).
+    `matrix` is the Jacobian, (*batch, n, n), `within` the allowed error, `failed` the status without success.
     """
     residual, y, y0, norm = point.residual, point.y, point.y0, point.norm
     xp, backend = residual.xp, residual.backend
@@ -170,8 +156,7 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array, 
     finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
     regular = finite & xp.all(xp.isfinite(step), axis=-1)
     step = xp.where(regular[..., None], step, xp.zeros_like(step))
-    better = residual.moved(y, -step)
-    near = _sampled(point, y, better, matrix, correction)
+    near = _sampled(point, y, residual.moved(y, -step), matrix, correction)
     following = xp.abs(correction(near.f))
     of_noise = _corrections_of_noise(residual, correction, near.noise)
     told = regular | ((norm == 0) & (near.unfelt[..., 0] > 0))
@@ -180,13 +165,9 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array, 
     explained = _MARGIN * (of_noise + eps * xp.abs(y))
     of_noise = xp.maximum(of_noise, near.unfelt)
     unit = xp.maximum(within + explained, xp.full_like(error, tiny))
-    longest, next_longest = max_norm(xp, error / unit), max_norm(xp, following / unit)
-    shorter = next_longest <= _SHORTER * longest
+    shorter = max_norm(xp, following / unit) <= _SHORTER * max_norm(xp, error / unit)
     explains = xp.all(following <= xp.maximum(explained, _BELOW * within), axis=-1)
     is_root = told & (shorter | explains | (norm < underflow(xp, y)))
-    bettered = claimed & is_root & (next_longest <= _SIMPLE * longest) & xp.any(error > within, axis=-1)
-    y, f = (xp.where(bettered[..., None], new, old) for new, old in ((better, y), (near.f, point.f)))
-    error, norm = xp.where(bettered[..., None], following, error), xp.where(bettered, max_norm(xp, f), norm)
     # a start and an end at zero tell no size
     size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
     # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before
@@ -201,11 +182,11 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array, 
     )
     status = verdict.status(xp, norm, failed)
     # f falls, yet a Newton step leaves as much of it as where it only tends to zero
-    towards = next_longest <= CONTRACTION * longest
+    towards = max_norm(xp, following / unit) <= CONTRACTION * max_norm(xp, error / unit)
     fallen = norm <= eps**0.375 * point.first_norm
     astray = (status == int(Status.MAX_STEPS)) & fallen & ~(towards | explains)
     told = told & ~((norm == 0) & verdict.flat) & ~astray
-    return _Found(status, xp.where(told[..., None], error + of_noise, xp.full_like(error, xp.inf)), y, norm, factors)
+    return _Found(status, xp.where(told[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
 
 
 class _Verdict(NamedTuple):
@@ -249,8 +230,7 @@ def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
     near = _sampled(point, y + reach, y - reach)
     telling = max_norm(xp, near.noise) <= _TELLING * point.first_norm
     known = xp.all(xp.abs(point.f) <= xp.maximum(near.reach, _MARGIN * near.noise), axis=-1) & telling
-    status = xp.where(known | (norm == 0), int(Status.AT_PRECISION), failed)
-    return _Found(status, xp.full_like(y, xp.inf), y, norm)
+    return _Found(xp.where(known | (norm == 0), int(Status.AT_PRECISION), failed), xp.full_like(y, xp.inf))
 
 
 def unless_random(residual: Residual, y: Array, f: Array, first_norm: Array, status: Array) -> Array:
