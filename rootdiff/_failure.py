@@ -68,10 +68,11 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
         if not where.any():
             continue
         worst = abs(norms[where].max())  # no minus zero
-        cause, remedy = getattr(solver, "words", {}).get(status, (status.cause, status.remedy))
+        own = getattr(solver, "words", {})
+        cause, remedy = own.get(status, (status.cause, status.remedy))
         if status is Status.MAX_STEPS and worst < limits.smallest_normal / limits.eps:
             cause, remedy = f"{cause}, where the residual underflows", f"start elsewhere; {_UNDERFLOW}"
-        elif status is Status.MAX_STEPS and _is_astray(backend, solution, where):
+        elif status is Status.MAX_STEPS and status not in own and _is_astray(backend, solution, where):
             cause, remedy = _ASTRAY
         if status is Status.STALLED and raised is not None:
             cause, remedy = f"the solver raised {raised!r}", "see to that error, start elsewhere, or try another solver"

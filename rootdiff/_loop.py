@@ -150,12 +150,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     xp = residual.xp
     if residual.correct is not None:
         y0 = residual.correct(y0, y0)
-    state = solver.init(residual, y0)
-    if not isinstance(state, State):
-        raise ArgumentTypeError(
-            f"solver: {type(solver).__name__}.init returned {with_article(type(state).__name__)}, but must return a "
-            "rootdiff.State: State(Iterate(y, f, error, status), memory, inverse)."
-        )
+    state = _checked(solver, "init", solver.init(residual, y0))
     first, norm = state.iterate.f, _size(xp, state.iterate)
     zeros = xp.zeros_like(norm, dtype=xp.int32)
     status = xp.where(
@@ -203,6 +198,16 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     return Claim(raw, asked if active is None else asked & active, first)
 
 
+def _checked(solver: IterativeSolver, method: str, state: Any) -> State:
+    """Return what a method of a solver returned, if that is a state."""
+    if not isinstance(state, State):
+        raise ArgumentTypeError(
+            f"solver: {type(solver).__name__}.{method} returned {with_article(type(state).__name__)}, but must return "
+            "a rootdiff.State: State(Iterate(y, f, error, status), memory, inverse)."
+        )
+    return state
+
+
 def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     """Step until no system is running; where they can be taken out of the batch, the last ones by themselves."""
     xp, backend, batch = residual.xp, residual.backend, tuple(loop.steps.shape)
@@ -210,7 +215,8 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
 
     def step(loop: _Loop) -> Any:
         active = loop.running
-        return solver.step(replace(residual, active=active) if batch or backend.traced else residual, loop.state)
+        masked = replace(residual, active=active) if batch or backend.traced else residual
+        return _checked(solver, "step", solver.step(masked, loop.state))
 
     def assessed(state: Any, loop: _Loop) -> _Loop:
         active = loop.running

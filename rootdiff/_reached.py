@@ -47,10 +47,14 @@ def variables(function: types.FunctionType) -> dict[str, Any]:
 
 
 def global_variables(function: types.FunctionType) -> dict[str, Any]:
-    """Return what is no code among what a function's global names hold."""
+    """Return what a function's global names hold: no code, but for the functions beside it."""
     names = function.__globals__
     found = {name: names[name] for name in names_in(function.__code__) if name in names}
-    return {name: value for name, value in found.items() if not isinstance(value, CODE)}
+    return {
+        name: value
+        for name, value in found.items()
+        if not isinstance(value, CODE) or getattr(value, "__globals__", None) is names
+    }
 
 
 def is_object(value: Any) -> bool:

@@ -165,18 +165,19 @@ def _by_system(problem: Problem) -> Callable[..., Outputs]:
     @in_own_settings
     def rule(size: int, batched: list[Any], *values: Any) -> tuple[Outputs, Any]:
         inputs, flags = Inputs(*values), Inputs(*batched)
-        one = jax.tree.map(lambda value, flag: value[0] if flag else value, inputs, flags)
-        kinds = jax.eval_shape(plain, *one)
-        wider = _of_batch(problem, (size, *one.y0.shape), flags)
+        shape = inputs.y0.shape if flags.y0 else (size, *inputs.y0.shape)
+        wider = _of_batch(problem, shape, flags)
         if wider is None:
             axes = jax.tree.map(lambda flag: 0 if flag else None, flags)
             found = jax.vmap(plain, in_axes=tuple(axes))(*inputs)
-        else:
-            y0, scale = (
-                value if value is None or flag else jnp.broadcast_to(value, (size, *value.shape))
-                for value, flag in ((inputs.y0, flags.y0), (inputs.scale, flags.scale))
-            )
-            found = _by_system(wider)(*inputs._replace(y0=y0, scale=scale))
+            return found, jax.tree.map(lambda _: True, found)
+        one = jax.tree.map(lambda value, flag: value[0] if flag else value, inputs, flags)
+        kinds = jax.eval_shape(plain, *one)
+        y0, scale = (
+            value if value is None or flag else jnp.broadcast_to(value, (size, *value.shape))
+            for value, flag in ((inputs.y0, flags.y0), (inputs.scale, flags.scale))
+        )
+        found = _by_system(wider)(*inputs._replace(y0=y0, scale=scale))
         if (found.factors is None) != (kinds.factors is None):  # small systems are eliminated all at once
             none = jax.tree.map(lambda kind: jnp.zeros((size, *kind.shape), kind.dtype), kinds.factors)
             found = found._replace(factors=jax.tree.map(lambda array: vary(array, varying_axes(found.y)), none))
@@ -194,7 +195,7 @@ def _of_batch(problem: Problem, shape: tuple[int, ...], flags: Inputs) -> Proble
     own = tuple(flags.operands)
     alike = problem.batch_ndim == 0 or problem.batched == own
     shared = problem.correct is None and not any(jax.tree.leaves((flags.solver, flags.adjoint)))
-    known = isinstance(shape[0], int)  # not in a program that is exported for any size
+    known = isinstance(shape[0], int) and shape[0] > 0  # not in a program that is exported for any size
     if not (alike and shared and known and has_few_unknowns(shape) and is_dense(shape)):
         return None
     return replace(problem, batched=own, batch_ndim=problem.batch_ndim + 1, mapped=problem.mapped + 1)

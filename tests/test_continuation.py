@@ -196,3 +196,8 @@ def test_jax_follows_the_root_past_folds():
         np.testing.assert_allclose(plastic(sol.history.y[:, 0], 2 * sol.history.fraction - 1, 3), 0.0, atol=1e-6)
         with pytest.raises(ArgumentError, match="history"):
             jax.jit(lambda a: rd.continuation(plastic, start, (-a, 3), (a, 3), history=True).y)(1.0)
+
+
+def test_a_path_that_is_too_long_asks_for_more_steps() -> None:
+    with pytest.raises(ConvergenceError, match=r"the limit on the steps along the path was reached"):
+        rootdiff.continuation(lambda y, l: y**3 - l * y - 1e-3, np.array(0.0), -1.0, 1.0, max_steps=3)

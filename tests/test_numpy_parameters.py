@@ -59,8 +59,16 @@ class Holder:
         self.c = np.zeros(1)
 
 
+_NUMBERS = [0.0]
+
+
+def _number() -> float:
+    return _NUMBERS[0]
+
+
 def reader(kind: str) -> tuple[Any, Any]:
     """Return a function that reads a 0, and one that makes a 5 of it."""
+    _NUMBERS[0] = 0.0
     array, numbers, options, holder, rebound = np.zeros(1), [0.0], {"c": 0.0}, Holder(), 0.0
 
     def rebind() -> None:
@@ -75,6 +83,7 @@ def reader(kind: str) -> tuple[Any, Any]:
     pairs: dict[str, tuple[Any, Any]] = {
         "array": (lambda: array, lambda: array.fill(5.0)),
         "list": (lambda: numbers[0], lambda: numbers.__setitem__(0, 5.0)),
+        "list of a helper": (lambda: _number(), lambda: _NUMBERS.__setitem__(0, 5.0)),
         "array in a list": (lambda arrays=[array]: arrays[0], lambda: array.fill(5.0)),
         "dict": (lambda: options["c"], lambda: options.update(c=5.0)),
         "masked array": (lambda: masked.data[:1], lambda: masked.data.fill(5.0)),
@@ -90,6 +99,7 @@ def reader(kind: str) -> tuple[Any, Any]:
 CHANGES = [
     "array",
     "list",
+    "list of a helper",
     "array in a list",
     "dict",
     "object",

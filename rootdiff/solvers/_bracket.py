@@ -105,7 +105,10 @@ class BracketSolver(IterativeSolver):
         success = at.status <= int(Status.AT_PRECISION)
         continuous, straight = _across(residual, at, norm, solver.rtol)
         status = xp.where(success & (norm > 0) & ~continuous, int(Status.STALLED), at.status)
-        allowed, least = solver._allowed(xp, at), xp.finfo(y.dtype).eps * xp.abs(y)
+        limits, allowed = xp.finfo(y.dtype), solver._allowed(xp, at)
+        # a root at zero has no size of its own
+        size = xp.where(y == 0, xp.minimum(at.width, xp.ones_like(y)), xp.abs(y))
+        least = xp.maximum(limits.eps * size, xp.full_like(y, float(limits.smallest_normal)))
         width = xp.where(f == 0, 0.0, 2 * half_width(xp, at.a, at.b))
         error = _width_of_noise(
             residual, first, y, xp.maximum(least, width), success[..., None] & ~(straight & (f != 0))

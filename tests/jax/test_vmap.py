@@ -127,6 +127,15 @@ def test_finished_systems_of_vmap_are_not_evaluated() -> None:
     assert set(rows) <= {1024, 64}
 
 
+@pytest.mark.transform("vmap over no systems at all")
+def test_vmap_over_nothing_returns_nothing() -> None:
+    def solve(a: Any) -> Any:
+        return rd.root(lambda y, a: y**3 + y - a, jnp.ones(()), a, solver="newton").y
+
+    for function in (solve, jax.grad(solve), jax.jit(jax.grad(solve))):
+        assert jax.vmap(function)(jnp.zeros(0)).shape == (0,)
+
+
 @pytest.mark.transform("vmap with an axis name whose index the residual takes")
 def test_the_index_along_an_axis_of_vmap() -> None:
     def solve(a: Any) -> Any:

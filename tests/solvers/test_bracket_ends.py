@@ -202,6 +202,15 @@ BANDS = {
 }
 
 
+@pytest.mark.parametrize("ends", [(-1.0, 1.0), (0.0, 2.0), (-1.0, 2.0)])
+@pytest.mark.parametrize("solver", METHODS)
+def test_a_root_at_zero_has_an_error_too(backend, solver: str, ends: tuple[float, float]) -> None:
+    for f in (lambda y: 2 * y, lambda y: y**3):
+        bracket = tuple(np.array(end) for end in ends)
+        out = backend.solve(f, bracket, entry="root_scalar", solver=solver, on_failure="ignore")
+        assert abs(out.y) <= out.solution.error <= 1e-11
+
+
 @pytest.mark.parametrize("band", BANDS)
 @pytest.mark.parametrize("solver", METHODS)
 def test_of_an_interval_of_zeros_each_is_a_root_and_its_width_the_error(backend, solver: str, band: str) -> None:

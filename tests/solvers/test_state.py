@@ -99,5 +99,10 @@ def test_another_state_is_refused_by_name():
         def init(self, residual, y):
             return {"y": y, "f": residual(y)}
 
-    with pytest.raises(ArgumentTypeError, match=r"Old.init returned a dict, but must return a rootdiff.State"):
-        rootdiff.root(f, np.ones(2), A[0], solver=Old())
+    class Bare(Diagonal):
+        def step(self, residual, state):
+            return tuple(state)
+
+    for solver, what in ((Old(), "Old.init returned a dict"), (Bare(), "Bare.step returned a tuple")):
+        with pytest.raises(ArgumentTypeError, match=f"{what}, but must return a rootdiff.State"):
+            rootdiff.root(f, np.ones(2), A[0], solver=solver)
