@@ -115,5 +115,6 @@ def test_the_order_of_rows_is_that_of_jax(shape: tuple[int, ...]) -> None:
     factors, _, order = jax.lax.linalg.lu(matrix)
     found = jax.jit(_substitution.factor)(matrix)
     assert found[1].dtype == order.dtype
-    np.testing.assert_array_equal(found[0], factors)
+    # entries of 1, to a few roundings: with some of OpenBLAS' kernels they depend on where a matrix lies in memory
+    np.testing.assert_allclose(found[0], factors, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(found[1], order)
