@@ -53,7 +53,7 @@ class NumpyBackend(Backend):
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         try:
             # a copy, for the user may write the next value into the same buffer
-            return optree.tree_map(_copied, function(_read_only(y), *_read_only(args)))
+            return _each(_copied, function(_each(_read_only, y), *[_each(_read_only, arg) for arg in args]))
         except ValueError as error:
             if "read-only" not in str(error):
                 raise
@@ -188,12 +188,14 @@ def _copied(leaf: Any) -> Any:
     return np.array(leaf)
 
 
-def _read_only(tree: Any) -> Any:
-    def view(leaf: Any) -> Any:
-        if not isinstance(leaf, np.ndarray):
-            return leaf
-        array = leaf.view()
-        array.flags.writeable = False
-        return array
+def _read_only(leaf: Any) -> Any:
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    array = leaf.view()
+    array.flags.writeable = False
+    return array
 
-    return optree.tree_map(view, tree)
+
+def _each(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return the pytree of what the function makes of each leaf."""
+    return function(tree) if isinstance(tree, np.ndarray) else optree.tree_map(function, tree)

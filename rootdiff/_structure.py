@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,14 @@ class Structure:
     batch: tuple[int, ...]
     complex_step: bool = False
 
-    @property
+    @cached_property
+    def is_vector(self) -> bool:
+        """Whether the unknown is one array of real vectors, (*batch, n), and so its own flat vector."""
+        marker = object()
+        is_real = [len(shape) for shape in self.shapes] == [1] and not self.complex_leaves[0]
+        return is_real and self.backend.unflatten(self.tree, [marker]) is marker
+
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Entries that each leaf takes in the flat vector."""
         return tuple(
@@ -52,6 +60,8 @@ class Structure:
 
     def ravel(self, tree: Any) -> Array:
         """Return the flat vector, (*batch, n), of a pytree of this structure."""
+        if self.is_vector and self.backend.is_array(tree):
+            return tree
         xp = self.backend.xp
         parts = []
         leaves, _ = self.backend.flatten(tree)
@@ -66,6 +76,8 @@ class Structure:
 
     def unravel(self, vector: Array) -> Any:
         """Return the pytree whose flat vector, (*batch, n), this is."""
+        if self.is_vector:
+            return vector
         xp = self.backend.xp
         lead = tuple(vector.shape[:-1])
         leaves, start = [], 0
@@ -114,6 +126,9 @@ class Structure:
         For one system with one array as its unknown a list of values will do, or a number for one unknown. In NumPy
         a result of more digits than y0 has is rounded to those.
         """
+        is_array = self.is_vector and self.backend.is_array(output)
+        if is_array and output.dtype == self.dtypes[0] and tuple(output.shape) == self.batch + self.shapes[0]:
+            return output
         if output is None:
             raise ArgumentError(f"{role}: it returned None. Let it end in `return`, with values like y0.")
         output = self._as_array(output)
@@ -271,6 +286,8 @@ def split_args(
     """Return the leaves of `args` that are differentiated, and the function that puts others in their place."""
     leaves, tree = backend.flatten(args)
     places = [place for place, leaf in enumerate(leaves) if is_parameter(leaf)]
+    if len(places) == len(args) == len(leaves) and all(arg is leaf for arg, leaf in zip(args, leaves, strict=True)):
+        return leaves, lambda *parameters: parameters
 
     def rebuild(*parameters: Any) -> tuple[Any, ...]:
         merged = list(leaves)

@@ -42,6 +42,10 @@ def _equilibrium(y: Any) -> Any:
     return _stack(y[0] * y[1] - 1e-5 * y[2], y[0] + y[2] - 1e-3, y[1] + y[2] - 2e-3)
 
 
+def _square(y: Any) -> Any:
+    return _stack(y[0] ** 2 + y[1] ** 2 - 2 * y[0] * y[1], y[0] - 1)
+
+
 _COMPLEX = (3.01e-3 - math.sqrt(3.01e-3**2 - 8e-6)) / 2
 
 #: name: (residual, start, root or None where there is none, dtype)
@@ -85,6 +89,8 @@ CASES: dict[str, tuple[Any, list[float], list[float] | None, type]] = {
     "two roots of exp": (lambda y: xp(y).exp(y - 1) - y - 1e-12, [2.0], [1 + 2e-12**0.5], np.float64),
     "a double root of exp": (lambda y: xp(y).exp(y - 1) - y, [2.0], [1.0], np.float64),
     "a double root at zero": (lambda y: y**2, [1.0], [0.0], np.float64),
+    "a square multiplied out": (_square, [3.0, 1.5], [1.0, 1.0], np.float64),
+    "a square multiplied out, from elsewhere": (_square, [5.0, 1.0], [1.0, 1.0], np.float64),
     "an unknown of 1e-12 from one": (lambda y: (1e12 * y) ** 3 + 1e12 * y - 10, [1.0], [2e-12], np.float64),
     "an unknown of 1e-13 beside a tenth": (
         lambda y: _stack(y[0] * y[1] - 1e-14, y[0] - 0.1 - y[1]),
