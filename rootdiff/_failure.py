@@ -216,7 +216,7 @@ def _undetermined(backend: Backend, solution: Solution, where: Any) -> str:
         if not (abs(error) < float("inf")).all():
             return ""
         found, total = found + (error > _NO_DIGIT * abs(y)).sum(axis=-1), total + y.shape[-1]
-    return f" ({max(found)} of {total} unknowns)" if total > 1 else ""
+    return f" ({max(found)} of {total} unknowns)" if total > 1 and max(found) else ""
 
 
 def _nonfinite_origin(backend: Backend, context: tuple[Any, ...]) -> str:
@@ -224,8 +224,9 @@ def _nonfinite_origin(backend: Backend, context: tuple[Any, ...]) -> str:
     holders = []
     for name, tree in zip(names, context, strict=True):
         for leaf in backend.flatten(tree)[0]:
-            floating = backend.is_array(leaf) and backend.xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
-            if floating and not bool(backend.xp.all(backend.xp.isfinite(leaf))):
+            xp, plain = backend.xp, backend.is_array(leaf) and not getattr(leaf.dtype, "fields", None)
+            floating = plain and xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
+            if floating and not bool(xp.all(xp.isfinite(leaf))):
                 holders.append(name)
                 break
     return (

@@ -18,7 +18,7 @@ from rootdiff._structure import Structure, is_of_framework
 def is_parameter(leaf: Any) -> bool:
     """Return whether a leaf of args is differentiated: a real floating array or NumPy scalar, or a float."""
     if isinstance(leaf, np.ndarray | np.generic):
-        return bool(np.isdtype(leaf.dtype, "real floating"))
+        return leaf.dtype.kind == "f"  # `isdtype` raises where the dtype has fields
     return isinstance(leaf, float)
 
 
@@ -48,7 +48,7 @@ def check_meaning(backend: Backend, name: str, tree: Any) -> None:
         if isinstance(leaf, np.ndarray):
             if kind in (np.ndarray, np.memmap):
                 continue
-            if not backend.is_array(leaf) or np.isdtype(leaf.dtype, ("real floating", "complex floating")):
+            if not backend.is_array(leaf) or leaf.dtype.kind in "fc":
                 raise ArgumentTypeError(
                     f"{name}: it is or holds a {kind.__module__}.{kind.__name__}, a kind of NumPy array whose meaning "
                     f"(a mask, units, another product) would be lost. Pass {to_array} of it, in the units of the "

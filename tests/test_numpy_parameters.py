@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -255,6 +256,16 @@ def test_a_mask_of_what_is_passed_on_stays() -> None:
     sol = rootdiff.root(lambda y, a, w: y**3 - a * w.sum(), np.ones(1), np.array([8.0]), weights)
     np.testing.assert_allclose(sol.y, [2.0])
     np.testing.assert_allclose(sol.jacobian()[0], [[1 / 12]], rtol=1e-8)
+
+
+@pytest.mark.parametrize("as_array", [np.array, np.rec.array])
+def test_records_are_passed_on(as_array: Callable[..., Any]) -> None:
+    data = as_array(np.array([(8.0, 2), (27.0, 3)], dtype=[("a", float), ("b", int)]))
+    sol = rootdiff.root(lambda y, data: y**3 - data["a"], np.ones(2), data)
+    np.testing.assert_allclose(sol.y, [2.0, 3.0])
+    assert sol.vjp(np.ones(2)) == (None,)
+    with pytest.raises(rootdiff.ConvergenceError, match="y0 holds NaN"):
+        rootdiff.root(lambda y, data: y**3 - data["a"], np.full(2, np.nan), data)
 
 
 def test_a_masked_residual_is_refused() -> None:
