@@ -14,7 +14,7 @@ from rootdiff._errors import (
 from rootdiff._hooks import History
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver, StepInfo
-from rootdiff._numpy_adapter import continuation, fixed_point, gradient_report, root, root_scalar
+from rootdiff._numpy_adapter import continuation, fixed_point, gradient_report, implicit, root, root_scalar
 from rootdiff._operator import LinearOperator
 from rootdiff._problems import Path
 from rootdiff._registry import (
@@ -127,6 +127,7 @@ __all__ = [
     "get_adjoint",
     "get_solver",
     "gradient_report",
+    "implicit",
     "register_adjoint",
     "register_solver",
     "root",

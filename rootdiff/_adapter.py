@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, T
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import batched_leaves
 from rootdiff._empty import Nothing
-from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._errors import ArgumentError, ArgumentTypeError, RootdiffError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._names import add_backend
@@ -21,7 +21,7 @@ from rootdiff._parameters import check_meaning
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
-from rootdiff._structure import Structure, check_args, describe, fixed_point_residual, flat_residual, split_args
+from rootdiff._structure import Structure, check_args, describe, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto
 
@@ -57,6 +57,7 @@ class Options:
     jac: Callable[..., Any] | None = None
     jvp: Callable[..., Any] | None = None
     vjp: Callable[..., Any] | None = None
+    has_aux: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,8 @@ class Task:
         function: Callable[..., Any] | None = None,
     ) -> Callable[..., Array]:
         """Return the residual as a function of a flat vector and the parameters."""
-        bind = fixed_point_residual if self.fixed_point else flat_residual
         function = self.function if function is None else function  # a module without layers is false
-        return bind(function, structure or self.structure, rebuild)
+        return flat_residual(function, structure or self.structure, rebuild, self.fixed_point, self.options.has_aux)
 
     def residual(self, structure: Structure | None = None, args: tuple[Any, ...] | None = None) -> Residual:
         """Return the residual with its parameters bound, of some of the systems where these are given."""
@@ -171,6 +171,14 @@ class Adapter(Protocol):
         """Return a pytree in which what the framework takes for its own arrays has become such."""
         return tree
 
+    def cut(self, tree: Any) -> Any:
+        """Return a pytree of the same values, in none of which a derivative is taken."""
+        return tree
+
+    def called(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
+        """Return ``function(y, *args)``, in which derivatives are taken, once more after the solve."""
+        return self.backend().call(function, y, args)
+
     def unknown(self, y0: Any, args: tuple[Any, ...]) -> Any:
         """Return an initial guess in which numbers, and lists of numbers, have become arrays."""
         check_meaning(self.backend(), "y0", y0)
@@ -200,11 +208,12 @@ class Adapter(Protocol):
 def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> Callable[P, T]:
     """Return an entry point for one framework, with signature and docstring of its own.
 
-    An option that another framework alone has is refused by its name.
+    An option that another framework alone has is refused by its name; an error calls the unknown as the entry does.
     """
     add_backend(adapter.backend().name)
     signature = inspect.signature(function, eval_str=True)
     _, *parameters = signature.parameters.values()  # all but the adapter
+    start = parameters[1].name
     foreign = {p.name for p in parameters if _OWN.get(p.name, adapter.package) != adapter.package}
 
     def entry(*args: P.args, **options: P.kwargs) -> T:
@@ -213,7 +222,13 @@ def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> C
                 f"{name}: {adapter.package}.{function.__name__} has no such option; only {_OWN[name]} takes it. Leave "
                 f"it out, or call {_OWN[name]}.{function.__name__}."
             )
-        return function(adapter, *args, **options)
+        try:
+            return function(adapter, *args, **options)
+        except RootdiffError as error:
+            if start in ("z0", "y") and not error.named:
+                error.args = (re.sub(r"\by0\b", start, str(error)),)
+            error.named = True
+            raise
 
     entered = adapter.entered(entry)
     vars(entered).pop("__wrapped__", None)  # or tools for documentation take it for that of `function`
@@ -280,8 +295,8 @@ def task(
     """
     check_policy(options.on_failure)
     check_function("cell" if fixed_point else "residual", function)
-    for name in ("verbose", "history", "check", "cuda_graph"):
-        value = getattr(options if name == "cuda_graph" else options.hooks, name)
+    for name in ("verbose", "history", "check", "cuda_graph", "has_aux"):
+        value = getattr(options if name in ("cuda_graph", "has_aux") else options.hooks, name)
         if not isinstance(value, bool):
             raise ArgumentTypeError(f"{name}: got {value!r}; it must be True or False.")
     for name in ("correct", "callback"):

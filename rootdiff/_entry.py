@@ -5,15 +5,18 @@ In the docstrings ``$name`` stands for the words of an adapter.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, Protocol, cast
 
 from rootdiff._adapter import (
     INEXACT,
     Adapter,
     Derivatives,
     Options,
+    P,
     Task,
     check_function,
     checked_args,
@@ -32,7 +35,7 @@ from rootdiff._solution import Solution
 from rootdiff._solver import Solver
 from rootdiff._structure import flat_cotangent
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Continuation
+from rootdiff.solvers import Continuation, Given
 
 
 def root(
@@ -57,6 +60,7 @@ def root(
     verbose: bool = False,
     history: bool = False,
     check: bool = False,
+    has_aux: bool = False,
     cuda_graph: bool = False,
 ) -> Solution:
     """Find y with ``residual(y, *args) = 0``, $differentiable.
@@ -64,8 +68,8 @@ def root(
     Parameters
     ----------
     residual : callable
-        ``residual(y, *args)`` returns a pytree like `y0`: one value per unknown, in any units. It must treat the
-        systems of a batch independently.
+        ``residual(y, *args)`` returns a pytree like `y0`, or one of another structure with as many numbers: one value
+        per unknown, in any units. It must treat the systems of a batch independently.
         $residual
     y0 : $array, number or pytree of them, (*batch, ...), floating
         Initial guess, in the units of the unknown; all leaves of one precision$device. Not differentiated.
@@ -113,6 +117,9 @@ def root(
     check : bool
         Whether to check first that the systems of a batch are independent, at 2 log2(systems) evaluations: for
         debugging$check.
+    has_aux : bool
+        Whether `residual` returns a tuple ``(values, aux)``: a pytree `aux` of what else is wanted at the root, which
+        is returned as ``sol.aux``. It is computed by one more call$aux.
     $cuda_graph
 
     Returns
@@ -143,7 +150,19 @@ def root(
     """
     hooks = Hooks(correct, bounds, callback, verbose, history, check)
     options = Options(
-        solver, adjoint, batch_ndim, on_failure, derivatives, hooks, batched_args, cuda_graph, y_scale, jac, jvp, vjp
+        solver,
+        adjoint,
+        batch_ndim,
+        on_failure,
+        derivatives,
+        hooks,
+        batched_args,
+        cuda_graph,
+        y_scale,
+        jac,
+        jvp,
+        vjp,
+        has_aux,
     )
     unknown = adapter.unknown(y0, args)
     return _solved(adapter, task(adapter, residual, unknown, checked_args(adapter, args), options))
@@ -163,6 +182,7 @@ def fixed_point(
     on_failure: OnFailure = "raise",
     derivatives: Derivatives = "finite-difference",
     check: bool = False,
+    has_aux: bool = False,
     cuda_graph: bool = False,
 ) -> Solution:
     """Find z with ``z = cell(z, *args)``, $differentiable.
@@ -173,7 +193,7 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`$cell. The residual is ``cell(z, *args) - z``.
     z0 : $array, number or pytree of them, (*batch, ...), floating
         Initial guess. Not differentiated.
-    *args, adjoint, batch_ndim, batched_args, y_scale, on_failure, check$fixed_point_options
+    *args, adjoint, batch_ndim, batched_args, y_scale, on_failure, check, has_aux$fixed_point_options
         As for `root`.
     solver : str or Solver
         "auto" takes `Newton` for at most 64 unknowns, else `Anderson`.
@@ -198,9 +218,129 @@ def fixed_point(
     0.7391
     """
     hooks = Hooks(check=check)
-    options = Options(solver, adjoint, batch_ndim, on_failure, derivatives, hooks, batched_args, cuda_graph, y_scale)
+    options = Options(
+        solver,
+        adjoint,
+        batch_ndim,
+        on_failure,
+        derivatives,
+        hooks,
+        batched_args,
+        cuda_graph,
+        y_scale,
+        has_aux=has_aux,
+    )
     unknown = adapter.unknown(z0, args)
     return _solved(adapter, task(adapter, cell, unknown, checked_args(adapter, args), options, fixed_point=True))
+
+
+def implicit(
+    adapter: Adapter,
+    /,
+    residual: Callable[..., Any],
+    y: Any,
+    *args: Any,
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    rtol: float | None = None,
+    atol: float | None = None,
+    y_scale: Any = None,
+    on_failure: OnFailure = "raise",
+    has_aux: bool = False,
+    jac: Callable[..., Any] | None = None,
+    jvp: Callable[..., Any] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    derivatives: Derivatives = "finite-difference",
+) -> Solution:
+    """Return `y`, a root that was found elsewhere, $differentiable.
+
+    By a solver of yours, a simulator, a table. Whether ``residual(y, *args) = 0`` is judged as at the end of `root`;
+    `y` is returned as it is, to the bit.
+
+    Parameters
+    ----------
+    residual, *args, adjoint, batch_ndim, on_failure, has_aux$rules
+        As for `root`. A failure is a `y` that is no root to within tolerance.
+    y : $array, number or pytree of them, (*batch, ...), floating
+        The root, in the units of the unknown. How it was found is not differentiated, whatever it depends on.
+    rtol, atol : float, optional
+        `y` is a root where the estimated error of each unknown is at most ``atol + rtol * abs(y)``, or what rounding
+        explains. Defaults: eps^(3/4) of the dtype of `y`, 1.8e-12 in float64, and that times `y_scale`, or without it
+        eps times the size of the largest unknown, at most one. The error of `y` is one of its derivatives too.
+    y_scale : number, $array or pytree of them, broadcast to `y`, optional
+        As for `root`. Give it where all unknowns are zero to rounding, which tells no size.
+
+    Returns
+    -------
+    Solution
+        With ``steps`` of zero, and the estimate of the error of `y` as ``sol.error``.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system is at no root and ``on_failure="raise"``$untraced; the message tells how far off it is.
+    $raises
+
+    Notes
+    -----
+    ``implicit.wrap(residual, **options)`` makes of a solver ``y = solver(y0, *args)`` one whose root has derivatives:
+    a decorator. The wrapped function returns a `Solution`; its keyword arguments go to the solver. What the solver does
+    is not differentiated: it gets `y0` and `args` cut from what follows derivatives. So what is differentiated must
+    come to it through `args`.
+
+    Examples
+    --------
+    >>> import $imports
+    $implicit_example
+    """
+    options = Options(
+        Given(rtol=rtol, atol=atol),
+        adjoint,
+        batch_ndim,
+        on_failure,
+        derivatives,
+        y_scale=y_scale,
+        jac=jac,
+        jvp=jvp,
+        vjp=vjp,
+        has_aux=has_aux,
+    )
+    unknown = adapter.unknown(y, args)
+    return _solved(adapter, task(adapter, residual, unknown, checked_args(adapter, args), options))
+
+
+class Implicit(Protocol[P]):
+    """The entry point `implicit` of one framework, with its decorator."""
+
+    def __call__(self, *args: P.args, **options: P.kwargs) -> Solution: ...
+
+    def wrap(
+        self, residual: Callable[..., Any], **options: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Solution]]: ...
+
+
+def with_wrap(implicit: Callable[P, Solution], adapter: Adapter) -> Implicit[P]:
+    """Return the entry point `implicit` with ``implicit.wrap``."""
+
+    def wrap(residual: Callable[..., Any], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Solution]]:
+        """Return a decorator for solvers ``y = solver(y0, *args)``: what they find is handed to `implicit`."""
+        entry: Callable[..., Solution] = implicit
+        inspect.signature(entry).bind(residual, None, **options)  # a wrong option is told here
+
+        def decorate(solver: Callable[..., Any]) -> Callable[..., Solution]:
+            @wraps(solver)
+            def solve(y0: Any, *args: Any, **settings: Any) -> Solution:
+                return entry(residual, solver(*adapter.cut((y0, *args)), **settings), *args, **options)
+
+            return solve
+
+        return decorate
+
+    entry: Any = implicit
+    entry.wrap = wrap
+    return cast(Implicit[P], entry)
 
 
 def root_scalar(
@@ -427,8 +567,12 @@ def _solved(adapter: Adapter, task: Task) -> Solution:
         found.sensitivities or nothing,
         xp.full_like(found.status, not task.adjoint.exact, dtype=xp.bool),
         None if found.error is None else structure.unravel(found.error),
+        nothing,
     )
     if found.best is not None:
         best = solution._replace(y=structure.unravel(found.best))
         report(structure.backend, best, task.options.on_failure, task.solver, (task.y0, *task.args))
+    if task.options.has_aux:
+        output = adapter.called(task.function, solution.y, task.args)
+        solution = solution._replace(aux=structure.with_aux("residual", output)[1])
     return solution

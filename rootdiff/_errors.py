@@ -19,6 +19,9 @@ from typing import Any
 class RootdiffError(Exception):
     """Base class of every error that rootdiff raises itself."""
 
+    #: Whether it names the unknown as the entry point does that it comes from: `y0`, `z0` or `y`.
+    named = False
+
 
 class ArgumentError(RootdiffError, ValueError):
     """An argument has a value that is not allowed; the message names it."""

@@ -70,6 +70,8 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
         worst = abs(norms[where].max())  # no minus zero
         own = getattr(solver, "words", {})
         cause, remedy = own.get(status, (status.cause, status.remedy))
+        if status in own:
+            cause = cause.format(off=_off(backend, solution, where))
         if status is Status.MAX_STEPS and worst < limits.smallest_normal / limits.eps:
             cause, remedy = f"{cause}, where the residual underflows", f"start elsewhere; {_UNDERFLOW}"
         elif status is Status.MAX_STEPS and status not in own and _is_astray(backend, solution, where):
@@ -82,9 +84,10 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
             f"  {status.name}: {cause}{origin}{part}{_systems(where)}; after {steps[where].max()} steps the residual "
             f"norm is {worst:.3g}.\n    To do: {remedy}."
         )
-    default = float(limits.eps) ** 0.75
-    rtol, atol = (default if value is None else value for value in (getattr(solver, n, None) for n in ("rtol", "atol")))
-    lines.append(f"  Solver: {solver}; tolerance on y: rtol={rtol:.2g}, atol={atol:.2g}.")
+    rtol, atol = getattr(solver, "rtol", None), getattr(solver, "atol", None)
+    rtol = float(limits.eps) ** 0.75 if rtol is None else rtol
+    known = "by the size of y" if atol is None else format(atol, ".2g")
+    lines.append(f"  Solver: {solver}; tolerance on y: rtol={rtol:.2g}, atol={known}.")
     lines.append(
         "  on_failure='warn', 'keep', 'nan' or 'ignore' returns the Solution; the error carries it as .solution."
     )
@@ -203,6 +206,19 @@ def _is_astray(backend: Backend, solution: Solution, where: Any) -> bool:
     errors = () if solution.error is None else [backend.to_numpy(leaf) for leaf in backend.flatten(solution.error)[0]]
     looked = is_dense((where.size, sum(error.size for error in errors) // where.size))
     return looked and any((error[where] == float("inf")).any() for error in errors)
+
+
+def _off(backend: Backend, solution: Solution, where: Any) -> str:
+    """Return how far off these systems are, by the unknown of which that is the largest part, in words."""
+    worst: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    for pair in zip(*(backend.flatten(tree)[0] for tree in (solution.y, solution.error)), strict=True):
+        y, error = (abs(backend.to_numpy(leaf)[where].reshape(-1)) for leaf in pair)
+        parts = error / (y + (y == 0))
+        worst = max(worst, *zip(parts.tolist(), error.tolist(), y.tolist(), strict=True))
+    part, error, y = worst
+    if part == float("inf"):
+        return ", and how far off it is cannot be told: its Jacobian is singular, infinite, or too large to be formed"
+    return f": a Newton step changes an unknown of size {y:.3g} by {error:.2g}"
 
 
 def _undetermined(backend: Backend, solution: Solution, where: Any) -> str:

@@ -14,6 +14,7 @@ from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bou
 from rootdiff._compaction import compactable, with_scale
 from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
+from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP
 from rootdiff._freezing import Freezer
@@ -127,5 +128,6 @@ NUMPY = NumpyAdapter()
 root = bound(_entry.root, NUMPY)
 fixed_point = bound(_entry.fixed_point, NUMPY)
 root_scalar = bound(_entry.root_scalar, NUMPY)
+implicit = with_wrap(bound(_entry.implicit, NUMPY), NUMPY)
 continuation = bound(_entry.continuation, NUMPY)
 gradient_report = bound(_entry.gradient_report, NUMPY)

@@ -42,6 +42,16 @@ WORDS = {
     "y_scale": "The steps of differences are as long as it allows, too.",
     "bounds": ", and no difference leaves it",
     "solution": "With `y`, `status`, `steps`, `residual_norm`, and the methods `vjp`, `jvp` and `jacobian`.",
+    "aux": ", and is the value alone",
+    "implicit_example": """
+        >>> from scipy.optimize import newton
+        >>> @rd.implicit.wrap(lambda y, a: y**2 - a)
+        ... def solve(y0, a):
+        ...     return newton(lambda y: y**2 - a, y0)
+        >>> sol = solve(np.array([1.0]), np.array([2.0]))
+        >>> sol.y, sol.vjp(np.array([1.0]))
+        (array([1.41421356]), (array([0.35355339]),))
+    """,
     "root_example": """
         >>> sol = rd.root(lambda y, a: y**2 - a, np.array([1.0]), np.array([2.0]))
         >>> sol.y, sol.vjp(np.array([1.0]))

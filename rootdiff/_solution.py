@@ -154,7 +154,7 @@ class Solution(NamedTuple):
     ----------
     y : pytree like `y0`
         The root; of a failed system the best iterate, or NaN under "warn" and "nan". The only field
-        that is differentiable.
+        that is differentiable, with `aux`.
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`, in the units of the residual.
@@ -169,6 +169,9 @@ class Solution(NamedTuple):
         Jacobian is singular at a residual of zero: then `y` is one root of many, as far as is known.
     approximate : boolean array, (*batch)
         Whether derivatives of `y` are approximate by the choice of adjoint: `OneStep`, `Neumann`, `Phantom`, `Reuse`.
+    aux : pytree or None
+        What else the residual returns at `y`, where ``has_aux=True`` asked for it, with its whole derivative, through
+        `y` too (in NumPy the value alone); else None (in PyTorch ()).
 
     Examples
     --------
@@ -187,6 +190,7 @@ class Solution(NamedTuple):
     sensitivities: Any = None
     approximate: Any = None
     error: Any = None
+    aux: Any = None
 
     @property
     def converged(self) -> Array:

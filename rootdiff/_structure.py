@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -123,8 +123,9 @@ class Structure:
     def check(self, output: Any, role: str) -> Any:
         """Return `output`, which the user's `role` returned; raise unless it has this structure, shapes and dtypes.
 
-        For one system with one array as its unknown a list of values will do, or a number for one unknown. In NumPy
-        a result of more digits than y0 has is rounded to those.
+        A residual may have another structure, of as many numbers: what is returned has this one. For one system with
+        one array as its unknown a list of values will do, or a number for one unknown. In NumPy a result of more digits
+        than y0 has is rounded to those.
         """
         is_array = self.is_vector and self.backend.is_array(output)
         if is_array and output.dtype == self.dtypes[0] and tuple(output.shape) == self.batch + self.shapes[0]:
@@ -133,11 +134,15 @@ class Structure:
             raise ArgumentError(f"{role}: it returned None. Let it end in `return`, with values like y0.")
         output = self._as_array(output)
         leaves, tree = self.backend.flatten(output)
+        if tree != self.tree and role in ("residual", "jvp"):
+            output = self._rearranged(output, leaves, tree)
+            leaves, tree = self.backend.flatten(output)
         if tree != self.tree:
             raise ArgumentError(
                 f"{role}: it returned {_describe_tree(self.backend, output)}, but y0 is "
-                f"{_words(self.tree, self.shapes, self.dtypes, self.batch)}. It must return the structure of y0; "
-                "a list of numbers is stacked into one array with the framework's `stack`."
+                f"{_words(self.tree, self.shapes, self.dtypes, self.batch)}. It must return the structure of y0, or "
+                "as many numbers in another one; a list of numbers is stacked into one array with the framework's "
+                "`stack`, and what else it returns needs has_aux=True."
             )
         for leaf, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
             if not self.backend.is_array(leaf):
@@ -159,6 +164,35 @@ class Structure:
             leaves = [self.backend.xp.astype(leaf, dtype) for leaf, dtype in zip(leaves, self.dtypes, strict=True)]
             return self.backend.unflatten(tree, leaves)
         return output
+
+    def with_aux(self, role: str, output: Any) -> tuple[Any, Any]:
+        """Return the values and what else the user's `role` returned; raise unless that is a pair."""
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise ArgumentError(
+                f"{role}: it returned {_describe_tree(self.backend, output)}, but has_aux=True asks for a tuple "
+                "(values, aux) of its values and what else is to be returned at the root."
+            )
+        return output
+
+    def _rearranged(self, output: Any, leaves: list[Any], tree: Any) -> Any:
+        """Return a pytree of another structure as one of this structure, if it holds as many numbers of each system.
+
+        A list in a batch may be one of systems: it is not.
+        """
+        backend, xp, lead = self.backend, self.backend.xp, len(self.batch)
+        kinds = ("real floating", "complex floating")
+        floating = all(backend.is_array(leaf) and xp.isdtype(leaf.dtype, kinds) for leaf in leaves)
+        if not floating or (lead and isinstance(output, list)):
+            return output
+        other = replace(
+            self,
+            tree=tree,
+            shapes=tuple(tuple(leaf.shape[lead:]) for leaf in leaves),
+            dtypes=tuple(leaf.dtype for leaf in leaves),
+            complex_leaves=tuple(xp.isdtype(leaf.dtype, kinds[1]) and not self.complex_step for leaf in leaves),
+        )
+        fits = other.size == self.size and all(tuple(leaf.shape[:lead]) == self.batch for leaf in leaves)
+        return self.unravel(other.ravel(output)) if fits else output
 
     def _as_array(self, output: Any) -> Any:
         """Return a list of values or a number as an array, where the unknown of one system is one array."""
@@ -299,25 +333,24 @@ def split_args(
 
 
 def flat_residual(
-    function: Callable[..., Any], structure: Structure, rebuild: Callable[..., tuple[Any, ...]]
+    function: Callable[..., Any],
+    structure: Structure,
+    rebuild: Callable[..., tuple[Any, ...]],
+    fixed_point: bool = False,
+    has_aux: bool = False,
 ) -> Function:
-    """Return the user's residual as a function of a flat vector and the differentiated leaves of args."""
+    """Return the user's residual as a function of a flat vector and the differentiated leaves of args.
+
+    That of a `fixed_point` is ``function(z, *args) - z``.
+    """
+    role = "cell" if fixed_point else "residual"
 
     def flat(y: Array, *parameters: Array) -> Array:
         output = structure.backend.call(function, structure.unravel(y), rebuild(*parameters))
-        return structure.ravel(structure.check(output, "residual"))
-
-    return flat
-
-
-def fixed_point_residual(
-    function: Callable[..., Any], structure: Structure, rebuild: Callable[..., tuple[Any, ...]]
-) -> Function:
-    """Return the residual ``function(z, *args) - z``, whose root is the fixed point, on flat vectors."""
-
-    def flat(z: Array, *parameters: Array) -> Array:
-        output = structure.backend.call(function, structure.unravel(z), rebuild(*parameters))
-        return structure.ravel(structure.check(output, "cell")) - z
+        if has_aux:
+            output, _ = structure.with_aux(role, output)
+        value = structure.ravel(structure.check(output, role))
+        return value - y if fixed_point else value
 
     return flat
 

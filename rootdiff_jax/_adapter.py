@@ -15,6 +15,7 @@ from jax.core import Tracer
 from rootdiff import _entry
 from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound
 from rootdiff._coupling import check_independent, require_concrete
+from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
 from rootdiff._hooks import History, Hooks
 from rootdiff._loop import StepInfo
@@ -49,6 +50,9 @@ class JaxAdapter(Adapter):
 
     def unknown(self, y0: Any, args: tuple[Any, ...]) -> Any:
         return jax.tree.map(_with_own_dtype, in_own_settings(super().unknown)(y0, args))
+
+    def cut(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
 
     def is_parameter(self, leaf: Any) -> bool:
         return isinstance(leaf, jax.Array | float | complex)
@@ -203,5 +207,6 @@ JAX = JaxAdapter()
 root = bound(_entry.root, JAX)
 fixed_point = bound(_entry.fixed_point, JAX)
 root_scalar = bound(_entry.root_scalar, JAX)
+implicit = with_wrap(bound(_entry.implicit, JAX), JAX)
 continuation = bound(_entry.continuation, JAX)
 gradient_report = bound(_entry.gradient_report, JAX)

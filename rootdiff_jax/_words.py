@@ -46,6 +46,14 @@ WORDS = {
         there, or `batched_args` are given. A ``scan`` around a root that is differentiated more than once needs forward
         mode first, ``jacrev(jacfwd(...))``: JAX forgets derivative rules in the reverse mode of a scan.
     """,
+    "aux": ", and has its whole derivative, through the root too",
+    "implicit_example": """
+        >>> @rd.implicit.wrap(lambda y, a: y**2 - a)
+        ... def heron(y, a):
+        ...     return jax.lax.fori_loop(0, 10, lambda _, y: (y + a / y) / 2, y)
+        >>> jax.jit(jax.jacrev(lambda a: heron(jnp.ones(1), a).y))(jnp.array([4.0])).round(4).tolist()
+        [[0.25]]
+    """,
     "vmap": "; `jax.vmap` works",
     "path": "The steps then run one by one, not compiled, and only outside of a trace.",
     "concrete": ", or under a transform, where values are not known",

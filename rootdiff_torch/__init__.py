@@ -15,6 +15,7 @@ from rootdiff_torch import nn as nn
 from rootdiff_torch._adapter import continuation as continuation
 from rootdiff_torch._adapter import fixed_point as fixed_point
 from rootdiff_torch._adapter import gradient_report as gradient_report
+from rootdiff_torch._adapter import implicit as implicit
 from rootdiff_torch._adapter import root as root
 from rootdiff_torch._adapter import root_scalar as root_scalar
 from rootdiff_torch._transforms import TransformError as TransformError

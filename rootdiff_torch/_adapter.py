@@ -17,6 +17,7 @@ from rootdiff import _entry
 from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound
 from rootdiff._compaction import compactable
 from rootdiff._coupling import check_independent, require_concrete
+from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
 from rootdiff._freezing import Freezer
 from rootdiff._hooks import Hooks
@@ -73,6 +74,13 @@ class TorchAdapter(Adapter):
         leaves, structure = BACKEND.flatten(tree)
         plain = [leaf.item() if isinstance(leaf, np.generic) else leaf for leaf in leaves]
         return BACKEND.unflatten(structure, plain)
+
+    def cut(self, tree: Any) -> Any:
+        return optree.tree_map(_detached, tree)
+
+    def called(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
+        kept = Statistics(batched=False).kept(lambda: BACKEND.call(function, y, args))
+        return kept()
 
     def is_parameter(self, leaf: Any) -> bool:
         """Return whether a leaf of args is handed to the rule; a sparse tensor is passed on as it is."""
@@ -239,5 +247,6 @@ TORCH = TorchAdapter()
 root = bound(_entry.root, TORCH)
 fixed_point = bound(_entry.fixed_point, TORCH)
 root_scalar = bound(_entry.root_scalar, TORCH)
+implicit = with_wrap(bound(_entry.implicit, TORCH), TORCH)
 continuation = bound(_entry.continuation, TORCH)
 gradient_report = bound(_entry.gradient_report, TORCH)

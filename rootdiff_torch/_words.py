@@ -44,6 +44,16 @@ WORDS = {
         off for convolutions. It is not for matrix products if you have asked for it,
         ``set_float32_matmul_precision("high")``: then no more than ``rtol=1e-3`` can be reached.
     """,
+    "aux": ", and has its whole derivative, through the root too",
+    "implicit_example": """
+        >>> @rd.implicit.wrap(lambda y, a: y**2 - a)
+        ... def heron(y, a):
+        ...     for _ in range(10):
+        ...         y = (y + a / y) / 2
+        ...     return y
+        >>> torch.func.jacrev(lambda a: heron(torch.ones_like(a), a).y)(torch.tensor([4.0]))
+        tensor([[0.2500]])
+    """,
     "captured": "Tensors that the residual captures count, too.",
     "concrete": ", or under a transform, where values are not known",
     "root_example": """

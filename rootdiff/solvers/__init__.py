@@ -10,6 +10,7 @@ from rootdiff.solvers._chord import Chord
 from rootdiff.solvers._continuation import Continuation
 from rootdiff.solvers._df_sane import DFSane
 from rootdiff.solvers._fixed_point import FixedPoint
+from rootdiff.solvers._given import Given
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt
 from rootdiff.solvers._newton import Newton
 from rootdiff.solvers._newton_krylov import NewtonKrylov
@@ -32,6 +33,7 @@ __all__ = [
     "Continuation",
     "DFSane",
     "FixedPoint",
+    "Given",
     "LevenbergMarquardt",
     "Newton",
     "NewtonKrylov",
