@@ -262,6 +262,7 @@ def test_what_y_depends_on_and_what_the_residual_closes_over(package: str) -> No
 
         import rootdiff_jax
 
+        jax.config.update("jax_enable_x64", True)
         jacobian, given = jax.jacrev, jax.numpy.asarray(THETA)
 
         def solve(theta: Any) -> Any:
@@ -285,6 +286,7 @@ def test_pytrees_and_a_residual_of_another_structure(package: str, name: str) ->
     import jax
     import torch
 
+    jax.config.update("jax_enable_x64", True)
     module = {"rootdiff": rootdiff}.get(package) or __import__(package)
     array = {"rootdiff": np.array, "rootdiff_torch": torch.tensor, "rootdiff_jax": jax.numpy.asarray}[package]
     exact = closed_form(THETA)
@@ -388,6 +390,7 @@ def test_the_derivative_of_aux_is_the_whole_one() -> None:
     import rootdiff_jax
     import rootdiff_torch
 
+    jax.config.update("jax_enable_x64", True)
     y = closed_form(THETA)
     exact = y[0] * np.array([4 / 3, THETA[0] / THETA[1] / 3, THETA[0] / THETA[2] / 3])
 
@@ -417,6 +420,7 @@ def test_aux_of_a_batch_under_vmap_is_nan_where_the_system_failed() -> None:
     import rootdiff_jax
     import rootdiff_torch
 
+    jax.config.update("jax_enable_x64", True)
     thetas = THETA * np.array([[1.0], [1.3], [0.6]])
     y = closed_form(thetas)
     y[1] += 0.5
@@ -498,6 +502,8 @@ def test_wrap_in_torch_cuts_what_the_solver_does() -> None:
 def _by_loop(y0: Any, theta: Any) -> Any:
     import jax
 
+    jax.config.update("jax_enable_x64", True)
+
     def step(_: Any, y: Any) -> Any:
         return y - jax.numpy.linalg.solve(jax.jacfwd(residual)(y, theta), residual(y, theta))
 
@@ -507,6 +513,7 @@ def _by_loop(y0: Any, theta: Any) -> Any:
 def _by_callback(y0: Any, theta: Any) -> Any:
     import jax
 
+    jax.config.update("jax_enable_x64", True)
     shape = jax.ShapeDtypeStruct(y0.shape, y0.dtype)
     return jax.pure_callback(
         lambda _, theta: closed_form(np.asarray(theta)), shape, y0, theta, vmap_method="expand_dims"
@@ -521,6 +528,7 @@ def test_wrap_in_jax_whatever_the_solver_is_made_of(solver: Any) -> None:
 
     import rootdiff_jax
 
+    jax.config.update("jax_enable_x64", True)
     solve = rootdiff_jax.implicit.wrap(residual)(solver)
 
     def first(theta: Any) -> Any:
@@ -541,6 +549,7 @@ def test_errors_call_the_unknown_as_the_entry_does(package: str) -> None:
     import jax
     import torch
 
+    jax.config.update("jax_enable_x64", True)
     module = __import__(package)
     array = {"rootdiff": np.array, "rootdiff_torch": torch.tensor, "rootdiff_jax": jax.numpy.asarray}[package]
     for name, unknown in (("implicit", "y"), ("fixed_point", "z0"), ("gradient_report", "y"), ("root", "y0")):
