@@ -31,6 +31,11 @@ def package(name: str) -> tuple[Any, Any]:
     return importlib.import_module(name), lambda value: make(np.asarray(value, dtype=np.float64))
 
 
+def in_short(name: str) -> dict[str, Any]:
+    """Return the options that leave JAX a program shorter than that of the default solver."""
+    return {"solver": "newton"} if "jax" in name else {}
+
+
 def cubic(y: Any, a: Any) -> Any:
     """Is zero at 2e-12 for a = 10."""
     return (1e12 * y) ** 3 + 1e12 * y - a
@@ -48,7 +53,7 @@ def films(y: Any, a: Any) -> Any:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_start_of_the_wrong_size_leads_to_all_digits(name: str) -> None:
-    out = HARNESSES[name]().solve(cubic, [1.0], [10.0], y_scale=1e-12)
+    out = HARNESSES[name]().solve(cubic, [1.0], [10.0], y_scale=1e-12, **in_short(name))
     assert out.status <= Status.AT_PRECISION
     np.testing.assert_allclose(out.y, [2e-12], rtol=1e-11)
 
@@ -62,7 +67,7 @@ def test_a_start_of_the_wrong_size_leads_to_all_digits_by_every_solver(solver: s
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("start", [1e-6, 1e-13])
 def test_what_has_no_root_is_refused(name: str, start: float) -> None:
-    out = HARNESSES[name]().solve(apart, [start], y_scale=1e-13, on_failure="ignore")
+    out = HARNESSES[name]().solve(apart, [start], y_scale=1e-13, on_failure="ignore", **in_short(name))
     assert out.status > Status.AT_PRECISION
 
 
@@ -146,7 +151,7 @@ def test_a_pytree_has_a_size_per_leaf(name: str) -> None:
         return {"length": u**3 + v - 3, "count": v**3 + u - 3}
 
     y0 = {"length": array([1.0, 1.0]), "count": array([1.0, 1.0])}
-    sol = rd.root(f, y0, y_scale={"length": 1e-9, "count": array([1e12, 1e12])})
+    sol = rd.root(f, y0, y_scale={"length": 1e-9, "count": array([1e12, 1e12])}, **in_short(name))
     root = 1.2134116627622296  # of u^3 + u = 3
     np.testing.assert_allclose(np.asarray(sol.y["length"]), [1e-9 * root] * 2, rtol=1e-11)
     np.testing.assert_allclose(np.asarray(sol.y["count"]), [1e12 * root] * 2, rtol=1e-11)
@@ -156,7 +161,7 @@ def test_a_pytree_has_a_size_per_leaf(name: str) -> None:
 def test_a_complex_unknown_has_one_size(name: str) -> None:
     rd, array = package(name)
     y0 = array(1.0) + 1j * array(0.5)
-    sol = rd.root(lambda y: (y / 1e-9) ** 2 - (-8 + 6j), y0, y_scale=1e-9)
+    sol = rd.root(lambda y: (y / 1e-9) ** 2 - (-8 + 6j), y0, y_scale=1e-9, **in_short(name))
     np.testing.assert_allclose(np.asarray(sol.y), 1e-9 * (1 + 3j), rtol=1e-11)
 
 
@@ -219,18 +224,19 @@ def test_jax_takes_the_size_as_a_value() -> None:
     @jax.jit
     def solve(a: Any, y_scale: Any) -> Any:
         traces.append(0)
-        return rd.root(cubic, array([1.0]), a, y_scale=y_scale, on_failure="nan").y
+        return rd.root(cubic, array([1.0]), a, y_scale=y_scale, on_failure="nan", solver="newton").y
 
     ten = array([10.0])
     for size in (1e-12, 2e-12):
         np.testing.assert_allclose(solve(ten, size), [2e-12], rtol=1e-11)
     assert len(traces) == 1
-    no_root = jax.jit(lambda y_scale: rd.root(apart, array([1e-6]), y_scale=y_scale, on_failure="nan").y)
+    options: dict[str, Any] = {"on_failure": "nan", "solver": "newton"}
+    no_root = jax.jit(lambda y_scale: rd.root(apart, array([1e-6]), y_scale=y_scale, **options).y)
     assert np.isnan(no_root(jnp.inf)).all()  # an infinite size, which cannot be refused by name here, excuses nothing
     gradients = jax.grad(lambda *inputs: solve(*inputs).sum(), argnums=(0, 1))(ten, 1e-12)
     np.testing.assert_allclose(gradients[0], [1e-12 / 13], rtol=1e-9)
     assert gradients[1] == 0
-    found = jax.vmap(lambda size: rd.root(cubic, array([1.0]), ten, y_scale=size).y)(array([1e-12, 4e-12]))
+    found = jax.vmap(lambda size: rd.root(cubic, array([1.0]), ten, y_scale=size, **options).y)(array([1e-12, 4e-12]))
     np.testing.assert_allclose(found, [[2e-12]] * 2, rtol=1e-11)
 
 

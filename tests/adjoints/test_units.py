@@ -12,6 +12,7 @@ import pytest
 
 import rootdiff
 from rootdiff import Status
+from rootdiff._operator import by_entries
 from rootdiff.linear._condition import row_sizes
 from tests.harness import HARNESSES
 
@@ -51,6 +52,14 @@ def test_a_row_is_as_large_as_its_right_hand_side(arrays: Any) -> None:
     rhs = matrix @ np.ones(8)
     sizes = row_sizes(arrays.operator(matrix), arrays.array(np.ones(8)), arrays.array(rhs))
     assert np.all(arrays.numpy(sizes) >= rhs)
+
+
+@pytest.mark.parametrize(("form", "shape"), [("products", (80,)), ("entries", (8,)), ("several", (3, 8))])
+def test_a_row_without_terms_is_as_large_as_its_right_hand_side(arrays: Any, form: str, shape: tuple[int, ...]) -> None:
+    operator = arrays.operator(np.eye(shape[-1]))
+    operator = operator if form == "products" else by_entries(operator)
+    sizes = row_sizes(operator, arrays.array(np.zeros(shape)), arrays.array(np.ones(shape)))
+    np.testing.assert_array_equal(arrays.numpy(sizes), np.ones(shape))
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])

@@ -38,12 +38,12 @@ def check(y: Any, gradient: Any) -> None:
     np.testing.assert_allclose(gradient, jax.grad(lambda t: loss(c(t)))(THETAS), **EXACT)
 
 
-def by_jit(kind: AxisType, solver: str, adjoint: str) -> None:
+def by_jit(kind: AxisType, adjoint: str) -> None:
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
     rows = NamedSharding(mesh, PartitionSpec("batch"))
     with jax.set_mesh(mesh):
         inputs = jax.device_put(jnp.asarray(THETAS), rows), jax.device_put(jnp.asarray(STARTS), rows)
-        function = jax.jit(jax.grad(partial(objective, solver=solver, adjoint=adjoint), has_aux=True))
+        function = jax.jit(jax.grad(partial(objective, solver="newton", adjoint=adjoint), has_aux=True))
         compiled = function.lower(*inputs).compile()
         gradient, y = compiled(*inputs)
     assert "all-gather" not in compiled.as_text()
@@ -84,7 +84,7 @@ def with_batched_args(kind: AxisType) -> None:
         inputs = jax.device_put(scale, spread), jnp.asarray(weight), jax.device_put(jnp.full((64, 2), 1.5), spread)
         compiled = jax.jit(derivative).lower(*inputs).compile()
         assert "all-gather" not in compiled.as_text()
-        for function in (compiled, derivative):
+        for function in (compiled, derivative)[: 1 + (kind is AxisType.Explicit)]:
             (of_scale, of_weight), found = function(*inputs)
             np.testing.assert_allclose(found, y, **EXACT)
             np.testing.assert_allclose(of_scale, slope @ weight, **EXACT)
@@ -171,12 +171,12 @@ def by_vmap(kind: AxisType, compiled: bool) -> None:
             check(y, gradient)
 
 
-def by_shard_map(solver: str, adjoint: str) -> None:
+def by_shard_map() -> None:
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
     rows = PartitionSpec("batch")
 
     def local(thetas: Any, y0: Any) -> Any:
-        return jax.grad(partial(objective, solver=solver, adjoint=adjoint), has_aux=True)(thetas, y0)
+        return jax.grad(partial(objective, solver="newton", adjoint="gmres"), has_aux=True)(thetas, y0)
 
     function = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=(rows, rows)))
     compiled = function.lower(jnp.asarray(THETAS), jnp.asarray(STARTS)).compile()
@@ -320,9 +320,8 @@ def by_shard_map_with_sums_twice() -> None:
 CASES = {
     "jit-explicit-many": partial(with_many_numbers, False),
     "shard_map-many": partial(with_many_numbers, True),
-    "jit-auto-newton-lu": partial(by_jit, AxisType.Auto, "newton", "lu"),
-    "jit-auto-newton-gmres": partial(by_jit, AxisType.Auto, "newton", "gmres"),
-    "jit-explicit-newton-lu": partial(by_jit, AxisType.Explicit, "newton", "lu"),
+    "jit-auto-gmres": partial(by_jit, AxisType.Auto, "gmres"),
+    "jit-explicit-lu": partial(by_jit, AxisType.Explicit, "lu"),
     "jit-explicit-vmap": partial(by_vmap, AxisType.Explicit, True),
     "eager-explicit-vmap": partial(by_vmap, AxisType.Explicit, False),
     "jit-explicit-one-start": by_jit_from_one_start,
@@ -330,8 +329,7 @@ CASES = {
     "jit-explicit-batched-args": partial(with_batched_args, AxisType.Explicit),
     "jit-explicit-one-system": by_jit_of_one_system,
     "jit-auto-shifts": by_shifts_of_fixed_vectors,
-    "shard_map-newton-lu": partial(by_shard_map, "newton", "lu"),
-    "shard_map-newton-gmres": partial(by_shard_map, "newton", "gmres"),
+    "shard_map-gmres": by_shard_map,
     "shard_map-one-start": by_shard_map_from_one_start,
     "shard_map-sums": by_shard_map_with_sums_over_devices,
     "shard_map-sums-twice": by_shard_map_with_sums_twice,

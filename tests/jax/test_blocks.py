@@ -30,9 +30,20 @@ def residual(y: Any, scale: Any, weight: Any) -> Any:
 WEIGHT = 0.1 * RNG.standard_normal((2, 2))
 
 
+@pytest.fixture(scope="module")
+def small() -> Iterator[None]:
+    """Make blocks small: in this module alone, since compiled programs do not know of it."""
+    jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_blocks, "_ENTRIES", 512)
+        patch.setenv("NPROC", "1")
+        yield
+    jax.clear_caches()
+
+
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Make blocks small, and note the size of those that a program is traced for."""
+def taken(small: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that takes the size of the blocks that a program is traced for."""
     sizes: list[int] = []
     found = _blocks.block_size
 
@@ -40,12 +51,8 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         sizes.append(found(y0))
         return sizes[-1]
 
-    monkeypatch.setattr(_blocks, "_ENTRIES", 512)
-    monkeypatch.setattr(_blocks, "_threads", lambda: 1)
     monkeypatch.setattr(_blocks, "block_size", noted)
-    jax.clear_caches()
-    yield sizes
-    jax.clear_caches()  # programs do not know of the smaller blocks
+    return sizes
 
 
 def whole(**options: Any) -> Any:

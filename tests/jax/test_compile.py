@@ -102,9 +102,10 @@ def test_settings_of_scipy_are_runtime_values(method: Any) -> None:
         return rd.SciPy(method=method, rtol=rtol, max_steps=steps)
 
     assert compiles(call(solver(1e-8, 500)), call(solver(1e-6, 500)), call(solver(1e-8, 400))) == 0
-    assert compiles(call(rd.SciPy(method=method)), call(rd.SciPy(method=method, max_steps=77))) == 0
-    chains = [rd.Chain([solver(rtol, 500), rd.Newton(rtol=rtol)]) for rtol in (1e-8, 1e-9)]
-    assert compiles(call(chains[0]), call(chains[1])) == 0
+    if method == "hybr":  # the default tolerance, and a chain, are the same for all
+        assert compiles(call(rd.SciPy()), call(rd.SciPy(max_steps=77))) == 0
+        chains = [rd.Chain([solver(rtol, 500), rd.Newton(rtol=rtol)]) for rtol in (1e-8, 1e-9)]
+        assert compiles(call(chains[0]), call(chains[1])) == 0
 
 
 @pytest.mark.parametrize(

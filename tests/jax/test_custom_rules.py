@@ -61,7 +61,7 @@ def test_custom_vjp_second_order() -> None:
 @pytest.mark.transform("a residual that only has a custom_vjp, forward mode", refused="TypeError")
 def test_custom_vjp_in_forward_mode_is_refused() -> None:
     with pytest.raises(TypeError, match="can't apply forward-mode"):
-        jax.jvp(lambda t: rd.root(reverse_only, jnp.asarray(START), t).y, (THETA,), (THETA,))
+        jax.jvp(lambda t: rd.root(reverse_only, jnp.asarray(START), t, solver=SOLVER).y, (THETA,), (THETA,))
 
 
 @pytest.mark.transform("a residual that only has a custom_vjp, with an Optimistix solver", refused="ArgumentError")
@@ -168,5 +168,5 @@ def test_callbacks_that_do_not_depend_on_y_leave_the_derivative_alone() -> None:
         sol = rd.root(function, jnp.ones(2), a)
         assert sol.method == rd.Method.NEWTON
         np.testing.assert_allclose(sol.y, root, **EXACT)
-    slope = jax.jacobian(lambda a: rd.root(watched, jnp.ones(2), a).y)(a)
+    slope = jax.jacobian(lambda a: rd.root(watched, jnp.ones(2), a, solver=SOLVER).y)(a)
     np.testing.assert_allclose(slope, np.diag(a ** (-2 / 3) / 3), **EXACT)

@@ -16,9 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 #: By process, since starting one takes as long as a case: the cases in it, and what each is about.
 CASES = {
     "jit": {
-        "jit-auto-newton-lu": "jit over a sharded batch, direct adjoint: no all-gather",
-        "jit-auto-newton-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
-        "jit-explicit-newton-lu": "jit over a sharded batch with explicit sharding: no all-gather",
+        "jit-auto-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
+        "jit-explicit-lu": "jit over a sharded batch with explicit sharding, direct adjoint: no all-gather",
         "jit-explicit-one-start": "jit over sharded args with explicit sharding, a start that is on all devices",
         "jit-auto-batched-args": "jit over a sharded batch whose finished systems are taken out: no all-gather",
         "jit-explicit-batched-args": "jit over such a batch with explicit sharding: no all-gather",
@@ -31,10 +30,9 @@ CASES = {
         "eager-explicit-vmap": "vmap over explicit axes, not compiled as a whole",
     },
     "shard_map": {
-        "shard_map-newton-lu": "shard_map, direct adjoint",
-        "shard_map-newton-gmres": "shard_map, iterative adjoint",
+        "shard_map-gmres": "shard_map, iterative adjoint",
         "shard_map-many": "shard_map, a large batch of single unknowns",
-        "shard_map-one-start": "shard_map of a start that is the same on all devices: grad, hessian, closures",
+        "shard_map-one-start": "shard_map, direct adjoint, of one start for all devices: grad, hessian, closures",
         "shard_map-sums": "grad of shard_map with sums over devices in the residual: a data-parallel layer",
         "shard_map-sums-twice": "second derivatives of shard_map with sums over devices in the residual",
         "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",

@@ -74,22 +74,14 @@ def outputs(model: nn.Module, x: Tensor, parameters: list[Tensor]) -> tuple[Tens
 
 
 @pytest.mark.transform("torch.compile(backend='aot_eager'), one graph break")
+@pytest.mark.transform("torch.compile: no recompile per call")
 @pytest.mark.parametrize("kind", [Explicit, Captured, Layered])
-def test_aot_eager(kind: type[nn.Module]) -> None:
+def test_aot_eager_compiles_once(kind: type[nn.Module]) -> None:
     model = kind()
     parameters = list(model.parameters())
     compiled = torch.compile(model, backend="aot_eager")
     close(outputs(compiled, THETAS, parameters), outputs(model, THETAS, parameters))
     assert sum(counters["graph_break"].values()) <= 1, dict(counters["graph_break"])
-
-
-@pytest.mark.transform("torch.compile: no recompile per call")
-@pytest.mark.parametrize("kind", [Explicit, Captured, Layered])
-def test_no_recompile(kind: type[nn.Module]) -> None:
-    model = kind()
-    parameters = list(model.parameters())
-    compiled = torch.compile(model, backend="aot_eager")
-    outputs(compiled, THETAS, parameters)
     frames = counters["frames"]["total"]
     with torch._dynamo.config.patch(error_on_recompile=True):
         for scale in (0.5, 1.5):
