@@ -25,12 +25,13 @@ from rootdiff._adapter import (
 )
 from rootdiff._errors import ArgumentTypeError
 from rootdiff._failure import OnFailure, report
+from rootdiff._gradient_error import measure
 from rootdiff._hooks import Hooks
 from rootdiff._loop import StepInfo
 from rootdiff._patterns import weights
 from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_solver
-from rootdiff._report import GradientReport, measure
+from rootdiff._report import GradientReport
 from rootdiff._solution import Solution
 from rootdiff._solver import Solver
 from rootdiff._structure import flat_cotangent

@@ -62,8 +62,11 @@ class Slopes:
         eps = np.finfo(self.value.dtype).eps
         changes = [np.abs(self.function(*self._nudged(eps, phase)) - self.value) for phase in _NUDGES]
         noise = np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(self.value)
-        # where the slopes of large terms cancel a nudge shows little of their rounding
-        return np.maximum(noise, self._roughness(eps)) if self.fine else noise
+        if not self.fine:
+            return noise
+        # a nudge of the inputs changes f by more than its own rounding, or by less where slopes of large terms cancel
+        rough = self._roughness(eps)
+        return np.where(rough > 0, np.maximum(rough, 0.5 * eps * np.abs(self.value)), noise)
 
     def jacobian(self) -> Slope:
         """Return the derivative with respect to the last axis of the first primal, (*batch, n): (*batch, m, n)."""

@@ -337,3 +337,21 @@ def test_small_entries_beside_large_ones_and_their_errors() -> None:
         large = np.abs(exact) > 1e-9
         assert np.all(np.abs(found.value / exact - 1)[large] < 1e-4)
         assert np.all(found.error[large] > 0)
+
+
+def test_errors_of_fine_differences_are_of_the_size_of_the_true_ones() -> None:
+    ratios = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        a, s, y = rng.standard_normal((5, 5)), rng.standard_normal(5), rng.standard_normal(5)
+        constant = a @ y + s * y**2 / 2
+
+        def f(y: Any, a: Any = a, s: Any = s, constant: Any = constant) -> Any:
+            return a @ y + s * y**2 / 2 - constant
+
+        found = Slopes(f, (y,), f(y), fine=True).jacobian()
+        ratios.append(np.linalg.norm(found.error) / np.linalg.norm(found.value - a - np.diag(s * y)))
+    # the rounding of f, not the four times larger change of f by a nudge of y: with that the median is 10
+    assert 1 < np.median(ratios) < 5
+    assert np.min(ratios) > 0.3
+    assert np.max(ratios) < 10

@@ -16,15 +16,9 @@ from rootdiff._select import select, status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import named
 from rootdiff._verdict import allowed_error, is_deep, unless_random
+from rootdiff.solvers._bracket_end import around
 from rootdiff.solvers._bracket_search import search_bracket, settled_ends, widened
 
-#: This many widths beyond the bracket, f has at a root of any order (to the ninth root at least) changed by more than a
-#: tenth of its change inside; next to a simple pole it has fallen to less than a thirtieth.
-_BEYOND, _STEEPER = 16.0, 10.0
-#: Beyond a simple root f goes on as inside, but for this part; noise does so to both sides in one of 1000 cases.
-_STRAIGHT = 0.1
-#: Noise grows, with the right signs to both sides, at four distances one after the other, in one of 100,000 cases.
-_RIGHT, _GROWTH = 4, 4.0
 #: Ends further apart than this factor are halved in their exponents: the factor's root is left, after one step.
 _APART = 2.0**10
 #: Zero, as far as exponents go: a bracket around it is halved so beyond this size, and once it is narrower than this
@@ -103,16 +97,13 @@ class BracketSolver(IterativeSolver):
         y, f = _best(xp, at)
         norm = max_norm(xp, f)
         success = at.status <= int(Status.AT_PRECISION)
-        continuous, straight = _across(residual, at, norm, solver.rtol)
-        status = xp.where(success & (norm > 0) & ~continuous, int(Status.STALLED), at.status)
         limits, allowed = xp.finfo(y.dtype), solver._allowed(xp, at)
         # a root at zero has no size of its own
         size = xp.where(y == 0, xp.minimum(at.width, xp.ones_like(y)), xp.abs(y))
         least = xp.maximum(limits.eps * size, xp.full_like(y, float(limits.smallest_normal)))
         width = xp.where(f == 0, 0.0, 2 * half_width(xp, at.a, at.b))
-        error = _width_of_noise(
-            residual, first, y, xp.maximum(least, width), success[..., None] & ~(straight & (f != 0))
-        )
+        continuous, error = around(residual, first, at, y, f, xp.maximum(least, width), solver.rtol)
+        status = xp.where(success & (norm > 0) & ~continuous, int(Status.STALLED), at.status)
         unsettled = (status == int(Status.CONVERGED)) & (error > xp.maximum(allowed, least))[..., 0]
         status = xp.where(unsettled, int(Status.AT_PRECISION), status)
         status = unless_random(residual, y, f, at.first_norm, status)
@@ -215,57 +206,6 @@ def _start(xp: Any, residual: Residual, lo: Array, hi: Array) -> Bracket:
     count = xp.zeros_like(first, dtype=xp.int32)
     width = half_width(xp, lo, hi)
     return Bracket(lo, f_lo, hi, f_hi, hi, f_hi, width, width, 2 * width, first, count, status)
-
-
-def _across(residual: Residual, at: Bracket, norm: Array, rtol: Any) -> tuple[Array, Array]:
-    """Return whether f behaves across the final bracket as next to it, unlike at a pole or a jump, (*batch).
-
-    At a jump f hardly changes beyond the bracket, at a pole it is small there: smaller even at the first ends. And
-    return where f is straight at the scale of the bracket, (*batch, 1), so that its width tells the error.
-    """
-    xp = residual.xp
-    step, rise = _BEYOND * (at.b - at.a), _BEYOND * (at.f_b - at.f_a)
-    beside, known = xp.zeros_like(at.a), xp.zeros_like(at.a) > 0
-    straight = at.f_a != at.f_b
-    for point, end, far in ((at.a - step, at.f_a, at.f_a - rise), (at.b + step, at.f_b, at.f_b + rise)):
-        f = residual(point)
-        usable = xp.isfinite(f)
-        straight = straight & (xp.abs(f - far) <= _STRAIGHT * xp.abs(far))
-        beside = beside + xp.where(usable, xp.minimum(xp.abs(f - end), xp.abs(f)), 0.0)
-        known = known | usable
-    alike = xp.abs(at.f_b - at.f_a) <= _STEEPER * beside + rtol * at.first_norm[..., None]
-    return (~known | alike)[..., 0] & ((norm <= at.first_norm) | (at.first_norm == 0)), straight
-
-
-def _width_of_noise(residual: Residual, first: Bracket, y: Array, shortest: Array, asked: Array) -> Array:
-    """Return how far around a root, (*batch, 1), f is zero or noise, to a factor of four: the `shortest` at least.
-
-    That is from where f has, at four distances that grow, the signs that it has at the ends of the `first` bracket,
-    and grows.
-    """
-    xp = residual.xp
-    low, high = xp.minimum(first.a, first.b), xp.maximum(first.a, first.b)
-    swapped = first.a > first.b
-    f_low, f_high = xp.where(swapped, first.f_b, first.f_a), xp.where(swapped, first.f_a, first.f_b)
-
-    def walk(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        right, found, reach, below, above = carry
-        good, sizes = asked, []
-        for point, outermost, end, last in (
-            (xp.maximum(y - reach, low), low, f_low, below),
-            (xp.minimum(y + reach, high), high, f_high, above),
-        ):
-            f = residual(point)
-            size = xp.where(xp.isfinite(f), xp.abs(f), xp.zeros_like(f))
-            grows = (f * xp.sign(end) > 0) & (size > last)
-            good = good & (~xp.isfinite(f) | (point == outermost) | grows)
-            sizes.append(size)
-        now = xp.where(right < _RIGHT, xp.where(good, right + 1, 0), right)
-        return now, xp.where((right == 0) & (now == 1), reach, found), _GROWTH * reach, *sizes
-
-    zeros = xp.zeros_like(y)
-    start = (xp.where(asked, zeros, _RIGHT), shortest, shortest, zeros, zeros)
-    return residual.backend.while_loop(lambda carry: xp.any(carry[0] < _RIGHT), walk, start)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
