@@ -295,8 +295,9 @@ def _linear_solve(
 ) -> Array:
     """Solve with the Jacobian at `y`, or its transpose: itself a differentiable operation.
 
-    A failed system of a batch has the identity for its Jacobian, so that nothing but `_marked` makes it NaN. A failed
-    solve gives NaN, but for a zero cotangent zero: a loss that does not read the system stays clear of it.
+    Of a failed system the solution is a number, zero only where `rhs` is: nothing but `_marked` makes it NaN, and no
+    right-hand side is kept in memory. A failed solve gives NaN, but for a zero cotangent zero: a loss that does not read
+    the system stays clear of it.
     """
     # inside shard_map everything that `custom_linear_solve` takes varies over the mesh alike
     summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)
@@ -322,13 +323,12 @@ def _linear_solve(
                     return operator.T if of_transpose else operator
 
                 beside = None if error is None else _implicit.Beside(y, error, at)
-                failed = None if problem.on_failure == "ignore" else _failed(status)
-                alone = failed if status.ndim == 0 else None  # it shares no parameter, and to keep `b` takes memory
+                largest = jnp.max(jnp.abs(b), axis=-1, keepdims=True)
                 known = adjoint.starting_from(factors)
-                x, _ = _implicit.solve(at(y), known, b, problem.on_failure, alone, beside)
+                x, _ = _implicit.solve(at(y), known, b, problem.on_failure, beside=beside)
                 if of_transpose:
-                    x = jnp.where(jnp.all(b == 0, axis=-1, keepdims=True), jnp.zeros_like(x), x)
-                return x if failed is None or status.ndim == 0 else jnp.where(failed[..., None], b, x)
+                    x = jnp.where(largest == 0, 0, x)
+                return x if problem.on_failure == "ignore" else jnp.where(_failed(status)[..., None], largest, x)
 
             residual, arrays = problem.residual(operands), (b, y, factors, status, error)
             return part(residual, arrays) if several else in_blocks(part, residual, y, arrays, settings)
