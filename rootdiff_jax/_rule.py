@@ -296,8 +296,8 @@ def _linear_solve(
     """Solve with the Jacobian at `y`, or its transpose: itself a differentiable operation.
 
     Of a failed system the solution is a number, zero only where `rhs` is: nothing but `_marked` makes it NaN, and no
-    right-hand side is kept in memory. A failed solve gives NaN, but for a zero cotangent zero: a loss that does not read
-    the system stays clear of it.
+    right-hand side is kept in memory. A failed solve gives NaN, but for a zero cotangent zero: a loss that does not
+    read the system stays clear of it.
     """
     # inside shard_map everything that `custom_linear_solve` takes varies over the mesh alike
     summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)

@@ -38,6 +38,8 @@ class Traced:
         How its value is spread over the explicit axes of a mesh.
     names : frozenset
         The axes, of a mesh or named by `jax.vmap`, over which each evaluation communicates.
+    indexed : frozenset
+        Those whose index a function within, such as a jitted one, takes.
     """
 
     def __init__(self, jaxpr: Any, operands: Sequence[Any]) -> None:
@@ -49,6 +51,8 @@ class Traced:
         self.axes, self.spec = varying_axes(value.aval), partition(value.aval)
         self._spread = tuple(partition(variable.aval) for variable in jaxpr.invars) if has_explicit_axes() else None
         self.names = frozenset(name for equation in equations(jaxpr) for name in _names(equation))
+        indices = (equation for equation in equations(jaxpr) if equation.primitive.name == "axis_index")
+        self.indexed = frozenset(equation.params["axis_name"] for equation in indices)
         self._key = _key(jaxpr, operands, _ORDERS)
         self._hash = hash(self._key)
 
@@ -107,7 +111,7 @@ def _with_no_derivative(function: Callable[..., Array]) -> Callable[..., Array]:
         raise ArgumentError(
             "residual: a derivative of it was asked for, by the solver or by that of the root, but it calls out of JAX "
             "(jax.pure_callback or io_callback), where JAX sees none. To find the root use solver='auto', 'df_sane' or "
-            "'scipy:krylov', or for a fixed point 'anderson'; for derivatives wrap the call in a function with a rule: "
+            "'scipy:hybr', or for a fixed point 'anderson'; for derivatives wrap the call in a function with a rule: "
             "jax.custom_jvp or jax.custom_vjp."
         )
 

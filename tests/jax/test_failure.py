@@ -188,5 +188,7 @@ def test_failures_while_jax_looks_for_nans() -> None:
     with jax.debug_nans(True):
         with pytest.raises(rd.ConvergenceError, match="no root"):
             rd.root(no_root, jnp.asarray(ONE), jnp.asarray(ONE), solver="newton")
+        with pytest.raises(rd.ConvergenceError, match="no root"):
+            jax.jit(lambda y0: rd.root(no_root, y0, jnp.asarray(ONE), solver="newton").y)(jnp.asarray(ONE))
         sol = rd.root(no_root, jnp.asarray(ONE), jnp.asarray(ONE), solver="newton", on_failure="nan")
     assert np.isnan(sol.y).all()
