@@ -22,8 +22,9 @@ from rootdiff._residual import Residual
 from rootdiff._solution import Solution
 from rootdiff._structure import Structure
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
-from rootdiff_jax._precision import in_full_precision, in_own_settings, without_nan_checks
-from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
+from rootdiff_jax._precision import in_own_settings, under_users_settings
+from rootdiff_jax._problem import Inputs, Problem
+from rootdiff_jax._rule import solve, solve_watched
 from rootdiff_jax._settings import split
 from rootdiff_jax._trace import Traced, partition, trace, vary, varying_axes
 from rootdiff_jax._words import WORDS
@@ -36,7 +37,7 @@ class JaxAdapter(Adapter):
     words: Mapping[str, str] = WORDS
 
     def entered(self, function: F) -> F:
-        return in_full_precision(without_nan_checks(function))
+        return under_users_settings(function)
 
     def aside(self, function: F) -> F:
         return in_own_settings(function)

@@ -16,7 +16,7 @@ from jax.custom_batching import custom_vmap
 
 from rootdiff._backend import Array, Backend
 from rootdiff._norms import max_norm
-from rootdiff_jax._trace import partition, vary, varying_axes
+from rootdiff_jax._trace import of_some, partition, vary, varying_axes
 
 #: How far aside, relative to each number, it is asked what the systems depend on: at a root of zero, or with a
 #: parameter of zero, what is multiplied by them has no effect.
@@ -48,7 +48,7 @@ def _of_vmap(failed: Array, values: tuple[Any, ...]) -> tuple[Any, ...]:
 
     To JAX its derivative is that of the arrays: in a failed system it meets nothing but cotangents of zero, or NaN.
     """
-    return _exchanged(failed, values)
+    return _exchanged(failed, values)  # type: ignore[no-any-return]
 
 
 _of_vmap.defjvp(lambda primals, tangents: (_of_vmap(*primals), tangents[1]), symbolic_zeros=True)
@@ -102,8 +102,12 @@ def _is_spread(value: Any, y: Array) -> bool:
 
 def _starts_with(value: Any, batch: tuple[int, ...]) -> bool:
     """Return whether an operand may be data of the systems: it is an array of numbers that starts with their axes."""
-    plain = not jnp.issubdtype(value.dtype, jax.dtypes.extended)
-    return plain and jnp.shape(value)[: len(batch)] == batch
+    return _is_of_numbers(value) and jnp.shape(value)[: len(batch)] == batch
+
+
+def _is_of_numbers(value: Any) -> bool:
+    """Return whether an array holds no random keys."""
+    return not jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 def _taken(value: Any, failed: Array) -> Array:
@@ -120,7 +124,8 @@ def _rows(values: Sequence[Any], failed: Array, candidates: Sequence[bool]) -> l
 
 
 def _with_rows(values: Sequence[Any], failed: Array, flags: Sequence[bool]) -> tuple[Any, ...]:
-    """Return the arrays; those whose flag holds, with a good system's rows in the systems that failed."""
+    """Return the arrays; those of numbers whose flag holds, with a good system's rows in the systems that failed."""
+    flags = [flag and _is_of_numbers(value) for value, flag in zip(values, flags, strict=True)]
     return _with_good(values, _rows(values, failed, flags), failed, flags)
 
 
@@ -157,13 +162,7 @@ def _found(
         chosen = [flag and flags[place] for place, flag in enumerate(candidates)]
         point = _with_good(aside, _rows(aside, failed, candidates), wrong, chosen)
 
-        def of_floating(*parts: Array) -> Array:
-            merged = list(point)
-            for place, part in zip(floating, parts, strict=True):
-                merged[place] = part
-            return function(*merged)
-
-        primals = [point[place] for place in floating]
+        of_floating, primals = of_some(function, point, floating)
         return jnp.stack(backend.jvp(of_floating, primals, [steps[place] for place in floating]))
 
     def ask(state: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -116,6 +117,18 @@ def _with_no_derivative(function: Callable[..., Array]) -> Callable[..., Array]:
         )
 
     return known
+
+
+def of_some(
+    function: Callable[..., Any], operands: Sequence[Any], places: Sequence[int]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return a function of operands as one of those at `places`, and these; the others stay as they are."""
+
+    def of_places(*values: Any) -> Any:
+        chosen = dict(zip(places, values, strict=True))
+        return function(*(chosen.get(place, operand) for place, operand in enumerate(operands)))
+
+    return of_places, tuple(operands[place] for place in places)
 
 
 def varying_axes(value: Any) -> frozenset[Any]:
@@ -286,19 +299,13 @@ def _derivative(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]
         if variable not in closed_over and jnp.issubdtype(jnp.result_type(value), jnp.inexact)
     ]
 
-    def floating(*values: Any) -> list[Any]:
-        merged = list(operands)
-        for place, value in zip(places, values, strict=True):
-            merged[place] = value
-        return jax.core.eval_jaxpr(jaxpr, (), *merged)
-
-    primals = [operands[place] for place in places]
+    floating, primals = of_some(partial(jax.core.eval_jaxpr, jaxpr, ()), operands, places)
     if _has_custom_vjp(jaxpr):
         cotangents = [jnp.zeros_like(value) for value in jax.eval_shape(floating, *primals)]
         closed = jax.make_jaxpr(lambda p, c: jax.vjp(floating, *p)[1](c))(primals, cotangents)
         inputs = (*primals, *cotangents)
     else:
-        tangents = [jnp.zeros_like(value) for value in primals]
+        tangents = tuple(map(jnp.zeros_like, primals))
         closed = jax.make_jaxpr(lambda p, t: jax.jvp(floating, p, t))(primals, tangents)
         inputs = (*primals, *tangents)
     return _opened(closed, inputs)
