@@ -47,8 +47,8 @@ class State(NamedTuple):
     ----------
     iterate : Iterate
     memory : pytree of arrays, (*batch, ...)
-        What the next step needs besides, under any names. That of a finished system changes while others go on: no step
-        that reads it is taken.
+        What the next step needs besides, under any names; of the same structure and types in each step, since JAX
+        compiles the loop. That of a finished system changes while others go on: no step that reads it is taken.
     inverse : Inverse or None
         What the solver knows of the inverse Jacobian, for itself and for the adjoint solve. That of a finished system
         may be of a step that it did not take.

@@ -23,8 +23,9 @@ from rootdiff._residual import Residual
 from rootdiff._solution import Solution
 from rootdiff._structure import Structure
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
-from rootdiff_jax._precision import in_full_precision, in_own_settings, without_nan_checks
-from rootdiff_jax._rule import Inputs, Problem, solve, solve_watched
+from rootdiff_jax._precision import in_own_settings, under_users_settings
+from rootdiff_jax._problem import Inputs, Problem
+from rootdiff_jax._rule import solve, solve_watched
 from rootdiff_jax._settings import split
 from rootdiff_jax._trace import Traced, partition, trace, vary, varying_axes
 from rootdiff_jax._words import WORDS
@@ -37,7 +38,7 @@ class JaxAdapter(Adapter):
     words: Mapping[str, str] = WORDS
 
     def entered(self, function: F) -> F:
-        return in_full_precision(without_nan_checks(function))
+        return under_users_settings(function)
 
     def aside(self, function: F) -> F:
         return in_own_settings(function)
@@ -136,7 +137,14 @@ def _check_collectives(function: Traced, correct: Traced | None, y: Any) -> None
     """Raise if an evaluation communicates along an axis on which the unknowns differ, or may."""
     names = function.names if correct is None else function.names | correct.names
     # JAX knows what varies along the axes of a mesh, unless told not to care; of those that vmap has named it does not
-    coupled = sorted(str(n) for n in names if n in varying_axes(y) or n not in varying_axes(jax.lax.axis_index(n)))
+    of_vmap = {n for n in names | function.indexed if n not in varying_axes(jax.lax.axis_index(n))}
+    coupled = sorted(str(n) for n in names if n in varying_axes(y) or n in of_vmap)
+    if function.indexed & of_vmap:
+        raise ArgumentError(
+            f"residual: a function in it (jit, cond, scan, ...) takes jax.lax.axis_index of the axis "
+            f"{', '.join(sorted(map(str, function.indexed & of_vmap)))} of vmap, which has no name inside the solve. "
+            "Take the index before the solve, and pass it through args."
+        )
     if coupled:
         raise ArgumentError(
             f"residual: it communicates (psum, pmean, all_gather, ...) along the axis {', '.join(coupled)}, on which y "

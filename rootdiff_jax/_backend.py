@@ -63,10 +63,19 @@ class JaxBackend(Backend):
         # change out of it, but not out of a branch
         def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             held, value = carry
-            inputs = value if operands is otherwise else operands  # the same arrays: a copy less
-            return jnp.zeros_like(held), lax.cond(held, lambda: jax.tree.map(on_mesh, function(*inputs)), lambda: value)
+            carried = dict(
+                zip(places, jax.tree.leaves(value), strict=True)
+            )  # what it is called with costs no copy then
+            inputs = [carried.get(id(leaf), leaf) for leaf in leaves]
 
-        operands, otherwise = jax.tree.map(on_mesh, (operands, otherwise))
+            def called() -> Any:
+                return jax.tree.map(on_mesh, function(*jax.tree.unflatten(tree, map(on_mesh, inputs))))
+
+            return jnp.zeros_like(held), lax.cond(held, called, lambda: value)
+
+        leaves, tree = jax.tree.flatten(operands)
+        places = [id(leaf) for leaf in jax.tree.leaves(otherwise)]
+        otherwise = jax.tree.map(on_mesh, otherwise)
         return self.while_loop(lambda carry: carry[0], once, (needed, otherwise))[1]
 
     def indices(self, mask: Array, count: int) -> Array:

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from rootdiff._backend import Array, Backend
 from rootdiff._norms import max_norm
-from rootdiff_jax._trace import partition, vary, varying_axes
+from rootdiff_jax._trace import of_some, partition, vary, varying_axes
 
 #: How far aside, relative to each number, it is asked what the systems depend on: at a root of zero, or with a
 #: parameter of zero, what is multiplied by them has no effect.
@@ -37,13 +38,50 @@ def regular_point(
     The operands that are known by system are `batched`. Where that is None, it is found out, in programs in which a
     system has failed where its derivative is not finite; the others are left alone.
     """
-    values = (y, *operands)
+    y, *others = _of_vmap(jnp.all(failed), _of_batch(function, backend, failed, (y, *operands), batched))
+    return y, tuple(others)
+
+
+@jax.custom_jvp
+def _of_vmap(failed: Array, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arrays of one system, with a good system's among those that `jax.vmap` maps over, where it failed.
+
+    To JAX its derivative is that of the arrays: in a failed system it meets nothing but cotangents of zero, or NaN.
+    """
+    return _exchanged(failed, values)  # type: ignore[no-any-return]
+
+
+_of_vmap.defjvp(lambda primals, tangents: (_of_vmap(*primals), tangents[1]), symbolic_zeros=True)
+
+
+@custom_vmap
+def _exchanged(_: Array, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return values
+
+
+@_exchanged.def_vmap
+def _exchanged_in(_: int, batched: list[Any], failed: Array, values: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return the arrays with those of a good system where one failed along this axis, then along the others."""
+    own, flags = batched
+    if own:
+        spread = any(flag and partition(value)[0] is not None for value, flag in zip(values, flags, strict=True))
+        values, failed = values if spread else _with_rows(values, failed, flags), jnp.all(failed)
+    return _exchanged(failed, values), flags
+
+
+def _of_batch(
+    function: Function,
+    backend: Backend,
+    failed: Array,
+    values: tuple[Any, ...],
+    batched: tuple[bool, ...] | None,
+) -> tuple[Any, ...]:
+    """Do what `regular_point` does for the systems of a batch."""
     if batched is not None:
-        flags: Sequence[Any] = (True, *batched)
-        rows = [_taken(value, failed) if flag else None for value, flag in zip(values, flags, strict=True)]
-        return _with_good(values, rows, failed, flags)
+        return _with_rows(values, failed, (True, *batched))
+    y = values[0]
     if failed.shape == () or any(_is_spread(value, y) for value in values):
-        return y, operands
+        return values
     candidates = tuple(_starts_with(value, failed.shape) for value in values)
     fixed = jax.tree.map(lax.stop_gradient, values)
 
@@ -64,8 +102,12 @@ def _is_spread(value: Any, y: Array) -> bool:
 
 def _starts_with(value: Any, batch: tuple[int, ...]) -> bool:
     """Return whether an operand may be data of the systems: it is an array of numbers that starts with their axes."""
-    plain = not jnp.issubdtype(value.dtype, jax.dtypes.extended)
-    return plain and jnp.shape(value)[: len(batch)] == batch
+    return _is_of_numbers(value) and jnp.shape(value)[: len(batch)] == batch
+
+
+def _is_of_numbers(value: Any) -> bool:
+    """Return whether an array holds no random keys."""
+    return not jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 def _taken(value: Any, failed: Array) -> Array:
@@ -81,9 +123,13 @@ def _rows(values: Sequence[Any], failed: Array, candidates: Sequence[bool]) -> l
     return [_taken(value, failed) if flag else jnp.zeros(()) for value, flag in zip(values, candidates, strict=True)]
 
 
-def _with_good(
-    values: Sequence[Any], rows: Sequence[Any], wrong: Array, flags: Sequence[Any]
-) -> tuple[Array, tuple[Any, ...]]:
+def _with_rows(values: Sequence[Any], failed: Array, flags: Sequence[bool]) -> tuple[Any, ...]:
+    """Return the arrays; those of numbers whose flag holds, with a good system's rows in the systems that failed."""
+    flags = [flag and _is_of_numbers(value) for value, flag in zip(values, flags, strict=True)]
+    return _with_good(values, _rows(values, failed, flags), failed, flags)
+
+
+def _with_good(values: Sequence[Any], rows: Sequence[Any], wrong: Array, flags: Sequence[Any]) -> tuple[Any, ...]:
     """Return the arrays, those whose flag holds with a row in place of their own in the `wrong` systems."""
 
     def replaced(value: Any, row: Any, flag: Any) -> Any:
@@ -92,8 +138,7 @@ def _with_good(
         flat = jnp.reshape(value, (*wrong.shape, -1))
         return jnp.reshape(jnp.where((wrong & flag)[..., None], row, flat), jnp.shape(value))
 
-    y, *operands = map(replaced, values, rows, flags)
-    return y, tuple(operands)
+    return tuple(map(replaced, values, rows, flags))
 
 
 def _found(
@@ -115,16 +160,9 @@ def _found(
             for place, value in enumerate(values)
         ]
         chosen = [flag and flags[place] for place, flag in enumerate(candidates)]
-        y, operands = _with_good(aside, _rows(aside, failed, candidates), wrong, chosen)
-        point = [y, *operands]
+        point = _with_good(aside, _rows(aside, failed, candidates), wrong, chosen)
 
-        def of_floating(*parts: Array) -> Array:
-            merged = list(point)
-            for place, part in zip(floating, parts, strict=True):
-                merged[place] = part
-            return function(*merged)
-
-        primals = [point[place] for place in floating]
+        of_floating, primals = of_some(function, point, floating)
         return jnp.stack(backend.jvp(of_floating, primals, [steps[place] for place in floating]))
 
     def ask(state: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -20,59 +20,36 @@ class Template:
 
     def fill(self, values: Sequence[Any]) -> Any:
         """Return the solver with these runtime settings, in the order of `split`."""
-        remaining = list(values)
-        return _rebuild(self.solver, remaining)
+        remaining = iter(values)
+        return _replaced(self.solver, lambda _: next(remaining))[0]
 
 
 def split(solver: Any) -> tuple[Template, tuple[Any, ...]]:
     """Return a solver's template and the values of its runtime settings, those of solvers inside it included."""
     values: list[Any] = []
-    key = _key(solver, values)
-    # a template outlives the solve, in the cache of programs, and values may be tracers
-    return Template(_rebuild(solver, [_MISSING] * len(values)), key), tuple(values)
+
+    def taken(value: Any) -> Any:
+        values.append(value)
+        return _MISSING  # a template outlives the solve, in the cache of programs, and values may be tracers
+
+    return Template(*_replaced(solver, taken)), tuple(values)
 
 
-def _key(solver: Any, values: list[Any]) -> Any:
-    entries: list[Any] = []
-    for name, value in _settings(solver):
-        if _is_runtime(solver, name, value):
-            values.append(value)
-            entries.append((name, type(value)))
-        else:
-            entries.append((name, _key_of_setting(value, values)))
-    return (type(solver), *entries) if is_dataclass(solver) else solver
-
-
-def _key_of_setting(value: Any, values: list[Any]) -> Any:
+def _replaced(value: Any, replacement: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Return a setting with its runtime values replaced, and what tells it from others, whatever these values are."""
     if isinstance(value, tuple):  # the solvers of a chain
-        return tuple(_key_of_setting(entry, values) for entry in value)
-    return _key(value, values) if _is_nested(value) else value
-
-
-def _rebuild(solver: Any, values: list[Any]) -> Any:
+        parts = [_replaced(entry, replacement) for entry in value]
+        return tuple(new for new, _ in parts), tuple(key for _, key in parts)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value, value
     changes: dict[str, Any] = {}
-    for name, value in _settings(solver):
-        if _is_runtime(solver, name, value):
-            changes[name] = values.pop(0)
-        elif _is_nested(value) or isinstance(value, tuple):
-            changes[name] = _rebuild_setting(value, values)
-    return with_settings(solver, **changes) if changes else solver
-
-
-def _rebuild_setting(value: Any, values: list[Any]) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_rebuild_setting(entry, values) for entry in value)
-    return _rebuild(value, values) if _is_nested(value) else value
-
-
-def _settings(solver: Any) -> list[tuple[str, Any]]:
-    return [(f.name, getattr(solver, f.name)) for f in fields(solver) if f.init] if is_dataclass(solver) else []
-
-
-def _is_runtime(solver: Any, name: str, value: Any) -> bool:
-    kind: Any = type(solver)
-    return name in runtime_settings(kind) and value is not None and not isinstance(value, bool | str)
-
-
-def _is_nested(value: Any) -> bool:
-    return is_dataclass(value) and not isinstance(value, type)
+    keys = []
+    for name in (f.name for f in fields(value) if f.init):
+        old, kind = getattr(value, name), type(value)
+        if name in runtime_settings(kind) and old is not None and not isinstance(old, bool | str):
+            new, key = replacement(old), type(old)
+        else:
+            new, key = _replaced(old, replacement)
+        changes |= {name: new} if new is not old else {}
+        keys.append((name, key))
+    return with_settings(value, **changes) if changes else value, (type(value), *keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,6 +39,8 @@ class Traced:
         How its value is spread over the explicit axes of a mesh.
     names : frozenset
         The axes, of a mesh or named by `jax.vmap`, over which each evaluation communicates.
+    indexed : frozenset
+        Those whose index a function within, such as a jitted one, takes.
     """
 
     def __init__(self, jaxpr: Any, operands: Sequence[Any]) -> None:
@@ -49,6 +52,8 @@ class Traced:
         self.axes, self.spec = varying_axes(value.aval), partition(value.aval)
         self._spread = tuple(partition(variable.aval) for variable in jaxpr.invars) if has_explicit_axes() else None
         self.names = frozenset(name for equation in equations(jaxpr) for name in _names(equation))
+        indices = (equation for equation in equations(jaxpr) if equation.primitive.name == "axis_index")
+        self.indexed = frozenset(equation.params["axis_name"] for equation in indices)
         self._key = _key(jaxpr, operands, _ORDERS)
         self._hash = hash(self._key)
 
@@ -107,11 +112,23 @@ def _with_no_derivative(function: Callable[..., Array]) -> Callable[..., Array]:
         raise ArgumentError(
             "residual: a derivative of it was asked for, by the solver or by that of the root, but it calls out of JAX "
             "(jax.pure_callback or io_callback), where JAX sees none. To find the root use solver='auto', 'df_sane' or "
-            "'scipy:krylov', or for a fixed point 'anderson'; for derivatives wrap the call in a function with a rule: "
+            "'scipy:hybr', or for a fixed point 'anderson'; for derivatives wrap the call in a function with a rule: "
             "jax.custom_jvp or jax.custom_vjp."
         )
 
     return known
+
+
+def of_some(
+    function: Callable[..., Any], operands: Sequence[Any], places: Sequence[int]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return a function of operands as one of those at `places`, and these; the others stay as they are."""
+
+    def of_places(*values: Any) -> Any:
+        chosen = dict(zip(places, values, strict=True))
+        return function(*(chosen.get(place, operand) for place, operand in enumerate(operands)))
+
+    return of_places, tuple(operands[place] for place in places)
 
 
 def varying_axes(value: Any) -> frozenset[Any]:
@@ -282,19 +299,13 @@ def _derivative(jaxpr: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]
         if variable not in closed_over and jnp.issubdtype(jnp.result_type(value), jnp.inexact)
     ]
 
-    def floating(*values: Any) -> list[Any]:
-        merged = list(operands)
-        for place, value in zip(places, values, strict=True):
-            merged[place] = value
-        return jax.core.eval_jaxpr(jaxpr, (), *merged)
-
-    primals = [operands[place] for place in places]
+    floating, primals = of_some(partial(jax.core.eval_jaxpr, jaxpr, ()), operands, places)
     if _has_custom_vjp(jaxpr):
         cotangents = [jnp.zeros_like(value) for value in jax.eval_shape(floating, *primals)]
         closed = jax.make_jaxpr(lambda p, c: jax.vjp(floating, *p)[1](c))(primals, cotangents)
         inputs = (*primals, *cotangents)
     else:
-        tangents = [jnp.zeros_like(value) for value in primals]
+        tangents = tuple(map(jnp.zeros_like, primals))
         closed = jax.make_jaxpr(lambda p, t: jax.jvp(floating, p, t))(primals, tangents)
         inputs = (*primals, *tangents)
     return _opened(closed, inputs)

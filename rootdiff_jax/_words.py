@@ -42,8 +42,9 @@ WORDS = {
 
         An eager call traces the residual once, so that it sees what has changed in the objects it reads; wrap it in
         ``jax.jit`` to save that, or the whole call. In reverse mode, a parameter that several systems share gets NaN if
-        one of them failed, unless the loss masks that one out by `converged` and the residual has a finite derivative
-        there, or `batched_args` are given. A ``scan`` around a root that is differentiated more than once needs forward
+        one of them failed, unless the loss masks that one out by `converged`. Under ``jax_debug_nans`` JAX stops at
+        the NaN of ``on_failure="nan"``, without a reason; "raise" raises a ConvergenceError, out of ``jax.jit`` too.
+        A ``scan`` around a root that is differentiated more than once needs forward
         mode first, ``jacrev(jacfwd(...))``: JAX forgets derivative rules in the reverse mode of a scan.
     """,
     "aux": ", and has its whole derivative, through the root too",

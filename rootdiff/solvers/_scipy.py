@@ -27,6 +27,7 @@ from rootdiff.solvers._correct import corrected
 Method = Literal["hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"]
 #: Times SciPy is started again from where it stopped, while our residual test fails and it makes progress.
 _ROUNDS = 5
+_OnHost = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +88,12 @@ class SciPy(Solver):
         first_norm = max_norm(xp, first)
         settings = {name: getattr(solver, name) for name in runtime_settings(type(self))}
         settings = {name: value for name, value in settings.items() if value is not None}
+        exact = self.method in ("hybr", "lm") and residual.differentiable
 
-        def solve_batch(evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any, *values: Any) -> Any:
+        def solve_batch(evaluate: _OnHost, jacobian: _OnHost, y0: Any, *values: Any) -> Any:
             # in a compiled program the settings are known on the host only
             known = with_settings(self, **dict(zip(settings, values, strict=True)))
-            return known._solve_batch(evaluate, jacobian, y0)
+            return known._solve_batch(evaluate, jacobian if exact else None, y0)
 
         y, steps = residual.backend.on_host(solve_batch, residual, y0, *settings.values())
         norm = max_norm(xp, residual(y))
@@ -105,8 +107,11 @@ class SciPy(Solver):
             solver, residual, y0, first, corrected(solver, residual, first_norm, raw, failed), started & failed
         )
 
-    def _solve_batch(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any) -> tuple[Any, Any]:
-        """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""
+    def _solve_batch(self, evaluate: _OnHost, jacobian: _OnHost | None, y0: Any) -> tuple[Any, Any]:
+        """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's.
+
+        Without a `jacobian`, methods that want one take SciPy's differences.
+        """
         y = np.array(y0)
         steps = np.zeros(y.shape[:-1], dtype=np.int32)
         with np.errstate(all="ignore"):  # a callback runs in a thread of its own, without the caller's setting
@@ -140,7 +145,7 @@ class SciPy(Solver):
     def _run(self, system: _System, goal: float) -> int:
         """Run SciPy once from the best point so far; return the steps it took."""
         if self.method in ("hybr", "lm"):
-            options: dict[str, Any] = {"xtol": self.rtol}
+            options: dict[str, Any] = {"xtol": self.rtol, "eps": float(np.finfo(system.best.dtype).eps)}
             options |= (
                 {"maxfev": self.max_steps} if self.method == "hybr" else {"ftol": self.rtol, "maxiter": self.max_steps}
             )
@@ -154,12 +159,11 @@ class SciPy(Solver):
                 options["jac_options"] = {"alpha": system.secant}
             if self.method == "krylov":  # the step of its own differences, in the precision of the residual
                 options["jac_options"] = {"rdiff": float(np.finfo(system.best.dtype).eps) ** 0.5}
-        exact = system.jacobian if self.method in ("hybr", "lm") else None
         calls = system.calls
         try:
             with _quiet():
                 start = system.best.astype(np.float64)
-                result = optimize.root(system, start, method=self.method, jac=exact, options=options)
+                result = optimize.root(system, start, method=self.method, jac=system.jacobian, options=options)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError):
             if system.failed:  # the user's residual raised, not SciPy's arithmetic
                 raise
@@ -198,7 +202,7 @@ def _quiet() -> Iterator[None]:
 class _System:
     """One system of a batch as SciPy wants it, with the best point that it was asked about."""
 
-    def __init__(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y: Any, index: Any) -> None:
+    def __init__(self, evaluate: _OnHost, jacobian: _OnHost | None, y: Any, index: Any) -> None:
         self._evaluate, self._jacobian, self._y, self._index = evaluate, jacobian, np.array(y), index
         self.calls, self.failed = 0, False
         self.best, self.best_norm = np.array(y[index]), np.inf
@@ -222,11 +226,13 @@ class _System:
         """Return the residual at `y`, without taking note of it."""
         return np.asarray(self._guarded(self._evaluate, y))[self._index]
 
-    def jacobian(self, y: Any) -> Any:
-        """Return the Jacobian, (n, n), at `y`."""
-        return np.asarray(self._guarded(self._jacobian, y), dtype=np.float64)[self._index]
+    @property
+    def jacobian(self) -> _OnHost | None:
+        """What returns the Jacobian, (n, n), at `y`, if it is known."""
+        known = self._jacobian
+        return known and (lambda y: np.asarray(self._guarded(known, y), dtype=np.float64)[self._index])
 
-    def _guarded(self, function: Callable[[Any], Any], y: Any) -> Any:
+    def _guarded(self, function: _OnHost, y: Any) -> Any:
         batch = self._y.copy()
         batch[self._index] = y
         try:

@@ -46,7 +46,7 @@ def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     `rhs` is (*batch, n) or (several, *batch, n).
     """
     matrix, order = factors
-    if are_better_together(order.shape):
+    if are_better_together(order.shape):  # else a gradient of 1024 systems of 6 takes 2.7 times
         if rhs.ndim > order.ndim:
             return jax.vmap(lambda one: solve(factors, one, transpose))(rhs)
         if order.shape == rhs.shape:

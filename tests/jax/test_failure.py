@@ -135,7 +135,7 @@ DERIVATIVES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "way", "derivative"), covering([*UNREAL], ["args", "batched_args", "closure"], [*DERIVATIVES])
+    ("name", "way", "derivative"), covering([*UNREAL], ["args", "batched_args", "closure", "vmap"], [*DERIVATIVES])
 )
 def test_a_masked_system_leaves_shared_derivatives_alone(name: str, way: str, derivative: str) -> None:
     """The Jacobian of the failed system is NaN too, and it is not said which arguments are of systems."""
@@ -146,7 +146,9 @@ def test_a_masked_system_leaves_shared_derivatives_alone(name: str, way: str, de
 
     def loss(k: Any, a: Any) -> Any:
         options: Any = {"batch_ndim": 1, "on_failure": "nan", "solver": "newton"}
-        if way == "closure":
+        if way == "vmap":
+            sol = jax.vmap(lambda a: rd.root(f, jnp.ones(1), a, k, on_failure="nan", solver="newton"))(a)
+        elif way == "closure":
             sol = rd.root(lambda y: f(y, a, k), jnp.ones_like(a), **options)
         else:
             batched = {"batched_args": (0, None)} if way == "batched_args" else {}
@@ -190,5 +192,7 @@ def test_failures_while_jax_looks_for_nans() -> None:
     with jax.debug_nans(True):
         with pytest.raises(rd.ConvergenceError, match="no root"):
             rd.root(no_root, jnp.asarray(ONE), jnp.asarray(ONE), solver="newton")
+        with pytest.raises(rd.ConvergenceError, match="no root"):
+            jax.jit(lambda y0: rd.root(no_root, y0, jnp.asarray(ONE), solver="newton").y)(jnp.asarray(ONE))
         sol = rd.root(no_root, jnp.asarray(ONE), jnp.asarray(ONE), solver="newton", on_failure="nan")
     assert np.isnan(sol.y).all()

@@ -9,6 +9,7 @@ from jax import lax
 from jax.extend.core import jaxprs_in_params
 
 import rootdiff_jax as rd
+from rootdiff_jax._backend import JaxBackend
 from rootdiff_jax.xla._packing import while_loop
 
 
@@ -75,3 +76,16 @@ def _carried(jaxpr: Any) -> list[int]:
         for inner in jaxprs_in_params(equation.params):
             found += _carried(inner)
     return found
+
+
+def test_a_branch_takes_what_it_may_replace_from_its_loop() -> None:
+    """An array that is carried and closed over too would be copied twice, whether the branch is taken or not."""
+    backend, large, other = JaxBackend(), jnp.ones(9), jnp.arange(9.0)
+
+    def run(needed: Any, large: Any, other: Any) -> Any:
+        return backend.when(needed, lambda a, b, c: (a + c, b + 1), (large, 2, other), (large, 5))
+
+    assert jax.jit(run)(True, large, other)[0].tolist() == (large + other).tolist()
+    assert jax.jit(run)(False, large, other)[0].tolist() == large.tolist()
+    (loop,) = (e for e in jax.make_jaxpr(run)(True, large, other).eqns if e.primitive is lax.while_p)
+    assert loop.params["body_nconsts"] == 1

@@ -146,6 +146,13 @@ def test_the_index_along_an_axis_of_vmap() -> None:
     np.testing.assert_allclose(slope, jnp.arange(3.0) / (3 * y**2 + 1), **EXACT)
 
 
+@pytest.mark.transform("vmap with an axis name whose index a function within takes", refused="ArgumentError")
+def test_an_index_that_a_function_within_takes_is_refused() -> None:
+    inner = jax.jit(lambda y, a: y**3 + y - a * jax.lax.axis_index("k"))
+    with pytest.raises(rd.ArgumentError, match=r"axis_index of the axis k of vmap.* pass it through args"):
+        jax.vmap(lambda a: rd.root(inner, jnp.ones(()), a, solver="newton").y, axis_name="k")(jnp.ones(3))
+
+
 @pytest.mark.transform("vmap with an axis name over which the residual communicates", refused="ArgumentError")
 def test_a_residual_that_couples_what_vmap_maps_over_is_refused() -> None:
     def mapped(residual: Any) -> Any:
