@@ -86,7 +86,7 @@ class Attributes:
         (type if isinstance(self.owner, type) else object).__setattr__(self.owner, name, value)
 
     def __len__(self) -> int:
-        return 0  # of few, as attributes are
+        return len(self.items())
 
 
 def stores(value: Any) -> Iterator[Any]:

@@ -91,7 +91,7 @@ class SciPy(Solver):
         def solve_batch(evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any, *values: Any) -> Any:
             # in a compiled program the settings are known on the host only
             known = with_settings(self, **dict(zip(settings, values, strict=True)))
-            return known._solve_batch(evaluate, jacobian, y0)
+            return known._solve_batch(evaluate, jacobian if residual.differentiable else None, y0)
 
         y, steps = residual.backend.on_host(solve_batch, residual, y0, *settings.values())
         norm = max_norm(xp, residual(y))
@@ -105,8 +105,13 @@ class SciPy(Solver):
             solver, residual, y0, first, corrected(solver, residual, first_norm, raw, failed), started & failed
         )
 
-    def _solve_batch(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y0: Any) -> tuple[Any, Any]:
-        """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""
+    def _solve_batch(
+        self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any] | None, y0: Any
+    ) -> tuple[Any, Any]:
+        """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's.
+
+        Without a `jacobian` SciPy takes differences where its method needs one.
+        """
         y = np.array(y0)
         steps = np.zeros(y.shape[:-1], dtype=np.int32)
         with np.errstate(all="ignore"):  # a callback runs in a thread of its own, without the caller's setting
@@ -154,7 +159,7 @@ class SciPy(Solver):
                 options["jac_options"] = {"alpha": system.secant}
             if self.method == "krylov":  # the step of its own differences, in the precision of the residual
                 options["jac_options"] = {"rdiff": float(np.finfo(system.best.dtype).eps) ** 0.5}
-        exact = system.jacobian if self.method in ("hybr", "lm") else None
+        exact = system.jacobian if self.method in ("hybr", "lm") and system.has_jacobian else None
         calls = system.calls
         try:
             with _quiet():
@@ -198,9 +203,9 @@ def _quiet() -> Iterator[None]:
 class _System:
     """One system of a batch as SciPy wants it, with the best point that it was asked about."""
 
-    def __init__(self, evaluate: Callable[[Any], Any], jacobian: Callable[[Any], Any], y: Any, index: Any) -> None:
+    def __init__(self, evaluate: Callable[[Any], Any], jacobian: Any, y: Any, index: Any) -> None:
         self._evaluate, self._jacobian, self._y, self._index = evaluate, jacobian, np.array(y), index
-        self.calls, self.failed = 0, False
+        self.calls, self.failed, self.has_jacobian = 0, False, jacobian is not None
         self.best, self.best_norm = np.array(y[index]), np.inf
         self(self.best)
         self._start, self._start_norm = self.best, self.best_norm

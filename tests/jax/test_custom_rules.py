@@ -112,7 +112,8 @@ halved = on_host(lambda z, a: 0.5 * z + a)
 
 @pytest.mark.transform("a callback in the residual, by solvers that need no derivative")
 @pytest.mark.parametrize(
-    ("solver", "compiled"), covering(["auto", "anderson", "df_sane", "scipy:krylov"], [False, True], together=1)
+    ("solver", "compiled"),
+    covering(["auto", "anderson", "df_sane", "scipy:krylov", "scipy:hybr"], [False, True], together=1),
 )
 def test_a_cell_that_calls_numpy(solver: str, compiled: bool) -> None:
     def found(a: Any) -> Any:
@@ -120,6 +121,12 @@ def test_a_cell_that_calls_numpy(solver: str, compiled: bool) -> None:
 
     y = (jax.jit(found) if compiled else found)(jnp.array([1.0, -2.0]))
     np.testing.assert_allclose(y, [2.0, -4.0], rtol=1e-10)  # the default tolerance is 1.8e-12, f is linear
+
+
+def test_scipy_takes_differences_of_a_residual_that_calls_numpy_under_vmap() -> None:
+    cubes = on_host(lambda y, a: y**3 - a)
+    found = jax.vmap(lambda a: rd.root(cubes, jnp.full(2, 1.5), a, solver="scipy:hybr").y)
+    np.testing.assert_allclose(found(jnp.array([[8.0, 27.0], [1.0, 64.0]])), [[2.0, 3.0], [1.0, 4.0]], rtol=1e-10)
 
 
 @pytest.mark.parametrize("compiled", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
