@@ -23,11 +23,17 @@ RAISED: ContextVar[Exception | None] = ContextVar("raised", default=None)
 #: An error of this part of an unknown leaves it no digit, see `rootdiff._verdict`.
 _NO_DIGIT = 0.1
 _ASTRAY = (
-    "the step limit was reached, and no root is in sight: y may run away to where the residual tends to zero without a "
-    "root, as exp(-y) does",
+    "the step limit was reached, and no root is in sight: from y a Newton step hardly reduces the residual, as next to "
+    "a minimum of it, or where it tends to zero without a root, as exp(-y) does",
     "give a better start, or a bracket (root_scalar); raise max_steps only if there is a root further on",
 )
 _UNDERFLOW = "scale the residual so that it does not underflow, and check that it has a root: exp(-y) has none"
+_OF_MANY = (
+    "the residual is zero, or zero to rounding, where its Jacobian is singular: y is one root of many (a redundant "
+    "equation, a plateau), or the residual underflows",
+    "if any root will do, take this one with on_failure='keep'; else add the equation that is missing, and check that "
+    "the residual does not underflow: exp(-y) has no root",
+)
 
 #: The policies under which the root of a failed system is its best iterate.
 KEEP = ("keep", "ignore")
@@ -74,8 +80,10 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
             cause = cause.format(off=_off(backend, solution, where))
         if status is Status.MAX_STEPS and worst < limits.smallest_normal / limits.eps:
             cause, remedy = f"{cause}, where the residual underflows", f"start elsewhere; {_UNDERFLOW}"
-        elif status is Status.MAX_STEPS and status not in own and _is_astray(backend, solution, where):
+        elif status is Status.MAX_STEPS and status not in own and _knows_no_error(backend, solution, where):
             cause, remedy = _ASTRAY
+        elif status is Status.ILL_DETERMINED and _knows_no_error(backend, solution, where):
+            cause, remedy = _OF_MANY
         if status is Status.STALLED and raised is not None:
             cause, remedy = f"the solver raised {raised!r}", "see to that error, start elsewhere, or try another solver"
         origin = _nonfinite_origin(backend, context) if status is Status.NONFINITE_START else ""
@@ -201,8 +209,8 @@ def _systems(where: Any) -> str:
     return f" (systems {shown}{', ...' if len(indices) > 5 else ''})"
 
 
-def _is_astray(backend: Backend, solution: Solution, where: Any) -> bool:
-    """Return whether the Jacobian told of one of these systems that no root is in sight: its error is infinite."""
+def _knows_no_error(backend: Backend, solution: Solution, where: Any) -> bool:
+    """Return whether the Jacobian was asked for the error of one of these systems, and told none: it is infinite."""
     errors = () if solution.error is None else [backend.to_numpy(leaf) for leaf in backend.flatten(solution.error)[0]]
     looked = is_dense((where.size, sum(error.size for error in errors) // where.size))
     return looked and any((error[where] == float("inf")).any() for error in errors)

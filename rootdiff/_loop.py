@@ -13,7 +13,7 @@ from rootdiff._errors import ArgumentTypeError, with_article
 from rootdiff._iterate import Iterate, State
 from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
-from rootdiff._resolution import End, lost_and_idle
+from rootdiff._resolution import End, is_lost
 from rootdiff._select import keep, select, status_where
 from rootdiff._settings import runtime, with_settings
 from rootdiff._sizes import is_dense
@@ -150,7 +150,7 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     xp = residual.xp
     if residual.correct is not None:
         y0 = residual.correct(y0, y0)
-    state = _checked(solver, "init", solver.init(residual, y0))
+    state = _checked(solver, "init", solver.init(residual, y0), y0)
     first, norm = state.iterate.f, _size(xp, state.iterate)
     zeros = xp.zeros_like(norm, dtype=xp.int32)
     status = xp.where(
@@ -185,26 +185,30 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     asked = failed | tiny | silent
     if is_dense(tuple(y.shape)):
         allowed = allowed_error(xp, solver, at.y, loop.scale, xp.ones_like(success))
-        end = End(residual, y0, at.y, at.f, allowed, loop.scale, loop.steps)
-        lost, idle = lost_and_idle(end, raw.factors, norm == 0, getattr(solver, "damping", None))
         claimed = (raw.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
-        asked = asked | (claimed & lost)
-        if idle is not None:
-            idle = idle & claimed[..., None]
-            status = xp.where(xp.any(idle, axis=-1), int(Status.AT_PRECISION), raw.status)
-            raw = raw._replace(status=xp.astype(status, xp.int32), error=xp.where(idle, xp.inf, error))
+        end = End(replace(residual, active=claimed), at.y, at.f, allowed, loop.scale, loop.steps)
+        asked = asked | (claimed & is_lost(end, solver, raw.factors, norm == 0))
     if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
     return Claim(raw, asked if active is None else asked & active, first)
 
 
-def _checked(solver: IterativeSolver, method: str, state: Any) -> State:
-    """Return what a method of a solver returned, if that is a state."""
+def _checked(solver: IterativeSolver, method: str, state: Any, y: Array) -> State:
+    """Return what a method of a solver returned, if that is a state whose iterate is like `y`, (*batch, n)."""
     if not isinstance(state, State):
         raise ArgumentTypeError(
             f"solver: {type(solver).__name__}.{method} returned {with_article(type(state).__name__)}, but must return "
             "a rootdiff.State: State(Iterate(y, f, error, status), memory, inverse)."
         )
+    shape = tuple(y.shape)
+    for name, expected in (("y", shape), ("f", shape), ("error", shape), ("status", shape[:-1])):
+        part = getattr(state.iterate, name)
+        if getattr(part, "shape", None) != expected:
+            got = f"of shape {tuple(part.shape)}" if hasattr(part, "shape") else with_article(type(part).__name__)
+            raise ArgumentTypeError(
+                f"solver: {type(solver).__name__}.{method} returned an iterate whose {name} is {got}, but must be an "
+                f"array of shape {expected}{', as the start is' if expected == shape else ', one per system'}."
+            )
     return state
 
 
@@ -216,7 +220,7 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     def step(loop: _Loop) -> Any:
         active = loop.running
         masked = replace(residual, active=active) if batch or backend.traced else residual
-        return _checked(solver, "step", solver.step(masked, loop.state))
+        return _checked(solver, "step", solver.step(masked, loop.state), loop.best_y)
 
     def assessed(state: Any, loop: _Loop) -> _Loop:
         active = loop.running

@@ -5,10 +5,12 @@ Where rows of f are rounded, corrections may be far smaller than the error of y 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from rootdiff._backend import Array, Backend
+from rootdiff._backend import Array
 from rootdiff._inverse import Factors, Updated
+from rootdiff._iterate import State
 from rootdiff._norms import is_within, max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
@@ -16,16 +18,16 @@ from rootdiff._sizes import has_few_unknowns
 
 #: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
 _RETURNING = 0.4
-#: Iterations after which a point beside y must be nearer to it by so much, over the square root of n: the part that the
-#: slowest of n directions has in a step that is as long in each of them, but for one case of a hundred.
-_RETURNS, _NEARER = 10, 0.01
+#: Steps after which a point beside y must be nearer to it by so much, over the square root of n: the part that the
+#: slowest of n directions has in a step that is as long in each of them, but for one case of a hundred. Of many
+#: unknowns, whose Jacobian costs more, it may be so many steps more than the solve took.
+_RETURNS, _NEARER = 20, 0.01
 
 
 class End(NamedTuple):
-    """Where a solve ended: start, iterate, residual, allowed error, size of unknowns, (*batch, n); steps, (*batch)."""
+    """Where a solve ended: iterate, residual, allowed error, size of unknowns, (*batch, n); steps, (*batch)."""
 
     residual: Residual
-    y0: Array
     y: Array
     f: Array
     allowed: Array
@@ -33,20 +35,18 @@ class End(NamedTuple):
     steps: Array
 
 
-def lost_and_idle(end: End, inverse: Any, exact: Array, damping: Any) -> tuple[Array, Array | None]:
-    """Return where f does not resolve y to the allowed error, (*batch), and which unknowns are idle where that is seen.
+def is_lost(end: End, solver: Any, inverse: Any, exact: Array) -> Array:
+    """Return where f does not resolve y to the allowed error, as far as can be told without its Jacobian, (*batch).
 
     `inverse` is what is known of the inverse Jacobian. Where it was never formed, steps say nothing of directions in
-    which none went: of few unknowns the plain iteration has to vouch for them, of many an f that is `exact`ly zero,
-    (*batch), vouches for nothing. `damping` is that of the iteration, None if there is none.
+    which none went. Of a `solver` whose steps tell no error another solve, from beside y, has to lead back to y; of
+    others we ask for the Jacobian of few unknowns, and of many where f is `exact`ly zero, (*batch).
     """
     if isinstance(getattr(inverse, "base", inverse), Factors):
-        return _returns_less(end, inverse), None
-    if not has_few_unknowns(end.y.shape):
-        return exact, None
-    if damping is None:
-        return exact | ~exact, None
-    return _stays_away(end, damping)
+        return _returns_less(end, inverse)
+    if solver.short_steps == 0:
+        return _stays_away(end, solver)
+    return exact | ~exact if has_few_unknowns(end.y.shape) else exact
 
 
 def _returns_less(end: End, inverse: Any) -> Array:
@@ -70,34 +70,24 @@ def _returns_less(end: End, inverse: Any) -> Array:
     return ~(is_within(xp, back - (trial - y), least) & is_within(xp, weak * rounding, least))
 
 
-def _stays_away(end: End, damping: Any) -> tuple[Array, Array]:
-    """Return where, (*batch), the plain iteration does not lead back to y from beside it, and which unknowns are idle.
-
-    If it does the Jacobian is regular, and steps tell the error. An idle unknown, (*batch, n), rests where it started
-    in a row that is zero all over: nothing asks for it.
-    """
-    residual, y, f = end.residual, end.y, end.f
-    xp = residual.xp
+def _stays_away(end: End, solver: Any) -> Array:
+    """Return where, (*batch), the solver does not lead back to y from beside it: if it does the Jacobian is regular."""
+    xp, y, function = end.residual.xp, end.y, end.residual.function
+    residual = replace(end.residual, function=lambda y, *parameters: function(y, *parameters) - end.f, known=None)
     size = float(xp.finfo(y.dtype).eps) ** 0.5 * xp.maximum(xp.abs(y), end.scale)
-    beside = size * weights(xp, y, end.steps)
 
-    def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        count, away = carry
-        return count + 1, away + damping * (residual(residual.moved(y, away)) - f)
+    def away(state: State) -> Array:
+        return ~(max_norm(xp, (state.iterate.y - y) / size) <= _NEARER / y.shape[-1] ** 0.5)
 
-    _, away = _repeated(residual.backend, look, (xp.zeros_like(end.steps), beside), _RETURNS)
-    idle = (away == beside) & (f == 0) & (y == end.y0)
-    far = max_norm(xp, xp.where(idle, xp.zeros_like(away), away / size))
-    return ~(far <= _NEARER / y.shape[-1] ** 0.5), idle
+    def look(carry: tuple[Array, Array, State]) -> tuple[Array, Array, State]:
+        count, going, state = carry
+        state = solver.step(replace(residual, active=going), state)
+        return count + 1, going & away(state), state
 
+    def unfinished(carry: tuple[Array, Array, State]) -> Array:
+        return xp.any(carry[1] & (carry[0] < most))
 
-def _repeated(backend: Backend, body: Any, state: Any, times: int) -> Any:
-    """Return the state after so many calls of `body`, whose first array counts them: by a loop where that is compiled.
-
-    Else a device would be waited for.
-    """
-    if backend.traced:
-        return backend.while_loop(lambda state: backend.xp.all(state[0] < times), body, state)
-    for _ in range(times):
-        state = body(state)
-    return state
+    most = _RETURNS if has_few_unknowns(y.shape) else _RETURNS + end.steps
+    start = solver.init(residual, residual.moved(y, size * weights(xp, y, end.steps)))
+    carry = xp.zeros_like(end.steps), residual.of_active(away(start)), start
+    return residual.backend.while_loop(unfinished, look, carry)[1]

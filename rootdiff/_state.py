@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import types
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,13 +19,13 @@ import numpy as np
 
 from rootdiff._errors import ArgumentError
 from rootdiff._freezing import LIBRARIES, OURS, package_of
-from rootdiff._reached import global_variables, is_object, parts, reached
+from rootdiff._reached import global_variables, parts, reached, stores
 
-#: At most so many objects, and containers of at most so many entries, are looked at.
+#: At most so many objects are looked at, and entries of a dict one by one; of a larger one all at once.
 LOOKED_AT = 1000
-#: Arrays of at most so many entries in all are kept; of others so many entries are compared.
+#: Containers of at most so many entries, and arrays of so many in all, are kept; of others so many are compared.
 _KEPT, _COMPARED = 100_000, 1000
-_MISSING = object()
+_MISSING, _ALL = object(), object()
 _TURN = RLock()
 
 
@@ -58,7 +59,7 @@ class State:
 
     Attributes
     ----------
-    entries : tuples (store, key, value). Of dicts, attributes and variables; of a list all at once.
+    entries : tuples (store, key, value). Of dicts, attributes and variables; of other containers all at once.
     arrays : tuple of Snapshot
     """
 
@@ -91,11 +92,8 @@ class State:
 
     @staticmethod
     def stores(value: Any) -> Iterator[Any]:
-        """Yield the dicts and lists in which an object holds what may be assigned anew."""
-        if isinstance(value, dict | list):
-            yield value
-        elif is_object(value):
-            yield vars(value)
+        """Yield where an object holds what may be assigned anew."""
+        return stores(value)
 
     def lasting(self) -> State:
         """Return the state without what a call of the residual has changed: what it sets itself."""
@@ -133,9 +131,9 @@ def _some(array: Any, whole: bool) -> Any:
 
 
 def _items(store: Any) -> Iterable[tuple[Any, Any]]:
-    if len(store) >= LOOKED_AT:
-        return ()
-    return [(None, store[:])] if isinstance(store, list) else list(store.items())
+    if hasattr(store, "items") and len(store) < LOOKED_AT:
+        return list(store.items())
+    return [(_ALL, _now(store, _ALL))] if len(store) <= _KEPT else ()
 
 
 def _variables(function: types.FunctionType, frozen: Any) -> Iterator[tuple[Any, Any, Any]]:
@@ -154,7 +152,9 @@ def _now(store: Any, key: Any) -> Any:
             return store.cell_contents
         except ValueError:  # a variable that is not assigned yet, or no more
             return _MISSING
-    return store[:] if isinstance(store, list) else store.get(key, _MISSING)
+    if key is _ALL:
+        return [*store, *store.values()] if isinstance(store, dict) else [*store]
+    return store.get(key, _MISSING)
 
 
 def _assign(entries: Iterable[tuple[Any, Any, Any]], arrays: Iterable[Snapshot]) -> None:
@@ -166,15 +166,22 @@ def _assign(entries: Iterable[tuple[Any, Any, Any]], arrays: Iterable[Snapshot])
                 del store.cell_contents
             else:
                 store.cell_contents = value
-        elif value is _MISSING:
-            store.pop(key, None)
+        elif key is not _ALL:
+            store.pop(key, None) if value is _MISSING else store.__setitem__(key, value)
+        elif isinstance(store, list):
+            store[:] = value
         else:
-            store[slice(None) if isinstance(store, list) else key] = value
+            store.clear()
+            middle = len(value) // 2
+            pairs = zip(value[:middle], value[middle:], strict=True)
+            store.extend(value) if isinstance(store, deque) else store.update(
+                pairs if isinstance(store, dict) else value
+            )
 
 
 def _has_changed(store: Any, key: Any, value: Any) -> bool:
     """Return whether a store holds something else than it did."""
     now = _now(store, key)
-    if isinstance(store, list):
+    if key is _ALL:
         return len(now) != len(value) or any(map(operator.is_not, now, value))
     return now is not value

@@ -40,8 +40,8 @@ _SHORTER = 0.5
 CONTRACTION = 0.35
 #: Or by far below the tolerance, where noise may be larger than what was sampled of it.
 _BELOW = 0.05
-#: Part of the residual at the start that noise may be, of systems whose Jacobian is not formed: on a grid of spacing h
-#: the residual at zero is h^2 times a load, its rounding that of y.
+#: Part of the residual at the start that noise may be, or y has run away to where any residual is noise: on a grid of
+#: spacing h the residual at zero is h^2 times a load, its rounding that of y.
 _TELLING = 1e-3
 #: The default atol counts once the residual has fallen by this many times rtol: by rtol itself it may not, where its
 #: rounding is 1e-12 of its value at the start, as that of a difference quotient on a fine grid.
@@ -181,10 +181,14 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
-    # f falls, yet a Newton step leaves as much of it as where it only tends to zero
+    # f is zero to rounding, or to the default tolerance of y, and its Jacobian is singular, or nearly so
+    reach = (xp.abs(matrix) @ (eps**0.75 * point.scale)[..., None])[..., 0]
+    is_zero = finite & xp.all(xp.abs(point.f) <= xp.maximum(reach, _MARGIN * near.noise), axis=-1)
+    is_zero = is_zero & (max_norm(xp, near.noise) <= _TELLING * point.first_norm)
+    status = xp.where(is_zero & ~(told & verdict.known), int(Status.ILL_DETERMINED), status)
+    # a Newton step leaves as much of f as where it only tends to zero, or next to a minimum
     towards = max_norm(xp, following / unit) <= CONTRACTION * max_norm(xp, error / unit)
-    fallen = norm <= eps**0.375 * point.first_norm
-    astray = (status == int(Status.MAX_STEPS)) & fallen & ~(towards | explains)
+    astray = (status == int(Status.MAX_STEPS)) & ~(towards | explains)
     told = told & ~((norm == 0) & verdict.flat) & ~astray
     return _Found(status, xp.where(told[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
 
@@ -214,9 +218,9 @@ class _Verdict(NamedTuple):
         determined = status_where(xp, self.known, Status.AT_PRECISION, Status.ILL_DETERMINED)
         status = xp.where(self.attained, determined, status)
         status = xp.where(self.converged, int(Status.CONVERGED), status)
-        # a residual of zero is a root, unless nothing near it is anything else; how far from others, may be unknown
-        of_zero = xp.where(self.attained, status, int(Status.AT_PRECISION))
-        return xp.where(norm == 0, xp.where(self.flat, int(Status.ILL_DETERMINED), of_zero), status)
+        # where the Jacobian is singular too, a zero is one of many, or f underflows
+        unknown = (norm == 0) & (self.flat | ~self.attained)
+        return xp.where(unknown, int(Status.ILL_DETERMINED), status)
 
 
 def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:

@@ -50,6 +50,7 @@ class TorchState(State):
             for key, part in value.named_modules(prefix=name):
                 own = (pair for pair in vars(part).items() if pair[0] not in TorchState.ignored)
                 yield from ((f"{key}.{attribute}", held) for attribute, held in own)
+                yield type(part).__name__, type(part)
         elif not isinstance(value, Tensor):
             yield from State.parts(name, value)
 
@@ -57,7 +58,7 @@ class TorchState(State):
     def stores(value: Any) -> Iterator[Any]:
         if isinstance(value, nn.Module):
             for part in value.modules():
-                yield from (part._parameters, part._buffers, part._modules, vars(part))
+                yield from (part._parameters, part._buffers, part._modules, *State.stores(part))
         elif not isinstance(value, Tensor):
             yield from State.stores(value)
 

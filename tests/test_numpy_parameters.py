@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 import pickle
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -60,6 +62,23 @@ class Holder:
         self.c = np.zeros(1)
 
 
+class Shared:
+    c = 0.0
+
+
+class Slotted:
+    __slots__ = ("c",)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    c: float = 0.0
+
+
+class Pair(NamedTuple):
+    first: list[float]
+
+
 _NUMBERS = [0.0]
 
 
@@ -79,6 +98,9 @@ def reader(kind: str) -> tuple[Any, Any]:
     def read_rebound() -> float:
         return rebound
 
+    slotted, frozen, inner, queue, many = Slotted(), Frozen(), [0.0], deque([0.0, 1.0]), dict.fromkeys(range(5000), 0.0)
+    Shared.c, shared, slotted.c = 0.0, Shared(), 0.0
+    default, tags, long, pair = defaultdict(float, c=0.0), {0.0}, [0.0] * 5000, Pair(inner)
     masked = np.ma.masked_array([0.0, 0.0], [False, True])
     hidden, matrix = [read_rebound], scipy.sparse.csr_array((np.zeros(1), ([0], [0])), shape=(1, 1))
     pairs: dict[str, tuple[Any, Any]] = {
@@ -93,6 +115,16 @@ def reader(kind: str) -> tuple[Any, Any]:
         "variable": (read_rebound, rebind),
         "function in a list": (lambda: hidden[0](), rebind),
         "sparse matrix": (lambda: matrix @ np.ones(1), lambda: matrix.data.fill(5.0)),
+        "class attribute": (lambda: Shared.c, lambda: setattr(Shared, "c", 5.0)),
+        "class attribute, by an object": (lambda: shared.c, lambda: setattr(Shared, "c", 5.0)),
+        "slot": (lambda: slotted.c, lambda: setattr(slotted, "c", 5.0)),
+        "frozen dataclass": (lambda: frozen.c, lambda: object.__setattr__(frozen, "c", 5.0)),
+        "deque": (lambda: queue[0], lambda: queue.__setitem__(0, 5.0)),
+        "defaultdict": (lambda: default["c"], lambda: default.update(c=5.0)),
+        "set": (lambda: max(tags), lambda: tags.add(5.0)),
+        "named tuple": (lambda: pair.first[0], lambda: inner.__setitem__(0, 5.0)),
+        "long list": (lambda: long[4000], lambda: long.__setitem__(4000, 5.0)),
+        "large dict": (lambda: many[4000], lambda: many.update({4000: 5.0})),
     }
     return pairs[kind]
 
@@ -108,6 +140,16 @@ CHANGES = [
     "variable",
     "function in a list",
     "sparse matrix",
+    "class attribute",
+    "class attribute, by an object",
+    "slot",
+    "frozen dataclass",
+    "deque",
+    "defaultdict",
+    "set",
+    "named tuple",
+    "long list",
+    "large dict",
 ]
 ENTRIES = ["root", "rules", "fixed_point", "root_scalar", "continuation", "argument"]
 
@@ -179,15 +221,10 @@ def test_threads_put_back_each_its_own() -> None:
     assert gain[0] == -1.0
 
 
-class Slotted:
-    __slots__ = ("w",)
-
-
 def test_what_cannot_be_put_back_has_changed() -> None:
-    thing = Slotted()
-    thing.w = 2.0
-    sol = rootdiff.root(lambda y, a: thing.w * y - a, np.zeros(1), np.array([6.0]))
-    thing.w = 3.0
+    thing = ctypes.c_double(2.0)
+    sol = rootdiff.root(lambda y, a: thing.value * y - a, np.zeros(1), np.array([6.0]))
+    thing.value = 3.0
     with pytest.raises(ArgumentError, match=r"residual: at the root.*reads besides y and args"):
         sol.jacobian()
 

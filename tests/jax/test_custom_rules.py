@@ -124,6 +124,12 @@ def test_a_cell_that_calls_numpy(solver: str, compiled: bool) -> None:
     np.testing.assert_allclose(y, [[2.0, -4.0]], rtol=1e-10)  # the default tolerance is 1.8e-12, f is linear
 
 
+def test_scipy_takes_differences_of_a_residual_that_calls_numpy_under_vmap() -> None:
+    cubes = on_host(lambda y, a: y**3 - a)
+    found = jax.vmap(lambda a: rd.root(cubes, jnp.full(2, 1.5), a, solver="scipy:hybr").y)
+    np.testing.assert_allclose(found(jnp.array([[8.0, 27.0], [1.0, 64.0]])), [[2.0, 3.0], [1.0, 4.0]], rtol=1e-10)
+
+
 @pytest.mark.parametrize("compiled", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_auto_finds_roots_of_a_residual_that_calls_numpy(compiled: bool) -> None:
     """The second is Rosenbrock's from its standard start, in which the first of the solvers stalls."""

@@ -106,3 +106,18 @@ def test_another_state_is_refused_by_name():
     for solver, what in ((Old(), "Old.init returned a dict"), (Bare(), "Bare.step returned a tuple")):
         with pytest.raises(ArgumentTypeError, match=f"{what}, but must return a rootdiff.State"):
             rootdiff.root(f, np.ones(2), A[0], solver=solver)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("part", "got"), [("y", r"of shape \(4,\)"), ("f", r"of shape \(4,\)"), ("status", "of shape .* one per system")]
+)
+def test_an_iterate_of_another_shape_is_refused_by_name(backend, part, got):
+    class Doubled(Diagonal):
+        def step(self, residual, state):
+            at = super().step(residual, state).iterate
+            twice = residual.xp.concat([at.y, at.y])
+            return rootdiff.State(at._replace(**{part: twice}))
+
+    with pytest.raises(ArgumentTypeError, match=f"Doubled.step returned an iterate whose {part} is {got}"):
+        HARNESSES[backend]().solve(f, np.ones(2), A[0], solver=Doubled())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -212,11 +213,21 @@ def test_containers_and_objects_are_those_of_the_solve(kind: str, higher: bool) 
     assert rd.root(residual, ZERO, w, *args).y.item() == pytest.approx(8.0)  # the change has come to stay
 
 
+class Gain(nn.Module):
+    __slots__ = ("slot",)
+    k = 3.0
+
+    def forward(self) -> Tensor:
+        return ZERO + self.k
+
+
 def reader(kind: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return a function that reads a 3, and one that makes a 4 of it."""
     array, large, numbers, options, thing = np.array([3.0]), np.full(200_000, 3.0), [3.0], {"k": 3.0}, Thing()
     tensor, tracked, layer, holder = number(3.0), number(3.0, True), nn.Linear(1, 1, dtype=torch.float64), nn.Module()
     layer.bias.data.fill_(3.0)
+    Gain.k, queue, gain, many = 3.0, deque([3.0]), Gain(), dict.fromkeys(range(5000), 3.0)
+    gain.slot = 3.0
     tensors, holder.array, rows = [tensor], array, torch.full((3, 1), 3.0, dtype=torch.float64)
 
     @torch.no_grad()
@@ -227,6 +238,11 @@ def reader(kind: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
         "dict": (lambda: options["k"], lambda: options.update(k=4.0)),
         "object": (lambda: thing.h, lambda: setattr(thing, "h", 4.0)),
         "list": (lambda: numbers[0], lambda: numbers.__setitem__(0, 4.0)),
+        "class attribute": (lambda: Gain.k, lambda: setattr(Gain, "k", 4.0)),
+        "class attribute of a module": (lambda: gain().item(), lambda: setattr(Gain, "k", 4.0)),
+        "slot of a module": (lambda: gain.slot, lambda: setattr(gain, "slot", 4.0)),
+        "deque": (lambda: queue[0], lambda: queue.__setitem__(0, 4.0)),
+        "large dict": (lambda: many[4000], lambda: many.update({4000: 4.0})),
         "emptied list": (lambda: numbers[0] if numbers else 4.0, lambda: numbers.clear()),
         "array": (lambda: float(array[0]), lambda: array.fill(4.0)),
         "shared memory": (lambda: torch.from_numpy(array), lambda: array.fill(4.0)),
@@ -260,7 +276,8 @@ def solved(entry: str, read: Callable[[], Any], w: Tensor) -> Tensor:
 
 
 ENTRIES = ["root", "args", "fixed_point", "root_scalar", "continuation", "layer"]
-KEPT = ["dict", "object", "list", "emptied list", "array", "shared memory", "array of a module"]
+KEPT = ["dict", "object", "list", "emptied list", "array", "shared memory", "array of a module", "class attribute"]
+KEPT += ["class attribute of a module", "slot of a module", "deque", "large dict"]
 REFUSED = {
     "tensor": "tensor",
     "tensor in a list": "tensors",
