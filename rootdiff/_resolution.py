@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._inverse import Factors, Updated
+from rootdiff._inverse import Factors, SparseFactors, Updated
 from rootdiff._norms import is_within, max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
@@ -40,7 +40,7 @@ def lost_and_idle(end: End, inverse: Any, exact: Array, damping: Any) -> tuple[A
     which none went: of few unknowns the plain iteration has to vouch for them, of many an f that is `exact`ly zero,
     (*batch), vouches for nothing. `damping` is that of the iteration, None if there is none.
     """
-    if isinstance(getattr(inverse, "base", inverse), Factors):
+    if isinstance(getattr(inverse, "base", inverse), Factors | SparseFactors):
         return _returns_less(end, inverse), None
     if not has_few_unknowns(end.y.shape):
         return exact, None

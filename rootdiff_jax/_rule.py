@@ -24,6 +24,7 @@ from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import Status
 from rootdiff._solver import run
+from rootdiff._sparsity import Pattern
 from rootdiff.linear import AutoLinear
 from rootdiff_jax._backend import JaxBackend, SteppingBackend, settled
 from rootdiff_jax._precision import in_full_precision, in_own_settings
@@ -38,7 +39,8 @@ class Problem:
     """What a solve is compiled for: the residual, both solvers, the failure policy, the correction of the steps.
 
     `fixed_point` tells that the residual is ``cell(y) - y``. Where it is known which of the operands carry the batch
-    axes, `batched`, the residual is traced for one system. So many of the batch axes as `mapped` are those of vmap.
+    axes, `batched`, the residual is traced for one system. So many of the batch axes as `mapped` are those of vmap. The
+    `pattern` is that of the Jacobian of each system, if it is known.
     """
 
     function: Traced
@@ -50,6 +52,7 @@ class Problem:
     batched: tuple[bool, ...] | None = None
     batch_ndim: int = 0
     mapped: int = 0
+    pattern: Pattern | None = None
 
     def call(self, y: Array, *operands: Array) -> Array:
         """Return the residual of all systems, (*batch, n)."""
@@ -67,7 +70,7 @@ class Problem:
     def residual(self, operands: tuple[Any, ...]) -> Residual:
         """Return the residual with its parameters bound."""
         backend = JaxBackend(self.function.reverse_only, self.function.differentiable)
-        residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point)
+        residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point, pattern=self.pattern)
         return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
 
     def _take(self, operands: tuple[Any, ...], pick: Pick, _: int) -> Residual:
