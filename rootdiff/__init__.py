@@ -14,7 +14,15 @@ from rootdiff._errors import (
 from rootdiff._hooks import History
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver, StepInfo
-from rootdiff._numpy_adapter import continuation, fixed_point, gradient_report, implicit, root, root_scalar
+from rootdiff._numpy_adapter import (
+    continuation,
+    detect_sparsity,
+    fixed_point,
+    gradient_report,
+    implicit,
+    root,
+    root_scalar,
+)
 from rootdiff._operator import LinearOperator
 from rootdiff._problems import Path
 from rootdiff._registry import (
@@ -29,6 +37,7 @@ from rootdiff._report import GradientReport
 from rootdiff._residual import Residual
 from rootdiff._solution import Method, RawSolution, Solution, Status
 from rootdiff._solver import Solver
+from rootdiff._sparsity import Pattern
 from rootdiff.linear import (
     CG,
     GMRES,
@@ -43,6 +52,7 @@ from rootdiff.linear import (
     OneStep,
     Phantom,
     Reuse,
+    SparseLU,
 )
 from rootdiff.solvers import (
     ITP,
@@ -105,6 +115,7 @@ __all__ = [
     "Newton",
     "NewtonKrylov",
     "Path",
+    "Pattern",
     "OneStep",
     "Phantom",
     "PseudoTransient",
@@ -115,6 +126,7 @@ __all__ = [
     "SciPy",
     "Solution",
     "Solver",
+    "SparseLU",
     "State",
     "Status",
     "StepInfo",
@@ -123,6 +135,7 @@ __all__ = [
     "available_adjoints",
     "available_solvers",
     "continuation",
+    "detect_sparsity",
     "fixed_point",
     "get_adjoint",
     "get_solver",

@@ -6,11 +6,12 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import batched_leaves
+from rootdiff._detection import detected
 from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError, ArgumentTypeError, RootdiffError
 from rootdiff._failure import OnFailure, check_policy
@@ -21,6 +22,7 @@ from rootdiff._parameters import check_meaning
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
+from rootdiff._sparsity import Pattern
 from rootdiff._structure import Structure, check_args, describe, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto
@@ -58,6 +60,7 @@ class Options:
     jvp: Callable[..., Any] | None = None
     vjp: Callable[..., Any] | None = None
     has_aux: bool = False
+    jac_sparsity: Any = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Task:
         Which leaves of `args` carry the batch axes, if the user has told.
     scale : array like `start`, or None
         The size of each unknown, if the user has told.
+    pattern : Pattern or None
+        Where the Jacobian of each system may have entries, if the user has told.
     """
 
     function: Callable[..., Any]
@@ -92,6 +97,7 @@ class Task:
     fixed_point: bool
     batched: list[bool] | None
     scale: Array | None = None
+    pattern: Pattern | None = None
 
     @property
     def backend(self) -> Backend:
@@ -121,7 +127,7 @@ class Task:
         """Return the residual with its parameters bound, of some of the systems where these are given."""
         parameters, rebuild = self.split(args)
         flat = self.flat(rebuild, structure)
-        return Residual(flat, tuple(parameters), self.backend, fixed_point=self.fixed_point)
+        return Residual(flat, tuple(parameters), self.backend, fixed_point=self.fixed_point, pattern=self.pattern)
 
 
 class Found(NamedTuple):
@@ -308,7 +314,7 @@ def task(
     args = adapter.kept(structure, args)
     solver = Auto(fixed_point=fixed_point) if options.solver == "auto" else get_solver(options.solver, backend.name)
     given, start = options.batched_args, structure.ravel(y0)
-    return Task(
+    made = Task(
         function,
         structure,
         y0,
@@ -322,6 +328,25 @@ def task(
         None if given is None else batched_leaves(backend, args, given, structure.batch),
         None if options.y_scale is None else adapter.aside(_sizes)(adapter, structure, options.y_scale, start),
     )
+    return made if options.jac_sparsity is None else replace(made, pattern=_pattern(adapter, made))
+
+
+def _pattern(adapter: Adapter, task: Task) -> Pattern:
+    """Return the pattern that `jac_sparsity` tells: that of the residual, or of the cell of a fixed point."""
+    given, size = task.options.jac_sparsity, task.structure.size
+    if isinstance(given, str) and given == "detect":
+        return detect(adapter, task)
+    return Pattern.of(given, size, diagonal=task.fixed_point)
+
+
+def detect(adapter: Adapter, task: Task) -> Pattern:
+    """Return the pattern of the Jacobian near the start of a task."""
+    if not adapter.is_concrete((task.start, task.args)):
+        raise ArgumentError(
+            "jac_sparsity: 'detect' needs values, but this call is traced or transformed (jit, grad, vmap or another). "
+            "Call detect_sparsity(residual, y0, *args) outside of it, and pass what it returns."
+        )
+    return adapter.aside(detected)(adapter.measured(task), task.start)
 
 
 def _sizes(adapter: Adapter, structure: Structure, y_scale: Any, start: Array) -> Array:

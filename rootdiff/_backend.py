@@ -68,6 +68,9 @@ class Backend(Protocol):
     #: Whether a product with a transposed Jacobian costs less than one with the Jacobian; None: it depends.
     prefers_transpose: ClassVar[bool | None] = None
 
+    #: Whether derivatives are measured along directions, so that products with a transposed Jacobian take its entries.
+    measures: ClassVar[bool] = False
+
     @property
     def refined(self) -> Self | None:
         """The same backend with more accurate derivatives; None where these are exact to rounding."""
@@ -106,6 +109,21 @@ class Backend(Protocol):
         that several products share (an evaluation of `function`, a matrix of differences) is done once, and not before
         it is needed.
         """
+
+    def products(
+        self, function: Function, y: Array, vectors: Array, transpose: bool = False
+    ) -> tuple[Array, Array | None]:
+        """Return the products of the Jacobian at `y` with vectors, (several, *batch, n), and their errors, if measured.
+
+        Those of its `transpose` are asked for only where derivatives are not measured.
+        """
+        matvec, rmatvec, *_ = self.linearize(function, y)
+        product = rmatvec if transpose else matvec
+        return self.xp.stack([product(vectors[place, ...]) for place in range(vectors.shape[0])]), None
+
+    def lengths(self, y: Array) -> Array:
+        """Return how far, (*batch, n), the vectors of `products` should go in each unknown."""
+        return self.xp.ones_like(y)
 
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
         """Return `function` at `y`, (*batch, n), and its Jacobian matrices there, (*batch, n, n)."""
@@ -198,6 +216,18 @@ class Backend(Protocol):
     def to_numpy(self, array: Array) -> Any:
         """Return a concrete array as a NumPy array."""
         return np.asarray(array)
+
+    def constant(self, array: Any, like: Array) -> Array:
+        """Return a NumPy array as one of this framework, where `like` is."""
+        return self.xp.asarray(array, device=like.device)
+
+    def by_numpy(self, function: Function, like: Array, *arrays: Array) -> Array:
+        """Return ``function(*arrays)``, an array like `like`, computed by NumPy on the host.
+
+        A transform adds leading axes to all of the arrays, of length one where they do not differ along them.
+        """
+        found = function(*map(self.to_numpy, arrays))
+        return self.xp.asarray(found, dtype=like.dtype, device=like.device)
 
     def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
         """Return ``function(evaluate, jacobian, y, *values)``, computed by NumPy on the host.

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._rules import check_rules
+from rootdiff._sparse import Entries, Sparse, sparse, told
+from rootdiff._sparsity import Pattern
 from rootdiff._structure import Structure
 
 
@@ -48,8 +51,9 @@ class GivenResidual(Residual):
 
     def jacobian(self, y: Array) -> Array:
         rules, n = self.rules, y.shape[-1]
-        if rules.jac is not None:
-            return self._given_jacobian(y)
+        found = self.by_jac(y)
+        if found is not None:
+            return found.dense()
         eye = np.eye(n, dtype=y.dtype)
         if rules.jvp is not None:
             return np.stack([self.jvp(y, np.broadcast_to(eye[k], y.shape)) for k in range(n)], axis=-1)
@@ -60,19 +64,42 @@ class GivenResidual(Residual):
     def jvp(self, y: Array, tangent: Array) -> Array:
         if self.rules.jvp is not None:
             return self._pushed(y, tangent, None)
-        return np.matvec(self.jacobian(y), tangent)
+        return self.operator(y).matvec(tangent)
 
     def vjp(self, y: Array, cotangent: Array) -> Array:
         if self.rules.vjp is not None:
             return self.rules.structure.ravel(self._pulled(y, cotangent)[0])
-        return np.matvec(np.matrix_transpose(self.jacobian(y)), cotangent)
+        return self.operator(y).rmatvec(cotangent)
+
+    def products(self, y: Array, vectors: Array, transpose: bool = False) -> tuple[Array, Array | None]:
+        if self.rules.jvp is None:
+            return super().products(y, vectors, transpose)
+        return np.stack([self.jvp(y, vector) for vector in vectors]), None
 
     def operator(self, y: Array) -> LinearOperator:
-        matrix = cache(lambda: self.jacobian(y))
-        matvec = partial(self.jvp, y) if self.rules.jvp else lambda v: np.matvec(matrix(), v)
-        rmatvec = partial(self.vjp, y) if self.rules.vjp else lambda u: np.matvec(np.matrix_transpose(matrix()), u)
-        shape = (*y.shape, y.shape[-1])
-        return LinearOperator(self.backend, matvec, rmatvec, matrix, float(np.finfo(y.dtype).eps), shape)
+        rules, n = self.rules, y.shape[-1]
+        found = self.by_jac(y)
+        if found is None and self.pattern is not None:
+            found = sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
+        if found is None:
+            matrix = cache(lambda: self.jacobian(y))
+            eps, shape = float(np.finfo(y.dtype).eps), (*y.shape, n)
+            found = _of_matrix(self.backend, matrix, eps, shape)
+        matvec = partial(self.jvp, y) if rules.jvp else found.matvec
+        rmatvec = partial(self.vjp, y) if rules.vjp else found.rmatvec
+        return replace(found, matvec=matvec, rmatvec=rmatvec)
+
+    def by_jac(self, y: Array) -> LinearOperator | None:
+        """Return what `jac` tells of df/dy as an operator; None if there is no such rule."""
+        if self.rules.jac is None:
+            return None
+        given, eps, shape = self._given(y), float(np.finfo(y.dtype).eps), (*y.shape, y.shape[-1])
+        if not sp.issparse(given):
+            return _of_matrix(self.backend, lambda: given, eps, shape)
+        pattern = Pattern.known(shape[-1], given.indptr, given.indices)
+        entries = Entries(given.data, np.zeros((), dtype=bool))
+        products = (lambda v: given @ v), (lambda u: given.T @ u)
+        return Sparse(self.backend, *products, given.toarray, eps, shape, pattern=pattern, entries=lambda: entries)
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         if self.rules.jvp is not None:
@@ -99,29 +126,40 @@ class GivenResidual(Residual):
     def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         return super().parameter_errors(y, cotangent) if self.rules.vjp is None else ()
 
-    def _given_jacobian(self, y: Array) -> Array:
+    def _given(self, y: Array) -> Any:
+        """Return what `jac` returns, (*batch, n, n); sparse, sorted and without duplicates, if that is sparse."""
         structure = self.rules.structure
         assert self.rules.jac is not None
         if len(structure.shapes) > 1:
             raise ArgumentError("jac: it is for a y0 that is one array; for a pytree give jvp or vjp.")
         given = structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args)
-        matrix = np.asarray(given.toarray() if hasattr(given, "toarray") else given)  # a sparse matrix of SciPy
-        shape = structure.shapes[0]
-        if matrix.shape != structure.batch + shape + shape:
-            raise ArgumentError(
-                f"jac: it returned shape {matrix.shape}, but must return {structure.batch + shape + shape}: "
-                "the batch axes, those of the residual, those of y."
+        shape, size = structure.shapes[0], math.prod(structure.shapes[0])
+        is_sparse = sp.issparse(given)
+        matrix = given if is_sparse else np.asarray(given)
+        wanted = structure.batch + ((size, size) if is_sparse else shape + shape)
+        if matrix.shape != wanted:
+            of_what = (
+                "a sparse matrix for one system, flattened" if is_sparse else "the batch axes, those of the residual"
             )
-        size = math.prod(shape)
+            raise ArgumentError(
+                f"jac: it returned shape {matrix.shape}, but must return {wanted}: {of_what}, those of y."
+            )
+        if np.iscomplexobj(matrix.data if is_sparse else matrix) and not structure.complex_leaves[0]:
+            raise ArgumentError(
+                "jac: it returned complex numbers, but y0 is real. Return the derivative of real parts."
+            )
+        if is_sparse:
+            matrix = sp.csr_array(matrix)
+            if structure.complex_leaves[0]:
+                matrix = sp.block_array([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]], format="csr")
+            matrix = matrix.astype(y.dtype)
+            matrix.sum_duplicates()
+            return matrix
         matrix = matrix.reshape(*structure.batch, size, size)
         if structure.complex_leaves[0]:
             # a holomorphic residual acts on real and imaginary parts as multiplication by its derivative does
             real, imag = np.real(matrix), np.imag(matrix)
             matrix = np.concat([np.concat([real, -imag], axis=-1), np.concat([imag, real], axis=-1)], axis=-2)
-        elif np.iscomplexobj(matrix):
-            raise ArgumentError(
-                "jac: it returned complex numbers, but y0 is real. Return the derivative of real parts."
-            )
         return np.astype(matrix, y.dtype)
 
     def _pushed(self, y: Array, tangent: Array, parameters: tuple[Array, ...] | None) -> Array:
@@ -152,6 +190,11 @@ class GivenResidual(Residual):
             )
         structure.check(output[0], "vjp")
         return output
+
+
+def _of_matrix(backend: Any, matrix: Callable[[], Array], precision: float, shape: tuple[int, ...]) -> LinearOperator:
+    products = (lambda v: np.matvec(matrix(), v)), (lambda u: np.matvec(np.matrix_transpose(matrix()), u))
+    return LinearOperator(backend, *products, matrix, precision, shape)
 
 
 def _cotangent(index: int, leaf: Array, value: Any) -> Array:

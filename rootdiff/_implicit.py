@@ -23,6 +23,7 @@ from rootdiff._patterns import signs, weights
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
+from rootdiff._sparse import Sparse
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.linear._contract import SINGULAR_AT, checked
 
@@ -118,7 +119,7 @@ def resolved(operator: LinearOperator, adjoint: LinearSolver, rhs: Array) -> tup
 
     Where derivatives are differences and the matrix magnifies their errors, they are taken more finely.
     """
-    entries = adjoint.direct and has_few_unknowns(rhs.shape)
+    entries = adjoint.direct and has_few_unknowns(rhs.shape) and not isinstance(operator.original, Sparse)
     operator = by_entries(operator) if entries else operator
     x, info = checked(operator, adjoint, rhs)
     finer = operator.original.finer

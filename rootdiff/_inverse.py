@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from rootdiff._superlu import solve
 
 if TYPE_CHECKING:
     from rootdiff._backend import Array, Backend
@@ -31,6 +34,36 @@ class Factors(NamedTuple):
 
     def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
         return backend.lu_solve(self, vector, transpose)
+
+
+class SparseFactors(NamedTuple):
+    """The inverse of sparse matrices, known by their values, (*batch, entries), in the order of a pattern.
+
+    That is `pattern`, an attribute of a type that each pattern has of its own: `Pattern.factors`. The host keeps the LU
+    factors of the values. Where the matrix is `wrong`, (*batch), since the Jacobian has other entries too, its values
+    are NaN.
+    """
+
+    values: Array
+    wrong: Array
+
+    @classmethod
+    def zeros(cls, xp: Any, y: Array) -> SparseFactors:
+        """Return what stands for the factors of systems with unknowns `y`, (*batch, n), that are not made yet."""
+        count = len(cls.pattern.indices)  # type: ignore[attr-defined]
+        start = xp.zeros_like(y[..., 0])
+        return cls(xp.broadcast_to(start[..., None], (*start.shape, count)), start != 0)
+
+    def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
+        values = self.values[(None,) * (vector.ndim - self.values.ndim) + (...,)]
+        return backend.by_numpy(partial(solve, self.pattern, transpose), vector, values, vector)  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> Any:
+        return _with_pattern, (self.pattern, *self)  # type: ignore[attr-defined]
+
+
+def _with_pattern(pattern: Any, *parts: Any) -> SparseFactors:
+    return pattern.factors(*parts)  # type: ignore[no-any-return]
 
 
 class Eliminated(NamedTuple):

@@ -46,6 +46,7 @@ class NumpyBackend(Backend):
 
     name = "numpy"
     xp = Namespace()
+    measures = True
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, np.ndarray | np.generic)
@@ -112,6 +113,20 @@ class NumpyBackend(Backend):
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
         value = function(y)
         return value, self.slopes(function, (y,), value, self.box, self.scale).jacobian().value
+
+    def products(
+        self, function: Function, y: Array, vectors: Array, transpose: bool = False
+    ) -> tuple[Array, Array | None]:
+        slopes = self.slopes(function, (y,), function(y), self.box, self.scale)
+        found = [slopes.along((vector,)) for vector in vectors]
+        return np.stack([part.value for part in found]), np.stack([part.error for part in found])
+
+    def lengths(self, y: Array) -> Array:
+        size, one = np.abs(y), np.ones_like(y) if self.scale is None else self.scale
+        largest = np.max(size, axis=-1, keepdims=True)
+        typical = np.minimum(one, np.where(largest > 0, largest, 1))
+        # what may be a zero up to rounding tells no length: a step for it alone is looked for
+        return np.where(size > np.finfo(y.dtype).eps ** 0.5 * typical, size, np.where(size == 0, one, typical))
 
     def with_scale(self, scale: Array) -> NumpyBackend:
         return replace(self, scale=scale)

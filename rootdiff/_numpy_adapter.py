@@ -25,6 +25,7 @@ from rootdiff._residual import Residual
 from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import run
+from rootdiff._sparse import Sparse
 from rootdiff._state import State
 from rootdiff._structure import Structure
 
@@ -70,6 +71,7 @@ class NumpyAdapter(Adapter):
         return with_scale(compactable(make, task.structure, task.args, task.batched), task.scale)
 
     def solve(self, task: Task) -> Found:
+        task = _with_pattern_of_jac(self, task)
         options, structure, start, hooks = task.options, task.structure, task.start, task.options.hooks
         backend = NumpyBackend(options.derivatives, hooks.box(structure, start), task.scale)
         problem = replace(self.measured(task), backend=backend)
@@ -86,7 +88,7 @@ class NumpyAdapter(Adapter):
         failed = (raw.status > Status.AT_PRECISION) & (options.on_failure != "ignore")
         if np.any(failed):  # a wrong rule explains more than a status
             problem.check_rules(raw.y, failed)
-        again = replace(options, solver="auto", hooks=type(hooks)(), batched_args=None)
+        again = replace(options, solver="auto", hooks=type(hooks)(), batched_args=None, jac_sparsity=task.pattern)
         sensitivities = Sensitivities(
             replace(self.measured(at_solve), backend=backend),
             structure,
@@ -107,13 +109,22 @@ class NumpyAdapter(Adapter):
         )
 
 
+def _with_pattern_of_jac(adapter: NumpyAdapter, task: Task) -> Task:
+    """Return the task with the pattern of a `jac` that is sparse at the start."""
+    if task.options.jac is None or task.structure.is_empty:
+        return task
+    found = adapter.measured(task).operator(task.start)
+    return replace(task, pattern=found.pattern) if isinstance(found, Sparse) else task
+
+
 def _with_rules(task: Task, structure: Structure, args: tuple[Any, ...]) -> Residual:
     """Return the residual of some systems, with the user's rules for its derivatives."""
     residual, rules = task.residual(structure, args), task.options
     if not any((rules.jac, rules.jvp, rules.vjp)):
         return residual
     given = DerivativeRules(rules.jac, rules.jvp, rules.vjp, structure, args, is_parameter)
-    return GivenResidual(residual.function, residual.parameters, residual.backend, given)
+    plain = (residual.function, residual.parameters, residual.backend)
+    return GivenResidual(*plain, given, pattern=residual.pattern)
 
 
 def _bind(
@@ -131,3 +142,4 @@ root_scalar = bound(_entry.root_scalar, NUMPY)
 implicit = with_wrap(bound(_entry.implicit, NUMPY), NUMPY)
 continuation = bound(_entry.continuation, NUMPY)
 gradient_report = bound(_entry.gradient_report, NUMPY)
+detect_sparsity = bound(_entry.detect_sparsity, NUMPY)

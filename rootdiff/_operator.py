@@ -70,10 +70,18 @@ class LinearOperator:
 
     def row_errors(self, x: Array) -> Array | None:
         """Return the size of the error of each row of the product with `x`, (*batch, n), where it is measured."""
-        if self.original.errors is None:
+        return self.original.error_sizes(x, self.transposed)
+
+    def error_sizes(self, x: Array, transposed: bool) -> Array | None:
+        """Return what `row_errors` does, of this operator or its transpose."""
+        if self.errors is None:
             return None
-        errors, xp = self.original.errors(), self.backend.xp
-        return norm2(xp, (xp.matrix_transpose(errors) if self.transposed else errors) * x[..., None, :])
+        errors, xp = self.errors(), self.backend.xp
+        return norm2(xp, (xp.matrix_transpose(errors) if transposed else errors) * x[..., None, :])
+
+    def factored(self) -> Inverse:
+        """Return the LU factors of the matrices."""
+        return self.backend.lu_factor(self.dense())
 
     def several(self, rhs: Array) -> int:
         """Return how many leading axes of vectors number right-hand sides of the same matrices."""

@@ -23,6 +23,7 @@ from rootdiff.linear import (
     OneStep,
     Phantom,
     Reuse,
+    SparseLU,
 )
 from rootdiff.solvers import (
     ITP,
@@ -221,6 +222,7 @@ for _method in ("hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"):
 for _name, _adjoint in {
     "auto": AutoLinear,
     "lu": LU,
+    "sparse_lu": SparseLU,
     "lstsq": LeastSquares,
     "gmres": GMRES,
     "bicgstab": BiCGStab,

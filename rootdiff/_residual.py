@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from rootdiff._backend import Array, Backend, Function, Pick
 from rootdiff._operator import FixedPoint, LinearOperator
+from rootdiff._sparse import sparse, told
+from rootdiff._sparsity import Pattern
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Residual:
         The size of each unknown, positive, in its own units, if the user tells it.
     known : pair of arrays, (*batch, n), or None
         A point, and the residual there, which is not evaluated again at this very array.
+    pattern : Pattern or None
+        Where the Jacobian of each system may have entries, if that is known.
     """
 
     function: Function
@@ -49,6 +53,7 @@ class Residual:
     fixed_point: bool = field(default=False, kw_only=True)
     scale: Array | None = field(default=None, kw_only=True)
     known: tuple[Array, Array] | None = field(default=None, kw_only=True)
+    pattern: Pattern | None = field(default=None, kw_only=True)
 
     @property
     def xp(self) -> Any:
@@ -123,18 +128,28 @@ class Residual:
         """Return the size of the errors of `parameter_vjp`, where they are measured; else nothing."""
         return self.backend.parameter_errors(self.function, y, self.parameters, cotangent)
 
+    def products(self, y: Array, vectors: Array, transpose: bool = False) -> tuple[Array, Array | None]:
+        """Return what `Backend.products` does for this residual."""
+        return self.backend.products(self._of_y, y, vectors, transpose)
+
+    def finer(self, y: Array) -> Callable[[], LinearOperator] | None:
+        """Return what makes `operator` from more accurate derivatives; None where they are exact to rounding."""
+        finer = self.backend.refined
+        return None if finer is None else cache(lambda: replace(self, backend=finer).operator(y))
+
     def operator(self, y: Array) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
+        if self.pattern is not None:
+            return sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
         kind = FixedPoint if self.fixed_point else LinearOperator
         matvec, rmatvec, dense, *errors = self.backend.linearize(self._of_y, y)
-        precision, finer = self.backend.precision(y.dtype), self.backend.refined
         return kind(
             self.backend,
             matvec,
             rmatvec,
             dense,
-            precision,
+            self.backend.precision(y.dtype),
             (*y.shape, y.shape[-1]),
             errors=errors[0] if errors else None,
-            finer=None if finer is None else cache(lambda: replace(self, backend=finer).operator(y)),
+            finer=self.finer(y),
         )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._inverse import Factors, Updated
+from rootdiff._inverse import Factors, SparseFactors, Updated
 from rootdiff._iterate import State
 from rootdiff._norms import is_within, max_norm
 from rootdiff._patterns import weights
@@ -42,7 +42,7 @@ def is_lost(end: End, solver: Any, inverse: Any, exact: Array) -> Array:
     which none went. Of a `solver` whose steps tell no error another solve, from beside y, has to lead back to y; of
     others we ask for the Jacobian of few unknowns, and of many where f is `exact`ly zero, (*batch).
     """
-    if isinstance(getattr(inverse, "base", inverse), Factors):
+    if isinstance(getattr(inverse, "base", inverse), Factors | SparseFactors):
         return _returns_less(end, inverse)
     if solver.short_steps == 0:
         return _stays_away(end, solver)

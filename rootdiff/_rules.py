@@ -11,6 +11,7 @@ from rootdiff._backend import Array
 from rootdiff._differences import Slope
 from rootdiff._errors import ArgumentError
 from rootdiff._patterns import pattern
+from rootdiff._sizes import is_dense
 
 if TYPE_CHECKING:
     from rootdiff._derivatives import GivenResidual
@@ -64,16 +65,16 @@ def _look(residual: GivenResidual, backend: Any, y: Array, where: Array) -> None
     along_y, along_args = _weights(y, 1, backend.scale), tuple(_weights(p, 2) for p in parameters)
     of_y = slopes.along((along_y,))
     counts = where[..., None]
-    if rules.jac is not None:
-        jacobian = residual.jacobian(y)
-        product = np.matvec(jacobian, along_y)
+    by_jac = residual.by_jac(y)
+    if by_jac is not None:
+        product = by_jac.matvec(along_y)
         _compare("jac", "y", product, of_y, counts)
-        doubtful = counts & _differs(product, of_y)
+        doubtful = counts & _differs(product, of_y) & is_dense(y.shape)
         if np.any(doubtful):  # a small entry among large ones is seen by itself, if two differences tell the same of it
             entries = slopes.jacobian()
             known = doubtful & ~_differs(np.matvec(entries.value, along_y), of_y)
             unseen = _rough(y) * _size(product, of_y)[..., None] / np.abs(along_y)[..., None, :]
-            _compare("jac", "y", jacobian, entries._replace(noise=unseen), known[..., None], _ENTRY)
+            _compare("jac", "y", by_jac.dense(), entries._replace(noise=unseen), known[..., None], _ENTRY)
     if rules.jvp is not None:
         _compare("jvp", "y", residual.jvp(y, along_y), of_y, counts)
     if rules.vjp is not None:

@@ -31,6 +31,7 @@ class Status(IntEnum):
     INVALID_BRACKET = 8
     ILL_DETERMINED = 9
     RANDOM = 10
+    WRONG_SPARSITY = 11
 
     @property
     def success(self) -> bool:
@@ -86,6 +87,11 @@ _WORDS: dict[Status, tuple[str, str]] = {
     Status.RANDOM: (
         "the residual is random: it had another value when it was evaluated again at the same y",
         "draw the random numbers before the solve and pass them through args (for dropout: one mask per solve)",
+    ),
+    Status.WRONG_SPARSITY: (
+        "the Jacobian has entries outside of jac_sparsity",
+        "give a pattern that has them: where entries come and go with y, that of several points, "
+        "detect_sparsity(residual, y0, *args) | detect_sparsity(residual, y1, *args)",
     ),
 }
 

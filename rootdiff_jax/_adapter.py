@@ -105,7 +105,15 @@ class JaxAdapter(Adapter):
         _check_collectives(traced, correct, y)
         _check_mesh(y)
         problem = Problem(
-            traced, solver, adjoint, options.on_failure, correct, task.fixed_point, batched, options.batch_ndim
+            traced,
+            solver,
+            adjoint,
+            options.on_failure,
+            correct,
+            task.fixed_point,
+            batched,
+            options.batch_ndim,
+            pattern=task.pattern,
         )
         scale = None if task.scale is None else _like(y, jax.lax.stop_gradient(task.scale))
         inputs = Inputs(y, solver_values, adjoint_values, of_correct, scale, operands)
@@ -218,3 +226,4 @@ root_scalar = bound(_entry.root_scalar, JAX)
 implicit = with_wrap(bound(_entry.implicit, JAX), JAX)
 continuation = bound(_entry.continuation, JAX)
 gradient_report = bound(_entry.gradient_report, JAX)
+detect_sparsity = bound(_entry.detect_sparsity, JAX)

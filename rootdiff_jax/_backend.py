@@ -19,7 +19,7 @@ from rootdiff._backend import Array, Backend, Function, HostFunction, take_new
 from rootdiff._inverse import Factors
 from rootdiff._sizes import are_better_together
 from rootdiff_jax import xla
-from rootdiff_jax._callback import on_host
+from rootdiff_jax._callback import by_numpy, on_host
 from rootdiff_jax._namespace import Namespace
 from rootdiff_jax._trace import vary, varying_axes
 from rootdiff_jax.xla import on_mesh, while_loop
@@ -163,6 +163,16 @@ class JaxBackend(Backend):
             lambda: _products_with_units(matvec, y, -1),
         )
 
+    def products(
+        self, function: Function, y: Array, vectors: Array, transpose: bool = False
+    ) -> tuple[Array, Array | None]:
+        _, matvec, rmatvec, _ = self._linearized(function, y)
+        return jax.vmap(rmatvec if transpose else matvec)(vectors), None
+
+    def lengths(self, y: Array) -> Array:
+        # not constants, or the compiler computes what a linear part of the residual makes of them, by itself and slowly
+        return jnp.where(jnp.isnan(y), y, jnp.ones_like(y))
+
     def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:
             return Factors(matrix, jnp.zeros_like(matrix[..., 0], dtype=jnp.int32))
@@ -184,6 +194,12 @@ class JaxBackend(Backend):
     def eliminate_again(self, known: Any, rhs: Array, transpose: bool = False) -> Array:
         matrix, stable = known
         return xla.eliminate_again(matrix, stable, rhs, transpose)
+
+    def constant(self, array: Any, like: Array) -> Array:
+        return jnp.asarray(array)
+
+    def by_numpy(self, function: Function, like: Array, *arrays: Array) -> Array:
+        return by_numpy(function, like, *arrays)
 
     def on_host(self, function: HostFunction, residual: Any, y: Array, *values: Any) -> tuple[Array, Array]:
         return on_host(function, residual, y, *values)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rootdiff._backend import Array, HostFunction
+from rootdiff._backend import Array, Function, HostFunction
 from rootdiff_jax._trace import vary, varying_axes
 
 _WIDE, _PAIR = ("float64", "int64", "uint64"), "complex128"
@@ -45,6 +45,21 @@ def on_host(function: HostFunction, residual: Any, y: Array, *values: Any) -> tu
     # JAX takes the results of a callback to be the same on all devices
     root, steps = (vary(part, varying_axes(y)) for part in found)
     return (root if halved.dtype == y.dtype else lax.bitcast_convert_type(root, y.dtype)), steps
+
+
+def by_numpy(function: Function, like: Array, *arrays: Array) -> Array:
+    """Return ``function(*arrays)``, an array like `like`, computed by NumPy in a callback."""
+    dtype, dtypes = like.dtype, [array.dtype for array in arrays]
+    result = jax.eval_shape(_halved, like)
+
+    def run(halves: Any) -> Any:
+        given = [_joined(np.asarray(part), kind) for part, kind in zip(halves, dtypes, strict=True)]
+        found = np.ascontiguousarray(function(*given), dtype=dtype)
+        return found if result.dtype == dtype else found.view(result.dtype).reshape(*found.shape, -1)
+
+    found = jax.pure_callback(run, result, [*map(_halved, arrays)], vmap_method="expand_dims")
+    found = found if result.dtype == dtype else lax.bitcast_convert_type(found, dtype)
+    return vary(found, frozenset[Any]().union(*map(varying_axes, arrays)))
 
 
 def _halved(array: Array) -> Array:

@@ -13,6 +13,7 @@ from rootdiff._backend import Array, Pick
 from rootdiff._compaction import taken
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
+from rootdiff._sparsity import Pattern
 from rootdiff_jax._backend import JaxBackend
 from rootdiff_jax._settings import Template
 from rootdiff_jax._trace import Traced
@@ -23,7 +24,8 @@ class Problem:
     """What a solve is compiled for: the residual, both solvers, the failure policy, the correction of the steps.
 
     `fixed_point` tells that the residual is ``cell(y) - y``. Where it is known which of the operands carry the batch
-    axes, `batched`, the residual is traced for one system. So many of the batch axes as `mapped` are those of vmap.
+    axes, `batched`, the residual is traced for one system. So many of the batch axes as `mapped` are those of vmap. The
+    `pattern` is that of the Jacobian of each system, if it is known.
     """
 
     function: Traced
@@ -35,6 +37,7 @@ class Problem:
     batched: tuple[bool, ...] | None = None
     batch_ndim: int = 0
     mapped: int = 0
+    pattern: Pattern | None = None
 
     def call(self, y: Array, *operands: Array) -> Array:
         """Return the residual of all systems, (*batch, n)."""
@@ -52,7 +55,7 @@ class Problem:
     def residual(self, operands: tuple[Any, ...]) -> Residual:
         """Return the residual with its parameters bound."""
         backend = JaxBackend(self.function.reverse_only, self.function.differentiable)
-        residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point)
+        residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point, pattern=self.pattern)
         return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
 
     def _take(self, operands: tuple[Any, ...], pick: Pick, _: int) -> Residual:

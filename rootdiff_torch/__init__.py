@@ -13,6 +13,7 @@ from rootdiff import __all__ as _core
 from rootdiff import __version__ as __version__
 from rootdiff_torch import nn as nn
 from rootdiff_torch._adapter import continuation as continuation
+from rootdiff_torch._adapter import detect_sparsity as detect_sparsity
 from rootdiff_torch._adapter import fixed_point as fixed_point
 from rootdiff_torch._adapter import gradient_report as gradient_report
 from rootdiff_torch._adapter import implicit as implicit

@@ -171,6 +171,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         checked=bool(captured) or hidden or forward_active() or not any(tensor.requires_grad for tensor in inputs),
         first=found.value,
         fixed_point=task.fixed_point,
+        pattern=task.pattern,
         correct=hooked.correct and _of_parameters(with_captured(hooked.correct, of_correct, 2), shown, known, 2),
         observe=hooked.observe,
         settings=len(settings),
@@ -250,3 +251,4 @@ root_scalar = bound(_entry.root_scalar, TORCH)
 implicit = with_wrap(bound(_entry.implicit, TORCH), TORCH)
 continuation = bound(_entry.continuation, TORCH)
 gradient_report = bound(_entry.gradient_report, TORCH)
+detect_sparsity = bound(_entry.detect_sparsity, TORCH)

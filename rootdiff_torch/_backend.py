@@ -130,6 +130,12 @@ class TorchBackend(Backend):
         graph = _lasting(lambda: Linearization(function, y))
         return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), lambda: graph().matrix
 
+    def products(
+        self, function: Function, y: Tensor, vectors: Tensor, transpose: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        graph = Linearization(function, y)
+        return (graph.rmatvec(vectors) if transpose else graph.matvec(vectors)), None
+
     def lu_factor(self, matrix: Tensor) -> Factors:
         wide = matrix.float() if matrix.dtype in HALF else matrix  # LAPACK has no half precision
         if matrix.shape[-1] == 1:

@@ -118,7 +118,7 @@ class _AtRoot(Residual):
         if problem.follows and not problem.checked:
             check_graph(graph.f, problem.function, (graph.y, *parameters))
         bound = (problem.function, tuple(parameters), BACKEND)
-        residual = _AtRoot(*bound, point, graph, inputs, fixed_point=problem.fixed_point)
+        residual = _AtRoot(*bound, point, graph, inputs, fixed_point=problem.fixed_point, pattern=problem.pattern)
         check_still_root(residual, y, graph.f, known[0])
         return residual
 
@@ -143,6 +143,11 @@ class _AtRoot(Residual):
         if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
             problem.outcome.any_failed = True
         return x  # type: ignore[no-any-return]
+
+    def products(self, y: Tensor, vectors: Tensor, transpose: bool = False) -> tuple[Tensor, Tensor | None]:
+        if y is not self.point.y:
+            return super().products(y, vectors, transpose)
+        return (self.graph.rmatvec if transpose else self.graph.matvec)(vectors), None
 
     def operator(self, y: Tensor) -> LinearOperator:
         found, graph = super().operator(y), self.graph

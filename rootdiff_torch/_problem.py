@@ -15,6 +15,7 @@ from rootdiff._compaction import with_scale
 from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
+from rootdiff._sparsity import Pattern
 from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
@@ -67,6 +68,7 @@ class Problem:
     checked : bool. Whether that is checked when the root has been found; else it is when the root is differentiated.
     first : Tensor or None. The value at y0, where it is known.
     fixed_point : bool. Whether the function is that of a fixed point.
+    pattern : Pattern or None. Where the Jacobian of each system may have entries.
     correct : callable or None. ``correct(trial, y, *parameters)``, the point to try in place of `trial`.
     observe : callable or None. Called after each step.
     settings : int. How many parameters, the last ones, are settings of the solve.
@@ -89,6 +91,7 @@ class Problem:
     checked: bool = True
     first: Tensor | None = None
     fixed_point: bool = False
+    pattern: Pattern | None = None
     correct: Callable[..., Tensor] | None = None
     settings: int = 0
     scaled: bool = False
@@ -129,7 +132,13 @@ class Problem:
 
         backend = BACKEND if self.observe is None else TorchBackend(predicts=False)
         residual: Residual = _FromStart(
-            known, parameters, backend, observe=self.observe, fixed_point=self.fixed_point, start=start
+            known,
+            parameters,
+            backend,
+            observe=self.observe,
+            fixed_point=self.fixed_point,
+            pattern=self.pattern,
+            start=start,
         )
         if self.take is not None and self.direct is not None:
             residual = replace(residual, take=self.take(*self.arguments(*parameters)))

@@ -8,7 +8,7 @@ from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._krylov import Krylov
 from rootdiff.linear._lsmr import LSMR
 from rootdiff.linear._lstsq import LeastSquares
-from rootdiff.linear._lu import LU
+from rootdiff.linear._lu import LU, SparseLU
 from rootdiff.linear._truncated import Neumann, OneStep, Phantom, Reuse
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "OneStep",
     "Phantom",
     "Reuse",
+    "SparseLU",
 ]

@@ -10,6 +10,7 @@ from rootdiff._inverse import Factors
 from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._sizes import TRIED, fits, has_few_unknowns, is_dense, is_one_large
 from rootdiff._solution import Status
+from rootdiff._sparse import Sparse
 from rootdiff.linear._base import LinearInfo, LinearSolver
 from rootdiff.linear._contract import checked
 from rootdiff.linear._gmres import GMRES
@@ -25,11 +26,11 @@ _CYCLE = 30
 class AutoLinear(LinearSolver):
     """`LU` for at most 1024 unknowns and 2^24 matrix entries in the batch, or where a factorisation is at hand.
 
-    Else, and for fixed points of more than 64 unknowns and few right-hand sides, `GMRES`, with what the solver knows of
-    the inverse as preconditioner; the systems in which it does not reach its tolerance are solved again, by `LU` if
-    their matrices have at most 2^24 entries, else by `LSMR`. One system of more than 256 unknowns that `LU` would have
-    to factor is tried in JAX by a short GMRES before, which is believed only if a second one shows that the matrix is
-    not singular.
+    So too, sparse, where the pattern of the Jacobian is known. Else, and for fixed points of more than 64 unknowns and
+    few right-hand sides, `GMRES`, with what the solver knows of the inverse as preconditioner; the systems in which it
+    does not reach its tolerance are solved again, by `LU` if their matrices have at most 2^24 entries, else by `LSMR`.
+    One system of more than 256 unknowns that `LU` would have to factor is tried in JAX by a short GMRES before, which
+    is believed only if a second one shows that the matrix is not singular.
 
     Parameters
     ----------
@@ -45,6 +46,8 @@ class AutoLinear(LinearSolver):
         shape, known = operator.shape[:-1], self.known
         dense, many = is_dense(shape), not has_few_unknowns(shape)
         lu = LU().starting_from(known)
+        if isinstance(operator.original, Sparse):
+            return lu.solve(operator, rhs)
         # one factorisation serves all right-hand sides, each of which would have a Krylov space of its own
         several = math.prod(rhs.shape[: operator.several(rhs)])
         contracts = isinstance(operator.original, FixedPoint) and many and several * _CYCLE < shape[-1]

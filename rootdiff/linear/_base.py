@@ -11,6 +11,7 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Inverse
 from rootdiff._operator import LinearOperator
+from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._settings import check_settings, with_settings
 from rootdiff._solution import Status
@@ -70,6 +71,10 @@ class LinearSolver(ABC):
     @abstractmethod
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         """Return x with A x = b for each right-hand side of `rhs`, (*batch, n), and how it went."""
+
+    def blank(self, residual: Residual, y: Array) -> Inverse | None:
+        """Return what stands for the inverse before the first solve with a residual at `y`; None if it keeps none."""
+        return None
 
     def starting_from(self, known: Inverse | None, guess: Array | None = None) -> Self:
         """Return the solver with what is known of the system: an approximate inverse, a guess at the solution."""

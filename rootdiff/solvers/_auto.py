@@ -36,7 +36,8 @@ class Auto(Solver):
     Up to 1024 unknowns and 2^24 Jacobian entries in the batch: `Newton`, then `TrustRegion`, `LevenbergMarquardt` and
     `PseudoTransient`, each for the systems in which those before it failed; one system of more than 64 unknowns is
     tried before by a `NewtonKrylov` that takes few products, or, where products come from differences, by `Chord`,
-    which forms few Jacobians; not where the user gives the Jacobian. Above: `NewtonKrylov`, then `DFSane`. Equations
+    which forms few Jacobians; not where the user gives the Jacobian or its pattern. Above: `NewtonKrylov`, then
+    `DFSane`, both after `Newton` where the pattern is known. Equations
     of one unknown, in which there is no direction to choose: `Newton`, then `PseudoTransient`. A residual without a
     derivative, such as one that calls out of a JAX program: `DFSane`, then `Broyden` from the identity.
 
@@ -49,10 +50,11 @@ class Auto(Solver):
 
     fixed_point: bool = False
 
-    def choose(self, shape: tuple[int, ...], sparing: Solver | None = None) -> Chain:
+    def choose(self, shape: tuple[int, ...], sparing: Solver | None = None, sparse: bool = False) -> Chain:
         """Return the solver for unknowns of this shape, (*batch, n).
 
-        `sparing` goes first where there is one system so large that Jacobians cost more than all else.
+        `sparing` goes first where there is one system so large that Jacobians cost more than all else; a `sparse` one
+        whose pattern is known costs a few products.
         """
         dense: list[Solver] = [
             Newton(memory=_MEMORY),
@@ -65,8 +67,8 @@ class Auto(Solver):
         if shape[-1] == 1:
             dense = [Newton(), PseudoTransient()]
         free: list[Solver] = [_AFTER_ANDERSON if self.fixed_point else NewtonKrylov(), DFSane()]
-        robust = dense if is_dense(shape) else free
-        if self.fixed_point and not (has_few_unknowns(shape) and fits(shape)):
+        robust = dense if is_dense(shape) else [*dense[:1], *free] if sparse else free
+        if self.fixed_point and not sparse and not (has_few_unknowns(shape) and fits(shape)):
             return Chain([Anderson(), *robust])
         return Chain(robust)
 
@@ -83,4 +85,5 @@ class Auto(Solver):
         sparing: Solver | None = NewtonKrylov(max_steps=_STEPS, linear=_CYCLE)
         if residual.backend.precision(y0.dtype) > residual.xp.finfo(y0.dtype).eps:  # derivatives are differences
             sparing = None if residual.gives_jacobian else Chord()
-        return self.choose(tuple(y0.shape), sparing)
+        sparse = residual.pattern is not None
+        return self.choose(tuple(y0.shape), None if sparse else sparing, sparse)

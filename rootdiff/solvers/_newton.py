@@ -91,11 +91,9 @@ class Newton(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> State:
         xp, scalar = residual.xp, self._is_scalar(y)
         f, *matrix = residual.with_jacobian(y) if scalar else (residual(y),)
-        inverse = None
+        inverse: Inverse | None = self.linear.blank(residual, y)
         if scalar:
             inverse = Factors(matrix[0], xp.zeros_like(y, dtype=xp.int32))  # pivots that nobody reads
-        elif isinstance(self.linear, LU) and not residual.backend.eliminates(y.shape):
-            inverse = Factors.zeros(xp, y)
         # for one unknown the norm is its absolute value
         norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
         return State(Iterate.start(xp, y, f), norms, inverse)
@@ -104,7 +102,7 @@ class Newton(IterativeSolver):
         xp = residual.xp
         (y, f, *_), norms, old = state
         slope = old.lu[..., 0] if self._is_scalar(y) else None  # type: ignore[union-attr]
-        direction, again, inverse = self._direction(residual, y, f, slope)
+        direction, again, inverse, failure = self._direction(residual, y, f, slope)
         length = norm2(xp, direction)
         solvable = length < xp.inf
         direction = xp.where(solvable[..., None], direction, 0.0)
@@ -118,7 +116,7 @@ class Newton(IterativeSolver):
         if noisy is not None:
             unfinished = unfinished & ~(noisy & _is_over(xp, following, length, trial, size))
         status = status_where(xp, unfinished, Status.RUNNING, Status.STALLED)
-        status = xp.where(solvable, status, int(Status.SINGULAR))
+        status = xp.where(solvable, status, failure)
         keep = trial.accepted[..., None]
         if slope is not None:
             newer = residual.of_active(trial.accepted)[..., None]  # else, as y does in a finished system, it stays
@@ -142,18 +140,23 @@ class Newton(IterativeSolver):
 
     def _direction(
         self, residual: Residual, y: Array, f: Array, slope: Array | None
-    ) -> tuple[Array, Solve | None, Inverse | None]:
-        """Return the Newton direction, what solves with the same matrix again, if anything does, and its factors."""
+    ) -> tuple[Array, Solve | None, Inverse | None, Array | int]:
+        """Return the Newton direction, what solves with the same matrix again, if anything does, and its factors.
+
+        And the status where there is no direction.
+        """
+        singular, wrong = int(Status.SINGULAR), int(Status.WRONG_SPARSITY)
         if slope is not None:
-            return -f / slope, lambda vector: vector / slope, None
+            return -f / slope, lambda vector: vector / slope, None, singular
         operator = residual.operator(y)
         if is_ours(self.linear):  # an error is then one of the residual, for its author to see
             direction, info = self.linear.solve(operator, -f)
         else:
             direction, info = answered(operator, self.linear, -f, "linear")
+        failure = singular if residual.pattern is None else residual.xp.where(info.status == wrong, wrong, singular)
         if info.factors is None:
-            return direction, None, None
-        return direction, operator.inverted_by(info.factors), info.factors
+            return direction, None, None, failure
+        return direction, operator.inverted_by(info.factors), info.factors, failure
 
 
 def _error(
