@@ -40,6 +40,29 @@ class Iterate(NamedTuple):
         return cls(y, f, xp.full_like(y, xp.inf), running(xp, y))
 
 
+class Search(NamedTuple):
+    """Where the search along the step of each system is, all (*batch).
+
+    Attributes
+    ----------
+    trying : boolean array. Whether the step needs another trial: the iterate is the old one.
+    length : array. Fraction of the full step of the next trial.
+    count : integer array. Trials that were rejected.
+    noise : integer array. Whether f at `y` may be nothing but rounding, if that was asked; see `backtrack`.
+    """
+
+    trying: Array
+    length: Array
+    count: Array
+    noise: Array
+
+    @classmethod
+    def start(cls, xp: Any, y: Array) -> Search:
+        """Return the search before a first trial from `y`."""
+        zeros = xp.zeros_like(y[..., 0], dtype=xp.int32)
+        return cls(zeros > 0, xp.ones_like(y[..., 0]), zeros, zeros)
+
+
 class State(NamedTuple):
     """What `IterativeSolver.init` and `IterativeSolver.step` return.
 
@@ -52,6 +75,8 @@ class State(NamedTuple):
     inverse : Inverse or None
         What the solver knows of the inverse Jacobian, for itself and for the adjoint solve. That of a finished system
         may be of a step that it did not take.
+    search : Search or None
+        The loop's, for solvers whose step may need several calls, one for each trial point; others leave it out.
 
     Examples
     --------
@@ -64,6 +89,7 @@ class State(NamedTuple):
     iterate: Iterate
     memory: Any = None
     inverse: Inverse | None = None
+    search: Search | None = None
 
 
 def running(xp: Any, y: Array) -> Array:

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import in_rounds, limit, room, round_size
 from rootdiff._errors import ArgumentTypeError, with_article
-from rootdiff._iterate import Iterate, State
+from rootdiff._iterate import Iterate, Search, State
 from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
 from rootdiff._resolution import End, lost_and_idle
-from rootdiff._select import keep, select, status_where
+from rootdiff._select import keep, status_where
 from rootdiff._settings import runtime, with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
@@ -151,6 +151,8 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     if residual.correct is not None:
         y0 = residual.correct(y0, y0)
     state = _checked(solver, "init", solver.init(residual, y0))
+    if residual.backend.traced:
+        state = state._replace(search=Search.start(xp, y0))
     first, norm = state.iterate.f, _size(xp, state.iterate)
     zeros = xp.zeros_like(norm, dtype=xp.int32)
     status = xp.where(
@@ -216,13 +218,20 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     def step(loop: _Loop) -> Any:
         active = loop.running
         masked = replace(residual, active=active) if batch or backend.traced else residual
-        return _checked(solver, "step", solver.step(masked, loop.state))
+        state = _checked(solver, "step", solver.step(masked, loop.state))
+        return state if state.search is not None else state._replace(search=loop.state.search)
 
     def assessed(state: Any, loop: _Loop) -> _Loop:
-        active = loop.running
+        active, search = loop.running, state.search
+        if search is not None:
+            active = active & ~search.trying
         new = _advance(solver, backend, active if batch or backend.traced else None, state, loop)
-        if batch:  # a single system is stepped only while it runs
-            new = _frozen(backend, active, new, loop)
+        if batch or search is not None:  # a trial is no step; else a single system is stepped only while it runs
+            # no step is taken from what a finished system remembers, which may be large
+            old = loop.state.iterate
+            if not batch:  # another trial leaves it as it is
+                old = new.state.iterate._replace(status=old.status)
+            new = keep(backend, active, new, loop._replace(state=new.state._replace(iterate=old)))
         if residual.observe is not None:
             residual.observe(StepInfo.between(xp, solver, new.steps, loop.state.iterate, new.state.iterate))
         return new
@@ -242,18 +251,6 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         return _run(solver, residual, loop)
 
     return in_rounds(residual, loop.running, count, the_rest, loop)  # type: ignore[no-any-return]
-
-
-def _frozen(backend: Backend, active: Array, new: _Loop, old: _Loop) -> _Loop:
-    """Return the `new` loop, with the old iterates and steps of the systems that are not `active`.
-
-    Their memory and inverse, which may be large, need not be copied: no step is taken from them.
-    """
-    if backend.surely_all(active):
-        return new
-    iterate = select(backend.xp, active, new.state.iterate, old.state.iterate)
-    steps = old.steps + backend.xp.astype(active, backend.xp.int32)
-    return new._replace(state=new.state._replace(iterate=iterate), steps=steps)
 
 
 def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, state: State, loop: _Loop) -> _Loop:
