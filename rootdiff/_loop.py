@@ -13,7 +13,7 @@ from rootdiff._errors import ArgumentTypeError, with_article
 from rootdiff._iterate import Iterate, Search, State
 from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
-from rootdiff._resolution import End, lost_and_idle
+from rootdiff._resolution import End, looked_at
 from rootdiff._select import keep, status_where
 from rootdiff._settings import runtime, with_settings
 from rootdiff._sizes import is_dense
@@ -62,6 +62,11 @@ class IterativeSolver(Solver):
         """Whether each step reduces the Euclidean norm of f, so that the last iterate is the best one."""
         return False
 
+    @property
+    def relaxation(self) -> Any:
+        """The damping of the plain iteration ``y + damping * f(y)`` that the method makes or mixes; None: of none."""
+        return None
+
     @abstractmethod
     def init(self, residual: Residual, y: Array) -> State:
         """Return the state at the start."""
@@ -82,10 +87,10 @@ class IterativeSolver(Solver):
         solver = self.resolved(y0.dtype, residual.xp)
         return _judged(solver, residual, y0, iterate(solver, residual, y0, active))
 
-    def claim(self, residual: Residual, y0: Array, active: Array) -> Claim:
+    def claim(self, residual: Residual, y0: Array, active: Array, looks: bool = True) -> Claim:
         if type(self).solve is not IterativeSolver.solve:  # it runs a loop of its own
             return super().claim(residual, y0, active)
-        claim = iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
+        claim = iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active, looks)
         return claim._replace(raw=named(claim.raw, self))
 
 
@@ -142,10 +147,13 @@ class _Loop(NamedTuple):
         return self.state.iterate.status == int(Status.RUNNING)
 
 
-def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None) -> Claim:
+def iterate(
+    solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None, looks: bool = True
+) -> Claim:
     """Run `solver` until each system has converged or failed; a finished system is frozen bit for bit.
 
-    A system where `active`, (*batch), does not hold is not run; what is returned for it means nothing.
+    A system where `active`, (*batch), does not hold is not run; what is returned for it means nothing. Whether f
+    resolves a root that is claimed is looked at, or asked of the verdict.
     """
     xp = residual.xp
     if residual.correct is not None:
@@ -168,14 +176,14 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     loop = _Loop(_with_status(xp, state, status), zeros, norm, y0, norm, zeros, norm, scale, zeros)
     loop = _run(solver, residual, loop)
     at = loop.state.iterate
-    success = at.status <= int(Status.AT_PRECISION)
     y, norm, error = at.y, _size(xp, at), at.error
     if not solver.descends:
         # a claim that f has not borne out is judged where it was made: rows in large units may hide the others
-        claimed = success | ((at.status == int(Status.STALLED)) & (loop.near > 0) & xp.isfinite(error[..., 0]))
-        y = xp.where(claimed[..., None], y, loop.best_y)
-        norm = xp.where(claimed, norm, loop.best_norm)
-        error = xp.where(claimed[..., None], error, xp.full_like(error, xp.inf))
+        unproven = (at.status == int(Status.STALLED)) & (loop.near > 0) & xp.isfinite(error[..., 0])
+        here = (at.status <= int(Status.AT_PRECISION)) | unproven
+        y = xp.where(here[..., None], y, loop.best_y)
+        norm = xp.where(here, norm, loop.best_norm)
+        error = xp.where(here[..., None], error, xp.full_like(error, xp.inf))
     raw = RawSolution(y, at.status, loop.steps, norm, loop.state.inverse, error=error)
     raw = solver.finish(residual, loop.first_norm, raw)
     y, norm, error = raw.y, raw.residual_norm, raw.error
@@ -185,18 +193,16 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     deep = is_deep(solver, norm, loop.first_norm)
     silent = (norm == 0) & ~is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
     asked = failed | tiny | silent
-    if is_dense(tuple(y.shape)):
-        allowed = allowed_error(xp, solver, at.y, loop.scale, xp.ones_like(success))
-        end = End(residual, y0, at.y, at.f, allowed, loop.scale, loop.steps)
-        lost, idle = lost_and_idle(end, raw.factors, norm == 0, getattr(solver, "damping", None))
-        claimed = (raw.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
-        asked = asked | (claimed & lost)
-        if idle is not None:
-            idle = idle & claimed[..., None]
-            status = xp.where(xp.any(idle, axis=-1), int(Status.AT_PRECISION), raw.status)
-            raw = raw._replace(status=xp.astype(status, xp.int32), error=xp.where(idle, xp.inf, error))
+    claimed = (raw.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
     if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
+    elif is_dense(tuple(y.shape)) and not looks:
+        asked = asked | claimed
+    if is_dense(tuple(y.shape)) and looks:
+        allowed = allowed_error(xp, solver, at.y, loop.scale, xp.isfinite(norm) | True)
+        end = End(residual, y0, at.y, at.f, allowed, loop.scale, loop.steps)
+        raw, lost = looked_at(end, raw, claimed, solver.relaxation)
+        asked = asked | lost
     return Claim(raw, asked if active is None else asked & active, first)
 
 

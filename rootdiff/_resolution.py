@@ -13,6 +13,7 @@ from rootdiff._norms import is_within, max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
+from rootdiff._solution import RawSolution, Status
 
 #: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
 _RETURNING = 0.4
@@ -33,20 +34,24 @@ class End(NamedTuple):
     steps: Array
 
 
-def lost_and_idle(end: End, inverse: Any, exact: Array, damping: Any) -> tuple[Array, Array | None]:
-    """Return where f does not resolve y to the allowed error, (*batch), and which unknowns are idle where that is seen.
+def looked_at(end: End, raw: RawSolution, claimed: Array, damping: Any) -> tuple[RawSolution, Array]:
+    """Return the solution, and the `claimed` systems, (*batch), of which f does not resolve y to the allowed error.
 
-    `inverse` is what is known of the inverse Jacobian. Where it was never formed, steps say nothing of directions in
-    which none went: of few unknowns the plain iteration has to vouch for them, of many an f that is `exact`ly zero,
-    (*batch), vouches for nothing. `damping` is that of the iteration, None if there is none.
+    Where the inverse Jacobian was never formed, steps say nothing of directions in which none went: of few unknowns the
+    plain iteration has to vouch for them, of many an f that is exactly zero vouches for nothing. `damping` is that of
+    the iteration, None if there is none. Nothing tells how far off an idle unknown is.
     """
+    xp, inverse, exact = end.residual.xp, raw.factors, raw.residual_norm == 0
     if isinstance(getattr(inverse, "base", inverse), Factors):
-        return _returns_less(end, inverse), None
+        return raw, claimed & _returns_less(end, inverse)
     if not has_few_unknowns(end.y.shape):
-        return exact, None
+        return raw, claimed & exact
     if damping is None:
-        return exact | ~exact, None
-    return _stays_away(end, damping)
+        return raw, claimed
+    away, idle = _stays_away(end, damping)
+    idle = idle & claimed[..., None]
+    status = xp.where(xp.any(idle, axis=-1), int(Status.AT_PRECISION), raw.status)
+    return raw._replace(status=xp.astype(status, xp.int32), error=xp.where(idle, xp.inf, raw.error)), claimed & away
 
 
 def _returns_less(end: End, inverse: Any) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
@@ -89,6 +89,10 @@ class Anderson(IterativeSolver):
             raise ArgumentError(f"Anderson: depth is {self.depth!r}; it must be at least 1 (0 is `FixedPoint`).")
         if isinstance(self.regularisation, int | float) and not self.regularisation >= 0:
             raise ArgumentError(f"Anderson: regularisation is {self.regularisation!r}; it must be at least 0, or None.")
+
+    @property
+    def relaxation(self) -> Any:
+        return self.damping
 
     def init(self, residual: Residual, y: Array) -> State:
         xp, at = residual.xp, first_iterate(residual, y)

@@ -54,6 +54,10 @@ class FixedPoint(IterativeSolver):
         super().__post_init__()
         check_damping(self.damping, type(self).__name__)
 
+    @property
+    def relaxation(self) -> Any:
+        return self.damping
+
     # the memory is the secant of each unknown, (*batch, n)
 
     def init(self, residual: Residual, y: Array) -> State:
