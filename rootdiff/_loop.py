@@ -9,12 +9,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import in_rounds, limit, room, round_size
-from rootdiff._errors import ArgumentTypeError, with_article
-from rootdiff._iterate import Iterate, State
+from rootdiff._iterate import Iterate, State, first_state, next_state
 from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
 from rootdiff._resolution import End, is_lost
-from rootdiff._select import keep, select, status_where
+from rootdiff._select import keep, status_where
 from rootdiff._settings import runtime, with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
@@ -82,10 +81,10 @@ class IterativeSolver(Solver):
         solver = self.resolved(y0.dtype, residual.xp)
         return _judged(solver, residual, y0, iterate(solver, residual, y0, active))
 
-    def claim(self, residual: Residual, y0: Array, active: Array) -> Claim:
+    def claim(self, residual: Residual, y0: Array, active: Array, looks: bool = True) -> Claim:
         if type(self).solve is not IterativeSolver.solve:  # it runs a loop of its own
             return super().claim(residual, y0, active)
-        claim = iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active)
+        claim = iterate(self.resolved(y0.dtype, residual.xp), residual, y0, active, looks)
         return claim._replace(raw=named(claim.raw, self))
 
 
@@ -142,15 +141,18 @@ class _Loop(NamedTuple):
         return self.state.iterate.status == int(Status.RUNNING)
 
 
-def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None) -> Claim:
+def iterate(
+    solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None, looks: bool = True
+) -> Claim:
     """Run `solver` until each system has converged or failed; a finished system is frozen bit for bit.
 
-    A system where `active`, (*batch), does not hold is not run; what is returned for it means nothing.
+    A system where `active`, (*batch), does not hold is not run; what is returned for it means nothing. Whether f
+    resolves a root that is claimed is looked at, or asked of the verdict.
     """
     xp = residual.xp
     if residual.correct is not None:
         y0 = residual.correct(y0, y0)
-    state = _checked(solver, "init", solver.init(residual, y0), y0)
+    state = first_state(solver, residual, y0)
     first, norm = state.iterate.f, _size(xp, state.iterate)
     zeros = xp.zeros_like(norm, dtype=xp.int32)
     status = xp.where(
@@ -166,14 +168,14 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     loop = _Loop(_with_status(xp, state, status), zeros, norm, y0, norm, zeros, norm, scale, zeros)
     loop = _run(solver, residual, loop)
     at = loop.state.iterate
-    success = at.status <= int(Status.AT_PRECISION)
     y, norm, error = at.y, _size(xp, at), at.error
     if not solver.descends:
         # a claim that f has not borne out is judged where it was made: rows in large units may hide the others
-        claimed = success | ((at.status == int(Status.STALLED)) & (loop.near > 0) & xp.isfinite(error[..., 0]))
-        y = xp.where(claimed[..., None], y, loop.best_y)
-        norm = xp.where(claimed, norm, loop.best_norm)
-        error = xp.where(claimed[..., None], error, xp.full_like(error, xp.inf))
+        unproven = (at.status == int(Status.STALLED)) & (loop.near > 0) & xp.isfinite(error[..., 0])
+        here = (at.status <= int(Status.AT_PRECISION)) | unproven
+        y = xp.where(here[..., None], y, loop.best_y)
+        norm = xp.where(here, norm, loop.best_norm)
+        error = xp.where(here[..., None], error, xp.full_like(error, xp.inf))
     raw = RawSolution(y, at.status, loop.steps, norm, loop.state.inverse, error=error)
     raw = solver.finish(residual, loop.first_norm, raw)
     y, norm, error = raw.y, raw.residual_norm, raw.error
@@ -183,33 +185,16 @@ def iterate(solver: IterativeSolver, residual: Residual, y0: Array, active: Arra
     deep = is_deep(solver, norm, loop.first_norm)
     silent = (norm == 0) & ~is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
     asked = failed | tiny | silent
-    if is_dense(tuple(y.shape)):
-        allowed = allowed_error(xp, solver, at.y, loop.scale, xp.ones_like(success))
-        claimed = (raw.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
-        end = End(replace(residual, active=claimed), at.y, at.f, allowed, loop.scale, loop.steps)
-        asked = asked | (claimed & is_lost(end, solver, raw.factors, norm == 0))
+    claimed = (raw.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
     if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
+    elif is_dense(tuple(y.shape)) and not looks:
+        asked = asked | claimed
+    if is_dense(tuple(y.shape)) and looks:
+        allowed = allowed_error(xp, solver, at.y, loop.scale, xp.isfinite(norm) | True)
+        end = End(replace(residual, active=claimed), at.y, at.f, allowed, loop.scale, loop.steps)
+        asked = asked | (claimed & is_lost(end, solver, raw.factors, norm == 0))
     return Claim(raw, asked if active is None else asked & active, first)
-
-
-def _checked(solver: IterativeSolver, method: str, state: Any, y: Array) -> State:
-    """Return what a method of a solver returned, if that is a state whose iterate is like `y`, (*batch, n)."""
-    if not isinstance(state, State):
-        raise ArgumentTypeError(
-            f"solver: {type(solver).__name__}.{method} returned {with_article(type(state).__name__)}, but must return "
-            "a rootdiff.State: State(Iterate(y, f, error, status), memory, inverse)."
-        )
-    shape = tuple(y.shape)
-    for name, expected in (("y", shape), ("f", shape), ("error", shape), ("status", shape[:-1])):
-        part = getattr(state.iterate, name)
-        if getattr(part, "shape", None) != expected:
-            got = f"of shape {tuple(part.shape)}" if hasattr(part, "shape") else with_article(type(part).__name__)
-            raise ArgumentTypeError(
-                f"solver: {type(solver).__name__}.{method} returned an iterate whose {name} is {got}, but must be an "
-                f"array of shape {expected}{', as the start is' if expected == shape else ', one per system'}."
-            )
-    return state
 
 
 def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
@@ -220,13 +205,19 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
     def step(loop: _Loop) -> Any:
         active = loop.running
         masked = replace(residual, active=active) if batch or backend.traced else residual
-        return _checked(solver, "step", solver.step(masked, loop.state), loop.best_y)
+        return next_state(solver, masked, loop.state)
 
     def assessed(state: Any, loop: _Loop) -> _Loop:
-        active = loop.running
+        active, search = loop.running, state.search
+        if search is not None:
+            active = active & ~search.trying
         new = _advance(solver, backend, active if batch or backend.traced else None, state, loop)
-        if batch:  # a single system is stepped only while it runs
-            new = _frozen(backend, active, new, loop)
+        if batch or search is not None:  # a trial is no step; else a single system is stepped only while it runs
+            # no step is taken from what a finished system remembers, which may be large
+            old = loop.state.iterate
+            if not batch:  # another trial leaves it as it is
+                old = new.state.iterate._replace(status=old.status)
+            new = keep(backend, active, new, loop._replace(state=new.state._replace(iterate=old)))
         if residual.observe is not None:
             residual.observe(StepInfo.between(xp, solver, new.steps, loop.state.iterate, new.state.iterate))
         return new
@@ -246,18 +237,6 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         return _run(solver, residual, loop)
 
     return in_rounds(residual, loop.running, count, the_rest, loop)  # type: ignore[no-any-return]
-
-
-def _frozen(backend: Backend, active: Array, new: _Loop, old: _Loop) -> _Loop:
-    """Return the `new` loop, with the old iterates and steps of the systems that are not `active`.
-
-    Their memory and inverse, which may be large, need not be copied: no step is taken from them.
-    """
-    if backend.surely_all(active):
-        return new
-    iterate = select(backend.xp, active, new.state.iterate, old.state.iterate)
-    steps = old.steps + backend.xp.astype(active, backend.xp.int32)
-    return new._replace(state=new.state._replace(iterate=iterate), steps=steps)
 
 
 def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, state: State, loop: _Loop) -> _Loop:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._inverse import Factors, SparseFactors, Updated
-from rootdiff._iterate import State
+from rootdiff._iterate import State, first_state, next_state
 from rootdiff._norms import is_within, max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
@@ -81,13 +81,13 @@ def _stays_away(end: End, solver: Any) -> Array:
 
     def look(carry: tuple[Array, Array, State]) -> tuple[Array, Array, State]:
         count, going, state = carry
-        state = solver.step(replace(residual, active=going), state)
+        state = next_state(solver, replace(residual, active=going), state)
         return count + 1, going & away(state), state
 
     def unfinished(carry: tuple[Array, Array, State]) -> Array:
         return xp.any(carry[1] & (carry[0] < most))
 
     most = _RETURNS if has_few_unknowns(y.shape) else _RETURNS + end.steps
-    start = solver.init(residual, residual.moved(y, size * weights(xp, y, end.steps)))
+    start = first_state(solver, residual, residual.moved(y, size * weights(xp, y, end.steps)))
     carry = xp.zeros_like(end.steps), residual.of_active(away(start)), start
     return residual.backend.while_loop(unfinished, look, carry)[1]

@@ -56,8 +56,8 @@ class Solver(ABC):
         """Return what `solve` does for the systems of a batch where `active`, (*batch), holds; else anything."""
         return self.solve(residual, y0)
 
-    def claim(self, residual: Residual, y0: Array, active: Array) -> Claim:
-        """Return what `solve_where` does, where the verdict is left to the caller."""
+    def claim(self, residual: Residual, y0: Array, active: Array, looks: bool = True) -> Claim:
+        """Return what `solve_where` does, where the verdict is left to the caller; all claims, unless it `looks`."""
         raw = run(self, residual, y0, active)
         return Claim(raw, residual.xp.zeros_like(active), residual.xp.zeros_like(y0))
 

@@ -337,8 +337,8 @@ def _sampled(
         size = xp.where(close[..., None], xp.abs(y), scale)
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
         # the last one so wide that the terms of a row are rounded anew which cancel next to a double root
-        broad = eps ** xp.where(count == _SAMPLES - 1, 0.5, 0.75)[..., None]
-        nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, broad, 2 * eps) * xp.abs(y))
+        broad = xp.where((count == _SAMPLES - 1)[..., None], eps**0.5 * xp.abs(y), eps**0.75 * xp.abs(y))
+        nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, broad, 2 * eps * xp.abs(y)))
         nudge = xp.where(walking, stride, nudge * weights(xp, y, count))
         linear = xp.where(wide, told(nudge), 0.0)
         sides = tuple(

@@ -96,7 +96,10 @@ class Namespace(_namespace.Namespace):
         Not one of a program that may be for several devices: what spreads it over them makes a constant vector anew
         for each use, and gathers what shifts it, since it does not see that these are the same.
         """
-        found = jnp.arange(1, like.shape[-1] + 1, dtype=dtype or like.dtype)
+        n, kind = like.shape[-1], dtype or like.dtype
+        if jax.device_count() == 1 and isinstance(n, int) and n <= _LENGTH:  # what is made of these is a constant too
+            return jnp.asarray(np.arange(1, n + 1), dtype=kind)
+        found = jnp.arange(1, n + 1, dtype=kind)
         return found if jax.device_count() == 1 else lax.optimization_barrier(found)  # type: ignore[no-untyped-call]
 
 

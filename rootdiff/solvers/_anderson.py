@@ -11,6 +11,7 @@ from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._norms import dot, numbers
 from rootdiff._residual import Residual
+from rootdiff._select import select
 from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff.solvers._correct import corrected
@@ -102,16 +103,18 @@ class Anderson(IterativeSolver):
         xp, at = residual.xp, state.iterate
         memory = self._remembered(residual, state.memory, at.f)
         mixed = (self._weights(residual, memory)[..., None, :] @ memory.changes)[..., 0, :]
-        trial = backtrack(residual, at.y, damped(self.damping, at.f) - mixed)
+        trial = backtrack(residual, at.y, damped(self.damping, at.f) - mixed, state.search)
         y_change, f_change = trial.y - at.y, trial.f - at.f
         error, secant = no_estimate(xp, trial.y), memory.secant
         if not hopeless(self, residual, trial):
             error, secant = secant_error(xp, trial.f, trial.size, at.norm, y_change, f_change, secant)
         change = y_change + damped(self.damping, f_change)
-        return State(
-            Iterate(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size),
-            memory._replace(change=change, f_change=f_change, count=memory.count + 1, secant=secant),
-        )
+        new = memory._replace(change=change, f_change=f_change, count=memory.count + 1, secant=secant)
+        at = Iterate(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size)
+        if trial.search is not None:  # another trial finds the same changes in the same places
+            old = state.memory._replace(changes=new.changes, f_changes=new.f_changes)
+            at, new = select(xp, trial.ended, (at, new), (state.iterate, old))
+        return State(at, new, search=trial.search)
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         return corrected(self, residual, first_norm, raw, raw.status == int(Status.STALLED))

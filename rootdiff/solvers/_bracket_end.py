@@ -53,7 +53,7 @@ def around(
             sizes.append(xp.where(beside, last, size))
         asked = success & ~(straight(f_one, f_other) & (f != 0))
         now = xp.where(right < _RIGHT, xp.where(good, right + 1, 0), right)
-        now = xp.where(beside, xp.where(asked, 0, _RIGHT), now)
+        now = xp.where(beside, xp.where(asked, xp.zeros_like(now), _RIGHT), now)
         found = xp.where((right == 0) & (now == 1), reach, found)
         beyond = [xp.where(beside, new, old) for new, old in zip((f_one, f_other), beyond, strict=True)]
         return count + 1, now, found, xp.where(beside, reach, _GROWTH * reach), *sizes, *beyond

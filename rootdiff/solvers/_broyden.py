@@ -84,7 +84,7 @@ class Broyden(IterativeSolver):
     def step(self, residual: Residual, state: State) -> State:
         xp, backend = residual.xp, residual.backend
         at, memory = state.iterate, state.memory
-        pairs, fresh = self._renewed(residual, at.y, memory, self._remembered(backend, state))
+        pairs, fresh = self._renewed(residual, state, self._remembered(backend, state))
         inverse = self._filled(backend, pairs, memory.count)
         direction = -inverse.apply(backend, at.f)
         solvable = xp.all(xp.isfinite(direction), axis=-1)
@@ -96,7 +96,7 @@ class Broyden(IterativeSolver):
         def accept(trial: Array, length: Array | float) -> Array:
             return trial <= allowance * size
 
-        trial = backtrack(residual, at.y, direction, accept)
+        trial = backtrack(residual, at.y, direction, state.search, accept)
         keep = trial.accepted[..., None]
         y, f = xp.where(keep, trial.y, at.y), xp.where(keep, trial.f, at.f)
         y_change, f_change = y - at.y, f - at.f
@@ -105,13 +105,18 @@ class Broyden(IterativeSolver):
             xp.abs(direction), xp.abs(f * secant_scale(xp, max_norm(xp, y_change), max_norm(xp, f_change))[..., None])
         )
         trusted = trial.accepted & (trial.length == 1)
-        hopeless = ~trial.accepted & (fresh | (self.initial == "identity"))
+        hopeless = trial.ended & ~trial.accepted & (fresh | (self.initial == "identity"))
         status = status_where(xp, hopeless, Status.STALLED, Status.RUNNING)
         status = xp.where(~solvable & fresh, int(Status.SINGULAR), status)
         return State(
             Iterate(y, f, xp.where(trusted[..., None], error, xp.inf), status),
-            _Memory(fresh & ~made, ~trial.accepted | (trial.length < _SHORT), memory.count + 1),
+            _Memory(
+                fresh & ~made,
+                ~trial.accepted | (trial.length < _SHORT),
+                xp.where(trial.ended, memory.count + 1, memory.count),
+            ),
             Updated(pairs, left[..., None, :], right[..., None, :]),
+            trial.search,
         )
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
@@ -144,9 +149,11 @@ class Broyden(IterativeSolver):
                 return pairs._replace(left=pairs.left[..., :size, :], right=pairs.right[..., :size, :])
         return pairs
 
-    def _renewed(self, residual: Residual, y: Array, memory: _Memory, pairs: Updated) -> tuple[Updated, Array]:
+    def _renewed(self, residual: Residual, state: State, pairs: Updated) -> tuple[Updated, Array]:
         """Return the pairs, none and a new H0 in the systems that ask for one, and where there is no update."""
-        xp, backend = residual.xp, residual.backend
+        xp, backend, y = residual.xp, residual.backend, state.iterate.y
+        memory, _, search = state[1:]
+        asked = memory.renew if search is None else memory.renew & ~search.trying
         if self.initial == "identity":
             return pairs, memory.fresh
 
@@ -155,7 +162,7 @@ class Broyden(IterativeSolver):
             new = Updated(backend.lu_factor(residual.jacobian(y)), *nothing)
             return xp.zeros_like(need), new if need.ndim == 0 else select(xp, need, new, old), fresh | need
 
-        start = (residual.of_active(memory.renew), pairs, memory.fresh)  # a system that has failed asks no more
+        start = (residual.of_active(asked), pairs, memory.fresh)  # a system that has failed asks no more
         return backend.while_loop(lambda carry: xp.any(carry[0]), lambda carry: renew(*carry), start)[1:]  # type: ignore[no-any-return]
 
 

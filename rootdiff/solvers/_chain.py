@@ -118,7 +118,7 @@ class Chain(Solver):
         assert residual.known is not None
 
         def attempt(start: Array, first: Array, *parts: Any) -> Claim:
-            old, new = Claim(*parts), solver.claim(replace(residual, known=(start, first)), start, need)
+            old, new = Claim(*parts), solver.claim(replace(residual, known=(start, first)), start, need, False)
             raw = new.raw._replace(factors=_alike(old.raw.factors, new.raw.factors), error=_error(xp, new.raw))
             return new._replace(raw=raw, asked=new.asked & need)
 

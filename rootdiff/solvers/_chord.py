@@ -57,7 +57,7 @@ class Chord(IterativeSolver):
 
     def step(self, residual: Residual, state: State) -> State:
         xp, backend = residual.xp, residual.backend
-        at, renew, _ = state
+        at, renew, _, search = state
         factors = _renewed(residual, state)
         direction = -backend.lu_solve(factors, at.f)
         solvable = xp.all(xp.isfinite(direction), axis=-1)
@@ -67,7 +67,7 @@ class Chord(IterativeSolver):
         def accept(trial: Array, length: Array | float) -> Array:
             return trial <= (1 - 1e-4 * length) * size  # Kelley (1995), eq. 8.1
 
-        trial = backtrack(residual, at.y, direction, accept)
+        trial = backtrack(residual, at.y, direction, search, accept)
         keep = trial.accepted[..., None]
         y, f = xp.where(keep, trial.y, at.y), xp.where(keep, trial.f, at.f)
         following = backend.lu_solve(factors, f)
@@ -75,11 +75,12 @@ class Chord(IterativeSolver):
         theta = norm2(xp, following) / xp.where(length > 0, length, 1.0)
         good = trial.accepted & (trial.length == 1) & (theta <= self.contraction)
         error = xp.abs(following) / (1 - self.contraction)
-        hopeless = ~trial.accepted & renew
+        over = trial.ended & renew
+        hopeless = ~trial.accepted & over
         status = status_where(xp, hopeless, Status.STALLED, Status.RUNNING)
-        status = xp.where(~solvable & renew, int(Status.SINGULAR), status)
+        status = xp.where(~solvable & over, int(Status.SINGULAR), status)
         error = xp.where(good[..., None], error, xp.inf)
-        return State(Iterate(y, f, error, status), ~good, factors)
+        return State(Iterate(y, f, error, status), xp.where(trial.ended, ~good, renew), factors, trial.search)
 
 
 def _renewed(residual: Residual, state: State) -> Factors:
@@ -90,5 +91,6 @@ def _renewed(residual: Residual, state: State) -> Factors:
         need, old = carry
         return xp.zeros_like(need), select(xp, need, backend.lu_factor(residual.jacobian(state.iterate.y)), old)
 
-    need = residual.of_active(state.memory)
+    asked, search = state.memory, state.search
+    need = residual.of_active(asked if search is None else asked & ~search.trying)
     return backend.while_loop(lambda carry: xp.any(carry[0]), renew, (need, state.inverse))[1]  # type: ignore[no-any-return]

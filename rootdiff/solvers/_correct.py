@@ -39,8 +39,8 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
 
     def correct(carry: tuple[Array, RawSolution]) -> tuple[Array, RawSolution]:
         going, raw = carry
-        f = residual(raw.y)
-        direction = -backend.lu_solve(backend.lu_factor(residual.jacobian(raw.y)), f)
+        f, matrix = residual.with_jacobian(raw.y)
+        direction = -backend.lu_solve(backend.lu_factor(matrix), f)
         y = residual.moved(raw.y, xp.where(xp.isfinite(direction), direction, 0.0))
         f_new = residual(y)
         norm = max_norm(xp, f_new)

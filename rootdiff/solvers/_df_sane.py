@@ -86,7 +86,7 @@ class DFSane(IterativeSolver):
 
     def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        at, memory, _ = state
+        at, memory, *_ = state
         size = norm2(xp, at.f)
         unit = xp.where(size > 0, size, 1.0)
         # eta_k = |f_0|^2 / (1 + k)^2 sums to a finite allowance; bound and allowance in units of |f|^2

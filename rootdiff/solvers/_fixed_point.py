@@ -11,7 +11,7 @@ from rootdiff._iterate import Iterate, State, running
 from rootdiff._loop import IterativeSolver
 from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
+from rootdiff._select import select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff.solvers._line_search import Trial, backtrack
@@ -62,12 +62,15 @@ class FixedPoint(IterativeSolver):
 
     def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        at, secant, _ = state
-        trial = backtrack(residual, at.y, damped(self.damping, at.f))
+        at, secant, _, search = state
+        trial = backtrack(residual, at.y, damped(self.damping, at.f), search)
         error = no_estimate(xp, trial.y)
         if not hopeless(self, residual, trial):
             error, secant = secant_error(xp, trial.f, trial.size, at.norm, trial.y - at.y, trial.f - at.f, secant)
-        return State(Iterate(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size), secant)
+        new = State(Iterate(trial.y, trial.f, error, finite_status(xp, trial.accepted), trial.size), secant)
+        if trial.search is not None:
+            new = select(xp, trial.ended, new, State(at, state.memory))
+        return new._replace(search=trial.search)
 
 
 def first_iterate(residual: Residual, y: Array) -> Iterate:

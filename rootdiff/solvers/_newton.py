@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Inverse
-from rootdiff._iterate import Iterate, State
+from rootdiff._iterate import Iterate, Search, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._norms import norm2
 from rootdiff._residual import Residual
@@ -18,7 +18,7 @@ from rootdiff._solution import RawSolution, Status
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._contract import answered, is_ours
 from rootdiff.linear._lu import LU
-from rootdiff.solvers._line_search import Trial, backtrack, nudged
+from rootdiff.solvers._line_search import NOISY, Trial, backtrack, made_once, nudged
 from rootdiff.solvers._radius import CONTRACTION
 
 #: Armijo's constant; the usual value, small so that any real decrease will do.
@@ -100,21 +100,30 @@ class Newton(IterativeSolver):
 
     def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        (y, f, *_), norms, old = state
+        (y, f, *_), norms, old, search = state
         slope = old.lu[..., 0] if self._is_scalar(y) else None  # type: ignore[union-attr]
-        direction, again, inverse, failure = self._direction(residual, y, f, slope)
+        direction, again, inverse, failure = self._direction(residual, state, slope)
         length = norm2(xp, direction)
         solvable = length < xp.inf
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f) if norms is None else norms[..., 0]
-        bound, noisy = (None, None) if norms is None or self.memory == 1 else _bound(residual, y, f, norms)
+        bound, unclear, noisy = None, None, None
+        if norms is not None and self.memory > 1:
+            bound, unclear, noisy = _bound(residual, y, f, norms, search)
 
-        trial = armijo(residual, y, f, direction, size, slope is not None, bound, again, length)
+        def matters(trial: Trial) -> Array:
+            worse = ~(trial.size <= (1 - 2 * _ARMIJO) ** 0.5 * size)
+            return unclear & (worse | _is_over(xp, trial.following, length, trial, size))
+
+        asked = None if unclear is None else matters
+        trial = armijo(residual, y, f, direction, size, search, slope is not None, bound, asked, again, length)
         # for one unknown the slope at the trial point is at hand, where that of the start may tell nothing
         following = trial.f / trial.slope if trial.slope is not None else trial.following
         unfinished = trial.accepted
         if noisy is not None:
+            noisy = noisy if trial.noisy is None else trial.noisy
             unfinished = unfinished & ~(noisy & _is_over(xp, following, length, trial, size))
+        unfinished = unfinished | ~trial.ended
         status = status_where(xp, unfinished, Status.RUNNING, Status.STALLED)
         status = xp.where(solvable, status, failure)
         keep = trial.accepted[..., None]
@@ -124,8 +133,9 @@ class Newton(IterativeSolver):
         error = _error(xp, following, direction, length, trial, size, slope)
         return State(
             Iterate(xp.where(keep, trial.y, y), xp.where(keep, trial.f, f), error, status),
-            None if norms is None else _shifted(xp, xp.where(trial.accepted, trial.size, size), norms),
+            None if norms is None else _shifted(xp, trial, size, norms),
             None if old is None else inverse,
+            trial.search,
         )
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
@@ -139,16 +149,24 @@ class Newton(IterativeSolver):
         return y.shape[-1] == 1 and isinstance(self.linear, LU)
 
     def _direction(
-        self, residual: Residual, y: Array, f: Array, slope: Array | None
+        self, residual: Residual, state: State, slope: Array | None
     ) -> tuple[Array, Solve | None, Inverse | None, Array | int]:
         """Return the Newton direction, what solves with the same matrix again, if anything does, and its factors.
 
         And the status where there is no direction.
         """
         singular, wrong = int(Status.SINGULAR), int(Status.WRONG_SPARSITY)
+        y, f, *_ = state.iterate
         if slope is not None:
             return -f / slope, lambda vector: vector / slope, None, singular
         operator = residual.operator(y)
+        if isinstance(state.inverse, Factors) and isinstance(self.linear, LU):
+            backend = residual.backend
+            factors = made_once(
+                residual, state.search, lambda _: backend.lu_factor(operator.dense()), (y,), state.inverse
+            )
+            again = operator.inverted_by(factors)
+            return again(-f), again, factors, singular
         if is_ours(self.linear):  # an error is then one of the residual, for its author to see
             direction, info = self.linear.solve(operator, -f)
         else:
@@ -183,9 +201,11 @@ def _error(
     return xp.where(fast[..., None], rest, error)
 
 
-def _shifted(xp: Any, newest: Array, norms: Array) -> Array:
-    """Return the norms with a new one, (*batch), before the others, and without the oldest."""
-    return xp.concat([newest[..., None], norms[..., :-1]], axis=-1)
+def _shifted(xp: Any, trial: Trial, size: Array, norms: Array) -> Array:
+    """Return the norms with that after a step, from one of this size, before the others, and without the oldest."""
+    newest = xp.where(trial.accepted, trial.size, size)
+    new = xp.concat([newest[..., None], norms[..., :-1]], axis=-1)
+    return new if trial.search is None else xp.where(trial.ended[..., None], new, norms)
 
 
 def _is_over(xp: Any, following: Array | None, length: Array, trial: Trial, size: Array) -> Array:
@@ -195,31 +215,31 @@ def _is_over(xp: Any, following: Array | None, length: Array, trial: Trial, size
     return ~(norm2(xp, following) <= _SHORTER * length)
 
 
-def _bound(residual: Residual, y: Array, f: Array, norms: Array) -> tuple[Array, Array]:
+def _bound(
+    residual: Residual, y: Array, f: Array, norms: Array, search: Search | None
+) -> tuple[Array, Array | None, Array]:
     """Return the norm that the next one must undercut, (*batch): the largest of those remembered.
 
     But where roundings of y change f by as much as it is, the last one: there f would go up and down for ever. Where
-    that is, is returned too.
+    that is unclear, which the `search` is to ask, and where that is, is returned too.
     """
     backend, xp, size, last = residual.backend, residual.xp, norms[..., 0], norms[..., 1]
     bound = xp.max(norms, axis=-1)
     falling = (size < _FALLING * last) & (size > xp.finfo(y.dtype).eps ** 0.5 * last)
     nowhere = xp.zeros_like(falling)
     if backend.surely_all(falling):
-        return bound, nowhere
+        return bound, None, nowhere
     unclear = residual.of_active(~falling & (size < bound))
-    noisy = backend.when(xp.any(unclear), lambda y, f: unclear & _is_noisy(residual, y, f, size), (y, f), nowhere)
-    return xp.where(noisy, size, bound), noisy
+    if search is not None:
+        noisy = search.noise == NOISY
+    else:
+        noisy = backend.when(xp.any(unclear), lambda y, f: unclear & _is_noisy(residual, y, f, size), (y, f), nowhere)
+    return xp.where(noisy, size, bound), unclear, noisy
 
 
 def _is_noisy(residual: Residual, y: Array, f: Array, size: Array) -> Array:
     """Return whether f, so large, may be nothing but rounding, (*batch)."""
-    return _is_noise(residual.xp, residual(nudged(residual.xp, y)) - f, size)
-
-
-def _is_noise(xp: Any, change: Array, size: Array) -> Array:
-    """Return whether f, so large, may be nothing but rounding, which brings about this change of it, (*batch)."""
-    return ~(size > _NOISY * norm2(xp, change))
+    return ~(size > _NOISY * norm2(residual.xp, residual(nudged(residual.xp, y)) - f))
 
 
 def armijo(
@@ -228,15 +248,17 @@ def armijo(
     f: Array,
     direction: Array,
     size: Array,
+    search: Search | None,
     slope: bool = False,
     bound: Array | None = None,
+    unclear: Callable[[Trial], Array] | None = None,
     again: Solve | None = None,
     length: Array | None = None,
 ) -> Trial:
     """Backtrack along a direction on which |f|^2 / 2 has the slope -|f|^2, until it falls below `bound`^2 / 2.
 
-    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); `slope` and `again` as for `backtrack`. A
-    whole step is taken too where the correction `again` after it is short beside it, of this `length`. Where f may be
+    `size` is |f| at `y`, `bound` that or one of an earlier iterate, (*batch); the others as for `backtrack`. A whole
+    step is taken too where the correction `again` after it is short beside it, of this `length`. Where f may be
     nothing but rounding, only the whole step is tried; of one unknown, where to ask costs a trial, others too.
     """
     xp = residual.xp
@@ -249,18 +271,17 @@ def armijo(
         # minimum of the parabola through the value and slope at 0 and the value at the trial (A6.3.1)
         return length**2 / ((trial / size) ** 2 - 1 + 2 * length)
 
-    def noisy(beside: Array) -> Array:
-        return _is_noise(xp, beside - f, size)
+    def noisy(change: Array) -> Array:
+        return ~(size > _NOISY * change)
 
     def natural(following: Array) -> Array:
         assert length is not None
         return norm2(xp, following) <= _FAST * length
 
     if slope:
-        return backtrack(residual, y, direction, accept, shorten, slope)
-    return backtrack(
-        residual, y, direction, accept, shorten, noisy=noisy, again=again, natural=None if again is None else natural
-    )
+        return backtrack(residual, y, direction, search, accept, shorten, slope)
+    judge = None if again is None else natural
+    return backtrack(residual, y, direction, search, accept, shorten, False, f, noisy, unclear, again, judge)
 
 
 def trusted(trial: Trial, size: Array) -> Array:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._norms import norm2
+from rootdiff._operator import LinearOperator
 from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
@@ -17,6 +19,7 @@ from rootdiff._settings import with_settings
 from rootdiff._solution import Status
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._krylov import Krylov
+from rootdiff.solvers._line_search import made_once
 from rootdiff.solvers._newton import armijo, trusted
 from rootdiff.solvers._radius import CONTRACTION
 
@@ -27,6 +30,14 @@ _GAMMA, _SAFEGUARD, _FIRST, _LARGEST = 0.9, 0.1, 0.5, 0.9
 _FEW = 10
 #: Relative linear residual up to which an inexact correction still estimates the error of y.
 EXACT_ENOUGH = 1e-3
+
+
+class _Memory(NamedTuple):
+    """The forcing term, (*batch), of an inner solve, its direction, (*batch, n), and the part of f that this leaves."""
+
+    forcing: Array
+    direction: Array
+    relative: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,25 +80,30 @@ class NewtonKrylov(IterativeSolver):
         if self.preconditioner is not None and not callable(self.preconditioner):
             raise ArgumentError(f"NewtonKrylov: preconditioner is {self.preconditioner!r}; it must be callable.")
 
-    # the memory is the forcing term of the next inner solve, (*batch)
-
     def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp
         tight = 10 * residual.backend.precision(y.dtype)
         forcing = xp.full_like(y[..., 0], tight if self._spans(y) else _FIRST)
-        return State(Iterate.start(xp, y, residual(y)), forcing)
+        memory = _Memory(forcing, xp.zeros_like(y), xp.zeros_like(forcing))
+        return State(Iterate.start(xp, y, residual(y)), memory)
 
     def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        (y, f, *_), forcing, _ = state
-        direction, info = self._inner(y, forcing).solve(residual.operator(y), -f)
-        relative = info.relative_residual
-        assert relative is not None
+        (y, f, *_), (forcing, *known), _, search = state
+        operator = residual.operator(y)
+
+        def solve(y: Array, f: Array) -> tuple[Array, Array]:
+            direction, info = self._inner(y, forcing).solve(operator, -f)
+            assert info.relative_residual is not None
+            return direction, info.relative_residual
+
+        direction, relative = made_once(residual, search, solve, (y, f), tuple(known))
         solvable = xp.all(xp.isfinite(direction), axis=-1) & (relative < 1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
-        trial = armijo(residual, y, f, direction, size)
-        status = status_where(xp, trial.accepted, Status.RUNNING, Status.STALLED)
+        trial = armijo(residual, y, f, direction, size, search)
+        ended = trial.ended
+        status = status_where(xp, trial.accepted | ~ended, Status.RUNNING, Status.STALLED)
         status = xp.where(solvable, status, int(Status.SINGULAR))
         keep = trial.accepted[..., None]
         new_f = xp.where(keep, trial.f, f)
@@ -95,12 +111,13 @@ class NewtonKrylov(IterativeSolver):
         atol = float(xp.finfo(y.dtype).eps) ** 0.75 if self.atol is None else self.atol
         allowed = self.rtol * xp.abs(y) + atol
         exact = trusted(trial, size) & (relative <= EXACT_ENOUGH)
-        believed = exact & _has_fallen(residual, y, f, new_f, allowed, exact)
+        believed = exact & _has_fallen(residual, operator, y, f, new_f, allowed, exact)
         if not self._spans(y):
             ratio = xp.where(trial.accepted, trial.size, size) / xp.where(size > 0, size, 1.0)
-            forcing = _next_forcing(residual, forcing, ratio, direction, allowed)
+            forcing = xp.where(ended, _next_forcing(residual, forcing, ratio, direction, allowed), forcing)
         error = xp.where(believed[..., None], xp.abs(direction), xp.inf)
-        return State(Iterate(xp.where(keep, trial.y, y), new_f, error, status), forcing)
+        memory = _Memory(forcing, direction, relative)
+        return State(Iterate(xp.where(keep, trial.y, y), new_f, error, status), memory, search=trial.search)
 
     def _spans(self, y: Array) -> bool:
         """Return whether the unknowns are few, and the Krylov space of one cycle is that of all of them."""
@@ -128,13 +145,15 @@ def _next_forcing(residual: Residual, last: Array, ratio: Array, direction: Arra
     return xp.clip(forcing, 10 * residual.backend.precision(last.dtype), _LARGEST)
 
 
-def _has_fallen(residual: Residual, y: Array, f: Array, new: Array, allowed: Array, asked: Array) -> Array:
+def _has_fallen(
+    residual: Residual, operator: LinearOperator, y: Array, f: Array, new: Array, allowed: Array, asked: Array
+) -> Array:
     """Return whether each row of f has fallen as it does near a root, or is what changes of `y` by `allowed` explain.
 
     The terms of such a change may cancel in a row: among many rows in some of them. So three changes are tried, the
     second and the third where, in a system that is `asked` for, the first does not explain each row.
     """
-    xp, operator = residual.xp, residual.operator(y)
+    xp = residual.xp
 
     def explained(phase: int) -> Array:
         return xp.abs(operator.matvec(allowed * pattern(xp, y, xp.full_like(y[..., 0], phase))))

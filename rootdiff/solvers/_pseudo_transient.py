@@ -80,7 +80,7 @@ class PseudoTransient(IterativeSolver):
 
     def step(self, residual: Residual, state: State) -> State:
         xp, backend = residual.xp, residual.backend
-        (y, f, *_), last, _ = state
+        (y, f, *_), last, _, search = state
         index = numbers(xp, y)
         identity = xp.astype(index[:, None] == index, y.dtype)
         inertia = (self.mass / last)[..., None]
@@ -90,8 +90,8 @@ class PseudoTransient(IterativeSolver):
         solvable = xp.all(xp.isfinite(direction), axis=-1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
-        trial = backtrack(residual, y, direction, lambda trial, length: trial >= 0)
-        taken = solvable & trial.accepted
+        trial = backtrack(residual, y, direction, search, lambda trial, length: trial >= 0)
+        taken, ended = solvable & trial.accepted, trial.ended
         # in each row: an unknown that its own row would move far may not have begun to; where a row depends on nothing,
         # as after an underflow, there is no Newton step
         newton_like = xp.all(xp.abs(inertia * direction) <= EXACT_ENOUGH * xp.abs(f), axis=-1)
@@ -100,14 +100,15 @@ class PseudoTransient(IterativeSolver):
         # switched evolution relaxation: Mulder & van Leer (1985)
         new = trial.size
         ratio = xp.clip(size / xp.where(new > 0, new, 1.0), 1 / self.growth, self.growth)
-        time_step = last * xp.where(taken, ratio, 1 / self.growth)
+        time_step = last * xp.where(ended, xp.where(taken, ratio, 1 / self.growth), xp.ones_like(ratio))
         limits = xp.finfo(y.dtype)
         longest = min(float(limits.eps) ** -2, float(limits.max))
-        status = status_where(xp, taken | (time_step > 1 / longest), Status.RUNNING, Status.SINGULAR)
+        status = status_where(xp, taken | ~ended | (time_step > 1 / longest), Status.RUNNING, Status.SINGULAR)
         keep = taken[..., None]
         error = xp.where(believed[..., None], xp.abs(direction), xp.inf)
         return State(
             Iterate(xp.where(keep, trial.y, y), xp.where(keep, trial.f, f), error, status),
             xp.minimum(time_step, xp.full_like(time_step, longest)),
             factors,
+            trial.search,
         )

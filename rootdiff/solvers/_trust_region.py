@@ -48,7 +48,7 @@ class TrustRegionSolver(IterativeSolver):
     def _prepared(self, residual: Residual, state: State) -> Linearisation:
         """Return the linearised residual with its rows equilibrated, the scale of the variables and the radius."""
         xp = residual.xp
-        (y, f, *_), region, _ = state
+        (y, f, *_), region, *_ = state
         matrix = residual.jacobian(y)
         scale = scaling(xp, matrix, region.scale)
         known = scale > 0 if self.scale == "columns" else scale < 0
