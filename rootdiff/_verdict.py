@@ -344,7 +344,7 @@ def _sampled(
         sides = tuple(
             xp.where(elsewhere, point, residual.moved(y, step)) for point, step in ((one, nudge), (other, -nudge))
         )
-        change, last = _change(residual, f, sides, linear)
+        change, last = _change(residual, f, sides, linear, count == _SAMPLES - 1)
         # at each sample, for in some directions the changes of a row cancel
         known = (near.noise > 0) | ((count >= most)[..., None] & ~sloping)
         noise = xp.where((coarse & known) | elsewhere | walking, near.noise, xp.maximum(near.noise, change))
@@ -373,21 +373,27 @@ def _sampled(
     return residual.backend.while_loop(unfinished, sample, start)[1]  # type: ignore[no-any-return]
 
 
-def _change(residual: Residual, f: Array, sides: tuple[Array, Array], linear: Array) -> tuple[Array, Array]:
+def _change(
+    residual: Residual, f: Array, sides: tuple[Array, Array], linear: Array, even: Array
+) -> tuple[Array, Array]:
     """Return the smaller change of each row of f to two points, 0 if neither is finite, and f at the second.
 
-    Both (*batch, n). Of a change that is not zero it is what is left without the `linear` one.
+    Both (*batch, n). Of a change that is not zero it is what is left without the `linear` one; in systems that are
+    `even`, (*batch), it is the mean of both, in which no error of the Jacobian is left.
     """
     xp = residual.xp
 
     def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        count, least, _ = carry
+        count, least, before = carry
         side = xp.astype(1 - 2 * count, f.dtype)[..., None]
         value = residual(xp.where((count == 0)[..., None], *sides))
         whole = value - f
         change = xp.where(whole == 0, 0.0, xp.abs(whole - side * linear))
         finite = xp.where(xp.isfinite(change), change, xp.full_like(change, xp.inf))
-        return count + 1, xp.minimum(least, finite), value
+        mean = xp.abs(before - f + whole) / 2
+        smaller = xp.minimum(least, finite)
+        told = (even & (count == 1))[..., None] & (smaller > 0) & (mean < xp.inf)
+        return count + 1, xp.where(told, mean, smaller), value
 
     start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.full_like(f, xp.inf), f)
     _, least, value = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)

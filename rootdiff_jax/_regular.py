@@ -65,7 +65,7 @@ def _exchanged_in(_: int, batched: list[Any], failed: Array, values: tuple[Any, 
     own, flags = batched
     if own:
         spread = any(flag and partition(value)[0] is not None for value, flag in zip(values, flags, strict=True))
-        values, failed = values if spread else _with_rows(values, failed, flags), jnp.all(failed)
+        values, failed = values if spread or failed.size == 0 else _with_rows(values, failed, flags), jnp.all(failed)
     return _exchanged(failed, values), flags
 
 

@@ -183,7 +183,7 @@ def test_a_fixed_point_has_a_size_too(name: str) -> None:
         (np.inf, ArgumentError, "it must be positive and finite"),
         ([1.0, np.nan], ArgumentError, "it must be positive and finite"),
         ([1.0, 1.0, 1.0], ArgumentError, r"shape \(3,\) does not broadcast to \(2,\)"),
-        ({"a": 1.0}, ArgumentError, "it must be a number, or a pytree of the structure of y0"),
+        ({"a": 1.0}, ArgumentError, "it must be a number, or a pytree of the structure of [yz]0"),
         (1.0j, ArgumentTypeError, "it must hold real numbers"),
         ([1.0, 1j], ArgumentTypeError, "it must hold real numbers"),
     ],
