@@ -29,11 +29,10 @@ _ASTRAY = (
 )
 _UNDERFLOW = "scale the residual so that it does not underflow, and check that it has a root: exp(-y) has none"
 _OF_MANY = (
-    "the residual is zero, or zero to rounding, where its Jacobian is singular: y is one root of many (a redundant "
-    "equation, a plateau), or the residual underflows",
-    "if any root will do, take this one with on_failure='keep', or 'ignore' with adjoint='lstsq' for a derivative "
-    "of least norm; else add the equation that is missing, and check that the residual does not underflow: exp(-y) has "
-    "no root",
+    "the residual is zero where nothing near it is anything else: y is one root of many (a plateau), or the residual "
+    "underflows",
+    "if any root will do, take this one with on_failure='keep'; else add the equation that is missing, and check that "
+    "the residual does not underflow: exp(-y) has no root",
 )
 
 #: The policies under which the root of a failed system is its best iterate.

@@ -172,8 +172,8 @@ class Solution(NamedTuple):
     error : pytree like `y`, or None
         Estimate of the error of each unknown, in its units; infinite where the solver has none. Of a system that is
         `CONVERGED` it is within tolerance, of one `AT_PRECISION` it is what rounding leaves; infinite, not known, only
-        where no Jacobian can be formed: of more than 1024 unknowns, or of a residual that calls out of a JAX program.
-        Where the Jacobian is singular at a residual of zero, `y` is one root of many: `ILL_DETERMINED`, and infinite.
+        where no Jacobian can be formed (of more than 1024 unknowns, of a residual that calls out of a JAX program), or
+        where it is singular at a residual of zero: then `y` is one root of many, as far as is known.
     approximate : boolean array, (*batch)
         Whether derivatives of `y` are approximate by the choice of adjoint: `OneStep`, `Neumann`, `Phantom`, `Reuse`.
     aux : pytree or None

@@ -181,11 +181,6 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
-    # f is zero to rounding, or to the default tolerance of y, and its Jacobian is singular, or nearly so
-    reach = (xp.abs(matrix) @ (eps**0.75 * point.scale)[..., None])[..., 0]
-    is_zero = finite & xp.all(xp.abs(point.f) <= xp.maximum(reach, _MARGIN * near.noise), axis=-1)
-    is_zero = is_zero & (max_norm(xp, near.noise) <= _TELLING * point.first_norm)
-    status = xp.where(is_zero & ~(told & verdict.known), int(Status.ILL_DETERMINED), status)
     # a Newton step leaves as much of f as where it only tends to zero, or next to a minimum
     towards = max_norm(xp, following / unit) <= CONTRACTION * max_norm(xp, error / unit)
     astray = (status == int(Status.MAX_STEPS)) & ~(towards | explains)
@@ -218,9 +213,9 @@ class _Verdict(NamedTuple):
         determined = status_where(xp, self.known, Status.AT_PRECISION, Status.ILL_DETERMINED)
         status = xp.where(self.attained, determined, status)
         status = xp.where(self.converged, int(Status.CONVERGED), status)
-        # where the Jacobian is singular too, a zero is one of many, or f underflows
-        unknown = (norm == 0) & (self.flat | ~self.attained)
-        return xp.where(unknown, int(Status.ILL_DETERMINED), status)
+        # a residual of zero is a root, unless nothing near it is anything else; how far from others, may be unknown
+        of_zero = xp.where(self.attained, status, int(Status.AT_PRECISION))
+        return xp.where(norm == 0, xp.where(self.flat, int(Status.ILL_DETERMINED), of_zero), status)
 
 
 def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
@@ -336,15 +331,18 @@ def _sampled(
         growth = _GROWTH ** xp.astype(xp.where(close, grown, grown - _NEAR), y.dtype)[..., None]
         size = xp.where(close[..., None], xp.abs(y), scale)
         wide, coarse = ((count >= few) & (count < _SAMPLES))[..., None], (grown > 0)[..., None]
+        last = count == _SAMPLES - 1
         # the last one so wide that the terms of a row are rounded anew which cancel next to a double root
-        broad = xp.where((count == _SAMPLES - 1)[..., None], eps**0.5 * xp.abs(y), eps**0.75 * xp.abs(y))
+        broad = xp.where(last[..., None], eps**0.5 * xp.abs(y), eps**0.75 * xp.abs(y))
         nudge = xp.where(coarse, 2 * eps * growth * size, xp.where(wide, broad, 2 * eps * xp.abs(y)))
-        nudge = xp.where(walking, stride, nudge * weights(xp, y, count))
+        nudge = nudge * weights(xp, y, count)
+        nudge = xp.where(last[..., None], (y + nudge) - y, nudge)  # to one side as far as to the other
+        nudge = xp.where(walking, stride, nudge)
         linear = xp.where(wide, told(nudge), 0.0)
         sides = tuple(
             xp.where(elsewhere, point, residual.moved(y, step)) for point, step in ((one, nudge), (other, -nudge))
         )
-        change, last = _change(residual, f, sides, linear, count == _SAMPLES - 1)
+        change, at_other = _change(residual, f, sides, linear, last)
         # at each sample, for in some directions the changes of a row cancel
         known = (near.noise > 0) | ((count >= most)[..., None] & ~sloping)
         noise = xp.where((coarse & known) | elsewhere | walking, near.noise, xp.maximum(near.noise, change))
@@ -360,7 +358,7 @@ def _sampled(
         solved = xp.all(xp.isfinite(first), axis=-1, keepdims=True)
         first = xp.where(solved, first, eps * scale if y.shape[-1] == 1 else xp.zeros_like(first))
         stride = xp.where(walking, xp.where(going[..., None], _GROWTH * stride, stride), first)
-        near = _Near(noise, xp.where(elsewhere, change, near.reach), xp.where(elsewhere, last, near.f), unfelt)
+        near = _Near(noise, xp.where(elsewhere, change, near.reach), xp.where(elsewhere, at_other, near.f), unfelt)
         return count + 1, near, stride, going
 
     def unfinished(carry: tuple[Array, _Near, Array, Array]) -> Array:

@@ -19,8 +19,7 @@ class LeastSquares(LinearSolver):
 
     A singular system that is consistent (a redundant equation, a gauge freedom that the loss does not see) is
     solved by the x of least norm; `LinearInfo.rank` and `gradient_report` say that this happened. One that is
-    inconsistent has no derivative: its status is `Status.SINGULAR`. About 20 times the work of `LU`. The root itself,
-    one of many, is `Status.ILL_DETERMINED`: ``on_failure="ignore"`` says that any of them will do.
+    inconsistent has no derivative: its status is `Status.SINGULAR`. About 20 times the work of `LU`.
 
     Parameters
     ----------
@@ -36,7 +35,7 @@ class LeastSquares(LinearSolver):
     --------
     >>> import numpy as np, rootdiff
     >>> twice = lambda y, a: np.stack([y[0] + y[1] - a, 2 * (y[0] + y[1] - a)])
-    >>> sol = rootdiff.root(twice, np.array([1.0, 1.0]), 2.0, adjoint="lstsq", on_failure="ignore")
+    >>> sol = rootdiff.root(twice, np.array([1.0, 1.0]), 2.0, adjoint="lstsq")
     >>> np.round(sol.jvp(1.0), 8)
     array([0.5, 0.5])
     """

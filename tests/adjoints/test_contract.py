@@ -136,27 +136,24 @@ def test_numpy_failed_system_that_was_masked_out_takes_no_part() -> None:
     np.testing.assert_allclose(shared, [1.5], rtol=1e-9)
 
 
-def _double_in_the_second(y: Any, a: Any, c: Any) -> Any:
-    # y0 + y1 = a, (y0 - c / 2)^p = 0: of the second system p is two, so that its Jacobian is singular at the root
-    xp = array_namespace(y)
-    off = y[..., :1] - c / 2
-    return xp.concat([y[..., :1] + y[..., 1:] - a, xp.where(xp.asarray([[False], [True]]), off**2, off)], axis=-1)
-
-
-DOUBLE = np.array([[0.9, 0.4], [0.9, 0.4]]), np.ones((2, 1)), np.ones(1)
-
-
 def test_numpy_failed_adjoint_is_reported_and_kept_to_its_system() -> None:
-    solve = {"batch_ndim": 1, "solver": "newton"}
+    # y0 + y1 = a, (1 + e) (y0 + y1) + e y0 = (1 + 2e) c: singular where e = 0
+    def f(y: Any, a: Any, c: Any) -> Any:
+        e = np.array([0.5, 0.0])[:, None]
+        total = y[..., :1] + y[..., 1:]
+        return np.concat([total - a, (1 + e) * total + e * y[..., :1] - (1 + e) * c * total], axis=-1)
+
+    y0, a, c = np.array([[0.0, 1.0], [0.5, 0.5]]), np.ones((2, 1)), np.ones(1)
+    solve = {"batch_ndim": 1, "solver": "anderson"}
     with pytest.raises(rootdiff.AdjointError, match=r"SINGULAR.*systems 1") as caught:
-        rootdiff.root(_double_in_the_second, *DOUBLE, **solve).vjp(np.ones((2, 2)))
+        rootdiff.root(f, y0, a, c, **solve).vjp(np.ones((2, 2)))
     np.testing.assert_array_equal(caught.value.solution.status > Status.AT_PRECISION, [False, True])
-    sol = rootdiff.root(_double_in_the_second, *DOUBLE, on_failure="nan", **solve)
+    sol = rootdiff.root(f, y0, a, c, on_failure="nan", **solve)
     own, shared = sol.vjp(np.ones((2, 2)))
     np.testing.assert_allclose(own, [[1.0], [np.nan]], rtol=1e-8)
     assert np.isnan(shared).all()
     with pytest.warns(rootdiff.ConvergenceWarning, match="SINGULAR"):
-        rootdiff.root(_double_in_the_second, *DOUBLE, on_failure="warn", **solve).vjp(np.ones((2, 2)))
+        rootdiff.root(f, y0, a, c, on_failure="warn", **solve).vjp(np.ones((2, 2)))
 
 
 def test_forward_failure_under_warn_is_reported_once(recwarn: pytest.WarningsRecorder) -> None:
@@ -229,17 +226,13 @@ def _multiple_in_one(y: Any, a: Any, c: Any) -> Any:
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])
 @pytest.mark.parametrize("f", [_singular_with_shared, _multiple_in_one])
 def test_a_root_without_derivative_is_not_missing_from_a_shared_gradient(name: str, f: Any) -> None:
-    """Where it has converged a sum over the others would be too small, and nobody could tell; else its status tells."""
+    """It has converged, so that a sum over the others would be too small, and nobody could tell."""
     harness, n = HARNESSES[name](), 2 if f is _singular_with_shared else 1
     y0, a, c = np.full((3, n), 1 / n), np.ones((3, 1)), np.ones(1)
     options = {"batch_ndim": 1, "on_failure": "nan", "solver": "newton" if n == 1 else "anderson"}
     out = harness.vjp(f, y0, a, c, w=np.ones((3, n)), **options)
-    failed = out.status > Status.AT_PRECISION
-    if failed.any() and name != "jax-jit":
-        np.testing.assert_array_equal(out.status, [Status.CONVERGED, Status.ILL_DETERMINED, Status.CONVERGED])
-        np.testing.assert_allclose(out.derivative[1], [2.0], rtol=1e-8)
-    else:
-        assert np.isnan(out.derivative[1]).all()
+    assert (out.status <= Status.AT_PRECISION).all()
+    assert np.isnan(out.derivative[1]).all()
     w = np.ones((3, n))
     w[1] = 0.0  # masked out
     own, shared = harness.vjp(f, y0, a, c, w=w, **options).derivative
@@ -252,8 +245,10 @@ def test_a_root_without_derivative_is_not_missing_from_a_shared_gradient(name: s
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 def test_failed_adjoint_raises_where_values_are_known(name: str) -> None:
+    harness = HARNESSES[name]()
+    y0, a, c = np.full((3, 2), 0.5), np.ones((3, 1)), np.ones(1)
     with pytest.raises(rootdiff.AdjointError, match="SINGULAR"):
-        HARNESSES[name]().vjp(_double_in_the_second, *DOUBLE, w=np.array([[1.0, 2.0]] * 2), batch_ndim=1, solver="newton")
+        harness.vjp(_partly_singular, y0, a, c, w=np.ones((3, 2)), batch_ndim=1, solver="anderson")
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])

@@ -141,7 +141,7 @@ CASES: dict[str, tuple[Any, list[float], list[float] | None, type]] = {
 FAR = {"dissociation, 1e-28", "dissociation, second order"}
 KINKS = {"no derivative at the start, a norm", "no derivative at the start, a root"}
 MAY_FAIL = {
-    ("numpy", "auto"): {*FAR, "couplings of 1e-12"},
+    ("numpy", "auto"): FAR,
     ("numpy", "newton"): {*FAR, "couplings of 1e-12"},
     ("torch", "newton"): KINKS,
     ("jax-jit", "newton"): KINKS,
@@ -163,7 +163,6 @@ def test_a_success_is_as_near_as_it_says(backend: Any, solver: str, case: str) -
         return
     assert status.success or case in MAY_FAIL.get((backend.name, solver), set())
     if status.success:
-        assert np.all(np.isfinite(np.asarray(out.solution.error)))
         relative, absolute = SLACK[dtype]
         known = 10 * np.asarray(out.solution.error) + relative * np.abs(root) + absolute + ROUNDED.get(case, 0.0)
         assert np.all(np.abs(out.y - root) <= known)
@@ -193,18 +192,16 @@ def test_a_row_that_is_zero_by_rounding_tells_the_error_it_hides(solver: str) ->
     assert np.all(np.abs(sol.y - 3) <= sol.error + 1e-5)
 
 
-@pytest.mark.parametrize("rate", [1e-9, 1e-13])
 @pytest.mark.parametrize(
     ("backend", "solver"), on_backends(["auto", "fixed_point", "anderson"], ["fixed_point", "anderson"])
 )
-def test_a_row_that_rounding_makes_zero_everywhere_vouches_for_nothing(backend: Any, solver: str, rate: float) -> None:
-    rates = np.array([rate, 0.5, 0.7], np.float32)
+def test_a_row_that_rounding_makes_zero_everywhere_vouches_for_nothing(backend: Any, solver: str) -> None:
+    rates = np.array([1e-13, 0.5, 0.7], np.float32)
     options = {"entry": "fixed_point", "solver": solver, "on_failure": "ignore"}
     out = backend.solve(lambda z, r: z - r * (z - 3), np.full(3, 5, np.float32), rates, **options)
     if Status(int(out.status)).success:
-        error = np.asarray(out.solution.error)
-        assert np.all(np.abs(out.y - 3) <= error + 1e-5)
-        assert np.all(np.isfinite(error))
+        assert int(out.status) == Status.AT_PRECISION
+        assert np.asarray(out.solution.error)[0] == np.inf
 
 
 def test_a_claim_is_judged_where_it_was_made(backend: Any) -> None:
@@ -397,42 +394,11 @@ SINGULAR: dict[str, Any] = {
 def test_one_of_many_roots_has_no_known_error(backend: Any, solver: str, start: list[float], case: str) -> None:
     out = backend.solve(SINGULAR[case], np.array(start), solver=solver, on_failure="ignore")
     error = np.asarray(out.solution.error)
-    if Status(int(out.status)).success:
+    if int(out.status) == Status.CONVERGED:
         assert np.all(error <= 1e-11)
-    if start == [1.0, 1.0]:  # how far the next root is, nobody knows
-        assert int(out.status) == Status.ILL_DETERMINED
+    if start == [1.0, 1.0]:  # a root, which a user may want; how far the next one is, nobody knows
+        assert int(out.status) == Status.AT_PRECISION
         assert np.all(error == np.inf)
-
-
-#: Consistent equations, of which one tells nothing new.
-REDUNDANT: dict[str, tuple[Any, list[float]]] = {
-    "two": (SINGULAR["duplicated"], [0.3, 0.9]),
-    "three, curved": (
-        lambda y: _stack(y[0] + y[1] - 2, 2 * (y[0] + y[1]) - 4, y[2] - y[0] * y[1] - 0.7),
-        [0.3, 0.9, 0.1],
-    ),
-    "three": (
-        lambda y: _stack(y[0] + y[1] + y[2] - 2.3, 3 * (y[0] + y[1] + y[2]) - 6.9, y[2] - y[0] - 0.1),
-        [0.3, 0.9, 0.1],
-    ),
-}
-_NATIVE = ["newton", "chord", "broyden", "trust_region", "levenberg_marquardt", "newton_krylov"]
-_NATIVE += ["pseudo_transient", "anderson", "df_sane", "fixed_point", "auto"]
-
-
-@pytest.mark.parametrize("case", REDUNDANT)
-@pytest.mark.parametrize("solver", _NATIVE)
-def test_the_packages_agree_on_redundant_equations(solver: str, case: str) -> None:
-    from tests.harness import HARNESSES
-
-    f, start = REDUNDANT[case]
-    compiled = ["jax-jit"] if (solver, case) in (("levenberg_marquardt", "three, curved"), ("anderson", "two")) else []
-    found = set()
-    for name in ["numpy", "torch", *compiled]:
-        out = HARNESSES[name]().solve(f, np.array(start), solver=solver, on_failure="ignore")
-        found.add(Status(int(out.status)))
-        assert not Status(int(out.status)).success
-    assert len(found) == 1
 
 
 def test_equations_that_contradict_have_no_root_among_many(backend: Any) -> None:
@@ -448,15 +414,14 @@ def test_a_jump_of_rounding_is_an_error_of_its_size(backend: Any, solver: str) -
     assert abs(out.y[0] - 1.3) <= np.asarray(out.solution.error)[0] <= 1e-7
 
 
-@pytest.mark.parametrize("f", [SINGULAR["duplicated"], lambda y: xp(y).where(y > 1, y - 1, 0 * y)])
-def test_a_failure_says_that_there_are_many_roots(f: Any) -> None:
+def test_a_failure_says_that_there_are_many_roots() -> None:
     import torch
 
     import rootdiff_torch
 
     start = torch.tensor([3.0, 4.0], dtype=torch.float64)
     with pytest.raises(rootdiff.ConvergenceError, match=r"one root of many.*\n.*on_failure='keep'"):
-        rootdiff_torch.root(f, start, solver="trust_region")
+        rootdiff_torch.root(lambda y: xp(y).where(y > 1, y - 1, 0 * y), start, solver="trust_region")
 
 
 class _Nearly(rootdiff.Solver):
