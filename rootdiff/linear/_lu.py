@@ -127,13 +127,13 @@ class SparseLU(LU):
     array([0.6516, 0.6516])
     """
 
-    def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
+    def factor(self, operator: LinearOperator) -> Inverse:
         if not isinstance(operator.original, Sparse) and not is_dense(operator.shape[:-1]):
             raise ArgumentError(
                 "sparse_lu: nothing tells where the Jacobian has entries, and it is too large to be formed. Give "
                 "jac_sparsity='detect', ('banded', (l, u)) or a sparse array of SciPy; or take adjoint='gmres'."
             )
-        return super().solve(operator, rhs)
+        return super().factor(operator)
 
 
 def _is_start(inverse: Inverse, operator: LinearOperator) -> bool:

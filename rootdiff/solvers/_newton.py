@@ -161,10 +161,8 @@ class Newton(IterativeSolver):
             return -f / slope, lambda vector: vector / slope, None, singular
         operator = residual.operator(y)
         if isinstance(state.inverse, Factors) and isinstance(self.linear, LU):
-            backend = residual.backend
-            factors = made_once(
-                residual, state.search, lambda _: backend.lu_factor(operator.dense()), (y,), state.inverse
-            )
+            linear = self.linear
+            factors = made_once(residual, state.search, lambda _: linear.factor(operator), (y,), state.inverse)
             again = operator.inverted_by(factors)
             return again(-f), again, factors, singular
         if is_ours(self.linear):  # an error is then one of the residual, for its author to see

@@ -109,12 +109,14 @@ def test_a_recording_does_what_the_steps_do(solver: str, adjoint: str, device: N
 def test_a_step_is_recorded_once(device: None) -> None:
     adjoint = rootdiff_torch.GMRES(rtol=1e-3)
     sol, _ = solved("fixed_point", adjoint, cuda_graph=True)
-    assert Tape.made == 4  # the step of the solver, that of the adjoint's iteration, and the way to the next of each
+    # the step of the solver, in the solve and in that from beside its end, that of the adjoint's iteration, and the way
+    # to the next of each
+    assert Tape.made == 6
     replays = Tape.replays
     assert replays > 2 * (int(sol.steps.max()) - 1)
     solved("fixed_point", adjoint, cuda_graph=True)
-    assert Tape.made == 8
-    assert Tape.replays == 2 * replays + 4  # the first steps too
+    assert Tape.made == 12
+    assert Tape.replays == 2 * replays + 6  # the first steps too
 
 
 def test_a_first_step_that_cannot_be_recorded_is_taken(device: None) -> None:
@@ -128,7 +130,10 @@ def test_a_first_step_that_cannot_be_recorded_is_taken(device: None) -> None:
 
     z0, options = torch.zeros(3, 2, dtype=torch.float64), {"solver": "fixed_point", "batch_ndim": 1}
     found = rootdiff_torch.fixed_point(cell, z0, cuda_graph=True, **options)
-    assert list(_recording._thread.recordable.values()) == [False]
+    assert list(_recording._thread.recordable.values()) == [
+        False,
+        True,
+    ]  # in that from beside the end nothing waits
     calls.clear()
     assert Tape.made > made
     torch.testing.assert_close(found.y, rootdiff_torch.fixed_point(cell, z0, **options).y, rtol=0, atol=0)
