@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._failure import report_adjoint
 from rootdiff._inverse import Inverse
-from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._operator import LinearOperator, by_entries
 from rootdiff._patterns import signs, weights
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
+from rootdiff._space import every, max_norm, norm2, numbers, some
 from rootdiff._sparse import Sparse
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.linear._contract import SINGULAR_AT, checked
@@ -58,7 +58,7 @@ def vjp(
     u, info = solve(residual.operator(y).T, adjoint.starting_from(factors), cotangent, on_failure, failed, beside)
     if on_failure == "ignore":
         return residual.parameter_vjp(y, -u), info
-    idle = xp.all(cotangent == 0, axis=-1, keepdims=True)
+    idle = every(xp, cotangent == 0)[..., None]
     return pullback(residual, y, xp.where(idle, xp.zeros_like(u), u), failed), info
 
 
@@ -134,7 +134,7 @@ def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, inve
     error = xp.where(xp.isfinite(beside.error), beside.error, xp.zeros_like(y))
     # a step towards a double root is as long as its error, within the default tolerance eps^(3/4) at the end; towards a
     # simple root it is far shorter, and no matrix changes
-    open_ = xp.any(error > float(xp.finfo(y.dtype).eps) ** (7 / 8) * xp.abs(y), axis=-1)
+    open_ = some(xp, error > float(xp.finfo(y.dtype).eps) ** (7 / 8) * xp.abs(y))
 
     def look(x: Array) -> Array:
         # of several sizes and signs: moved as one, unknowns would leave a function of their differences as it is
@@ -170,7 +170,7 @@ def pullback_of_good(
     Nothing branches on values.
     """
     xp = residual.xp
-    wrong, rootless = xp.any(xp.isnan(u), axis=-1, keepdims=True), failed[..., None]
+    wrong, rootless = some(xp, xp.isnan(u))[..., None], failed[..., None]
     # which entries hang on which systems: the derivative along a direction of no special value is zero, or is not
     direction, zeros = signs(xp, u, 6) * xp.cos(numbers(xp, u)), xp.zeros_like(u)
     # at a multiple root it may be zero, but not beside it

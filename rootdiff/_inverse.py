@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from rootdiff._space import projections
 from rootdiff._superlu import solve
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Updated(NamedTuple):
 
     def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
         left, right = (self.right, self.left) if transpose else (self.left, self.right)
-        weights = backend.xp.vecdot(right, vector[..., None, :])
+        weights = projections(backend.xp, right, vector)
         return self.base.apply(backend, vector, transpose) + (weights[..., None, :] @ left)[..., 0, :]
 
 

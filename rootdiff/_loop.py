@@ -10,7 +10,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import in_rounds, limit, room, round_size
 from rootdiff._iterate import Iterate, State, first_state, next_state
-from rootdiff._norms import is_within, max_norm
 from rootdiff._residual import Residual
 from rootdiff._resolution import End, is_lost
 from rootdiff._select import keep, status_where
@@ -18,6 +17,7 @@ from rootdiff._settings import runtime, with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver, is_believed, named
+from rootdiff._space import first_of, is_within, max_norm
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, underflow
 
 #: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
@@ -171,7 +171,7 @@ def iterate(
     y, norm, error = at.y, _size(xp, at), at.error
     if not solver.descends:
         # a claim that f has not borne out is judged where it was made: rows in large units may hide the others
-        unproven = (at.status == int(Status.STALLED)) & (loop.near > 0) & xp.isfinite(error[..., 0])
+        unproven = (at.status == int(Status.STALLED)) & (loop.near > 0) & xp.isfinite(first_of(xp, error))
         here = (at.status <= int(Status.AT_PRECISION)) | unproven
         y = xp.where(here[..., None], y, loop.best_y)
         norm = xp.where(here, norm, loop.best_norm)
@@ -252,7 +252,7 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
     # slow is not stalled
     improved = norm < (0.99 if solver.short_steps else 1 - 8 * float(xp.finfo(norm.dtype).eps)) * loop.mark
     running = at.status == int(Status.RUNNING)
-    unknown = ~xp.isfinite(at.error[..., 0])
+    unknown = ~xp.isfinite(first_of(xp, at.error))
     near = loop.near
     if surely_all(unknown):
         converged = ~unknown

@@ -8,7 +8,7 @@ from functools import partial
 
 from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Inverse
-from rootdiff._norms import norm2
+from rootdiff._space import norm2
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._inverse import Factors, SparseFactors, Updated
 from rootdiff._iterate import State, first_state, next_state
-from rootdiff._norms import is_within, max_norm
 from rootdiff._patterns import weights
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
+from rootdiff._space import is_within, max_norm
 
 #: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
 _RETURNING = 0.4

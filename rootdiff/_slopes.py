@@ -12,8 +12,8 @@ import numpy as np
 from rootdiff._backend import Array, Function
 from rootdiff._differences import Line, Slope, first_step, power_of_two, refined, scale, slope
 from rootdiff._errors import ArgumentError
-from rootdiff._norms import numbers
 from rootdiff._roughness import roughness, spacing
+from rootdiff._space import numbers
 
 #: No step is longer than this part of an entry, unless the entry is so small that it may be a zero up to rounding.
 _LONGEST = 0.25

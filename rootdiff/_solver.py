@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Self
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._failure import RAISED
-from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._settings import check_settings
 from rootdiff._solution import Method, RawSolution, Status
+from rootdiff._space import max_norm
 from rootdiff._verdict import judged
 
 _OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")

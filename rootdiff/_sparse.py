@@ -14,6 +14,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._inverse import SparseFactors
 from rootdiff._operator import LinearOperator
 from rootdiff._patterns import weights
+from rootdiff._space import some
 from rootdiff._sparsity import TOGETHER, Pattern
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def told(residual: Residual, y: Array, pattern: Pattern) -> Entries:
     off = [products[-1, ...]] if measured is None else [products[-1, ...], measured[-1, ...], found]
     compare = partial(_unexplained, pattern, backend.precision(y.dtype) ** 0.5)
     unexplained = backend.by_numpy(compare, y, values, probe, *off)
-    wrong = xp.any(unexplained != 0, axis=-1)
+    wrong = some(xp, unexplained != 0)
     if not backend.traced and bool(xp.any(wrong)):
         _raise(backend, unexplained, products[-1, ...])
     return Entries(values, wrong, found)

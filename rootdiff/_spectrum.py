@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rootdiff._backend import Array
-from rootdiff._norms import norm2
 from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
+from rootdiff._space import norm2
 
 
 def growth_rate(cell: Residual, z: Array, steps: int) -> Array:

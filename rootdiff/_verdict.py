@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._inverse import Factors
-from rootdiff._norms import max_norm
 from rootdiff._patterns import pattern, weights
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
+from rootdiff._space import every, is_finite, max_norm, some
 
 #: Noise that was sampled may be half of what it can be, and three times its root mean square in one of many unknowns.
 _MARGIN = 6.0
@@ -153,8 +153,8 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
         return backend.lu_solve(factors, vector)
 
     step = correction(point.f)
-    finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
-    regular = finite & xp.all(xp.isfinite(step), axis=-1)
+    finite = every(xp, is_finite(xp, matrix))
+    regular = finite & is_finite(xp, step)
     step = xp.where(regular[..., None], step, xp.zeros_like(step))
     near = _sampled(point, y, residual.moved(y, -step), matrix, correction)
     following = xp.abs(correction(near.f))
@@ -166,18 +166,18 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
     of_noise = xp.maximum(of_noise, near.unfelt)
     unit = xp.maximum(within + explained, xp.full_like(error, tiny))
     shorter = max_norm(xp, following / unit) <= _SHORTER * max_norm(xp, error / unit)
-    explains = xp.all(following <= xp.maximum(explained, _BELOW * within), axis=-1)
+    explains = every(xp, following <= xp.maximum(explained, _BELOW * within))
     is_root = told & (shorter | explains | (norm < underflow(xp, y)))
     # a start and an end at zero tell no size
     size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
     # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before
     still = near.noise <= tiny
-    lost = still & xp.all(matrix == 0, axis=-1) & (point.first != 0)
+    lost = still & every(xp, matrix == 0) & (point.first != 0)
     verdict = _Verdict(
-        converged=is_root & xp.all((error <= within) & (of_noise <= within), axis=-1),
-        attained=is_root & xp.all(error <= unit, axis=-1),
-        known=xp.all((xp.maximum(explained, near.unfelt) <= xp.maximum(_ILL * size, within)), axis=-1),
-        flat=xp.all(still, axis=-1) | xp.any(lost, axis=-1),
+        converged=is_root & every(xp, (error <= within) & (of_noise <= within)),
+        attained=is_root & every(xp, error <= unit),
+        known=every(xp, (xp.maximum(explained, near.unfelt) <= xp.maximum(_ILL * size, within))),
+        flat=every(xp, still) | some(xp, lost),
         finite=finite,
     )
     status = verdict.status(xp, norm, failed)
@@ -228,7 +228,7 @@ def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
     reach = within * pattern(xp, y, xp.zeros_like(norm))
     near = _sampled(point, y + reach, y - reach)
     telling = max_norm(xp, near.noise) <= _TELLING * point.first_norm
-    known = xp.all(xp.abs(point.f) <= xp.maximum(near.reach, _MARGIN * near.noise), axis=-1) & telling
+    known = every(xp, xp.abs(point.f) <= xp.maximum(near.reach, _MARGIN * near.noise)) & telling
     return _Found(xp.where(known | (norm == 0), int(Status.AT_PRECISION), failed), xp.full_like(y, xp.inf))
 
 
@@ -311,7 +311,7 @@ def _sampled(
         _SAMPLES + _NEAR + math.ceil(math.log(largest / (2 * eps), _GROWTH)) for largest in (_LARGEST * eps**0.5, _ILL)
     )
     asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
-    sloping = asking & (xp.zeros_like(asking) if matrix is None else xp.any(matrix != 0, axis=-1))
+    sloping = asking & (xp.zeros_like(asking) if matrix is None else some(xp, matrix != 0))
 
     def told(step: Array) -> Array:
         return xp.zeros_like(f) if matrix is None else (matrix @ step[..., None])[..., 0]
@@ -351,11 +351,11 @@ def _sampled(
         noise = xp.where(hidden, xp.minimum(*(xp.abs(told(side - y)) for side in sides)), noise)
         # from where f feels more than its noise by its Jacobian, on to where it does
         far = max_norm(xp, stride / scale)
-        going = going & ~(walking & (xp.any(change > _MARGIN * noise, axis=-1) | ~((far > 0) & (far <= _ILL))))
+        going = going & ~(walking & (some(xp, change > _MARGIN * noise) | ~((far > 0) & (far <= _ILL))))
         unfelt = xp.where((walking & going)[..., None], _GROWTH * xp.abs(stride), near.unfelt)
         first = stride if correction is None else _FELT * correction(noise * weights(xp, y, count))
         # a singular Jacobian tells no direction, and of one unknown there is one only
-        solved = xp.all(xp.isfinite(first), axis=-1, keepdims=True)
+        solved = is_finite(xp, first)[..., None]
         first = xp.where(solved, first, eps * scale if y.shape[-1] == 1 else xp.zeros_like(first))
         stride = xp.where(walking, xp.where(going[..., None], _GROWTH * stride, stride), first)
         near = _Near(noise, xp.where(elsewhere, change, near.reach), xp.where(elsewhere, at_other, near.f), unfelt)

@@ -69,7 +69,7 @@ class Namespace(_namespace.Namespace):
     @staticmethod
     def max_norm(x: Array, _: Callable[[Array], Array], /) -> Array:
         """Return the largest absolute entries over the last axis: a compiler needs no memory for them."""
-        return Namespace.max(jnp.abs(x), axis=-1)
+        return jnp.abs(x[..., 0]) if x.shape[-1] == 1 else Namespace.max(jnp.abs(x), axis=-1)
 
     @staticmethod
     def norm2(x: Array, careful: Callable[[Array], Array], /) -> Array:
@@ -79,6 +79,8 @@ class Namespace(_namespace.Namespace):
         Each of the three may be of other roundings of `x`, of nothing but rounding too, so none is taken out of its
         range.
         """
+        if x.shape[-1] == 1:
+            return jnp.abs(x[..., 0])
         if not _is_short(x, -1) or x.dtype not in (jnp.float32, jnp.float64):
             return careful(x)
         limits = np.finfo(x.dtype)

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._norms import max_norm
 from rootdiff._registry import register_solver
 from rootdiff._residual import Residual
 from rootdiff._settings import runtime, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
+from rootdiff._space import max_norm
 from rootdiff._verdict import judged
 
 Method = Literal["Newton", "Chord", "Dogleg", "LevenbergMarquardt", "BFGS"]

@@ -15,7 +15,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from rootdiff._backend import Array, Backend
-from rootdiff._norms import max_norm
+from rootdiff._space import max_norm
 from rootdiff_jax._trace import of_some, partition, vary, varying_axes
 
 #: How far aside, relative to each number, it is asked what the systems depend on: at a root of zero, or with a

@@ -116,6 +116,8 @@ class Namespace(_namespace.Namespace):
     @staticmethod
     def max_norm(x: Tensor, least_memory: Callable[[Tensor], Tensor], /) -> Tensor:
         """Return the largest absolute entries over the last axis; on a CPU by `least_memory`."""
+        if x.shape[-1] == 1:
+            return x[..., 0].abs()
         return least_memory(x) if is_on_cpu(x) else _vector_norm(x, torch.inf)
 
     @staticmethod
@@ -126,6 +128,8 @@ class Namespace(_namespace.Namespace):
     @staticmethod
     def norm2(x: Tensor, careful: Callable[[Tensor], Tensor], /) -> Tensor:
         """Return the Euclidean norms over the last axis; by `careful` where squares may have left their range."""
+        if x.shape[-1] == 1:
+            return x[..., 0].abs()
         if not is_on_cpu(x):  # fewer kernels than the scaled norm below
             if x.dtype is not torch.float64 and x.device.type != "mps":  # their squares fit in float64, which MPS lacks
                 norm = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64).to(x.dtype)

@@ -22,7 +22,7 @@ FLOORS = {
     "_elimination": 0,
     "_errors": 0,
     "_namespace": 0,
-    "_norms": 0,
+    "_space": 0,
     "_patterns": 0,
     "_sizes": 0,
     "_differences": 0,

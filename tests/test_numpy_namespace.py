@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rootdiff._norms import max_norm, norm2
 from rootdiff._numpy_namespace import Namespace
+from rootdiff._space import max_norm, norm2
 
 XP = Namespace()
 SHAPES = [(3,), (16,), (50, 1), (2, 3), (50, 3), (7, 9, 16), (50, 17)]

@@ -15,6 +15,7 @@ from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._settings import check_settings, with_settings
 from rootdiff._solution import Status
+from rootdiff._space import is_finite
 
 #: Tolerances are this many times the accuracy of the products, so that rounding in the test itself does not matter.
 MARGIN = 10.0
@@ -118,7 +119,7 @@ class LinearFunction(LinearSolver):
 
 def finite_status(xp: Any, x: Array, failure: Status = Status.NONFINITE) -> Array:
     """Return CONVERGED for each system whose solution is finite, else `failure`."""
-    finite = xp.all(xp.isfinite(x), axis=-1)
+    finite = is_finite(xp, x)
     return status_where(xp, finite, Status.CONVERGED, failure)
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._norms import dot
 from rootdiff._operator import LinearOperator
 from rootdiff._settings import runtime
+from rootdiff._space import dot
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._norms import dot, norm2, numbers
 from rootdiff._operator import LinearOperator
 from rootdiff._settings import runtime
+from rootdiff._space import dot, norm2, places
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 #: Roundings of a product by which a symmetric matrix may seem not to be.
@@ -22,7 +22,7 @@ def probes(xp: Any, like: Array) -> tuple[Array, Array]:
 
     Those of the sine of k^2 + 1, and of minus the cosine of twice that angle.
     """
-    index = numbers(xp, like)
+    index = places(xp, like)
     wave, one = xp.sin(index * index + 1), xp.ones_like(like)
     return xp.where(wave > 0, one, -one), xp.where(xp.abs(wave) > 0.5**0.5, one, -one)
 

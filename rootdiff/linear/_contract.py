@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Inverse
-from rootdiff._norms import max_norm, norm2
 from rootdiff._operator import Dense, LinearOperator
 from rootdiff._patterns import weights
 from rootdiff._select import status_where
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
+from rootdiff._space import every, is_finite, max_norm, norm2, some
 from rootdiff.linear._base import MARGIN, LinearFunction, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._condition import FLIPS, flipped, row_sizes, skeel_condition
 
@@ -100,7 +100,7 @@ def _is_of_numerics(error: Exception) -> bool:
 
 def _raised(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
     xp = operator.backend.xp
-    finite = xp.all(xp.isfinite(rhs) & xp.isfinite(operator.matvec(rhs)), axis=-1)
+    finite = every(xp, xp.isfinite(rhs) & xp.isfinite(operator.matvec(rhs)))
     status = status_where(xp, finite, Status.SINGULAR, Status.NONFINITE)
     return xp.full_like(rhs, xp.nan), LinearInfo(status)
 
@@ -124,7 +124,7 @@ def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: A
 
 
 def _unchecked(xp: Any, x: Array, info: LinearInfo) -> LinearInfo:
-    finite = xp.all(xp.isfinite(x), axis=-1)
+    finite = is_finite(xp, x)
     status = xp.where((info.status <= int(Status.AT_PRECISION)) & ~finite, int(Status.NONFINITE), info.status)
     return info._replace(status=xp.astype(status, xp.int32), relative_residual=xp.full_like(x[..., 0], xp.nan))
 
@@ -147,7 +147,7 @@ def _refined(operator: LinearOperator, inverse: Inverse, solved: _Solved, rhs: A
         moved = relative_size(xp, max_norm(xp, step), max_norm(xp, x))
         x = xp.where((moved <= _SHORT)[..., None], x + step, x)
         residual = rhs - operator.matvec(x)
-    finite = xp.all(xp.isfinite(x), axis=-1, keepdims=True)
+    finite = is_finite(xp, x)[..., None]
     sizes = row_sizes(operator, xp.where(finite, x, xp.ones_like(x)), rhs)
     return _Solved(x, residual, sizes, None if moved is None else ~(moved <= SCREEN_AT))
 
@@ -157,7 +157,7 @@ def _judged(
 ) -> LinearInfo:
     """Return what is known of a solve, with a status and a relative residual that are those of its residual."""
     xp, x, sizes = operator.backend.xp, solved.x, solved.sizes
-    finite = xp.all(xp.isfinite(x), axis=-1)
+    finite = is_finite(xp, x)
     size = norm2(xp, rhs)
     if solved.residual is None:
         norm = info.relative_residual * xp.where(size > 0, size, xp.ones_like(size))
@@ -182,7 +182,7 @@ def _judged(
         largest = x.shape[-1] ** 0.5 * sizes
         stable = within | _small(operator, norm, largest, size)
         stable = _stable_by_row(operator, solved, rhs, largest, ~stable) | stable
-        known = xp.all(xp.isfinite(sizes), axis=-1) & xp.isfinite(size)
+        known = is_finite(xp, sizes) & xp.isfinite(size)
     if info.rank is not None:
         failure = xp.where(finite & (info.rank < x.shape[-1]), int(Status.SINGULAR), failure)
     status = xp.where(stable, int(Status.AT_PRECISION), failure)
@@ -236,10 +236,10 @@ def _stable_by_row(operator: LinearOperator, solved: _Solved, rhs: Array, sizes:
     left = unexplained(sizes)
     costly = operator.several(x) and backend.traced  # a compiled program reserves three times the memory of `x` for it
     if not isinstance(operator.original, Dense) and not has_few_unknowns(x.shape) and not costly:
-        needed = xp.any(asked & xp.any(left, axis=-1))
+        needed = xp.any(asked & some(xp, left))
         start = xp.where(needed, xp.zeros_like(asked, dtype=xp.int32), FLIPS)
         left = backend.while_loop(lambda state: xp.all(state[0] < FLIPS), look, (start, left))[1]
-    return ~xp.any(left, axis=-1)
+    return ~some(xp, left)
 
 
 def _small(operator: LinearOperator, norm: Array, sizes: Array, size: Array) -> Array:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from rootdiff._backend import Array
-from rootdiff._norms import norm2
 from rootdiff._operator import LinearOperator
 from rootdiff._select import keep
+from rootdiff._space import norm2
 
 Product: TypeAlias = Callable[[Array], Array]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._norms import norm2, numbers
 from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._select import keep, select
+from rootdiff._space import norm2, numbers, projections
 from rootdiff.linear._cg import CG, is_symmetric, probes
 from rootdiff.linear._contraction import Product, Start
 from rootdiff.linear._krylov import Krylov
@@ -146,7 +146,7 @@ def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array)
     size = norm2(xp, product)
     column = xp.zeros_like(at)
     for _ in range(2):  # twice is enough (Giraud, Langou & Rozložník 2005)
-        overlap = xp.vecdot(cycle.basis, product[..., None, :])
+        overlap = projections(xp, cycle.basis, product)
         product = product - (overlap[..., None, :] @ cycle.basis)[..., 0, :]
         column = column + overlap
     last = norm2(xp, product)
@@ -156,7 +156,7 @@ def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array)
     column = (cycle.rotation @ column[..., None])[..., 0]
     # Givens rotation that takes entry j + 1 of the rotated column into entry j
     upper, lower = xp.sum(at * column, axis=-1), xp.sum(following * column, axis=-1)
-    radius = norm2(xp, xp.stack([upper, lower], axis=-1))
+    radius = xp.hypot(upper, lower)
     regular = radius > 0
     cosine = xp.where(regular, upper / xp.where(regular, radius, 1.0), 1.0)[..., None]
     sine = xp.where(regular, lower / xp.where(regular, radius, 1.0), 0.0)[..., None]

@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
-from rootdiff._norms import norm2
 from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._select import select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
+from rootdiff._space import is_finite, norm2
 from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._contract import backward_stable
 from rootdiff.linear._contraction import Product, Start, contract
@@ -158,7 +158,7 @@ class Krylov(LinearSolver):
         if own is None or self.known is None:
             return lambda vector: vector
         inverse = operator.inverted_by(self.known)
-        usable = xp.all(xp.isfinite(inverse(like)), axis=-1)[..., None]
+        usable = is_finite(xp, inverse(like))[..., None]
         return lambda vector: xp.where(usable, inverse(vector), vector)
 
 

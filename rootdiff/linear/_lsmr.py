@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._norms import norm2
 from rootdiff._operator import LinearOperator
 from rootdiff._settings import runtime
+from rootdiff._space import norm2
 from rootdiff.linear._krylov import Krylov, ratio, run_cycle
 
 
@@ -73,10 +73,10 @@ class LSMR(Krylov):
             v, alpha = _normalised(xp, backward(operator.rmatvec(u)) - beta[..., None] * s.v)
             h, h_image = s.v - s.decay * s.h, image - s.decay * s.h_image
             # the rotation that makes the bidiagonal matrix triangular, and the one for its transpose
-            rho = norm2(xp, xp.stack([s.alpha_bar, beta], axis=-1))
+            rho = xp.hypot(s.alpha_bar, beta)
             theta = ratio(xp, beta, rho) * alpha
             theta_bar = s.s_bar * rho
-            rho_bar = norm2(xp, xp.stack([s.c_bar * rho, theta], axis=-1))
+            rho_bar = xp.hypot(s.c_bar * rho, theta)
             c_bar, s_bar = ratio(xp, s.c_bar * rho, rho_bar), ratio(xp, theta, rho_bar)
             coupling = ratio(xp, theta_bar * rho, s.rho * s.rho_bar)[..., None]
             h_bar, h_bar_image = h - coupling * s.h_bar, h_image - coupling * s.h_bar_image

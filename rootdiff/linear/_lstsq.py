@@ -7,9 +7,9 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._norms import norm2
 from rootdiff._operator import LinearOperator
 from rootdiff._solution import Status
+from rootdiff._space import norm2
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, finite_status, relative_size
 
 

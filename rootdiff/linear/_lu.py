@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Eliminated, Factors, Inverse, Scaling, SparseFactors, Updated, with_base
-from rootdiff._norms import norm2
 from rootdiff._operator import Dense, LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._select import select
 from rootdiff._sizes import is_dense
 from rootdiff._solution import Status
+from rootdiff._space import norm2
 from rootdiff._sparse import Sparse
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status, relative_size
 from rootdiff.linear._contract import backward_stable

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rootdiff._backend import Array
-from rootdiff._norms import max_norm, norm2
 from rootdiff._operator import LinearOperator
 from rootdiff._patterns import pattern
 from rootdiff._select import status_where
 from rootdiff._solution import Status
+from rootdiff._space import every, max_norm, norm2
 from rootdiff.linear._base import MARGIN, LinearInfo
 from rootdiff.linear._contract import SCREEN_AT
 from rootdiff.linear._gmres import GMRES
@@ -31,12 +31,12 @@ def attempt(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
     x, residual, relative = _solve(operator, rhs, MARGIN * operator.precision)
     rows = xp.maximum(*(xp.abs(operator.matvec(_weights(xp, rhs, phase))) for phase in (1, 2)))
     noise = MARGIN * rhs.shape[-1] ** 0.5 * operator.precision * (rows * max_norm(xp, x)[..., None] + xp.abs(rhs))
-    solved = (relative <= MARGIN * operator.precision) & xp.all(xp.abs(residual) <= noise, axis=-1)
+    solved = (relative <= MARGIN * operator.precision) & every(xp, xp.abs(residual) <= noise)
 
     def regular(rows: Array) -> Array:
         probe = _weights(xp, rows, 5) * rows
         z, residual, relative = _solve(operator, probe, _PROBE)
-        close = (relative <= _PROBE) & xp.all(xp.abs(residual) <= _PROBE_ROW * rows, axis=-1)
+        close = (relative <= _PROBE) & every(xp, xp.abs(residual) <= _PROBE_ROW * rows)
         return close & (max_norm(xp, z) <= SCREEN_AT / operator.precision)
 
     trusted = backend.when(xp.any(solved), regular, (rows,), xp.zeros_like(solved)) & solved

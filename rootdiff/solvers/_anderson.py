@@ -9,11 +9,11 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import dot, numbers
 from rootdiff._residual import Residual
 from rootdiff._select import select
 from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
+from rootdiff._space import dot, numbers, projections
 from rootdiff.solvers._correct import corrected
 from rootdiff.solvers._fixed_point import (
     check_damping,
@@ -127,7 +127,7 @@ class Anderson(IterativeSolver):
         newest = numbers(xp, old.projection, xp.int32) - 1 == places[..., None]
         changes = backend.put(old.changes, place, old.change)
         f_changes = backend.put(old.f_changes, place, old.f_change)
-        projection = xp.vecdot(f_changes, f[..., None, :])
+        projection = projections(xp, f_changes, f)
         # those of the older changes with f have changed by those with its change
         row = xp.where(newest, dot(xp, old.f_change, old.f_change)[..., None], projection - old.projection)
         gram = xp.where(newest[..., None, :], row[..., :, None], old.gram)

@@ -10,11 +10,11 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import State
 from rootdiff._loop import IterativeSolver, StepInfo
-from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import named
+from rootdiff._space import max_norm
 from rootdiff._verdict import allowed_error, is_deep, unless_random
 from rootdiff.solvers._bracket_end import around
 from rootdiff.solvers._bracket_search import search_bracket, settled_ends, widened

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rootdiff._backend import Array
-from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
+from rootdiff._space import max_norm
 
 if TYPE_CHECKING:
     from rootdiff.solvers._bracket import Bracket

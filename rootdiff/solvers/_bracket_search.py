@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
+from rootdiff._space import some
 
 #: Steps of the search that double the distance; later ones multiply it, so that the search ends with the last number.
 _DOUBLINGS, _LATER_GROWTH = 60, 2.0**16
@@ -78,7 +79,7 @@ def _look(residual: Residual, search: _Search) -> _Search:
         xp.where(finite, f_outer, f_inner),
         xp.where(finite, f, f_outer),
         xp.where(finite, longer, 0.25 * reach),
-        found | xp.any(crossed, axis=-1),
+        found | some(xp, crossed),
         count + 1,
     )
     old = search._replace(count=new.count)

@@ -10,10 +10,10 @@ from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Scaling, Updated
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import dot, max_norm, norm2, numbers
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._solution import RawSolution, Status
+from rootdiff._space import dot, is_finite, max_norm, norm2, numbers, some
 from rootdiff.solvers._fixed_point import secant_scale
 from rootdiff.solvers._line_search import backtrack
 
@@ -87,7 +87,7 @@ class Broyden(IterativeSolver):
         pairs, fresh = self._renewed(residual, state, self._remembered(backend, state))
         inverse = self._filled(backend, pairs, memory.count)
         direction = -inverse.apply(backend, at.f)
-        solvable = xp.all(xp.isfinite(direction), axis=-1)
+        solvable = is_finite(xp, direction)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, at.f)
         # a summable allowance for growth (Li & Fukushima 2000, eq. 2.4), at first a doubling
@@ -182,4 +182,4 @@ def _update(residual: Residual, inverse: Updated, y_change: Array, f_change: Arr
 
 def _is_made(xp: Any, inverse: Any) -> Array:
     """Return whether the last step has made a pair, (*batch)."""
-    return xp.any(inverse.left[..., 0, :] != 0, axis=-1)
+    return some(xp, inverse.left[..., 0, :] != 0)

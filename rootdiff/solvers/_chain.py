@@ -17,6 +17,7 @@ from rootdiff._settings import with_settings
 from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver
+from rootdiff._space import every, is_finite
 from rootdiff._verdict import judged, start_scale
 
 #: Part of the size of an unknown by which a start moves away from where a square root or a norm has no derivative.
@@ -157,13 +158,13 @@ class _Turn(NamedTuple):
 def _nudged(residual: Residual, y0: Array, best: RawSolution) -> Array:
     """Return the start of the next solver, a little off `y0` where the derivative there is not finite."""
     xp = residual.xp
-    stuck = (best.status == int(Status.NONFINITE)) & xp.all(best.y == y0, axis=-1)
+    stuck = (best.status == int(Status.NONFINITE)) & every(xp, best.y == y0)
     return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0, residual.scale), y0)
 
 
 def _failed(xp: Any, best: RawSolution) -> Array:
     """Return where another solver may do better: not at a root that rounding alone leaves undetermined."""
-    attained = (best.status == int(Status.ILL_DETERMINED)) & xp.all(xp.isfinite(best.error), axis=-1)
+    attained = (best.status == int(Status.ILL_DETERMINED)) & is_finite(xp, best.error)
     hopeless = attained | (best.status == int(Status.NONFINITE_START))
     return (best.status > int(Status.RUNNING)) & ~hopeless
 

@@ -9,11 +9,11 @@ from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
+from rootdiff._space import is_finite, norm2
 from rootdiff.solvers._line_search import backtrack
 
 
@@ -60,7 +60,7 @@ class Chord(IterativeSolver):
         at, renew, _, search = state
         factors = _renewed(residual, state)
         direction = -backend.lu_solve(factors, at.f)
-        solvable = xp.all(xp.isfinite(direction), axis=-1)
+        solvable = is_finite(xp, direction)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, at.f)
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver, run
+from rootdiff._space import dot, is_finite, max_norm, norm2
 from rootdiff.solvers._corrector import along, corrected, effort, is_found
 from rootdiff.solvers._newton import Newton
 
@@ -189,7 +189,7 @@ class Continuation(Solver):
         found = is_found(xp, point, zero[0]) & (xp.abs(point.z[-1]) <= eps**_NEAR)
         z = xp.where(found, point.z, guess)
         tangent, orientation = self._tangent(curve, z, tangent)
-        found = found & xp.all(xp.isfinite(tangent), axis=-1)
+        found = found & is_finite(xp, tangent)
         status = status_where(xp, finite, Status.STALLED, Status.NONFINITE_START)
         status = xp.astype(xp.where(found, int(Status.RUNNING), status), xp.int32)
         length = xp.zeros_like(zero[0]) + self.first_step
@@ -221,7 +221,7 @@ class Continuation(Solver):
         point = corrected(curve, path.z + length * path.tangent, self._row(xp, path.tangent))
         tangent, orientation = self._tangent(curve, point.z, path.tangent)
         too_long = effort(xp, point, tangent, path.tangent, length)
-        good = is_found(xp, point, length) & (too_long <= 2) & xp.all(xp.isfinite(tangent), axis=-1)
+        good = is_found(xp, point, length) & (too_long <= 2) & is_finite(xp, tangent)
         good = good & ((orientation == path.orientation) | (length <= eps**_CROSSING))
         # where lambda turned back within the step, a parabola tells whether it passed 1 on the way
         before, after = path.tangent[-1], tangent[-1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rootdiff._backend import Array
-from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
+from rootdiff._space import every, max_norm, norm2
 from rootdiff._verdict import CONTRACTION, allowed_error, is_deep, start_scale
 
 #: Each shrinks the error to (m-1)/m of its size: enough for ten digits next to a root of multiplicity 5.
@@ -47,7 +47,7 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
         contracts = going & (norm2(xp, f_new) <= CONTRACTION * norm2(xp, f))
         scale = start_scale(xp, y, residual.scale)
         allowed = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
-        within = contracts & ((norm == 0) | xp.all(xp.abs(direction) <= allowed, axis=-1))
+        within = contracts & ((norm == 0) | every(xp, xp.abs(direction) <= allowed))
         steps = xp.astype(raw.steps + xp.astype(contracts, xp.int32), xp.int32)
         return contracts & ~within & (steps < last), raw._replace(
             y=xp.where(contracts[..., None], y, raw.y),

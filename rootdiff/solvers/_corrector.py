@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
+from rootdiff._space import dot, max_norm, norm2
 
 #: Ratio of the first two corrections, and angle between tangents (20 degrees), that leave a step as long as it is; four
 #: times the one or twice the other are too much (Allgower & Georg 1990, algorithm 6.1.10).

@@ -10,11 +10,11 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import dot, max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import RawSolution, Status
+from rootdiff._space import dot, max_norm, norm2
 from rootdiff.solvers._correct import corrected
 from rootdiff.solvers._fixed_point import secant_error
 from rootdiff.solvers._line_search import Trial

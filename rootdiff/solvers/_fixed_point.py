@@ -9,11 +9,11 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
+from rootdiff._space import max_norm
 from rootdiff.solvers._line_search import Trial, backtrack
 
 #: Part of f that a step must leave for its secant to tell the slope at its end.

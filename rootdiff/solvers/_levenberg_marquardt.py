@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._inverse import Equilibrated
 from rootdiff._iterate import State
-from rootdiff._norms import norm2
 from rootdiff._residual import Residual
+from rootdiff._space import every, is_finite, norm2
 from rootdiff.solvers._radius import Linearisation, search
 from rootdiff.solvers._trust_region import TrustRegionSolver
 
@@ -73,7 +73,7 @@ class LevenbergMarquardt(TrustRegionSolver):
         inverse = Equilibrated(residual.backend.lu_factor(matrix), at.rows)  # a small part of the work of an SVD
         spectrum = _decompose(xp, matrix / at.metric[..., None, :], at.f)
         newton = _damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
-        regular = xp.all(spectrum.values > 0, axis=-1)
+        regular = every(xp, spectrum.values > 0)
         attempt = search(residual, y, at, self._proposal(residual, y, at, spectrum, regular))
         return self._ended(xp, at, attempt, newton, regular, inverse)
 
@@ -106,7 +106,7 @@ class LevenbergMarquardt(TrustRegionSolver):
 
 def _decompose(xp: Any, matrix: Array, f: Array) -> _Spectrum:
     n = matrix.shape[-1]
-    finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
+    finite = every(xp, is_finite(xp, matrix))
     clean = xp.where(finite[..., None, None], matrix, xp.zeros_like(matrix))
     left, values, right = xp.linalg.svd(clean, full_matrices=False)
     noise = n * xp.finfo(matrix.dtype).eps * values[..., :1]

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from rootdiff._backend import Array
 from rootdiff._iterate import Search
-from rootdiff._norms import max_norm, norm2, numbers
 from rootdiff._residual import Residual
 from rootdiff._select import select
 from rootdiff._sizes import is_cheaper_than_a_branch
+from rootdiff._space import every, max_norm, norm2, numbers
 
 _T = TypeVar("_T")
 
@@ -129,7 +129,7 @@ def backtrack(
         return first._replace(accepted=first.accepted | ((first.size < xp.inf) & natural(first.following) & asked))
 
     def vanished(point: Array) -> Array:
-        return xp.all(point == y, axis=-1)
+        return every(xp, point == y)
 
     def shorter(size: Array, length: Array) -> Array:
         if shorten is None:

@@ -11,10 +11,10 @@ from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._iterate import Iterate, Search, State
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import norm2
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._solution import RawSolution, Status
+from rootdiff._space import norm2
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._contract import answered, is_ours
 from rootdiff.linear._lu import LU
@@ -161,8 +161,9 @@ class Newton(IterativeSolver):
             return -f / slope, lambda vector: vector / slope, None, singular
         operator = residual.operator(y)
         if isinstance(state.inverse, Factors) and isinstance(self.linear, LU):
+            old: Inverse = state.inverse
             linear = self.linear
-            factors = made_once(residual, state.search, lambda _: linear.factor(operator), (y,), state.inverse)
+            factors = made_once(residual, state.search, lambda _: linear.factor(operator), (y,), old)
             again = operator.inverted_by(factors)
             return again(-f), again, factors, singular
         if is_ours(self.linear):  # an error is then one of the residual, for its author to see

@@ -10,13 +10,13 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import norm2
 from rootdiff._operator import LinearOperator
 from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._settings import with_settings
 from rootdiff._solution import Status
+from rootdiff._space import every, is_finite, norm2
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._krylov import Krylov
 from rootdiff.solvers._line_search import made_once
@@ -98,7 +98,7 @@ class NewtonKrylov(IterativeSolver):
             return direction, info.relative_residual
 
         direction, relative = made_once(residual, search, solve, (y, f), tuple(known))
-        solvable = xp.all(xp.isfinite(direction), axis=-1) & (relative < 1)
+        solvable = is_finite(xp, direction) & (relative < 1)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
         trial = armijo(residual, y, f, direction, size, search)
@@ -159,9 +159,9 @@ def _has_fallen(
         return xp.abs(operator.matvec(allowed * pattern(xp, y, xp.full_like(y[..., 0], phase))))
 
     bound = xp.maximum(CONTRACTION * xp.abs(f), explained(1))
-    fallen = xp.all(xp.abs(new) <= bound, axis=-1)
+    fallen = every(xp, xp.abs(new) <= bound)
 
     def further(bound: Array) -> Array:
-        return xp.all(xp.abs(new) <= xp.maximum(bound, xp.maximum(explained(2), explained(3))), axis=-1)
+        return every(xp, xp.abs(new) <= xp.maximum(bound, xp.maximum(explained(2), explained(3))))
 
     return residual.backend.when(xp.any(asked & ~fallen), further, (bound,), fallen)

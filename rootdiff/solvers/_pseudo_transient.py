@@ -10,11 +10,11 @@ from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import norm2, numbers
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
+from rootdiff._space import every, is_finite, norm2, numbers, some
 from rootdiff.solvers._line_search import backtrack
 from rootdiff.solvers._newton import trusted
 from rootdiff.solvers._newton_krylov import EXACT_ENOUGH
@@ -87,15 +87,15 @@ class PseudoTransient(IterativeSolver):
         jacobian = residual.jacobian(y)
         factors = backend.lu_factor(jacobian + inertia[..., None] * identity)
         direction = -backend.lu_solve(factors, f)
-        solvable = xp.all(xp.isfinite(direction), axis=-1)
+        solvable = is_finite(xp, direction)
         direction = xp.where(solvable[..., None], direction, 0.0)
         size = norm2(xp, f)
         trial = backtrack(residual, y, direction, search, lambda trial, length: trial >= 0)
         taken, ended = solvable & trial.accepted, trial.ended
         # in each row: an unknown that its own row would move far may not have begun to; where a row depends on nothing,
         # as after an underflow, there is no Newton step
-        newton_like = xp.all(xp.abs(inertia * direction) <= EXACT_ENOUGH * xp.abs(f), axis=-1)
-        newton_like = newton_like & xp.all(xp.any(jacobian != 0, axis=-1), axis=-1)
+        newton_like = every(xp, xp.abs(inertia * direction) <= EXACT_ENOUGH * xp.abs(f))
+        newton_like = newton_like & every(xp, some(xp, jacobian != 0))
         believed = taken & trusted(trial, size) & newton_like
         # switched evolution relaxation: Mulder & van Leer (1985)
         new = trial.size

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._norms import max_norm, norm2
 from rootdiff._residual import Residual
 from rootdiff._select import select
+from rootdiff._space import max_norm, norm2
 
 #: Trial steps before a system is given up: each at most halves the radius, 2^-60 of it is below all rounding.
 _MAX_TRIALS = 60

@@ -15,12 +15,12 @@ from scipy.linalg import LinAlgWarning
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._norms import max_norm
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._settings import runtime, runtime_settings, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
+from rootdiff._space import max_norm
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale
 from rootdiff.solvers._correct import corrected
 

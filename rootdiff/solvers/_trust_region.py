@@ -11,11 +11,11 @@ from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Equilibrated, Factors
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
-from rootdiff._norms import dot, norm2
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
+from rootdiff._space import dot, is_finite, norm2
 from rootdiff.solvers._radius import Attempt, Linearisation, first_radius, scaling, search
 
 
@@ -110,7 +110,7 @@ class TrustRegion(TrustRegionSolver):
         at = self._prepared(residual, state)
         inverse = Equilibrated(backend.lu_factor(at.matrix / at.rows[..., None]), at.rows)
         newton = inverse.apply(backend, -state.iterate.f)
-        regular = xp.all(xp.isfinite(newton), axis=-1)
+        regular = is_finite(xp, newton)
         attempt = search(residual, state.iterate.y, at, _dogleg(xp, at, newton, regular))
         return self._ended(xp, at, attempt, newton, regular, inverse)
 
@@ -124,7 +124,7 @@ def _dogleg(xp: Any, at: Linearisation, newton: Array, regular: Array) -> Callab
     size = norm2(xp, f)
     unit = xp.where(size > 0, size, 1.0)[..., None]
     gradient = (xp.matrix_transpose(at.matrix) @ (f / unit / at.rows)[..., None])[..., 0] / metric
-    gradient = xp.where(xp.all(xp.isfinite(gradient), axis=-1, keepdims=True), gradient, 0.0)
+    gradient = xp.where(is_finite(xp, gradient)[..., None], gradient, 0.0)
     steepness = norm2(xp, gradient)
     downhill = -gradient / xp.where(steepness > 0, steepness, 1.0)[..., None] / metric  # of scaled length 1
     slope = norm2(xp, at.product(downhill))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rootdiff._norms import norm2
+from rootdiff._space import norm2
 from rootdiff_jax import _namespace
 from rootdiff_jax._namespace import Namespace
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rootdiff_torch
 from rootdiff import _loop
-from rootdiff._norms import norm2
+from rootdiff._space import norm2
 from rootdiff_torch._backend import BACKEND
 
 OURS = BACKEND.xp

@@ -1,0 +1,99 @@
+"""The space of the unknowns: what is asked of all unknowns of a system at once, from vectors (*batch, n) to (*batch).
+
+Solvers ask in no other way. A namespace whose vectors lie in parts on several processes, or that knows a cheaper way,
+defines functions of its own under the names that are asked for here; each process must get the same result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rootdiff._backend import Array
+
+
+def max_norm(xp: Any, vector: Array) -> Array:
+    """Return the largest absolute entry of each system, (*batch)."""
+
+    def least_memory(vector: Array) -> Array:  # abs() would need as much again
+        return xp.maximum(xp.max(vector, axis=-1), -xp.min(vector, axis=-1))
+
+    own = getattr(xp, "max_norm", None)
+    if own:
+        return own(vector, least_memory)
+    return xp.abs(vector[..., 0]) if vector.shape[-1] == 1 else least_memory(vector)
+
+
+def is_within(xp: Any, vector: Array, allowed: Array) -> Array:
+    """Return whether every absolute entry is at most the `allowed` one, (*batch); by one reduction of floats."""
+    own = getattr(xp, "is_within", None)
+    return own(vector, allowed) if own else xp.max(xp.abs(vector) - allowed, axis=-1) <= 0
+
+
+def every(xp: Any, mask: Array) -> Array:
+    """Return whether the mask, (*batch, n), holds for every unknown, (*batch)."""
+    own = getattr(xp, "every", None)
+    return own(mask) if own else xp.all(mask, axis=-1)
+
+
+def some(xp: Any, mask: Array) -> Array:
+    """Return whether the mask, (*batch, n), holds for some unknown, (*batch)."""
+    own = getattr(xp, "every", None)
+    return ~own(~mask) if own else xp.any(mask, axis=-1)
+
+
+def is_finite(xp: Any, vector: Array) -> Array:
+    """Return whether every entry is finite, (*batch)."""
+    return every(xp, xp.isfinite(vector))
+
+
+def first_of(xp: Any, vector: Array) -> Array:
+    """Return the entry of the first unknown, (*batch)."""
+    own = getattr(xp, "first_of", None)
+    return own(vector) if own else vector[..., 0]
+
+
+def norm2(xp: Any, vector: Array) -> Array:
+    """Return the Euclidean norm of each system, (*batch), without overflow of the squares."""
+
+    def scaled(vector: Array) -> Array:
+        largest = max_norm(xp, vector)
+        scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
+        return scale * xp.sqrt(xp.sum((vector / scale[..., None]) ** 2, axis=-1))
+
+    own = getattr(xp, "norm2", None)
+    if own:
+        return own(vector, scaled)
+    return max_norm(xp, vector) if vector.shape[-1] == 1 else scaled(vector)
+
+
+def dot(xp: Any, a: Array, b: Array) -> Array:
+    """Return the inner product of each system, (*batch)."""
+    own = getattr(xp, "inner_product", None)
+    return own(a, b) if own else xp.sum(a * b, axis=-1)
+
+
+def projections(xp: Any, vectors: Array, vector: Array) -> Array:
+    """Return the inner products of several `vectors`, (*batch, m, n), with one, (*batch, n), of each system."""
+    own = getattr(xp, "projections", None)
+    return own(vectors, vector) if own else xp.vecdot(vectors, vector[..., None, :])
+
+
+def numbers(xp: Any, like: Array, dtype: Any = None) -> Array:
+    """Return the numbers 1 to n, (n,), in this dtype, by default that of the vectors `like`, (*batch, n).
+
+    Once for all systems: a compiler that evaluates constants takes seconds for the sums of a large batch.
+    """
+    own = getattr(xp, "numbers", None)
+    if own:
+        return own(like, dtype)
+    zeros = xp.zeros_like(like, dtype=dtype)
+    if like.ndim > 1:  # a sum, since a batch that is spread over devices can be neither reshaped nor indexed
+        zeros = xp.sum(zeros, axis=tuple(range(like.ndim - 1)))
+    return xp.cumulative_sum(zeros + 1, axis=0)
+
+
+def places(xp: Any, like: Array) -> Array:
+    """Return the numbers, (n,), of the unknowns of vectors `like`, (*batch, n): those of a part begin at its offset."""
+    offset = getattr(xp, "offset", 0)
+    return numbers(xp, like) + offset if offset else numbers(xp, like)
