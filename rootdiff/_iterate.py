@@ -99,9 +99,13 @@ def running(xp: Any, y: Array) -> Array:
 
 
 def first_state(solver: Any, residual: Any, y: Array) -> State:
-    """Return what an iterative `solver` starts with; in a compiled program a step may need several calls."""
+    """Return what an iterative `solver` starts with; in a compiled program for one system a call is one trial.
+
+    In a batch each trial of one system would form the Jacobians of all anew.
+    """
     state = _checked(solver, "init", solver.init(residual, y), y)
-    return state._replace(search=Search.start(residual.xp, y)) if residual.backend.traced else state
+    one = residual.backend.traced and y.ndim == 1
+    return state._replace(search=Search.start(residual.xp, y)) if one else state
 
 
 def next_state(solver: Any, residual: Any, state: State) -> State:
