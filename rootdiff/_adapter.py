@@ -6,7 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from rootdiff._backend import Array, Backend
@@ -61,6 +61,12 @@ class Options:
     vjp: Callable[..., Any] | None = None
     has_aux: bool = False
     jac_sparsity: Any = None
+
+    @classmethod
+    def of(cls, variables: Mapping[str, Any]) -> Options:
+        """Return the options among the variables of an entry point, known by their names."""
+        own, hooks = ({f.name: variables[f.name] for f in fields(kind) if f.name in variables} for kind in (cls, Hooks))
+        return cls(**own, hooks=Hooks(**hooks))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from rootdiff._adapter import (
 from rootdiff._errors import ArgumentTypeError
 from rootdiff._failure import OnFailure, report
 from rootdiff._gradient_error import measure
-from rootdiff._hooks import Hooks
 from rootdiff._loop import StepInfo
 from rootdiff._patterns import weights
 from rootdiff._problems import continuation_start, scalar_problem, with_path
@@ -160,25 +159,7 @@ def root(
     >>> import $imports
     $root_example
     """
-    hooks = Hooks(correct, bounds, callback, verbose, history, check)
-    options = Options(
-        solver,
-        adjoint,
-        batch_ndim,
-        on_failure,
-        derivatives,
-        hooks,
-        batched_args,
-        cuda_graph,
-        y_scale,
-        jac,
-        jvp,
-        vjp,
-        has_aux,
-        jac_sparsity,
-    )
-    unknown = adapter.unknown(y0, args)
-    return _solved(adapter, task(adapter, residual, unknown, checked_args(adapter, args), options))
+    return _solved(adapter, _task(adapter, residual, y0, args, locals()))
 
 
 def fixed_point(
@@ -233,22 +214,7 @@ def fixed_point(
     >>> round(float(sol.y[0]), 4)
     0.7391
     """
-    hooks = Hooks(check=check)
-    options = Options(
-        solver,
-        adjoint,
-        batch_ndim,
-        on_failure,
-        derivatives,
-        hooks,
-        batched_args,
-        cuda_graph,
-        y_scale,
-        has_aux=has_aux,
-        jac_sparsity=jac_sparsity,
-    )
-    unknown = adapter.unknown(z0, args)
-    return _solved(adapter, task(adapter, cell, unknown, checked_args(adapter, args), options, fixed_point=True))
+    return _solved(adapter, _task(adapter, cell, z0, args, locals(), fixed_point=True))
 
 
 def implicit(
@@ -312,20 +278,8 @@ def implicit(
     >>> import $imports
     $implicit_example
     """
-    options = Options(
-        Given(rtol=rtol, atol=atol),
-        adjoint,
-        batch_ndim,
-        on_failure,
-        derivatives,
-        y_scale=y_scale,
-        jac=jac,
-        jvp=jvp,
-        vjp=vjp,
-        has_aux=has_aux,
-    )
-    unknown = adapter.unknown(y, args)
-    return _solved(adapter, task(adapter, residual, unknown, checked_args(adapter, args), options))
+    options = locals() | {"solver": Given(rtol=rtol, atol=atol)}
+    return _solved(adapter, _task(adapter, residual, y, args, options))
 
 
 class Implicit(Protocol[P]):
@@ -409,12 +363,13 @@ def root_scalar(
     [2.0, 3.0]
     """
     check_function("residual", residual)
+    options = locals()
     args, bracket = checked_args(adapter, args), adapter.lifted(bracket)
     backend = adapter.backend()
     chosen = get_solver(solver, backend.name)
     y0, chosen = adapter.aside(scalar_problem)(backend, residual, bracket, args, chosen)
-    options = Options(chosen, adjoint, y0.ndim, on_failure, derivatives)
-    return _solved(adapter, task(adapter, residual, adapter.unknown(y0, args), args, options))
+    options |= {"solver": chosen, "batch_ndim": y0.ndim}
+    return _solved(adapter, task(adapter, residual, adapter.unknown(y0, args), args, Options.of(options)))
 
 
 def continuation(
@@ -484,13 +439,10 @@ def continuation(
     >>> round(float(sol.y[0]), 4)
     2.0
     """
-    is_parameter = of_kind(adapter, "real floating")
+    options, is_parameter = locals(), of_kind(adapter, "real floating")
     args0, args1 = adapter.lifted(args0), adapter.lifted(args1)
     start, args1 = continuation_start(adapter.backend(), args0, args1, is_parameter)
-    hooks = Hooks(history=history)
-    options = Options(solver, adjoint, 0, on_failure, derivatives, hooks)
-    unknown = adapter.unknown(y0, args1)
-    at_end = task(adapter, residual, unknown, checked_args(adapter, args1), options, is_parameter=is_parameter)
+    at_end = _task(adapter, residual, y0, args1, options, is_parameter=is_parameter)
     path = Continuation(
         start=adapter.kept(at_end.structure, start),
         solver=at_end.solver,
@@ -499,7 +451,7 @@ def continuation(
         max_step=max_step,
         max_steps=max_steps,
     )
-    return with_path(at_end.backend, hooks, _solved(adapter, replace(at_end, solver=path)))
+    return with_path(at_end.backend, at_end.options.hooks, _solved(adapter, replace(at_end, solver=path)))
 
 
 def detect_sparsity(
@@ -544,9 +496,7 @@ def detect_sparsity(
     >>> rd.detect_sparsity(lambda y, a: y**3 - a * $xp.roll(y, 1), $xp.ones(100), 2.0)
     Pattern(100 x 100, 200 entries, 2 products)
     """
-    options = Options(batch_ndim=batch_ndim, derivatives=derivatives)
-    unknown = adapter.unknown(y0, args)
-    return detect(adapter, task(adapter, residual, unknown, checked_args(adapter, args), options))
+    return detect(adapter, _task(adapter, residual, y0, args, locals()))
 
 
 def gradient_report(
@@ -601,20 +551,31 @@ def gradient_report(
     >>> print(rd.gradient_report(lambda y, a: y**2 - a, $asarray([1.41]), $asarray([2.0])).verdict)
     about 2 digits of the gradient can be trusted; the error comes from the root
     """
+    options = locals() | {"on_failure": "ignore"}
     if not adapter.is_concrete((y, args, cotangent)):
         raise ArgumentTypeError(
             "gradient_report: it needs concrete values, but is traced or transformed (jit, grad, vmap or another). "
             "Call it outside of that."
         )
-    options = Options("auto", adjoint, batch_ndim, "ignore", derivatives, jac=jac, jvp=jvp, vjp=vjp)
-    is_parameter = of_kind(adapter, INEXACT)
-    unknown = adapter.unknown(y, args)
-    at_root = task(adapter, residual, unknown, checked_args(adapter, args), options, is_parameter=is_parameter)
+    at_root = _task(adapter, residual, y, args, options, is_parameter=of_kind(adapter, INEXACT))
     flat, xp = at_root.start, at_root.backend.xp
     w = weights(xp, flat, xp.zeros_like(flat[..., 0], dtype=xp.int32))
     if cotangent is not None:
         w = flat_cotangent("gradient_report", at_root.structure, cotangent, flat)
     return adapter.aside(measure)(adapter.measured(at_root), at_root.adjoint, flat, w)
+
+
+def _task(
+    adapter: Adapter,
+    function: Callable[..., Any],
+    y0: Any,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+    **kind: Any,
+) -> Task:
+    """Return the checked call of an entry point that has these variables, its options among them."""
+    unknown = adapter.unknown(y0, args)
+    return task(adapter, function, unknown, checked_args(adapter, args), Options.of(options), **kind)
 
 
 def _solved(adapter: Adapter, task: Task) -> Solution:
