@@ -7,42 +7,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from rootdiff import linear, solvers
 from rootdiff._names import Names
 from rootdiff._solver import Solver
-from rootdiff.linear import (
-    CG,
-    GMRES,
-    LSMR,
-    LU,
-    AutoLinear,
-    BiCGStab,
-    LeastSquares,
-    LinearFunction,
-    LinearSolver,
-    Neumann,
-    OneStep,
-    Phantom,
-    Reuse,
-    SparseLU,
-)
-from rootdiff.solvers import (
-    ITP,
-    Anderson,
-    Auto,
-    Bisection,
-    BracketedNewton,
-    Broyden,
-    Chandrupatla,
-    Chord,
-    DFSane,
-    FixedPoint,
-    LevenbergMarquardt,
-    Newton,
-    NewtonKrylov,
-    PseudoTransient,
-    SciPy,
-    TrustRegion,
-)
+from rootdiff.linear import LinearFunction, LinearSolver
 
 SOLVERS: Names[Solver] = Names("solver", "rootdiff.solvers", Solver)  # type: ignore[type-abstract]
 ADJOINTS: Names[LinearSolver] = Names("adjoint", "rootdiff.adjoints", LinearSolver)  # type: ignore[type-abstract]
@@ -200,37 +168,37 @@ def available_adjoints(backend: str | None = None) -> tuple[str, ...]:
 
 
 for _name, _solver in {
-    "auto": Auto,
-    "newton": Newton,
-    "broyden": Broyden,
-    "anderson": Anderson,
-    "fixed_point": FixedPoint,
-    "trust_region": TrustRegion,
-    "levenberg_marquardt": LevenbergMarquardt,
-    "chord": Chord,
-    "newton_krylov": NewtonKrylov,
-    "pseudo_transient": PseudoTransient,
-    "df_sane": DFSane,
-    "chandrupatla": Chandrupatla,
-    "itp": ITP,
-    "bisection": Bisection,
-    "bracketed_newton": BracketedNewton,
+    "auto": solvers.Auto,
+    "newton": solvers.Newton,
+    "broyden": solvers.Broyden,
+    "anderson": solvers.Anderson,
+    "fixed_point": solvers.FixedPoint,
+    "trust_region": solvers.TrustRegion,
+    "levenberg_marquardt": solvers.LevenbergMarquardt,
+    "chord": solvers.Chord,
+    "newton_krylov": solvers.NewtonKrylov,
+    "pseudo_transient": solvers.PseudoTransient,
+    "df_sane": solvers.DFSane,
+    "chandrupatla": solvers.Chandrupatla,
+    "itp": solvers.ITP,
+    "bisection": solvers.Bisection,
+    "bracketed_newton": solvers.BracketedNewton,
 }.items():
     register_solver(_name, _solver)
 for _method in ("hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"):
-    register_solver(f"scipy:{_method}", partial(SciPy, method=_method))
+    register_solver(f"scipy:{_method}", partial(solvers.SciPy, method=_method))
 for _name, _adjoint in {
-    "auto": AutoLinear,
-    "lu": LU,
-    "sparse_lu": SparseLU,
-    "lstsq": LeastSquares,
-    "gmres": GMRES,
-    "bicgstab": BiCGStab,
-    "cg": CG,
-    "lsmr": LSMR,
-    "one_step": OneStep,
-    "neumann": Neumann,
-    "phantom": Phantom,
-    "reuse": Reuse,
+    "auto": linear.AutoLinear,
+    "lu": linear.LU,
+    "sparse_lu": linear.SparseLU,
+    "lstsq": linear.LeastSquares,
+    "gmres": linear.GMRES,
+    "bicgstab": linear.BiCGStab,
+    "cg": linear.CG,
+    "lsmr": linear.LSMR,
+    "one_step": linear.OneStep,
+    "neumann": linear.Neumann,
+    "phantom": linear.Phantom,
+    "reuse": linear.Reuse,
 }.items():
     register_adjoint(_name, _adjoint)
