@@ -12,7 +12,6 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, T
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import batched_leaves
 from rootdiff._detection import detected
-from rootdiff._empty import Nothing
 from rootdiff._errors import ArgumentError, ArgumentTypeError, RootdiffError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
@@ -25,7 +24,7 @@ from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
 from rootdiff._structure import Structure, check_args, describe, flat_residual, split_args
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Auto
+from rootdiff.solvers import Auto, Nothing
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,23 +16,34 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
 
 T = TypeVar("T")
 
-#: The least values of settings that all solvers share. Infinite ones are refused.
+#: The least values of settings that all solvers share, if a mark tells no other. Infinite ones are refused.
 _LEAST = {"rtol": 0, "atol": 0, "max_steps": 0}
 
 
-def runtime(default: T) -> T:
+def runtime(default: T, **marks: Any) -> T:
     """Return a dataclass field for a setting that only scales numbers: a compiled solve takes it as an input."""
-    return field(default=default, metadata={"runtime": True})
+    return field(default=default, metadata={"runtime": True, **marks})
+
+
+def at_least(least: int, default: T) -> T:
+    """Return a dataclass field for a number that must be so large."""
+    return field(default=default, metadata={"least": least})
+
+
+@cache
+def _marks(kind: Any) -> dict[str, dict[str, Any]]:
+    """Return the metadata of each field, by the class or one that it derives from: another default needs no mark."""
+    marks: dict[str, dict[str, Any]] = {}
+    for base in kind.__mro__:
+        for f in base.__dict__.get("__dataclass_fields__", {}).values():
+            marks[f.name] = {**f.metadata, **marks.get(f.name, {})}
+    return marks
 
 
 @cache
 def runtime_settings(kind: Any) -> tuple[str, ...]:
-    """Return the names of the fields that are marked ``metadata={"runtime": True}``.
-
-    By the class or one that it derives from, so that another default needs no mark.
-    """
-    marked = [f for base in kind.__mro__ for f in base.__dict__.get("__dataclass_fields__", {}).values()]
-    return tuple(dict.fromkeys(f.name for f in marked if f.metadata.get("runtime")))
+    """Return the names of the fields that are marked ``metadata={"runtime": True}``."""
+    return tuple(name for name, marks in _marks(kind).items() if marks.get("runtime"))
 
 
 def check_settings(solver: Any) -> None:
@@ -54,9 +65,11 @@ def check_settings(solver: Any) -> None:
         if not any(_allows(arm, value, name in runtime_settings(kind)) for arm in arms):
             error = ArgumentError if any(_is_alike(arm, value) for arm in arms) else ArgumentTypeError
             raise error(f"{kind.__name__}: {name} is {_shown(value)}; it must be {_words(arms)}.")
-        least, number = _LEAST.get(name), float(value) if _is_number(value, Real) else 0.0
-        if math.isnan(number) or (least is not None and not least <= number < math.inf):
-            allowed = "a number" if least is None else f"at least {least}, and finite"
+        least = _marks(kind)[name].get("least", _LEAST.get(name))
+        if not _is_number(value, Real):
+            continue
+        if math.isnan(value) or (least is not None and not least <= value < math.inf):
+            allowed = "a number" if least is None else f"at least {least}" + ", and finite" * (float in arms)
             none = ", or None" if NoneType in arms else ""
             raise ArgumentError(f"{kind.__name__}: {name} is {value!r}; it must be {allowed}{none}.")
 

@@ -24,9 +24,8 @@ from rootdiff._solution import Solution
 from rootdiff._structure import Structure
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
 from rootdiff_jax._precision import in_own_settings, under_users_settings
-from rootdiff_jax._problem import Inputs, Problem
+from rootdiff_jax._problem import Inputs, Problem, split
 from rootdiff_jax._rule import solve, solve_watched
-from rootdiff_jax._settings import split
 from rootdiff_jax._trace import Traced, partition, trace, vary, varying_axes
 from rootdiff_jax._words import WORDS
 

@@ -56,7 +56,6 @@ FLOORS = {
     "_hooks": 3,
     "_coupling": 3,
     "_detection": 3,
-    "_empty": 3,
     "_spectrum": 3,
     "_implicit": 4,
     "_registry": 4,

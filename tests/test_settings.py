@@ -19,7 +19,7 @@ from rootdiff import ArgumentError, ArgumentTypeError, linear, solvers
 KINDS = [
     kind
     for module in (solvers, linear)
-    for kind in map(module.__dict__.get, module.__all__)
+    for kind in vars(module).values()
     if is_dataclass(kind) and not getattr(kind, "__abstractmethods__", None)
 ]
 #: What is no number, no name and no solver.

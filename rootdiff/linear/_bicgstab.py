@@ -47,7 +47,7 @@ class BiCGStab(Krylov):
     (array([0.25]),)
     """
 
-    max_steps: int = runtime(1000)
+    max_steps: int = runtime(1000, least=1)
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         xp = operator.backend.xp

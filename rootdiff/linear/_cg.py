@@ -71,7 +71,7 @@ class CG(Krylov):
     (array([0.25]),)
     """
 
-    max_steps: int | None = runtime(None)
+    max_steps: int | None = runtime(None, least=1)
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         xp = operator.backend.xp

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array, Backend
 from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._select import keep, select
+from rootdiff._settings import at_least
 from rootdiff._space import norm2, numbers, projections
 from rootdiff.linear._cg import CG, is_symmetric, probes
-from rootdiff.linear._contraction import Product, Start
-from rootdiff.linear._krylov import Krylov
+from rootdiff.linear._krylov import Krylov, Product, Start
 
 #: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
 _RESTART, _UNRESTARTED = 30, 100
@@ -57,7 +57,7 @@ class GMRES(Krylov):
     (array([0.25]),)
     """
 
-    restart: int | None = None
+    restart: int | None = at_least(1, None)
 
     def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
         first = super()._first(operator, rhs, size, goal)

@@ -10,13 +10,55 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import FixedPoint, LinearOperator
-from rootdiff._select import select, status_where
+from rootdiff._select import keep, select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff._space import is_finite, norm2
 from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._contract import backward_stable
-from rootdiff.linear._contraction import Product, Start, contract
+
+Product: TypeAlias = Callable[[Array], Array]
+
+#: Products within which the iteration must be on its way to converge: then a Krylov space would save few of them.
+_PRODUCTS = 24
+
+
+class Start(NamedTuple):
+    """Where a solver starts: x with its residual ``b - A x``, (*batch, n), and the norm of that, (*batch)."""
+
+    x: Array
+    residual: Array
+    norm: Array
+
+
+def contract(operator: LinearOperator, rhs: Array, start: Start, goal: Array, inverse: Product | None) -> Start:
+    """Return where ``x + M (b - A x)`` leads, in the systems in which that is on its way to a residual norm of `goal`.
+
+    M is the `inverse`, or -1 where there is none. For a fixed point z = cell(z) the Jacobian is A = G - I, and
+    with M = -1 this sums the Neumann series of the cell: one product a step, and no other work, as long as the cell
+    contracts. A system that will not be done within a few products stops where it is.
+
+    References
+    ----------
+    Bai, Kolter & Koltun (2019), "Deep equilibrium models", section 3.1.3, the backward pass as a fixed point.
+    """
+    xp = operator.backend.xp
+
+    def body(carry: tuple[Start, Array, Array]) -> tuple[Start, Array, Array]:
+        old, active, count = carry
+        x = old.x - old.residual if inverse is None else old.x + inverse(old.residual)
+        residual = rhs - operator.matvec(x)
+        norm = norm2(xp, residual)
+        # where the norm would be after all the products, at the rate of this step
+        rate = xp.minimum(norm / xp.where(old.norm > 0, old.norm, 1.0), xp.ones_like(norm))
+        end = norm * rate ** xp.astype(_PRODUCTS - count, norm.dtype)
+        new = keep(operator.backend, active & (norm < old.norm), Start(x, residual, norm), old)
+        return new, active & (norm > goal) & (end <= goal), count + 1
+
+    count = xp.ones_like(goal, dtype=xp.int32)
+    carry = (start, start.norm > goal, count)
+    return operator.backend.while_loop(lambda carry: xp.any(carry[1]), body, carry)[0]  # type: ignore[no-any-return]
+
 
 #: From an operator and vectors, (*batch, n), to its approximate inverse times them.
 Preconditioner: TypeAlias = Literal["auto"] | Callable[[LinearOperator, Array], Array] | None
@@ -50,22 +92,17 @@ class Krylov(LinearSolver):
     """
 
     rtol: float | None = runtime(None)
-    max_restarts: int = runtime(20)
+    max_restarts: int = runtime(20, least=1)
     preconditioner: Preconditioner = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = type(self).__name__
         given = self.preconditioner
         if not (given is None or callable(given) or (isinstance(given, str) and given == "auto")):
             raise ArgumentError(
-                f"{name}: preconditioner is {given!r}; it must be 'auto', None or a function "
+                f"{type(self).__name__}: preconditioner is {given!r}; it must be 'auto', None or a function "
                 "(operator, vector) -> vector."
             )
-        for setting in ("restart", "max_restarts", "max_steps"):
-            value = getattr(self, setting, 1)
-            if isinstance(value, int) and value < 1:
-                raise ArgumentError(f"{name}: {setting} is {value!r}; it must be at least 1.")
 
     @abstractmethod
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:

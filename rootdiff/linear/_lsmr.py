@@ -60,7 +60,7 @@ class LSMR(Krylov):
     """
 
     max_restarts: int = 5
-    max_steps: int = runtime(2000)
+    max_steps: int = runtime(2000, least=1)
 
     def correction(self, operator: LinearOperator, residual: Array, norm: Array, goal: Array) -> Array:
         xp = operator.backend.xp

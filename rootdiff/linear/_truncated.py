@@ -8,6 +8,7 @@ from typing import ClassVar
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import LinearOperator
+from rootdiff._settings import at_least
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status
 
 
@@ -40,18 +41,17 @@ class Phantom(LinearSolver):
     array([1.11])
     """
 
-    steps: int = 5
+    steps: int = at_least(1, 5)
     damping: float = 0.5
 
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = type(self).__name__
-        if self.steps < 1:
-            raise ArgumentError(f"{name}: its number of terms is {self.steps!r}; it must be at least 1.")
         if not 0 < self.damping <= 1:
-            raise ArgumentError(f"{name}: damping is {self.damping!r}; it must be above 0 and at most 1.")
+            raise ArgumentError(
+                f"{type(self).__name__}: damping is {self.damping!r}; it must be above 0 and at most 1."
+            )
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         return _partial_sum(operator, rhs, self.steps, self.damping)
@@ -82,14 +82,9 @@ class Neumann(LinearSolver):
     array([1.1])
     """
 
-    terms: int = 5
+    terms: int = at_least(1, 5)
 
     exact: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.terms < 1:
-            raise ArgumentError(f"Neumann: terms is {self.terms!r}; it must be at least 1.")
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         return _partial_sum(operator, rhs, self.terms, 1.0)

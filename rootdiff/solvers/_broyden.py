@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array, Backend
-from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Scaling, Updated
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
+from rootdiff._settings import at_least
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, is_finite, max_norm, norm2, numbers, some
 from rootdiff.solvers._fixed_point import secant_scale
@@ -65,13 +65,8 @@ class Broyden(IterativeSolver):
     """
 
     max_steps: int = 200
-    memory: int = 30
+    memory: int = at_least(1, 30)
     initial: Literal["jacobian", "identity"] = "jacobian"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.memory < 1:
-            raise ArgumentError(f"Broyden: memory is {self.memory!r}; it must be at least 1.")
 
     def init(self, residual: Residual, y: Array) -> State:
         xp, at = residual.xp, Iterate.start(residual.xp, y, residual(y))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
+from rootdiff._settings import at_least
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, max_norm, norm2
@@ -58,16 +58,11 @@ class DFSane(IterativeSolver):
     """
 
     max_steps: int = 1000
-    memory: int = 10
+    memory: int = at_least(1, 10)
 
     #: Long, since the residual may grow for a while before it falls.
     patience: ClassVar[int] = 200
     short_steps = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.memory < 1:
-            raise ArgumentError(f"DFSane: memory is {self.memory!r}; it must be at least 1.")
 
     def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp

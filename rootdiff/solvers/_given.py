@@ -58,3 +58,13 @@ class Given(Solver):
         atol = eps * start_scale(xp, size) if residual.scale is None else eps**0.75 * residual.scale
         judge = with_settings(self, rtol=rtol, atol=atol if self.atol is None else self.atol)
         return judged(judge, residual, size, first, RawSolution(y0, status, steps, norm), xp.isfinite(norm))
+
+
+class Nothing(Solver):
+    """Returns the empty answer, after a look at the residual's structure."""
+
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        residual(y0)
+        norm = residual.xp.zeros_like(y0[..., 0])
+        none = residual.xp.astype(norm, residual.xp.int32)
+        return RawSolution(y0, none, none, norm)

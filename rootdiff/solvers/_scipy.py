@@ -66,12 +66,7 @@ class SciPy(Solver):
     method: Method = "hybr"
     rtol: float | None = runtime(None)
     atol: float | None = runtime(None)
-    max_steps: int = runtime(1000)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.max_steps, int) and self.max_steps < 1:
-            raise ArgumentError(f"SciPy: max_steps is {self.max_steps!r}; it must be at least 1.")
+    max_steps: int = runtime(1000, least=1)
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
         return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)

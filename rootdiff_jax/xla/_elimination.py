@@ -10,7 +10,8 @@ import numpy as np
 from jax import lax
 
 from rootdiff._backend import Array
-from rootdiff_jax.xla import _substitution
+from rootdiff_jax.xla._lu import factor as lu_factor
+from rootdiff_jax.xla._lu import one_by_one
 
 #: A backward error of so many eps is accepted; that of an elimination with pivots is mostly one or two eps.
 _STABLE = 10
@@ -53,7 +54,7 @@ def _batch_last(matrix: Array, rhs: Array, transpose: bool) -> tuple[list[list[A
 
 def _or_by_lapack(stable: Array, matrix: Array, rhs: Array, transpose: bool, found: Array) -> Array:
     def by_lapack(matrix: Array, rhs: Array) -> Array:
-        return _substitution.one_by_one(_substitution.factor(matrix), rhs, transpose)
+        return one_by_one(lu_factor(matrix), rhs, transpose)
 
     return lax.cond(stable, lambda *_: found, by_lapack, matrix, rhs)
 
