@@ -31,13 +31,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Derivatives = Literal["finite-difference", "complex-step"]
 #: The options that one package alone takes.
-_OWN = {
-    "jac": "rootdiff",
-    "jvp": "rootdiff",
-    "vjp": "rootdiff",
-    "derivatives": "rootdiff",
-    "cuda_graph": "rootdiff_torch",
-}
+_OWN = dict.fromkeys(("jac", "jvp", "vjp", "derivatives"), "rootdiff") | {"cuda_graph": "rootdiff_torch"}
 #: What the arrays that are differentiated may hold.
 INEXACT = ("real floating", "complex floating")
 

@@ -19,6 +19,17 @@ Pick: TypeAlias = Callable[[Array], Array]
 HostFunction: TypeAlias = Callable[..., tuple[Any, Any]]
 
 
+class Namespace:
+    """An array namespace: the functions that a subclass defines; all others are those of its `module`."""
+
+    module: Any
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.module, name)
+        setattr(self, name, value)  # found at once the next time
+        return value
+
+
 def take_new(new: Any, old: Any) -> Any:
     """Return `new`: what a loop does that assesses no step."""
     return new

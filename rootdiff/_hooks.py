@@ -111,11 +111,10 @@ def _bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, 
         )
     if any(structure.complex_leaves):
         raise ArgumentError("bounds: complex unknowns have no order. Use correct= instead.")
-    lo, hi = (_bound(structure, bound, y, limit) for bound, limit in zip(bounds, (-xp.inf, xp.inf), strict=True))
+    lo, hi = (
+        xp.full_like(y, limit) if bound is None else structure.spread("bounds", bound, y)
+        for bound, limit in zip(bounds, (-xp.inf, xp.inf), strict=True)
+    )
     if not structure.backend.traced and bool(xp.any(~(lo <= hi))):
         raise ArgumentError("bounds: lo is above hi, or NaN, for at least one unknown.")
     return lo, hi
-
-
-def _bound(structure: Structure, bound: Any, y: Array, missing: float) -> Array:
-    return structure.backend.xp.full_like(y, missing) if bound is None else structure.spread("bounds", bound, y)

@@ -7,7 +7,7 @@ from typing import Any
 import array_api_compat.numpy
 import numpy as np
 
-from rootdiff import _namespace
+from rootdiff import _backend
 from rootdiff._backend import Array
 
 #: Entries of a vector up to which a loop over them beats NumPy's own reduction, which is one loop per vector...
@@ -16,7 +16,7 @@ _SHORT = 16
 _MANY = 32
 
 
-class Namespace(_namespace.Namespace):
+class Namespace(_backend.Namespace):
     """The functions that differ from those of `array_api_compat.numpy`; the others are found there."""
 
     module = array_api_compat.numpy

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import sys
+from collections.abc import Callable
 from copy import copy
 from dataclasses import field, fields
 from functools import cache
@@ -16,8 +18,15 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
 
 T = TypeVar("T")
 
-#: The least values of settings that all solvers share, if a mark tells no other. Infinite ones are refused.
+#: The least values of settings that all solvers share, if a mark tells no other.
 _LEAST = {"rtol": 0, "atol": 0, "max_steps": 0}
+#: The marks of a field that its numbers must keep to; with a least one, infinite ones are refused.
+_LIMITS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "least": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "most": (operator.le, "at most"),
+    "below": (operator.lt, "below"),
+}
 
 
 def runtime(default: T, **marks: Any) -> T:
@@ -25,9 +34,9 @@ def runtime(default: T, **marks: Any) -> T:
     return field(default=default, metadata={"runtime": True, **marks})
 
 
-def at_least(least: int, default: T) -> T:
-    """Return a dataclass field for a number that must be so large."""
-    return field(default=default, metadata={"least": least})
+def limited(default: T, **limits: float) -> T:
+    """Return a dataclass field for a number within limits: `least`, `above`, `most`, `below`."""
+    return field(default=default, metadata=limits)
 
 
 @cache
@@ -65,13 +74,18 @@ def check_settings(solver: Any) -> None:
         if not any(_allows(arm, value, name in runtime_settings(kind)) for arm in arms):
             error = ArgumentError if any(_is_alike(arm, value) for arm in arms) else ArgumentTypeError
             raise error(f"{kind.__name__}: {name} is {_shown(value)}; it must be {_words(arms)}.")
-        least = _marks(kind)[name].get("least", _LEAST.get(name))
-        if not _is_number(value, Real):
-            continue
-        if math.isnan(value) or (least is not None and not least <= value < math.inf):
-            allowed = "a number" if least is None else f"at least {least}" + ", and finite" * (float in arms)
-            none = ", or None" if NoneType in arms else ""
-            raise ArgumentError(f"{kind.__name__}: {name} is {value!r}; it must be {allowed}{none}.")
+        if _is_number(value, Real):
+            _check_limits(kind.__name__, name, value, arms, {"least": _LEAST.get(name)} | _marks(kind)[name])
+
+
+def _check_limits(owner: str, name: str, value: Any, arms: tuple[Any, ...], marks: dict[str, Any]) -> None:
+    limits = [(*_LIMITS[mark], marks[mark]) for mark in _LIMITS if marks.get(mark) is not None]
+    infinite = math.isinf(value) and marks.get("least") is not None
+    if math.isnan(value) or infinite or not all(holds(value, limit) for holds, _, limit in limits):
+        allowed = " and ".join(f"{words} {limit}" for _, words, limit in limits) or "a number"
+        allowed += ", and finite" if allowed.startswith("at least") and len(limits) == 1 and float in arms else ""
+        none = ", or None" if NoneType in arms else ""
+        raise ArgumentError(f"{owner}: {name} is {value!r}; it must be {allowed}{none}.")
 
 
 def with_settings(solver: T, /, **changes: Any) -> T:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from rootdiff import _namespace
+from rootdiff import _backend
 from rootdiff_jax._precision import for_lapack
 
 #: A program for a CPU reduces one number after the other, and each call of it lists three buffers for each reduction in
@@ -23,7 +23,7 @@ _ROWS, _LENGTH, _PIECE = 64, 128, 8
 _NUMBERS = 2**11
 
 
-class _Linalg(_namespace.Namespace):
+class _Linalg(_backend.Namespace):
     """`svd`; all other functions are those of `jax.numpy.linalg`."""
 
     module = jnp.linalg
@@ -34,7 +34,7 @@ class _Linalg(_namespace.Namespace):
         return tuple(part.astype(x.dtype) for part in jnp.linalg.svd(for_lapack(x), full_matrices=full_matrices))
 
 
-class Namespace(_namespace.Namespace):
+class Namespace(_backend.Namespace):
     """Reductions, norms and `numbers`; all other functions are those of `jax.numpy`."""
 
     module = jnp

@@ -21,7 +21,6 @@ FLOORS = {
     "_sparsity": 0,
     "_elimination": 0,
     "_errors": 0,
-    "_namespace": 0,
     "_space": 0,
     "_patterns": 0,
     "_sizes": 0,

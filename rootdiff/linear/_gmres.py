@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array, Backend
 from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._select import keep, select
-from rootdiff._settings import at_least
+from rootdiff._settings import limited
 from rootdiff._space import norm2, numbers, projections
 from rootdiff.linear._cg import CG, is_symmetric, probes
 from rootdiff.linear._krylov import Krylov, Product, Start
@@ -57,7 +57,7 @@ class GMRES(Krylov):
     (array([0.25]),)
     """
 
-    restart: int | None = at_least(1, None)
+    restart: int | None = limited(None, least=1)
 
     def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
         first = super()._first(operator, rhs, size, goal)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._operator import LinearOperator
+from rootdiff._settings import limited
 from rootdiff._solution import Status
 from rootdiff._space import norm2
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, finite_status, relative_size
@@ -40,12 +39,7 @@ class LeastSquares(LinearSolver):
     array([0.5, 0.5])
     """
 
-    rcond: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rcond is not None and not 0 <= self.rcond < 1:
-            raise ArgumentError(f"LeastSquares: rcond is {self.rcond!r}; it must be at least 0 and below 1, or None.")
+    rcond: float | None = limited(None, least=0, below=1)
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         xp = operator.backend.xp
@@ -55,7 +49,8 @@ class LeastSquares(LinearSolver):
         left, values, right = xp.linalg.svd(
             xp.where(finite[..., None, None], matrix, xp.zeros_like(matrix)), full_matrices=False
         )
-        kept = values > self._rcond(operator, rhs) * values[..., :1]
+        default = max(MARGIN, rhs.shape[-1] ** 0.5) * operator.precision
+        kept = values > (default if self.rcond is None else self.rcond) * values[..., :1]
         inverse = xp.where(kept, 1 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
 
         def solve(vector: Array) -> Array:
@@ -68,7 +63,3 @@ class LeastSquares(LinearSolver):
         rank = xp.sum(xp.astype(kept, xp.int32), axis=-1, dtype=xp.int32)
         relative = relative_size(xp, norm2(xp, rhs - operator.matvec(x)), norm2(xp, rhs))
         return x, LinearInfo(finite_status(xp, x, Status.NONFINITE), relative, rank=rank)
-
-    def _rcond(self, operator: LinearOperator, rhs: Array) -> Any:
-        default = max(MARGIN, rhs.shape[-1] ** 0.5) * operator.precision
-        return default if self.rcond is None else self.rcond

@@ -8,7 +8,7 @@ from typing import ClassVar
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import LinearOperator
-from rootdiff._settings import at_least
+from rootdiff._settings import limited
 from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status
 
 
@@ -41,17 +41,10 @@ class Phantom(LinearSolver):
     array([1.11])
     """
 
-    steps: int = at_least(1, 5)
-    damping: float = 0.5
+    steps: int = limited(5, least=1)
+    damping: float = limited(0.5, above=0, most=1)
 
     exact: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.damping <= 1:
-            raise ArgumentError(
-                f"{type(self).__name__}: damping is {self.damping!r}; it must be above 0 and at most 1."
-            )
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         return _partial_sum(operator, rhs, self.steps, self.damping)
@@ -82,7 +75,7 @@ class Neumann(LinearSolver):
     array([1.1])
     """
 
-    terms: int = at_least(1, 5)
+    terms: int = limited(5, least=1)
 
     exact: ClassVar[bool] = False
 

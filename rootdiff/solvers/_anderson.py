@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import select
-from rootdiff._settings import runtime
+from rootdiff._settings import limited, runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, numbers, projections
 from rootdiff.solvers._correct import corrected
 from rootdiff.solvers._fixed_point import (
-    check_damping,
     damped,
     finite_status,
     first_iterate,
@@ -76,19 +74,11 @@ class Anderson(IterativeSolver):
     """
 
     max_steps: int = 200
-    depth: int = 5
-    damping: float = runtime(1.0)
-    regularisation: float | None = runtime(None)
+    depth: int = limited(5, least=1)
+    damping: float = runtime(1.0, above=0, below=2)
+    regularisation: float | None = runtime(None, least=0)
 
     short_steps = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_damping(self.damping, type(self).__name__)
-        if self.depth < 1:
-            raise ArgumentError(f"Anderson: depth is {self.depth!r}; it must be at least 1 (0 is `FixedPoint`).")
-        if isinstance(self.regularisation, int | float) and not self.regularisation >= 0:
-            raise ArgumentError(f"Anderson: regularisation is {self.regularisation!r}; it must be at least 0, or None.")
 
     def init(self, residual: Residual, y: Array) -> State:
         xp, at = residual.xp, first_iterate(residual, y)

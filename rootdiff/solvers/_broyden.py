@@ -11,7 +11,7 @@ from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
-from rootdiff._settings import at_least
+from rootdiff._settings import limited
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, is_finite, max_norm, norm2, numbers, some
 from rootdiff.solvers._fixed_point import secant_scale
@@ -65,7 +65,7 @@ class Broyden(IterativeSolver):
     """
 
     max_steps: int = 200
-    memory: int = at_least(1, 30)
+    memory: int = limited(30, least=1)
     initial: Literal["jacobian", "identity"] = "jacobian"
 
     def init(self, residual: Residual, y: Array) -> State:

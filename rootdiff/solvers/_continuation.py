@@ -95,8 +95,8 @@ class Continuation(Solver):
     start: tuple[Any, ...] = field(metadata={"runtime": True})
     solver: Solver = field(default_factory=Newton)
     method: Literal["arclength", "natural"] = "arclength"
-    first_step: float = runtime(0.1)
-    max_step: float | None = runtime(None)
+    first_step: float = runtime(0.1, above=0, most=1)
+    max_step: float | None = runtime(None, above=0)
     max_steps: int = runtime(500)
 
     #: Causes and remedies in the words of a path.
@@ -111,14 +111,6 @@ class Continuation(Solver):
             "raise max_steps, or look at the path (history=True)",
         ),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("first_step", "max_step"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not 0 < value <= (1 if name == "first_step" else value):
-                allowed = "lie between 0 and 1" if name == "first_step" else "be positive, or None"
-                raise ArgumentError(f"continuation: {name} is {value!r}; it must {allowed}.")
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         if y0.ndim != 1:

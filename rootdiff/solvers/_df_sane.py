@@ -11,7 +11,7 @@ from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import select, status_where
-from rootdiff._settings import at_least
+from rootdiff._settings import limited
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, max_norm, norm2
@@ -58,7 +58,7 @@ class DFSane(IterativeSolver):
     """
 
     max_steps: int = 1000
-    memory: int = at_least(1, 10)
+    memory: int = limited(10, least=1)
 
     #: Long, since the residual may grow for a while before it falls.
     patience: ClassVar[int] = 200

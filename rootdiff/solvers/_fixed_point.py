@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
@@ -46,13 +45,9 @@ class FixedPoint(IterativeSolver):
     """
 
     max_steps: int = 1000
-    damping: float = runtime(1.0)
+    damping: float = runtime(1.0, above=0, below=2)
 
     short_steps = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_damping(self.damping, type(self).__name__)
 
     # the memory is the secant of each unknown, (*batch, n)
 
@@ -142,9 +137,3 @@ def secant_scale(xp: Any, moved: Array, changed: Array) -> Array:
     ratio = moved / xp.where(known, changed, 1.0)
     # without a change of f there is no slope to judge by: unless nothing moved, the error is unknown
     return xp.where((moved > 0) & ~known, xp.inf, xp.clip(ratio, 1.0))
-
-
-def check_damping(damping: Any, owner: str) -> None:
-    """Raise unless `damping` lies in (0, 2)."""
-    if isinstance(damping, int | float) and not 0 < damping < 2:
-        raise ArgumentError(f"{owner}: damping is {damping!r}; it must lie between 0 and 2, both excluded.")

@@ -157,6 +157,7 @@ def _factor_more(_: int, __: list[bool], matrix: Array) -> Any:
 @cache
 def _substitution(**kind: bool) -> Callable[[Array, Array], Array]:
     """Return X, (*batch, n, k), with A X = B, of triangular A, (*batch, n, n), and B; `kind` as in `lax.linalg`."""
+
     def of_system(matrix: Array, columns: Array) -> Array:
         return lax.linalg.triangular_solve(matrix, columns, left_side=True, **kind)
 
