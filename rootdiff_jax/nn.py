@@ -8,44 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rootdiff._residual import Residual
-from rootdiff._spectrum import growth_rate
+from rootdiff import _spectrum
+from rootdiff._adapter import bound
 from rootdiff._structure import describe, flat_residual
+from rootdiff_jax._adapter import JAX
 from rootdiff_jax._backend import JaxBackend
-from rootdiff_jax._precision import in_own_settings
 
 __all__ = ["jacobian_penalty", "spectral_radius"]
 
 
-def spectral_radius(cell: Callable[..., Any], z: Any, *args: Any, batch_ndim: int = 0, steps: int = 50) -> jax.Array:
-    """Return an estimate of the spectral radius of the Jacobian of `cell` at `z`: below one, iterations converge.
-
-    Parameters
-    ----------
-    cell : callable
-        ``cell(z, *args)`` returns a pytree like `z`.
-    z : jax.Array or pytree of them, (*batch, ...), floating
-        Where the Jacobian is taken, as a rule the fixed point.
-    *args : pytrees
-    batch_ndim : int
-        Number of leading axes of every leaf of `z` that index independent systems.
-    steps : int
-        Products with the transposed Jacobian; the relative error is about ``1 / steps``.
-
-    Returns
-    -------
-    jax.Array, (*batch)
-        Dimensionless, without derivative.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp, rootdiff_jax
-    >>> rootdiff_jax.nn.spectral_radius(lambda z, w: w * z, jnp.ones(3), jnp.array([0.5, -0.9, 0.1])).round(2).tolist()
-    0.9...
-    """
-    flat, y = _flat(cell, z, args, batch_ndim)
-    residual = Residual(flat, (), JaxBackend())
-    return in_own_settings(growth_rate)(residual, jax.lax.stop_gradient(y), steps)  # type: ignore[no-any-return]
+spectral_radius = bound(_spectrum.spectral_radius, JAX)
 
 
 def jacobian_penalty(

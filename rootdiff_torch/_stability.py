@@ -8,44 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootdiff._residual import Residual
-from rootdiff._spectrum import growth_rate
+from rootdiff import _spectrum
+from rootdiff._adapter import bound
 from rootdiff._structure import describe, flat_residual
+from rootdiff_torch._adapter import TORCH
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import Statistics
 from rootdiff_torch._derivatives import pullback
 
-
-def spectral_radius(cell: Callable[..., Any], z: Any, *args: Any, batch_ndim: int = 0, steps: int = 50) -> Tensor:
-    """Return an estimate of the spectral radius of the Jacobian of `cell` at `z`: below one, iterations converge.
-
-    Parameters
-    ----------
-    cell : callable
-        ``cell(z, *args)`` returns a pytree like `z`.
-    z : tensor or pytree of tensors, (*batch, ...), floating
-        Where the Jacobian is taken, as a rule the fixed point.
-    *args : pytrees
-    batch_ndim : int
-        Number of leading axes of every leaf of `z` that index independent systems.
-    steps : int
-        Products with the transposed Jacobian; the relative error is about ``1 / steps``.
-
-    Returns
-    -------
-    tensor, (*batch)
-        Dimensionless, without derivative.
-
-    Examples
-    --------
-    >>> import torch, rootdiff_torch
-    >>> weights = torch.tensor([0.5, -0.9, 0.1])
-    >>> rootdiff_torch.nn.spectral_radius(lambda z: weights * z, torch.ones(3))
-    tensor(0.9000)
-    """
-    flat, y = _flat(cell, z, args, batch_ndim)
-    with torch.no_grad():
-        return growth_rate(Residual(flat, (), BACKEND), y.detach(), steps).detach()  # type: ignore[no-any-return]
+spectral_radius = bound(_spectrum.spectral_radius, TORCH)
 
 
 def jacobian_penalty(
