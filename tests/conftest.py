@@ -65,10 +65,10 @@ def _few_compiled_programs() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before the cases are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let JAX, which compiles for each case, take cases that have each value once; the others wait for test-all.
+    """Let JAX, which compiles for each case, take one case of each test; the others wait for test-all.
 
-    NumPy and PyTorch take all. JAX without jit, whose loops are those with jit, takes one case of each file, and one of
-    each test that tells the two apart.
+    NumPy and PyTorch take all. JAX takes each value once of a test that is marked `each_in_jax`. Without jit, whose
+    loops are those with jit, it takes one case of each file, and one of each test that tells the two apart.
     """
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
@@ -84,6 +84,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             file = test.partition("::")[0]
             some = [] if file in seen and "jax-jit" not in inspect.getsource(of_test[0].function) else some[:1]
             seen.add(file)
+        elif not of_test[0].get_closest_marker("each_in_jax"):
+            some = some[:1]
         for place, item in enumerate(of_test):
             if place not in some:
                 item.add_marker(pytest.mark.exhaustive)

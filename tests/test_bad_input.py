@@ -20,6 +20,7 @@ def fine(y: Any, a: Any) -> Any:
     return y - a
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize(
     ("residual", "error", "words"),
     [
@@ -123,6 +124,7 @@ def test_unknown_policy(backend: Harness) -> None:
         backend.solve(fine, Y0, A, on_failure="explode")
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize("name", ["verbose", "history", "check"])
 @pytest.mark.parametrize("value", ["a", 1, None])
 def test_a_switch_that_is_neither_on_nor_off(backend: Harness, name: str, value: Any) -> None:
@@ -130,6 +132,7 @@ def test_a_switch_that_is_neither_on_nor_off(backend: Harness, name: str, value:
         backend.solve(fine, Y0, A, **{name: value})
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize("batch_ndim", [-1, 1.0, True, 2, "1"])
 def test_wrong_batch_ndim(backend: Harness, batch_ndim: Any) -> None:
     with pytest.raises(ArgumentError, match="batch_ndim"):

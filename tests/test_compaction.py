@@ -30,10 +30,9 @@ def residual(y: Any, scale: Any, weight: Any) -> Any:
     return y**3 + y + xp.tanh(y @ weight.mT if hasattr(weight, "mT") else y @ weight.T) - scale[..., None]
 
 
-#: JAX compiles two programs for each: a solver that factors, and one whose memory is large. Each solver is tested with
-#: NumPy and PyTorch, a chain in JAX by a test below, and an eager program by that of gradients.
-RARE = {("jax", solver) for solver in NATIVE} | {("jax-jit", solver) for solver in NATIVE}
-RARE -= {("jax-jit", "newton"), ("jax-jit", "broyden")}
+#: JAX compiles two programs for each: it takes one whose memory is large. Each solver is tested with NumPy and PyTorch,
+#: a chain of those that factor in JAX by a test below, and an eager program by that of gradients.
+RARE = {("jax", solver) for solver in NATIVE} | {("jax-jit", solver) for solver in NATIVE} - {("jax-jit", "broyden")}
 CASES = [
     pytest.param(name, solver, marks=[pytest.mark.exhaustive] if (name, solver) in RARE else [])
     for name in HARNESSES
@@ -133,6 +132,7 @@ def test_containers_are_marked_as_a_whole_or_leaf_by_leaf(backend: Harness) -> N
     np.testing.assert_allclose(out.y, wanted, rtol=1e-11)  # twice rtol, 1.8e-12, of the roots, rounded up
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize(
     ("marks", "message"),
     [

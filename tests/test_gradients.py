@@ -81,6 +81,7 @@ def _check(name: str, solver: Any, adjoint: str, family: str, seed: int, dtype: 
         np.testing.assert_allclose(out.y, case.root, **tolerance)
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize(("name", "solver", "adjoint"), _combinations())
 def test_vjp_is_closed_form(name: str, solver: str, adjoint: str) -> None:
     @given(family=families, seed=seeds)

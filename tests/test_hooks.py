@@ -88,6 +88,7 @@ BAD_IN_JAX = [
 ]
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize(
     ("name", "options", "error", "word"),
     [(name, *case) for name in ("numpy", "torch", "jax") for case in BAD] + [("jax", *case) for case in BAD_IN_JAX],
@@ -222,7 +223,12 @@ def test_jax_traces_bounds_and_what_a_correction_closes_over():
         @jax.vmap
         def solve(y0, size, lo):
             sol = rd.root(
-                squares, y0, a, bounds=(lo, None), correct=lambda trial, y: y + jnp.clip(trial - y, -size, size)
+                squares,
+                y0,
+                a,
+                solver="newton",
+                bounds=(lo, None),
+                correct=lambda trial, y: y + jnp.clip(trial - y, -size, size),
             )
             return sol.y, sol.steps, sol.method
 

@@ -342,6 +342,7 @@ def test_real_equations_of_a_complex_unknown_and_the_other_way_round(backend: Ha
     np.testing.assert_allclose(found.y[0] + 1j * found.y[1], np.sqrt(3.0 + 2.0j), rtol=1e-12)
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize(
     ("returned", "words"),
     [

@@ -61,6 +61,7 @@ def test_double_root_is_found(backend: Harness) -> None:
     assert abs(out.y[0] - 1) < 1e-7  # sqrt(eps): no better point exists
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize("solver", ["newton", "broyden", "anderson", "scipy:hybr", "scipy:lm"])
 def test_no_root_is_never_a_success(backend: Harness, solver: str) -> None:
     out = backend.solve(lambda y, a: y**2 + a, np.array([3.0]), np.array([1.0]), solver=solver, on_failure="ignore")
@@ -238,6 +239,7 @@ class _Raising(rootdiff.Solver):
         raise self.error
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize(
     "error",
     [

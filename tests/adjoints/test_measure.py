@@ -51,6 +51,7 @@ def test_error_is_at_most_ten_eps_times_condition(numpy_arrays: Any, name: str, 
     _check(numpy_arrays, name, condition, dtype)
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("condition", [1e4, 1e12])
 @pytest.mark.parametrize("name", ["auto", "lstsq", "gmres"])

@@ -35,6 +35,7 @@ def test_a_lie_reaches_no_gradient() -> None:
         sol.vjp(np.ones(2))
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize("wrong", [lambda _, b: b[..., :1], lambda _, b: b[..., None], lambda _, b: None])
 def test_a_wrong_shape_is_named(arrays: Any, wrong: Any) -> None:
     adjoint = rootdiff.LinearFunction(wrong)
@@ -135,6 +136,7 @@ class _Answering(LinearSolver):
         return answer
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

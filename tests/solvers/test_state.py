@@ -108,6 +108,7 @@ def test_another_state_is_refused_by_name():
             rootdiff.root(f, np.ones(2), A[0], solver=solver)
 
 
+@pytest.mark.each_in_jax
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("part", "got"), [("y", r"of shape \(4,\)"), ("f", r"of shape \(4,\)"), ("status", "of shape .* one per system")]
