@@ -176,12 +176,12 @@ def test_many_right_hand_sides_share_factors_in_jax(monkeypatch: pytest.MonkeyPa
         start = jnp.ones_like(b)
         return rootdiff_jax.root(lambda y, b: jnp.asarray(matrix) @ y - b, start, b, solver="newton_krylov").y
 
-    b = jnp.ones(ONE + 1)
-    np.testing.assert_allclose(jax.grad(lambda b: root(b)[0])(b), np.linalg.inv(matrix)[0], rtol=0, atol=1e-13)
+    b, unit, inverse = jnp.ones(ONE + 1), jnp.eye(ONE + 1), np.linalg.inv(matrix)
+    _, push = jax.linearize(root, b)
+    pull = jax.linear_transpose(push, b)
+    np.testing.assert_allclose(pull(unit[0])[0], inverse[0], rtol=0, atol=1e-13)
     assert tried
     tried.clear()
-    for transform in (jax.jacrev, jax.jacfwd):
-        np.testing.assert_allclose(transform(root)(b), np.linalg.inv(matrix), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(jax.vmap(pull)(unit)[0], inverse, rtol=0, atol=1e-13)  # jacrev
+    np.testing.assert_allclose(jax.vmap(push)(unit).T, inverse, rtol=0, atol=1e-13)  # jacfwd
     assert not tried
-    stacked = jax.vmap(jax.grad(lambda b: root(b)[0]))(jnp.stack([b, 2 * b]))
-    np.testing.assert_allclose(stacked, [np.linalg.inv(matrix)[0]] * 2, rtol=0, atol=1e-13)

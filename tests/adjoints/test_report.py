@@ -19,7 +19,7 @@ from tests.adjoints.quadratic import N, Quadratic, draw
 EPS = np.finfo(float).eps
 #: The whole study where tests are thorough, else its beginning.
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-TRIALS = 1000 if THOROUGH else 200
+TRIALS = 1000 if THOROUGH else 120
 #: Where the derivatives come from; all but the rules at every third trial, unless tests are thorough.
 SOURCES: dict[str, Any] = {
     "rules": {},
@@ -279,7 +279,8 @@ def test_the_three_packages_agree(package: str) -> None:
 def test_what_y_and_the_cotangent_may_be(package: str) -> None:
     rd = pytest.importorskip({"numpy": "rootdiff"}.get(package, f"rootdiff_{package}"))
     residual = lambda y, a: y**2 - a
-    for y, cotangent in ((1.5, 1.0), ([1.5, 1.5], [1.0, 2.0])):
+    # each operation of a report is a program in JAX, for each shape
+    for y, cotangent in ((1.5, 1.0), ([1.5, 1.5], [1.0, 2.0]))[package == "jax" :]:
         report = rd.gradient_report(residual, y, 2.0, cotangent=cotangent)
         assert float(report.y_error) == pytest.approx(1.5 / 2**0.5 - 1, rel=0.1)
     with pytest.raises(rootdiff.ArgumentError, match=r"gradient_report: the cotangent has leaves of shape \[\(3,\)\]"):
@@ -332,7 +333,7 @@ def test_the_error_of_the_root_that_rounding_hides_counts(package: str) -> None:
         return xp.stack([xp.exp(u[0]) + xp.exp(u[1]) - 1, xp.exp(u[0]) + xp.exp(u[2]) - 1, u[1] + u[2] - u[0] - k])
 
     k = xp.asarray(np.log(1e-22))
-    sol = rd.root(residual, xp.asarray(np.log([0.9, 0.1, 0.05])), k)
+    sol = rd.root(residual, xp.asarray(np.log([0.9, 0.1, 0.05])), k, solver="newton")
     report = rd.gradient_report(residual, sol.y, k)
     error = float(abs(sol.y[1] - sol.y[2])) / 2
     assert error > 1e-6
@@ -353,7 +354,7 @@ def test_products_in_float32_are_no_failure_of_the_adjoint(package: str) -> None
         return double(matrix @ single(xp.tanh(y))) + y - feed @ t
 
     theta = xp.asarray(np.array([0.6, -1.1]))
-    y = rd.root(residual, xp.asarray(np.zeros(3)), theta, on_failure="ignore").y
+    y = rd.root(residual, xp.asarray(np.zeros(3)), theta, solver="newton", on_failure="ignore").y
     report = rd.gradient_report(residual, y, theta)
     assert "can be trusted" in report.verdict
     assert 1e-9 < report.gradient_error < 1e-5

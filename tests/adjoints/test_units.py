@@ -108,8 +108,8 @@ def test_many_small_systems_at_once() -> None:
             f = lambda y, b: (a @ y[..., None])[..., 0] - b
             return rd.root(f, jnp.zeros_like(b), b, batch_ndim=1, solver="newton").y
 
-        _, pull = jax.vjp(solve, jnp.asarray(ones))
-        return pull(jnp.asarray(ones))[0], jax.jvp(solve, (jnp.asarray(ones),), (jnp.asarray(ones),))[1]
+        _, push = jax.linearize(solve, jnp.asarray(ones))
+        return jax.linear_transpose(push, jnp.asarray(ones))(jnp.asarray(ones))[0], push(jnp.asarray(ones))
 
     gradient, tangent = derivatives(jnp.asarray(matrix))
     np.testing.assert_allclose(gradient, np.linalg.solve(np.swapaxes(matrix, -1, -2), ones[..., None])[..., 0], 1e-9)

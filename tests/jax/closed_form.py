@@ -8,8 +8,10 @@ of `c`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,6 +42,11 @@ def of_peers_a_few(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=rare if ":" in name and name not in PEERS else []) for name in names]
 
 
+#: Eagerly one program, for one of each operation; inside another program no call.
+inline = partial(jax.jit, inline=True)
+
+
+@inline
 def c(theta: Any) -> Any:
     """Return the root, (*batch, 3), for parameters (*batch, 2)."""
     a, b = theta[..., 0], theta[..., 1]
@@ -53,6 +60,7 @@ def f(y: Any, theta: Any) -> Any:
     return (matrix @ d[..., None])[..., 0] + 0.3 * d * jnp.roll(d, 1, axis=-1) + 0.2 * d * jnp.sin(d)
 
 
+@inline
 def loss(y: Any) -> Any:
     """Return a scalar with all derivatives."""
     return jnp.sum(jnp.array([1.0, -2.0, 0.5]) * y + jnp.sin(y))

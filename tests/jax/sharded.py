@@ -155,20 +155,19 @@ def by_vmap(kind: AxisType, compiled: bool) -> None:
         return y, gradient
 
     def all_at_once(thetas: Any, starts: Any) -> Any:
-        tangent = jax.jvp(lambda t: of_one(t, START), (thetas,), (thetas,))
-        return value_and_grad(of_each, thetas, starts), value_and_grad(of_one, thetas, START), tangent
+        return value_and_grad(of_each, thetas, starts), jax.jvp(lambda t: of_one(t, START), (thetas,), (thetas,))
 
     with jax.set_mesh(mesh):
         inputs = jax.device_put(jnp.asarray(THETAS), rows), jax.device_put(jnp.asarray(STARTS), rows)
         if compiled:
-            *found_by, (y, tangent) = jax.jit(all_at_once)(*inputs)
+            found, (y, tangent) = jax.jit(all_at_once)(*inputs)
             assert y.sharding.is_equivalent_to(rows, 2)
+            np.testing.assert_allclose(y, c(THETAS), **EXACT)
             np.testing.assert_allclose(tangent, np.einsum("kij,kj->ki", slopes, THETAS), **EXACT)
         else:
-            found_by = [value_and_grad(of_one, inputs[0], START)]
-        for y, gradient in found_by:
-            assert y.sharding.is_equivalent_to(rows, 2)
-            check(y, gradient)
+            found = value_and_grad(of_one, inputs[0], START)
+        assert found[0].sharding.is_equivalent_to(rows, 2)
+        check(*found)
 
 
 def by_shard_map() -> None:
@@ -228,8 +227,11 @@ def by_shard_map_from_one_start() -> None:
         return rd.root(f, start, theta, **newton).y
 
     def all_at_once(thetas: Any) -> Any:
-        slopes, y = jax.vmap(jax.grad(lambda theta: (loss(y := by_args(theta)), y), has_aux=True))(thetas)
-        hessians = jax.vmap(jax.hessian(lambda theta: loss(by_args(theta))))(thetas)
+        def gradient(theta: Any) -> Any:
+            slope, y = jax.grad(lambda theta: (loss(y := by_args(theta)), y), has_aux=True)(theta)
+            return slope, (slope, y)
+
+        hessians, (slopes, y) = jax.vmap(jax.jacfwd(gradient, has_aux=True))(thetas)
         batch = rd.root(f, jnp.stack([start] * len(thetas)), thetas, batch_ndim=1, **newton).y
         closing = jax.vmap(lambda theta: rd.root(lambda y: f(y, theta), start, **newton).y)(thetas)
         index = jnp.full(len(thetas), rd.fixed_point(lambda z: 0.5 * z + lax.axis_index("batch"), 1.0, **newton).y)

@@ -65,7 +65,10 @@ def blocks(**options: Any) -> Any:
 
 @pytest.mark.parametrize(
     "solver",
-    ["newton", pytest.param("broyden", marks=pytest.mark.exhaustive), rd.Chain([rd.Newton(max_steps=5), rd.Newton()])],
+    [
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("newton", "broyden")),
+        rd.Chain([rd.Newton(max_steps=5), rd.Newton()]),
+    ],
 )
 def test_roots_steps_and_statuses_are_those_of_the_whole_batch(taken: list[int], solver: Any) -> None:
     wanted = whole(solver=solver, on_failure="ignore")

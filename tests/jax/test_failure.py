@@ -135,7 +135,8 @@ DERIVATIVES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "way", "derivative"), covering([*UNREAL], ["args", "batched_args", "closure", "vmap"], [*DERIVATIVES])
+    ("name", "way", "derivative"),
+    covering([*UNREAL], ["args", "batched_args", "closure", "vmap"], [*DERIVATIVES], together=1),
 )
 def test_a_masked_system_leaves_shared_derivatives_alone(name: str, way: str, derivative: str) -> None:
     """The Jacobian of the failed system is NaN too, and it is not said which arguments are of systems."""

@@ -49,11 +49,13 @@ def test_two_threads_do_not_wait_for_each_other() -> None:
 @pytest.mark.parametrize(
     ("solver", "mode", "n"),
     [
-        ("newton", "jacrev", 50),
         ("newton", "jacfwd", 100),
         ("auto", "jacrev", 50),
         ("anderson", "jacrev", 100),
-        ("broyden", "jacfwd", 100),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in [("newton", "jacrev", 50), ("broyden", "jacfwd", 100)]
+        ),
     ],
 )
 def test_a_jacobian_takes_the_memory_of_few_matrices(solver: str, mode: str, n: int) -> None:

@@ -13,39 +13,29 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-#: By process, since starting one takes as long as a case: the cases in it, and what each is about.
+#: What each case is about. They share one process, since starting one takes as long as a case.
 CASES = {
-    "jit": {
-        "jit-auto-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
-        "jit-explicit-lu": "jit over a sharded batch with explicit sharding, direct adjoint: no all-gather",
-        "jit-explicit-one-start": "jit over sharded args with explicit sharding, a start that is on all devices",
-        "jit-auto-batched-args": "jit over a sharded batch whose finished systems are taken out: no all-gather",
-        "jit-explicit-batched-args": "jit over such a batch with explicit sharding: no all-gather",
-        "jit-explicit-one-system": "jit over one system spread over explicit axes, iterative adjoint: no all-gather",
-        "jit-auto-shifts": "jit over one sharded system that couples neighbours, in GMRES: no all-gather",
-        "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
-    },
-    "vmap": {
-        "jit-explicit-vmap": "jit(vmap) over explicit axes: value, grad, jvp, from one start and from one each",
-        "eager-explicit-vmap": "vmap over explicit axes, not compiled as a whole",
-    },
-    "shard_map": {
-        "shard_map-gmres": "shard_map, iterative adjoint",
-        "shard_map-many": "shard_map, a large batch of single unknowns",
-        "shard_map-one-start": "shard_map, direct adjoint, of one start for all devices: grad, hessian, closures",
-        "shard_map-sums": "grad of shard_map with sums over devices in the residual: a data-parallel layer",
-        "shard_map-sums-twice": "second derivatives of shard_map with sums over devices in the residual",
-        "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
-    },
+    "jit-auto-gmres": "jit over a sharded batch, iterative adjoint: no all-gather",
+    "jit-explicit-lu": "jit over a sharded batch with explicit sharding, direct adjoint: no all-gather",
+    "jit-explicit-one-start": "jit over sharded args with explicit sharding, a start that is on all devices",
+    "jit-auto-batched-args": "jit over a sharded batch whose finished systems are taken out: no all-gather",
+    "jit-explicit-batched-args": "jit over such a batch with explicit sharding: no all-gather",
+    "jit-explicit-one-system": "jit over one system spread over explicit axes, iterative adjoint: no all-gather",
+    "jit-auto-shifts": "jit over one sharded system that couples neighbours, in GMRES: no all-gather",
+    "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
+    "jit-explicit-vmap": "jit(vmap) over explicit axes: value, grad, jvp, from one start and from one each",
+    "eager-explicit-vmap": "vmap over explicit axes, not compiled as a whole",
+    "shard_map-gmres": "shard_map, iterative adjoint",
+    "shard_map-many": "shard_map, a large batch of single unknowns",
+    "shard_map-one-start": "shard_map, direct adjoint, of one start for all devices: grad, hessian, closures",
+    "shard_map-sums": "grad of shard_map with sums over devices in the residual: a data-parallel layer",
+    "shard_map-sums-twice": "second derivatives of shard_map with sums over devices in the residual",
+    "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
 }
 
 
 @pytest.mark.parametrize(
-    "cases",
-    [
-        pytest.param(list(cases), id=name, marks=[pytest.mark.transform(words) for words in cases.values()])
-        for name, cases in CASES.items()
-    ],
+    "cases", [pytest.param([*CASES], marks=[pytest.mark.transform(words) for words in CASES.values()])]
 )
 def test_two_devices(cases: list[str]) -> None:
     command = [sys.executable, "-m", "tests.jax.sharded", *cases]
