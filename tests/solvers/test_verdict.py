@@ -311,7 +311,6 @@ def _alike(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     return matrix, np.round(matrix @ np.array([2.0, -1.0, 3.0]), 1)
 
 
-@pytest.mark.each_in_jax
 @pytest.mark.parametrize("kind", ["sparse", "full"])
 @pytest.mark.parametrize(
     "solver",
