@@ -13,7 +13,7 @@ import pytest
 import rootdiff_jax
 from rootdiff._sizes import are_better_together
 from rootdiff_jax._backend import JaxBackend
-from rootdiff_jax.xla import _substitution
+from rootdiff_jax.xla import _lu
 from tests.harness import covering
 
 COUNT = 96
@@ -118,7 +118,7 @@ def test_a_chain_factors_nothing_that_no_derivative_wants() -> None:
 def test_the_order_of_rows_is_that_of_jax(shape: tuple[int, ...]) -> None:
     matrix = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
     factors, _, order = jax.lax.linalg.lu(matrix)
-    found = jax.jit(_substitution.factor)(matrix)
+    found = jax.jit(_lu.factor)(matrix)
     assert found[1].dtype == order.dtype
     # entries of 1, to a few roundings: with some of OpenBLAS' kernels they depend on where a matrix lies in memory
     np.testing.assert_allclose(found[0], factors, rtol=0, atol=1e-12)
