@@ -22,6 +22,7 @@ from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
+from rootdiff._squares import flat_equations, gradient
 from rootdiff._structure import Structure, check_args, describe, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Nothing
@@ -54,6 +55,7 @@ class Options:
     vjp: Callable[..., Any] | None = None
     has_aux: bool = False
     jac_sparsity: Any = None
+    loss: str | None = None
 
     @classmethod
     def of(cls, variables: Mapping[str, Any]) -> Options:
@@ -118,15 +120,19 @@ class Task:
         structure: Structure | None = None,
         function: Callable[..., Any] | None = None,
     ) -> Callable[..., Array]:
-        """Return the residual as a function of a flat vector and the parameters."""
+        """Return the residual as a function of a flat vector and the parameters; of squares, what is squared."""
         function = self.function if function is None else function  # a module without layers is false
-        return flat_residual(function, structure or self.structure, rebuild, self.fixed_point, self.options.has_aux)
+        structure, has_aux, loss = structure or self.structure, self.options.has_aux, self.options.loss
+        if loss is not None:
+            return flat_equations(function, structure, rebuild, loss, has_aux)
+        return flat_residual(function, structure, rebuild, self.fixed_point, has_aux)
 
     def residual(self, structure: Structure | None = None, args: tuple[Any, ...] | None = None) -> Residual:
         """Return the residual with its parameters bound, of some of the systems where these are given."""
         parameters, rebuild = self.split(args)
-        flat = self.flat(rebuild, structure)
-        return Residual(flat, tuple(parameters), self.backend, fixed_point=self.fixed_point, pattern=self.pattern)
+        flat, backend = self.flat(rebuild, structure), self.backend
+        found = Residual(flat, tuple(parameters), backend, fixed_point=self.fixed_point, pattern=self.pattern)
+        return found if self.options.loss is None else replace(found, function=gradient(backend, flat), equations=found)
 
 
 class Found(NamedTuple):

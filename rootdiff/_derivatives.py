@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from rootdiff._residual import Residual
 from rootdiff._rules import check_rules
 from rootdiff._sparse import Entries, Sparse, sparse, told
 from rootdiff._sparsity import Pattern
+from rootdiff._squares import with_loss
 from rootdiff._structure import Structure
 
 
@@ -190,6 +191,35 @@ class GivenResidual(Residual):
             )
         structure.check(output[0], "vjp")
         return output
+
+
+@dataclass(frozen=True)
+class GivenEquations(GivenResidual):
+    """Equations, more than unknowns, whose Jacobian the user gives; both are without the `loss`, their value has it."""
+
+    loss: str = field(kw_only=True)
+
+    def _of_y(self, y: Array) -> Array:
+        return with_loss(np, self.loss, super()._of_y(y))
+
+    def _given(self, y: Array) -> Any:
+        structure = self.rules.structure
+        assert self.rules.jac is not None
+        if len(structure.shapes) > 1 or structure.complex_leaves[0]:
+            raise ArgumentError("jac: in least_squares it is for a y0 that is one real array. Leave it away.")
+        given = np.asarray(structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args))
+        r = super()._of_y(y)
+        batch, shape, size = structure.batch, structure.shapes[0], r.shape[-1] * y.shape[-1]
+        inner = given.shape[len(batch) : given.ndim - len(shape)]
+        if given.shape != (*batch, *inner, *shape) or given.size != math.prod(batch) * size or np.iscomplexobj(given):
+            raise ArgumentError(
+                f"jac: it returned {given.dtype} of shape {given.shape}, but must return real numbers: the batch axes, "
+                f"those of the residual, {r.shape[-1]} in all, those of y, {shape}."
+            )
+        matrix = np.astype(given.reshape(*batch, -1, y.shape[-1]), y.dtype)
+        if self.loss == "linear":
+            return matrix
+        return np.imag(with_loss(np, self.loss, r + 1e-20j))[..., None] * 1e20 * matrix  # a complex step
 
 
 def _of_matrix(backend: Any, matrix: Callable[[], Array], precision: float, shape: tuple[int, ...]) -> LinearOperator:

@@ -35,9 +35,10 @@ from rootdiff._report import GradientReport
 from rootdiff._solution import Solution
 from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
+from rootdiff._squares import Loss, check_loss
 from rootdiff._structure import flat_cotangent
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Continuation, Given
+from rootdiff.solvers import Continuation, GaussNewton, Given, Minimum
 
 
 def root(
@@ -280,6 +281,80 @@ def implicit(
     """
     options = locals() | {"solver": Given(rtol=rtol, atol=atol)}
     return _solved(adapter, _task(adapter, residual, y, args, options))
+
+
+def least_squares(
+    adapter: Adapter,
+    /,
+    residual: Callable[..., Any],
+    y0: Any,
+    *args: Any,
+    loss: Loss = "linear",
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    y_scale: Any = None,
+    on_failure: OnFailure = "raise",
+    jac: Callable[..., Any] | None = None,
+    derivatives: Derivatives = "finite-difference",
+    callback: Callable[[StepInfo], None] | None = None,
+    verbose: bool = False,
+    history: bool = False,
+    has_aux: bool = False,
+) -> Solution:
+    """Find y with the least squares of ``residual(y, *args)``, $differentiable.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(y, *args)`` returns a floating array, or a pytree of such, with at least as many numbers as there are
+        unknowns: of a batch, for each system along the axes after those of the batch.
+        $residual
+    y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, history, has_aux$options
+        As for `root`. A failure is a `y` that is no minimum.
+    loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"}
+        What is summed, as SciPy names it: rho(r^2), where "linear" is r^2. The others grow slower than that where r is
+        larger than 1: divide a residual by the size that its errors may have.
+    solver : str or Solver
+        "auto" takes `GaussNewton`, which descends. Others are those of `root`, of the gradient.
+    $jac_of_equations
+
+    Returns
+    -------
+    Solution
+        As of `root`; `residual_norm` is the largest entry of the gradient of half the sum, J^T r.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system fails and ``on_failure="raise"``$untraced.
+    $raises
+
+    Notes
+    -----
+    The minimum is a root of the gradient J^T r, and its derivative is that of such a root, with the whole Hessian
+    ``J^T J + sum r_i H_i`` of half the sum. Gauss-Newton's part alone, J^T J, is wrong as soon as r is not zero at the
+    minimum. The residual is differentiated twice, for a second derivative of y three times.
+    A success has a gradient of zero, as `root` judges a root, and a Hessian without a negative eigenvalue; with one the
+    status is SADDLE. It is SINGULAR where the Hessian is, since the residual does not determine the unknowns.
+    Neither is looked at above 1024 unknowns.
+    $second
+
+    Examples
+    --------
+    >>> import $imports
+    >>> t = $asarray([0.0, 1.0, 2.0, 3.0])
+    >>> data = $asarray([2.1, 1.2, 0.8, 0.4])
+    >>> fit = rd.least_squares(lambda y, data: y[0] * $xp.exp(-y[1] * t) - data, $asarray([1.0, 1.0]), data)
+    >>> [round(value, 3) for value in fit.y.tolist()]
+    [2.092, 0.523]
+    """
+    check_loss(loss)
+    chosen = GaussNewton() if solver == "auto" else get_solver(solver, adapter.backend().name)
+    options = locals() | {"solver": Minimum(solver=chosen)}
+    return _solved(adapter, _task(adapter, residual, y0, args, options))
 
 
 class Implicit(Protocol[P]):

@@ -66,8 +66,9 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
         return True
     norms, steps = backend.to_numpy(solution.residual_norm), backend.to_numpy(solution.steps)
     limits, raised = backend.xp.finfo(solution.residual_norm.dtype), RAISED.get()
+    entry, sought = getattr(solver, "sought", ("root", "root"))
     lines = [
-        f"root: {_count(statuses, 'has no root that can be vouched for', 'have no root that can be vouched for')}."
+        f"{entry}: {_count(statuses, *(f'{verb} no {sought} that can be vouched for' for verb in ('has', 'have')))}."
     ]
     for status in (s for s in Status if s > Status.RUNNING):
         where = statuses == status

@@ -13,7 +13,7 @@ from rootdiff import _entry
 from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound, check_function, task
 from rootdiff._compaction import compactable, with_scale
 from rootdiff._coupling import check_independent
-from rootdiff._derivatives import DerivativeRules, GivenResidual
+from rootdiff._derivatives import DerivativeRules, GivenEquations, GivenResidual
 from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP
@@ -26,6 +26,7 @@ from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import run
 from rootdiff._sparse import Sparse
+from rootdiff._squares import flat_equations
 from rootdiff._state import State
 from rootdiff._structure import Structure
 
@@ -73,7 +74,9 @@ class NumpyAdapter(Adapter):
     def solve(self, task: Task) -> Found:
         task = _with_pattern_of_jac(self, task)
         options, structure, start, hooks = task.options, task.structure, task.start, task.options.hooks
-        backend = NumpyBackend(options.derivatives, hooks.box(structure, start), task.scale)
+        # the gradient of a sum of squares holds differences, or complex steps, which have no complex step of their own
+        derivatives = options.derivatives if options.loss is None else "finite-difference"
+        backend = NumpyBackend(derivatives, hooks.box(structure, start), task.scale)
         problem = replace(self.measured(task), backend=backend)
         freezer, rules = Freezer(), ("jac", "jvp", "vjp")
         functions = [("the residual", task.function), *((name, getattr(options, name)) for name in rules)]
@@ -111,7 +114,7 @@ class NumpyAdapter(Adapter):
 
 def _with_pattern_of_jac(adapter: NumpyAdapter, task: Task) -> Task:
     """Return the task with the pattern of a `jac` that is sparse at the start."""
-    if task.options.jac is None or task.structure.is_empty:
+    if task.options.jac is None or task.structure.is_empty or task.options.loss is not None:
         return task
     found = adapter.measured(task).operator(task.start)
     return replace(task, pattern=found.pattern) if isinstance(found, Sparse) else task
@@ -120,11 +123,34 @@ def _with_pattern_of_jac(adapter: NumpyAdapter, task: Task) -> Task:
 def _with_rules(task: Task, structure: Structure, args: tuple[Any, ...]) -> Residual:
     """Return the residual of some systems, with the user's rules for its derivatives."""
     residual, rules = task.residual(structure, args), task.options
+    if residual.equations is not None:
+        return _of_squares(task, residual.equations, structure, args)
     if not any((rules.jac, rules.jvp, rules.vjp)):
         return residual
     given = DerivativeRules(rules.jac, rules.jvp, rules.vjp, structure, args, is_parameter)
     plain = (residual.function, residual.parameters, residual.backend)
     return GivenResidual(*plain, given, pattern=residual.pattern)
+
+
+def _of_squares(task: Task, equations: Residual, structure: Structure, args: tuple[Any, ...]) -> Residual:
+    """Return the gradient of half the sum of squares, of the user's `jac` or of differences of higher order."""
+    backend: Any = equations.backend
+    loss, (_, rebuild) = task.options.loss or "linear", task.split(args)
+    inner = backend.refined or backend
+    rules = DerivativeRules(task.options.jac, None, None, structure, args, is_parameter)
+    plain = flat_equations(task.function, structure, rebuild, "linear", task.options.has_aux)
+
+    def at(*parameters: Any) -> Residual:
+        if rules.jac is None:
+            return replace(equations, parameters=parameters, backend=inner)
+        return GivenEquations(plain, parameters, inner, replace(rules, args=rebuild(*parameters)), loss=loss)
+
+    def gradient(y: Any, *parameters: Any) -> Any:
+        r, matrix = at(*parameters).with_jacobian(y)
+        return np.matvec(np.matrix_transpose(matrix), r)
+
+    parameters, outer = equations.parameters, replace(backend, derivatives="finite-difference")
+    return Residual(gradient, parameters, outer, equations=at(*parameters))
 
 
 def _bind(
@@ -140,6 +166,7 @@ root = bound(_entry.root, NUMPY)
 fixed_point = bound(_entry.fixed_point, NUMPY)
 root_scalar = bound(_entry.root_scalar, NUMPY)
 implicit = with_wrap(bound(_entry.implicit, NUMPY), NUMPY)
+least_squares = bound(_entry.least_squares, NUMPY)
 continuation = bound(_entry.continuation, NUMPY)
 gradient_report = bound(_entry.gradient_report, NUMPY)
 detect_sparsity = bound(_entry.detect_sparsity, NUMPY)

@@ -36,6 +36,16 @@ WORDS = {
             where f is rounded to eps), or by complex steps, exact to rounding, for a residual that is analytic and
             takes complex numbers.
     """,
+    "jac_of_equations": """
+        jac : callable, optional
+            ``jac(y, *args)`` returns dr/dy, (*batch, ..., *shape), where `y0` is one real array: the axes of the
+            residual before those of y. Checked as that of `root`.
+    """,
+    "second": """
+        The gradient holds differences, whose error in y is part of `error`, and its derivatives are differences of it:
+        those of y are right to five to nine digits. `jac`, or ``derivatives="complex-step"``, which is taken within the
+        gradient, makes that eight to ten.
+    """,
     "options": ", derivatives",
     "fixed_point_options": ", derivatives",
     "rules": ", jac, jvp, vjp, derivatives",

@@ -41,6 +41,8 @@ class Residual:
         A point, and the residual there, which is not evaluated again at this very array.
     pattern : Pattern or None
         Where the Jacobian of each system may have entries, if that is known.
+    equations : Residual or None
+        Where this is the gradient of half a sum of squares: what is squared, (*batch, m).
     """
 
     function: Function
@@ -54,6 +56,7 @@ class Residual:
     scale: Array | None = field(default=None, kw_only=True)
     known: tuple[Array, Array] | None = field(default=None, kw_only=True)
     pattern: Pattern | None = field(default=None, kw_only=True)
+    equations: Residual | None = field(default=None, kw_only=True)
 
     @property
     def xp(self) -> Any:
@@ -67,6 +70,8 @@ class Residual:
 
     def check_rules(self, y: Array, where: Array) -> None:
         """Raise ArgumentError if a rule that the user gave is not the derivative at `y` of the systems `where`."""
+        if self.equations is not None:
+            self.equations.check_rules(y, where)
 
     @property
     def differentiable(self) -> bool:

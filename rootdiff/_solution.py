@@ -32,6 +32,7 @@ class Status(IntEnum):
     ILL_DETERMINED = 9
     RANDOM = 10
     WRONG_SPARSITY = 11
+    SADDLE = 12
 
     @property
     def success(self) -> bool:
@@ -93,6 +94,10 @@ _WORDS: dict[Status, tuple[str, str]] = {
         "give a pattern that has them: where entries come and go with y, that of several points, "
         "detect_sparsity(residual, y0, *args) | detect_sparsity(residual, y1, *args)",
     ),
+    Status.SADDLE: (
+        "the gradient is zero at y, but there is a direction along which the objective falls: a saddle or a maximum",
+        "start elsewhere, beside any symmetry that the start has",
+    ),
 }
 
 
@@ -124,6 +129,7 @@ class Method(IntEnum):
     BRACKETED_NEWTON = 14
     SCIPY = 15
     OPTIMISTIX = 16
+    GAUSS_NEWTON = 17
 
 
 class RawSolution(NamedTuple):

@@ -184,15 +184,57 @@ class Structure:
         floating = all(backend.is_array(leaf) and xp.isdtype(leaf.dtype, kinds) for leaf in leaves)
         if not floating or (lead and isinstance(output, list)):
             return output
-        other = replace(
+        other = self._of_output(leaves, tree)
+        fits = other.size == self.size and all(tuple(leaf.shape[:lead]) == self.batch for leaf in leaves)
+        return self.unravel(other.ravel(output)) if fits else output
+
+    def _of_output(self, leaves: list[Any], tree: Any) -> Structure:
+        """Return the structure of a pytree of arrays with the same batch axes."""
+        lead, kind = len(self.batch), "complex floating"
+        return replace(
             self,
             tree=tree,
             shapes=tuple(tuple(leaf.shape[lead:]) for leaf in leaves),
             dtypes=tuple(leaf.dtype for leaf in leaves),
-            complex_leaves=tuple(xp.isdtype(leaf.dtype, kinds[1]) and not self.complex_step for leaf in leaves),
+            complex_leaves=tuple(
+                self.backend.xp.isdtype(leaf.dtype, kind) and not self.complex_step for leaf in leaves
+            ),
         )
-        fits = other.size == self.size and all(tuple(leaf.shape[:lead]) == self.batch for leaf in leaves)
-        return self.unravel(other.ravel(output)) if fits else output
+
+    def equations(self, output: Any, dtype: Any) -> Array:
+        """Return what a residual of more equations than unknowns returned as a vector of this dtype, m >= n."""
+        backend, xp = self.backend, self.backend.xp
+        if not self.batch:
+            output = as_value(backend, output, False)
+        leaves, tree = backend.flatten(output)
+        leaves = leaves or [output]
+        for leaf in leaves:
+            if not backend.is_array(leaf) or not xp.isdtype(leaf.dtype, ("real floating", "complex floating")):
+                raise ArgumentTypeError(
+                    f"residual: it returned {_describe_tree(backend, output)}, but least_squares needs floating "
+                    f"{backend.name} arrays, or a pytree of them."
+                )
+            if tuple(leaf.shape[: len(self.batch)]) != self.batch:
+                raise ArgumentError(
+                    f"residual: it returned shape {tuple(leaf.shape)}, which does not begin with the batch axes of y0, "
+                    f"{self.batch}. Return the equations of each system along the axes after them."
+                )
+        other = self._of_output(leaves, tree)
+        if other.size < self.size:
+            raise ArgumentError(
+                f"residual: it returned {other.size} equations for {self.size} unknowns, whose sum of squares has no "
+                "single minimum. Add equations, such as small multiples of y less what it should be near to, or fix "
+                "unknowns as args."
+            )
+        value = other.ravel(output)
+        if value.dtype == dtype or self.complex_step:
+            return value
+        if not self._is_wider(value.dtype, dtype):
+            raise ArgumentTypeError(
+                f"residual: it returned dtype {value.dtype}, but y0 has dtype {dtype}. Give y0 and args one dtype, and "
+                "keep it inside the function."
+            )
+        return xp.astype(value, dtype)
 
     def _as_array(self, output: Any) -> Any:
         """Return a list of values or a number as an array, where the unknown of one system is one array."""
@@ -392,5 +434,5 @@ def _advice(equations: int, unknowns: int) -> str:
     if equations < unknowns:
         return "with fewer equations than unknowns the root is not determined: add equations, or fix unknowns as args"
     if equations > unknowns:
-        return "for more equations than unknowns minimise their sum of squares"
+        return "for more equations than unknowns minimise their sum of squares with least_squares"
     return "arrange them as y0 is"

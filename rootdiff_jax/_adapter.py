@@ -113,6 +113,7 @@ class JaxAdapter(Adapter):
             batched,
             options.batch_ndim,
             pattern=task.pattern,
+            squares=options.loss is not None,
         )
         scale = None if task.scale is None else _like(y, jax.lax.stop_gradient(task.scale))
         inputs = Inputs(y, solver_values, adjoint_values, of_correct, scale, operands)
@@ -223,6 +224,7 @@ root = bound(_entry.root, JAX)
 fixed_point = bound(_entry.fixed_point, JAX)
 root_scalar = bound(_entry.root_scalar, JAX)
 implicit = with_wrap(bound(_entry.implicit, JAX), JAX)
+least_squares = bound(_entry.least_squares, JAX)
 continuation = bound(_entry.continuation, JAX)
 gradient_report = bound(_entry.gradient_report, JAX)
 detect_sparsity = bound(_entry.detect_sparsity, JAX)

@@ -113,7 +113,8 @@ class JaxBackend(Backend):
         def both(y: Array) -> tuple[Array, Array]:
             if self.reverse_only:
                 value, pullback = jax.vjp(function, y)
-                return value, pullback(jnp.ones_like(y))[0]
+                rows = _products_with_units(lambda unit: pullback(unit)[0], value, -2)
+                return value, rows[..., 0]
             return jax.jvp(function, (y,), (jnp.ones_like(y),))
 
         if y.size >= _MANY and _has_sine_and_cosine(both, y):
@@ -154,7 +155,7 @@ class JaxBackend(Backend):
             def rmatvec(cotangent: Array) -> Array:
                 return pullback(cotangent)[0]
 
-            return value, transpose(rmatvec), rmatvec, lambda: _products_with_units(rmatvec, y, -2)
+            return value, transpose(rmatvec), rmatvec, lambda: _products_with_units(rmatvec, value, -2)
         value, matvec = jax.linearize(function, y)
         return (
             value,
@@ -258,15 +259,15 @@ def _are_spread_alike(kind: Any, other: Any) -> bool:
     return varying_axes(kind) == varying_axes(other) and kind.sharding == other.sharding
 
 
-def _products_with_units(product: Function, y: Array, axis: int) -> Array:
-    """Return the products with all unit vectors, along an axis; where they are many, some at a time."""
-    n = y.shape[-1]
+def _products_with_units(product: Function, like: Array, axis: int) -> Array:
+    """Return the products with all unit vectors like a vector, along an axis; where they are many, some at a time."""
+    n = like.shape[-1]
     blocks = -(-n // _COLUMNS)
     size = -(-n // blocks)
 
     def some(start: Any) -> Array:
         units = jnp.arange(n) == start + jnp.arange(size)[:, None]
-        return jax.vmap(lambda unit: product(jnp.zeros_like(y) + unit), out_axes=axis)(units)
+        return jax.vmap(lambda unit: product(jnp.zeros_like(like) + unit), out_axes=axis)(units)
 
     def step(block: Array, found: Array) -> Array:
         start = jnp.minimum(block * size, n - size)
@@ -274,7 +275,10 @@ def _products_with_units(product: Function, y: Array, axis: int) -> Array:
 
     if blocks == 1:
         return some(0)
-    return lax.fori_loop(0, blocks, step, jnp.broadcast_to(jnp.expand_dims(jnp.zeros_like(y), axis), (*y.shape, n)))
+    zeros = jnp.zeros_like(like)
+    zeros = zeros if jax.eval_shape(product, like).shape == like.shape else product(zeros)
+    shape = (*zeros.shape, n) if axis == -1 else (*zeros.shape[:-1], n, zeros.shape[-1])
+    return lax.fori_loop(0, blocks, step, jnp.broadcast_to(jnp.expand_dims(zeros, axis), shape))
 
 
 def _has_sine_and_cosine(function: Function, y: Array) -> bool:

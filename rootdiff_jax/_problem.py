@@ -16,6 +16,7 @@ from rootdiff._residual import Residual
 from rootdiff._settings import runtime_settings, with_settings
 from rootdiff._solution import Status
 from rootdiff._sparsity import Pattern
+from rootdiff._squares import gradient
 from rootdiff_jax._backend import JaxBackend
 from rootdiff_jax._trace import Traced
 
@@ -72,7 +73,8 @@ class Problem:
 
     `fixed_point` tells that the residual is ``cell(y) - y``. Where it is known which of the operands carry the batch
     axes, `batched`, the residual is traced for one system. So many of the batch axes as `mapped` are those of vmap. The
-    `pattern` is that of the Jacobian of each system, if it is known.
+    `pattern` is that of the Jacobian of each system, if it is known. Of `squares` the residual is the gradient of
+    half the sum of squares of the function.
     """
 
     function: Traced
@@ -85,9 +87,14 @@ class Problem:
     batch_ndim: int = 0
     mapped: int = 0
     pattern: Pattern | None = None
+    squares: bool = False
 
     def call(self, y: Array, *operands: Array) -> Array:
         """Return the residual of all systems, (*batch, n)."""
+        residual = gradient(JaxBackend(), self._equations) if self.squares else self._equations
+        return residual(y, *operands)
+
+    def _equations(self, y: Array, *operands: Array) -> Array:
         if self.batched is None:
             return self.function(y, *operands)
         lead = self.batch_ndim
@@ -97,12 +104,15 @@ class Problem:
 
         parts = [split(part) if flag else part for part, flag in zip(operands, self.batched, strict=True)]
         axes = [0 if flag else None for flag in self.batched]
-        return jnp.reshape(jax.vmap(self.function, in_axes=(0, *axes))(split(y), *parts), y.shape)
+        found = jax.vmap(self.function, in_axes=(0, *axes))(split(y), *parts)
+        return jnp.reshape(found, (*y.shape[:-1], found.shape[-1]))
 
     def residual(self, operands: tuple[Any, ...]) -> Residual:
         """Return the residual with its parameters bound."""
         backend = JaxBackend(self.function.reverse_only, self.function.differentiable)
         residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point, pattern=self.pattern)
+        if self.squares:
+            return replace(residual, equations=Residual(self._equations, operands, backend))
         return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
 
     def _take(self, operands: tuple[Any, ...], pick: Pick, _: int) -> Residual:

@@ -177,6 +177,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         settings=len(settings),
         scaled=task.scale is not None,
         cuda_graph=options.cuda_graph,
+        squares=options.loss is not None,
     )
     y, status, steps, norm, method, _, error, *_ = apply(Root, problem, start, *inputs)
     if statistics.count and not hidden and bool((status <= int(Status.AT_PRECISION)).all()):
@@ -249,6 +250,7 @@ root = bound(_entry.root, TORCH)
 fixed_point = bound(_entry.fixed_point, TORCH)
 root_scalar = bound(_entry.root_scalar, TORCH)
 implicit = with_wrap(bound(_entry.implicit, TORCH), TORCH)
+least_squares = bound(_entry.least_squares, TORCH)
 continuation = bound(_entry.continuation, TORCH)
 gradient_report = bound(_entry.gradient_report, TORCH)
 detect_sparsity = bound(_entry.detect_sparsity, TORCH)

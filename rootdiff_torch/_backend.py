@@ -122,8 +122,6 @@ class TorchBackend(Backend):
 
     def with_jacobian(self, function: Function, y: Tensor) -> tuple[Tensor, Tensor]:
         graph = Linearization(function, y)
-        if y.shape[-1] == 1:
-            return graph.f.detach(), graph.rmatvec(torch.ones_like(graph.f))[..., None]
         return graph.f.detach(), graph.matrix
 
     def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
@@ -208,14 +206,20 @@ class Linearization:
 
     @cached_property
     def matrix(self) -> Tensor:
-        """The Jacobian matrices, (*batch, n, n)."""
+        """The Jacobian matrices, (*batch, m, n): by rows, or by columns where these are fewer."""
         check_not_made_in_first_step(self._in_first_step)
-        n = self.y.shape[-1]
-        if n == 1:
-            return self.rmatvec(torch.ones_like(self.f))[..., None]
-        units = torch.eye(n, dtype=self.f.dtype, device=self.f.device)
-        units = units.reshape(n, *(1,) * (self.f.ndim - 1), n).expand(n, *self.f.shape)
-        return pullbacks(self.f, self.y, units).movedim(0, -2)
+        if self.f.shape[-1] == 1:
+            return self.rmatvec(torch.ones_like(self.f))[..., None, :]
+        if self.y.shape[-1] < self.f.shape[-1] and self.transposed is not None:
+            return pullbacks(*self.transposed, _units(self.y)).movedim(0, -1)
+        return pullbacks(self.f, self.y, _units(self.f)).movedim(0, -2)
+
+
+def _units(like: Tensor) -> Tensor:
+    """Return the unit vectors, (n, *batch, n), of vectors (*batch, n)."""
+    n = like.shape[-1]
+    units = torch.eye(n, dtype=like.dtype, device=like.device)
+    return units.reshape(n, *(1,) * (like.ndim - 1), n).expand(n, *like.shape)
 
 
 def _lasting(make: Callable[[], _T]) -> Callable[[], _T]:

@@ -16,6 +16,7 @@ from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
+from rootdiff._squares import gradient
 from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
@@ -74,6 +75,7 @@ class Problem:
     settings : int. How many parameters, the last ones, are settings of the solve.
     scaled : bool. Whether the last one of these is the size of the unknowns.
     cuda_graph : bool. Whether loops are to be recorded.
+    squares : bool. Whether the root is that of the gradient of half the sum of squares of `original`.
     outcome : Outcome. What `forward` finds out, for Python to branch on under every transform.
     """
 
@@ -96,13 +98,20 @@ class Problem:
     settings: int = 0
     scaled: bool = False
     cuda_graph: bool = False
+    squares: bool = False
     observe: Callable[[StepInfo], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     def function(self, *inputs: Tensor) -> Tensor:
         """Return the residual of y and the parameters; constants of a system that failed are those of a good one."""
+        return self._of_equations(self._equations)(*inputs)
+
+    def _equations(self, *inputs: Tensor) -> Tensor:
         found, regular = self.outcome.constants
         return with_captured(self.original, found, len(inputs))(*inputs, *regular)
+
+    def _of_equations(self, equations: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return gradient(BACKEND, equations) if self.squares else equations
 
     def check(self, whole: bool = False) -> None:
         """Raise if a tensor that the residual reads has changed in place, or an array that could be put back too."""
@@ -125,16 +134,17 @@ class Problem:
 
     def bound(self, parameters: tuple[Tensor, ...], start: Tensor) -> tuple[Residual, Solver]:
         """Return the residual and the solver, with plain parameters in them, for a solve from `start`."""
-        function, first = self.direct or self.function, self.first
+        function, first = self.direct or self._equations, self.first
 
         def known(y: Tensor, *parameters: Tensor) -> Tensor:
             return first if first is not None and y is start else function(y, *parameters)
 
         backend = BACKEND if self.observe is None else TorchBackend(predicts=False)
         residual: Residual = _FromStart(
-            known,
+            self._of_equations(known),
             parameters,
             backend,
+            equations=Residual(known, parameters, backend) if self.squares else None,
             observe=self.observe,
             fixed_point=self.fixed_point,
             pattern=self.pattern,

@@ -67,6 +67,21 @@ def test_a_solver(solver: str, problem: str) -> None:
     assert own.converged.all() or solver in ("fixed_point", "anderson", "scipy:anderson")  # made for other problems
 
 
+def _overdetermined(y: Any, a: Any) -> Any:
+    xp = array_namespace(y)
+    return xp.concat([_cubic(y, a), xp.exp(y) - 2.0], axis=-1)
+
+
+@pytest.mark.parametrize("loss", ["linear", "soft_l1", "huber", "cauchy", "arctan"])
+def test_a_sum_of_squares(loss: str) -> None:
+    y0, a = np.ones((4, 2)), np.linspace(1.0, 9.0, 8).reshape(4, 2)
+    own, other = (
+        module.least_squares(_overdetermined, *map(take, (y0, a)), loss=loss, batch_ndim=1)
+        for module, take in ((rootdiff, np.array), (strict, _strict))
+    )
+    np.testing.assert_allclose(strict.inside(other.y), own.y, rtol=1e-7)
+
+
 @pytest.mark.parametrize("solver", ["auto", "fixed_point", "anderson"])
 def test_a_fixed_point(solver: str) -> None:
     own, _ = _both("fixed_point", _cell, np.zeros(70), np.linspace(0.0, 1.0, 70), solver=solver)

@@ -21,7 +21,7 @@ from rootdiff_jax._words import WORDS as JAX_WORDS
 from rootdiff_torch._words import WORDS as TORCH_WORDS
 
 PACKAGES = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
-ENTRIES = ("root", "fixed_point", "implicit", "root_scalar", "continuation", "gradient_report")
+ENTRIES = ("root", "fixed_point", "implicit", "least_squares", "root_scalar", "continuation", "gradient_report")
 SOLVING = ("root", "root_scalar", "continuation")
 ALONE = {
     "rootdiff": {"jac", "jvp", "vjp", "derivatives"},
@@ -194,6 +194,7 @@ def test_arguments_are_checked_once(package: str, name: str, monkeypatch: pytest
         "continuation": lambda f: f(square, array([1.0]), array([1.0]), array([2.0])),
         "gradient_report": lambda f: f(square, array([1.41]), array([2.0])),
         "implicit": lambda f: f(square, array([1.0]), array([1.0])),
+        "least_squares": lambda f: f(square, array([1.0]), array([2.0])),
     }
     calls[name](entry(package, name))
     assert len(seen) == 1

@@ -92,3 +92,12 @@ def test_chemistry_and_its_jacobian_are_those_of_nested_bisections(equilibrium_f
     # the bisections are good to 1e-13, so their differences to 1e-9; the truncation is of the order of the step squared
     np.testing.assert_allclose(jacobian, expected[:, 1:], atol=1e-7)
     assert np.max(np.abs(jacobian)) > 0.3
+
+
+def test_curves_have_the_certified_parameters():
+    printed = run("examples/curve_fit.py")
+    rows = re.findall(rf"^(?:Misra1a|MGH09) +b\d +{NUMBER} +{NUMBER} +{NUMBER} +{NUMBER}$", printed, re.MULTILINE)
+    assert len(rows) == 6
+    for _, off, deviation, linearised in rows:
+        assert float(off) < 1e-9
+        assert float(deviation) == pytest.approx(float(linearised), rel=0.4)

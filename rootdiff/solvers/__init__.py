@@ -14,9 +14,11 @@ from rootdiff.solvers._chord import Chord as Chord
 from rootdiff.solvers._continuation import Continuation as Continuation
 from rootdiff.solvers._df_sane import DFSane as DFSane
 from rootdiff.solvers._fixed_point import FixedPoint as FixedPoint
+from rootdiff.solvers._gauss_newton import GaussNewton as GaussNewton
 from rootdiff.solvers._given import Given as Given
 from rootdiff.solvers._given import Nothing as Nothing
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
+from rootdiff.solvers._minimum import Minimum as Minimum
 from rootdiff.solvers._newton import Newton as Newton
 from rootdiff.solvers._newton_krylov import NewtonKrylov as NewtonKrylov
 from rootdiff.solvers._pseudo_transient import PseudoTransient as PseudoTransient

@@ -71,8 +71,8 @@ class LevenbergMarquardt(TrustRegionSolver):
         at = self._prepared(residual, state)
         matrix = at.matrix / at.rows[..., None]
         inverse = Equilibrated(residual.backend.lu_factor(matrix), at.rows)  # a small part of the work of an SVD
-        spectrum = _decompose(xp, matrix / at.metric[..., None, :], at.f)
-        newton = _damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
+        spectrum = decompose(xp, matrix / at.metric[..., None, :], at.f)
+        newton = damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
         regular = every(xp, spectrum.values > 0)
         attempt = search(residual, y, at, self._proposal(residual, y, at, spectrum, regular))
         return self._ended(xp, at, attempt, newton, regular, inverse)
@@ -84,7 +84,7 @@ class LevenbergMarquardt(TrustRegionSolver):
 
         def propose(radius: Array) -> tuple[Array, Array]:
             damping = _damping(residual, spectrum, radius)
-            step = _damped(xp, spectrum, spectrum.f, damping)
+            step = damped(xp, spectrum, spectrum.f, damping)
             full = (damping == 0) & regular
             if self.geodesic:
                 step = step + xp.where(full[..., None], 0.0, bend(step, damping))
@@ -97,24 +97,25 @@ class LevenbergMarquardt(TrustRegionSolver):
                 (residual(y + h * velocity) / at.rows - at.f) / h - slope
             )  # Transtrum & Sethna (2012), eq. 12
             along = (xp.matrix_transpose(spectrum.left) @ second[..., None])[..., 0]
-            acceleration = _damped(xp, spectrum, along, damping)
+            acceleration = damped(xp, spectrum, along, damping)
             small = 2 * norm2(xp, acceleration) <= _LARGEST_BEND * norm2(xp, step)
             return xp.where(small[..., None], 0.5 * acceleration, 0.0)
 
         return propose
 
 
-def _decompose(xp: Any, matrix: Array, f: Array) -> _Spectrum:
-    n = matrix.shape[-1]
+def decompose(xp: Any, matrix: Array, f: Array) -> _Spectrum:
+    """Return the singular value decomposition of matrices, (*batch, m, n), and `f` in its basis."""
+    m = matrix.shape[-2]
     finite = every(xp, is_finite(xp, matrix))
     clean = xp.where(finite[..., None, None], matrix, xp.zeros_like(matrix))
     left, values, right = xp.linalg.svd(clean, full_matrices=False)
-    noise = n * xp.finfo(matrix.dtype).eps * values[..., :1]
+    noise = m * xp.finfo(matrix.dtype).eps * values[..., :1]
     values = xp.where(values > noise, values, 0.0)
     return _Spectrum(left, values, right, (xp.matrix_transpose(left) @ f[..., None])[..., 0])
 
 
-def _damped(xp: Any, spectrum: _Spectrum, f: Array, damping: Array) -> Array:
+def damped(xp: Any, spectrum: _Spectrum, f: Array, damping: Array) -> Array:
     """Return the scaled step -V s / (s^2 + damping) f for a residual in the basis U."""
     weights = _weights(xp, spectrum.values, damping) * f
     return -(xp.matrix_transpose(spectrum.right) @ weights[..., None])[..., 0]

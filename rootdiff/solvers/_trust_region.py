@@ -50,13 +50,17 @@ class TrustRegionSolver(IterativeSolver):
         xp = residual.xp
         (y, f, *_), region, *_ = state
         matrix = residual.jacobian(y)
+        scale, metric, radius = self._measured(xp, y, matrix, region)
+        rows = norm2(xp, matrix / metric[..., None, :])
+        rows = xp.where((rows > 0) & xp.isfinite(rows), rows, 1.0)
+        return Linearisation(rows, matrix, f / rows, scale, metric, radius)
+
+    def _measured(self, xp: Any, y: Array, matrix: Array, region: Region) -> tuple[Array, Array, Array]:
+        """Return the scale of the variables, as kept and as used, and the radius."""
         scale = scaling(xp, matrix, region.scale)
         known = scale > 0 if self.scale == "columns" else scale < 0
         metric = xp.where(known, scale, 1.0)
-        rows = norm2(xp, matrix / metric[..., None, :])
-        rows = xp.where((rows > 0) & xp.isfinite(rows), rows, 1.0)
-        radius = xp.where(region.radius < 0, first_radius(xp, y, metric, self.radius), region.radius)
-        return Linearisation(rows, matrix, f / rows, scale, metric, radius)
+        return scale, metric, xp.where(region.radius < 0, first_radius(xp, y, metric, self.radius), region.radius)
 
     def _ended(
         self, xp: Any, at: Linearisation, attempt: Attempt, newton: Array, regular: Array, inverse: Equilibrated

@@ -1,0 +1,108 @@
+"""The Levenberg-Marquardt method for sums of squares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._iterate import Iterate, State, running
+from rootdiff._residual import Residual
+from rootdiff._select import status_where
+from rootdiff._settings import runtime
+from rootdiff._solution import RawSolution, Status
+from rootdiff._space import every, is_finite, is_within, max_norm, norm2
+from rootdiff.solvers._correct import corrected
+from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt, damped, decompose
+from rootdiff.solvers._radius import Linearisation, search
+from rootdiff.solvers._trust_region import Region
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussNewton(LevenbergMarquardt):
+    """The Levenberg-Marquardt method for least squares: Gauss-Newton steps within a scaled trust region.
+
+    For `least_squares`. It ends where the sum of squares resolves no further step; Newton corrections of its gradient,
+    with the whole Hessian, follow.
+
+    Parameters
+    ----------
+    rtol, atol, max_steps, radius, scale, geodesic
+        As for `LevenbergMarquardt`.
+
+    Notes
+    -----
+    One singular value decomposition of J, (m, n), per step, which any number of trial radii share.
+
+    References
+    ----------
+    Moré (1978), "The Levenberg-Marquardt algorithm: implementation and theory". Dennis, Gay & Welsch (1981), "An
+    adaptive nonlinear least-squares algorithm", on residuals that are large at the minimum.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> t = np.linspace(0.0, 1.0, 5)
+    >>> rate = rootdiff.least_squares(
+    ...     lambda y, data: np.exp(-y * t) - data, 1.0, np.exp(-2 * t), solver=rootdiff.GaussNewton(geodesic=True)
+    ... )
+    >>> round(float(rate.y), 6)
+    2.0
+    """
+
+    max_steps: int = runtime(1000)
+    radius: float = runtime(1.0)
+
+    short_steps: ClassVar[int] = 0  # in a curved valley they are short, and the sum falls slowly
+
+    @property
+    def descends(self) -> bool:
+        return True
+
+    def init(self, residual: Residual, y: Array) -> State:
+        if residual.equations is None:
+            raise ArgumentError("solver: GaussNewton minimises a sum of squares. Call least_squares, or take 'auto'.")
+        region = Region(residual.xp.zeros_like(y), -residual.xp.ones_like(y[..., 0]))
+        return self._at(residual, y, region, running(residual.xp, y))
+
+    def step(self, residual: Residual, state: State) -> State:
+        assert residual.equations is not None
+        xp, y, (region, r, matrix) = residual.xp, state.iterate.y, state.memory
+        equations = replace(residual.equations, active=residual.active, correct=residual.correct)
+        scale, metric, radius = self._measured(xp, y, matrix, region)
+        at = Linearisation(xp.ones_like(r), matrix, r, scale, metric, radius)
+        spectrum = decompose(xp, matrix / metric[..., None, :], r)
+        regular = every(xp, spectrum.values > 0)
+        whole = damped(xp, spectrum, spectrum.f, xp.zeros_like(radius)) / metric
+        attempt = search(equations, y, at, self._proposal(equations, y, at, spectrum, regular))
+        # the sum of squares tells steps apart as long as r is not orthogonal to the columns of J
+        resolved = norm2(xp, spectrum.f) > 2 * float(xp.finfo(y.dtype).eps) ** 0.5 * norm2(xp, r)
+        status = status_where(xp, attempt.accepted & resolved, Status.RUNNING, Status.STALLED)
+        new = self._at(residual, attempt.y, Region(scale, attempt.radius), status)
+        # where the gradient was halved by it, a whole step is longer than the error that it leaves
+        eps = float(xp.finfo(y.dtype).eps)
+        taken = is_within(xp, attempt.y - y - whole, 0.1 * xp.abs(whole) + eps * xp.abs(y))
+        halved = norm2(xp, new.iterate.f) <= 0.5 * norm2(xp, state.iterate.f)
+        error = xp.where((attempt.accepted & taken & halved)[..., None], xp.abs(whole), new.iterate.error)
+        return new._replace(iterate=new.iterate._replace(error=error))
+
+    def _at(self, residual: Residual, y: Array, region: Region, status: Array) -> State:
+        """Return the state at a point, whose norm is that of r."""
+        assert residual.equations is not None
+        xp = residual.xp
+        r, matrix = residual.equations.with_jacobian(y)
+        gradient = (xp.matrix_transpose(matrix) @ r[..., None])[..., 0]
+        finite = is_finite(xp, gradient)
+        status = xp.astype(xp.where(finite, status, int(Status.NONFINITE)), xp.int32)
+        return State(
+            Iterate(y, gradient, xp.full_like(y, xp.inf), status, norm2(xp, r)),
+            (region, r, matrix),
+        )
+
+    def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
+        """Return the solution after Newton corrections of the gradient, where the sum of squares falls no further."""
+        xp = residual.xp
+        raw = raw._replace(residual_norm=max_norm(xp, residual(raw.y)))
+        done = (raw.status == int(Status.STALLED)) | (raw.status == int(Status.CONVERGED))
+        return corrected(self, residual, xp.full_like(raw.residual_norm, xp.inf), raw, done)

@@ -1,0 +1,107 @@
+"""A minimum: a root of the gradient at which no direction leads down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rootdiff._backend import Array
+from rootdiff._residual import Residual
+from rootdiff._settings import with_settings
+from rootdiff._sizes import is_dense
+from rootdiff._solution import RawSolution, Status
+from rootdiff._solver import Solver
+from rootdiff._space import every, is_finite, is_within, numbers
+from rootdiff._verdict import judged
+from rootdiff.solvers._given import Given
+from rootdiff.solvers._radius import column_norms
+
+#: A measured slope may be off by so many times its estimated error.
+_MARGIN = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minimum(Solver):
+    """What a solver finds, judged as a root of the gradient; one with negative curvature has the status SADDLE."""
+
+    solver: Solver
+
+    #: How messages call what is sought, and causes and remedies in its words.
+    sought: ClassVar[tuple[str, str]] = "least_squares", "minimum"
+    words: ClassVar[dict[Status, tuple[str, str]]] = {
+        Status.STALLED: (
+            "no step reduces the sum of squares any further, and its gradient is not zero{off}",
+            "start elsewhere, give the unknowns similar sizes, and check that the residual is smooth",
+        ),
+        Status.SINGULAR: (
+            "the Hessian is singular to working precision: the residual does not determine y, one minimum of many",
+            "look for unknowns that it does not depend on, or on in one combination only; fix them as args, or add "
+            "equations, such as small multiples of y less what it should be near to; on_failure='keep' returns this y",
+        ),
+    }
+
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        xp, first = residual.xp, residual(y0)
+        inner: Any = self.solver.resolved(y0.dtype, xp)
+        raw = inner.claim(residual, y0, xp.isfinite(y0[..., 0]) | True, looks=False).raw
+        rtol = getattr(inner, "rtol", None)
+        rtol = float(xp.finfo(y0.dtype).eps) ** 0.75 if rtol is None else rtol
+        judge = with_settings(Given(), rtol=rtol, atol=getattr(inner, "atol", None))
+        raw = judged(judge, residual, y0, first, raw, raw.status != int(Status.NONFINITE_START))
+        if not is_dense(tuple(y0.shape)):
+            return raw
+        hessian = residual.jacobian(raw.y)
+        raw = _with_error_of_slopes(residual, raw, hessian, rtol)
+        falls, flat = _curvature(residual, raw.y, hessian)
+        success, status = raw.status <= int(Status.AT_PRECISION), raw.status
+        stopped = success | (status == int(Status.STALLED)) | (status == int(Status.ILL_DETERMINED))
+        status = xp.where(flat & stopped, int(Status.SINGULAR), status)
+        status = xp.where(falls & success, int(Status.SADDLE), status)
+        return raw._replace(status=xp.astype(status, xp.int32))
+
+
+def _with_error_of_slopes(residual: Residual, raw: RawSolution, hessian: Array, rtol: float) -> RawSolution:
+    """Return the solution with the error that y has where the gradient is made of measured slopes."""
+    xp, equations, error = residual.xp, residual.equations, raw.error
+    off = None if equations is None else equations.operator(raw.y).T.row_errors(equations(raw.y))
+    if off is None or error is None:
+        return raw
+    factors = residual.backend.lu_factor(hessian)
+    place = numbers(xp, off)
+    by_row = [xp.where(place == float(k + 1), off, xp.zeros_like(off)) for k in range(off.shape[-1])]
+    each = residual.backend.lu_solve(factors, xp.stack(by_row))
+    more = xp.sqrt(xp.sum(each * each, axis=0))
+    beyond = (raw.status == int(Status.CONVERGED)) & ~is_within(xp, more, rtol * xp.abs(raw.y))
+    explained = (raw.status == int(Status.STALLED)) & is_within(xp, error, _MARGIN * more)
+    status = xp.where(beyond | explained, int(Status.AT_PRECISION), raw.status)
+    return raw._replace(status=xp.astype(status, xp.int32), error=error + xp.where(xp.isfinite(more), more, xp.inf))
+
+
+def _curvature(residual: Residual, y: Array, hessian: Array) -> tuple[Array, Array]:
+    """Return whether a negative eigenvalue of the Hessian is beyond errors, and whether it is singular, both (*batch).
+
+    It is scaled to a diagonal of ones. It is singular where it is so to half the digits, and J to all of them: that is
+    known to more.
+    """
+    xp, n, precision = residual.xp, y.shape[-1], residual.backend.precision(y.dtype)
+    diagonal = xp.abs(xp.linalg.diagonal(hessian))
+    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
+    matrix = hessian / root[..., None, :] / root[..., None]
+    matrix, values = _singular_values(xp, (matrix + xp.matrix_transpose(matrix)) / 2)
+    # twice the negative eigenvalues are what the sum of the singular values exceeds the trace by
+    below = xp.sum(values, axis=-1) - xp.sum(xp.linalg.diagonal(matrix), axis=-1)
+    margin = n * precision**0.5
+    flat = values[..., -1] <= margin
+    if residual.equations is not None:
+        _, slopes = residual.equations.with_jacobian(y)
+        norms = column_norms(xp, slopes)
+        _, values = _singular_values(xp, slopes / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None, :])
+        flat = flat & (values[..., -1] <= 10 * slopes.shape[-2] * precision)
+    return below > margin, flat
+
+
+def _singular_values(xp: Any, matrix: Array) -> tuple[Array, Array]:
+    """Return matrices with zeros for those that are not finite, and their singular values."""
+    finite = every(xp, is_finite(xp, matrix))
+    clean = xp.where(finite[..., None, None], matrix, xp.zeros_like(matrix))
+    return clean, xp.linalg.svd(clean, full_matrices=False)[1]

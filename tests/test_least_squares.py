@@ -1,0 +1,388 @@
+"""`least_squares`: its minimum has the derivative of a root of J^T r, with the whole Hessian; what is none says so."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from array_api_compat import array_namespace
+
+import rootdiff
+from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, Status
+from tests.harness import Harness
+
+THETA = np.array([1.2, 0.7, 2.0])
+W, V = np.array([0.7, -1.3]), np.array([0.3, -0.4, 1.1])
+#: NIST, Statistical Reference Datasets, nonlinear regression: data and certified values.
+NIST = json.loads((Path(__file__).parent / "data" / "nist.json").read_text(encoding="utf-8"))
+MODELS = {
+    "Misra1a": lambda xp, b, x: b[0] * (1 - xp.exp(-b[1] * x)),
+    "Thurber": lambda xp, b, x: (b[0] + x * (b[1] + x * (b[2] + x * b[3]))) / (1 + x * (b[4] + x * (b[5] + x * b[6]))),
+    "MGH09": lambda xp, b, x: b[0] * (x**2 + x * b[1]) / (x**2 + x * b[2] + b[3]),
+    "MGH17": lambda xp, b, x: b[0] + b[1] * xp.exp(-x * b[3]) + b[2] * xp.exp(-x * b[4]),
+}
+
+
+def residual(y: Any, theta: Any) -> Any:
+    """Five equations of two unknowns and three parameters, which no y satisfies."""
+    xp = array_namespace(y)
+    u, v = y[..., 0], y[..., 1]
+    a, b, c = theta[..., 0], theta[..., 1], theta[..., 2]
+    return xp.stack([u - a, u * v - b * c, v**2 - c, u + v * a, u**2 * b - 1], axis=-1)
+
+
+def jacobian(y: Any, theta: Any) -> Any:
+    u, v, one = y[..., 0], y[..., 1], np.ones_like(y[..., 0])
+    rows = [[one, 0 * u], [v, u], [0 * u, 2 * v], [one, theta[..., 0] * one], [2 * u * theta[..., 1], 0 * u]]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def minimum(theta: np.ndarray) -> np.ndarray:
+    """Return the root of the gradient near (1, 1), by Newton's method with complex steps of J^T r."""
+    y = np.ones(2)
+    for _ in range(50):
+        y = y - np.linalg.solve(slopes(y, theta)[0], gradient(y, theta))
+    return y
+
+
+def gradient(y: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    return jacobian(y, theta).T @ residual(y, theta)
+
+
+def slopes(y: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Hessian, (2, 2), and the derivative of the gradient with respect to theta, (2, 3)."""
+    of_y = [np.imag(gradient(y + 1e-20j * e, theta)) / 1e-20 for e in np.eye(2)]
+    of_theta = [np.imag(gradient(y + 0j, theta + 1e-20j * e)) / 1e-20 for e in np.eye(3)]
+    return np.stack(of_y, axis=-1), np.stack(of_theta, axis=-1)
+
+
+def sensitivity(theta: np.ndarray) -> np.ndarray:
+    """Return dy/dtheta, (2, 3)."""
+    of_y, of_theta = slopes(minimum(theta), theta)
+    return -np.linalg.solve(of_y, of_theta)
+
+
+def torch_fit(name: str) -> Any:
+    """Return the fit of a data set of NIST's from its second start, as a function of the data."""
+    import torch
+
+    import rootdiff_torch
+
+    data, model = NIST[name], MODELS[name]
+    x, start = (torch.tensor(array, dtype=torch.float64) for array in (data["x"], data["starts"][1]))
+    return lambda y: rootdiff_torch.least_squares(lambda b, y: model(torch, b, x) - y, start, y)
+
+
+# --- the derivative
+
+
+def test_vjp_and_jvp_have_the_whole_hessian(backend: Harness) -> None:
+    exact = sensitivity(THETA)
+    y = minimum(THETA)
+    matrix, r = jacobian(y, THETA), residual(y, THETA)
+    assert np.linalg.norm(r) > 1
+    of_gauss_newton = -np.linalg.solve(matrix.T @ matrix, slopes(y, THETA)[1])
+    assert np.abs(of_gauss_newton - exact).max() > 0.05
+    pulled = backend.vjp(residual, np.ones(2), THETA, w=W, entry="least_squares")
+    pushed = backend.jvp(residual, np.ones(2), THETA, v=(V,), entry="least_squares")
+    np.testing.assert_allclose(pulled.y, y, rtol=1e-10)
+    np.testing.assert_allclose(pulled.derivative[0], W @ exact, rtol=1e-6)
+    np.testing.assert_allclose(pushed.derivative, exact @ V, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"], indirect=True)
+def test_a_batch_is_that_of_its_systems(backend: Harness) -> None:
+    theta = THETA * np.array([[1.0], [1.1], [0.9], [1.3]])
+    w = np.ones((4, 1)) * W
+    found = backend.vjp(residual, np.ones((4, 2)), theta, w=w, batch_ndim=1, entry="least_squares")
+    np.testing.assert_allclose(found.y, [minimum(one) for one in theta], rtol=1e-9)
+    np.testing.assert_allclose(found.derivative[0], [W @ sensitivity(one) for one in theta], rtol=1e-6)
+
+
+def test_transforms_of_jax() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    import rootdiff_jax
+
+    jax.config.update("jax_enable_x64", True)
+    thetas = np.stack([THETA, 1.1 * THETA])
+
+    def first(theta: Any) -> Any:
+        return rootdiff_jax.least_squares(residual, jnp.ones(2), theta).y[0]
+
+    hessian, values = jax.jit(lambda thetas: (jax.hessian(first)(thetas[0]), jax.vmap(first)(thetas)))(thetas)
+    np.testing.assert_allclose(hessian, _curvature(THETA), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(values, [minimum(theta)[0] for theta in thetas], rtol=1e-12)
+
+
+def test_transforms_of_torch() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    thetas = np.stack([THETA, 1.1 * THETA])
+
+    def first(theta: Any) -> Any:
+        return rootdiff_torch.least_squares(residual, torch.ones(2).double(), theta).y[0]
+
+    found = torch.func.vmap(torch.func.hessian(first))(torch.tensor(thetas))
+    np.testing.assert_allclose(found, [_curvature(theta) for theta in thetas], rtol=1e-6, atol=1e-8)
+
+
+def _curvature(theta: np.ndarray) -> np.ndarray:
+    """Return the Hessian of the first unknown, (3, 3), by differences of its gradient."""
+    steps = 1e-5 * np.eye(3)
+    return np.stack([(sensitivity(theta + h)[0] - sensitivity(theta - h)[0]) / 2e-5 for h in steps])
+
+
+def test_what_the_residual_closes_over_is_differentiated() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    theta = torch.tensor(THETA, requires_grad=True)
+    y = rootdiff_torch.least_squares(lambda y: residual(y, theta), torch.ones(2).double()).y
+    (y @ torch.tensor(W)).backward()
+    np.testing.assert_allclose(theta.grad, W @ sensitivity(THETA), rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"jac": jacobian}, {"derivatives": "complex-step"}], ids=["jac", "complex step"])
+def test_exact_slopes_in_numpy(options: dict[str, Any]) -> None:
+    found = rootdiff.least_squares(residual, np.ones(2), THETA, **options)
+    np.testing.assert_allclose(found.y, minimum(THETA), rtol=1e-13)
+    np.testing.assert_allclose(found.jacobian()[0], sensitivity(THETA), rtol=1e-8)
+
+
+def test_a_wrong_jac_is_refused() -> None:
+    found = rootdiff.least_squares(residual, np.ones(2), THETA, jac=lambda y, theta: 1.01 * jacobian(y, theta))
+    with pytest.raises(ArgumentError, match=r"^jac: it is not the derivative of the residual"):
+        found.vjp(W)
+    with pytest.raises(ArgumentError, match=r"^jac: it returned .* of shape \(2, 5\)"):
+        rootdiff.least_squares(residual, np.ones(2), THETA, jac=lambda y, theta: jacobian(y, theta).T)
+
+
+@pytest.mark.parametrize("m", [3, 4, 15, 30])
+def test_ridge_regression_from_as_many_equations_to_ten_times_as_many(m: int) -> None:
+    """Linear: y = (X^T X + a)^-1 X^T d, and dy/da = -(X^T X + a)^-1 y."""
+    import torch
+
+    import rootdiff_torch
+
+    x, d = (torch.tensor(np.random.default_rng(m).normal(size=size)) for size in ((m, 3), m))
+
+    def stacked(y: Any, a: Any) -> Any:
+        return torch.cat([x @ y - d, a.sqrt() * y])
+
+    a = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    found = rootdiff_torch.least_squares(stacked, torch.zeros(3).double(), a)
+    matrix = x.T @ x + a * torch.eye(3, dtype=a.dtype)
+    y = torch.linalg.solve(matrix, x.T @ d)
+    np.testing.assert_allclose(found.y.detach(), y.detach(), rtol=1e-12)
+    found.y.sum().backward()
+    np.testing.assert_allclose(a.grad, -torch.linalg.solve(matrix, y).sum().detach(), rtol=1e-10)
+
+
+def test_as_many_equations_as_unknowns_give_the_root() -> None:
+    def f(y: Any, a: Any) -> Any:
+        return np.stack([y[0] ** 3 - a[0] * y[1], y[1] - a[1] * a[2]])
+
+    fit, root = (entry(f, np.ones(2), THETA) for entry in (rootdiff.least_squares, rootdiff.root))
+    np.testing.assert_allclose(fit.y, root.y, rtol=1e-11)
+    np.testing.assert_allclose(fit.vjp(W)[0], root.vjp(W)[0], rtol=1e-6)
+
+
+def test_any_solver_of_roots_and_a_looser_tolerance() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    for solver in ("newton", "trust_region", rootdiff.GaussNewton(rtol=1e-4), rootdiff.GaussNewton(geodesic=True)):
+        found = rootdiff_torch.least_squares(residual, torch.ones(2).double(), torch.tensor(THETA), solver=solver)
+        np.testing.assert_allclose(found.y, minimum(THETA), rtol=1e-4)
+        assert bool(found.converged)
+
+
+def test_single_precision() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    theta = torch.tensor(THETA).float().requires_grad_()
+    found = rootdiff_torch.least_squares(residual, torch.ones(2), theta)
+    np.testing.assert_allclose(found.y.detach(), minimum(THETA), rtol=1e-5)
+    (found.y @ torch.tensor(W).float()).backward()
+    np.testing.assert_allclose(theta.grad, W @ sensitivity(THETA), rtol=1e-4)
+
+
+# --- losses
+
+LOSSES = {
+    "linear": lambda z: z,
+    "soft_l1": lambda z: 2 * (np.sqrt(1 + z) - 1),
+    "huber": lambda z: np.where(np.abs(z) <= 1, z, 2 * np.sqrt(z) - 1),
+    "cauchy": np.log1p,
+    "arctan": np.arctan,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_those_of_scipy(loss: Any) -> None:
+    """At the minimum the slope of the sum of rho(r^2), by complex steps, is zero; so is its derivative along theta."""
+    rho, theta = LOSSES[loss], THETA * np.array([1.0, 1.0, 3.0])
+
+    def slope(y: Any, theta: Any) -> Any:
+        return np.array([np.imag(np.sum(rho(residual(y + 1e-20j * e, theta) ** 2))) / 1e-20 for e in np.eye(2)])
+
+    for options in ({"derivatives": "complex-step"}, {"jac": jacobian}):
+        found = rootdiff.least_squares(residual, np.ones(2), theta, loss=loss, **options)
+        assert np.abs(slope(found.y, theta)).max() < 1e-11
+        h = 1e-5 * V
+        moved = found.y + 1e-5 * found.jvp(V), found.y - 1e-5 * found.jvp(V)
+        change = slope(moved[0], theta + h) - slope(moved[1], theta - h)
+        assert np.abs(change).max() < 1e-11
+
+
+def test_a_loss_of_a_zero_residual_has_finite_derivatives() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    for loss in LOSSES:
+        a = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+        y = rootdiff_torch.least_squares(lambda y, a: torch.cat([y - a, 0 * y]), torch.ones(1).double(), a, loss=loss).y
+        assert torch.autograd.grad(y, a)[0].item() == pytest.approx(1, rel=1e-9)
+
+
+# --- NIST
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("name", MODELS)
+def test_certified_parameters_from_both_starts(name: str, start: int) -> None:
+    import torch
+
+    import rootdiff_torch
+
+    data, model = NIST[name], MODELS[name]
+    x, y, b0 = (torch.tensor(array, dtype=torch.float64) for array in (data["x"], data["y"], data["starts"][start]))
+    found = rootdiff_torch.least_squares(lambda b, y: model(torch, b, x) - y, b0, y)
+    np.testing.assert_allclose(found.y, data["parameters"], rtol=1e-9)
+    assert ((model(torch, found.y, x) - y) ** 2).sum().item() == pytest.approx(data["squares"], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Misra1a", "MGH09"])
+def test_certified_parameters_by_differences_within_the_error_that_is_told(name: str) -> None:
+    data, model = NIST[name], MODELS[name]
+    x, y, b0 = (np.array(data[key]) for key in ("x", "y", "starts"))
+    found = rootdiff.least_squares(lambda b, y: model(np, b, x) - y, b0[1], y)
+    off = np.abs(found.y - data["parameters"])
+    assert (off <= 1e-8 * np.abs(found.y)).all()
+    assert (off <= 10 * found.error + 1e-10 * np.abs(found.y)).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sensitivities_of_certified_parameters_to_the_data(name: str) -> None:
+    """For r = f(b) - y the derivative is H^-1 J^T, with the Hessian H of half the sum of squares."""
+    import torch
+
+    data, model, fit = NIST[name], MODELS[name], torch_fit(name)
+    x, y = (torch.tensor(data[key], dtype=torch.float64) for key in ("x", "y"))
+    found, b = torch.autograd.functional.jacobian(lambda y: fit(y).y, y), fit(y).y
+    hessian = torch.autograd.functional.hessian(lambda b: ((model(torch, b, x) - y) ** 2).sum() / 2, b)
+    matrix = torch.autograd.functional.jacobian(lambda b: model(torch, b, x), b)
+    root = hessian.diagonal().sqrt()
+    exact = torch.linalg.solve(hessian / root / root[:, None], (matrix / root).T) / root[:, None]
+    np.testing.assert_allclose(
+        found / exact.abs().amax(-1, keepdim=True), exact / exact.abs().amax(-1, keepdim=True), atol=1e-9
+    )
+
+
+# --- what is no minimum, or not the only one
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax"], indirect=True)
+def test_a_saddle_is_no_success(backend: Harness) -> None:
+    def double_well(y: Any, a: Any) -> Any:
+        return array_namespace(y).stack([(y[0] - a[0]) ** 2 - 4, y[1]])
+
+    a, top = np.array([1.0]), np.array([1.0, 0.0])
+    with pytest.raises(ConvergenceError, match=r"^least_squares: the system has no minimum(.|\n)*SADDLE: the gradient"):
+        backend.solve(double_well, top, a, entry="least_squares")
+    if backend.name != "jax":
+        found = backend.solve(double_well, top + 1e-3, a, entry="least_squares")
+        np.testing.assert_allclose(found.y, [3.0, 0.0], atol=1e-9)
+        kept = backend.vjp(double_well, top, a, w=np.ones(2), entry="least_squares", on_failure="nan")
+        assert kept.status == Status.SADDLE
+        assert np.isnan(kept.derivative[0]).all()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"], indirect=True)
+def test_unknowns_that_are_not_determined_are_no_success(backend: Harness) -> None:
+    def of_the_sum(y: Any, a: Any) -> Any:
+        return array_namespace(y).stack([y[0] + y[1] - a[0], 2 * (y[0] + y[1]) - a[0] ** 2, (y[0] + y[1]) ** 2 - 1])
+
+    def of_one(y: Any, a: Any) -> Any:
+        return array_namespace(y).stack([y[0] - a[0], y[0] ** 2 - a[0], 2 * y[0]])
+
+    for f in (of_the_sum, of_one):
+        with pytest.raises(ConvergenceError, match=r"SINGULAR: the Hessian is singular(.|\n)*one minimum of many"):
+            backend.solve(f, np.array([1.0, 2.0]), np.array([3.0]), entry="least_squares")
+
+
+def test_a_minimum_where_the_jacobian_is_zero_but_the_hessian_is_not() -> None:
+    found = rootdiff.least_squares(lambda y, a: np.concat([1 + (y - a) ** 2, y**0]), np.ones(1), 0.3)
+    assert found.y[0] == pytest.approx(0.3, abs=1e-6)
+    assert found.vjp(np.ones(1))[0] == pytest.approx(1, rel=1e-4)
+
+
+def test_no_minimum_at_all_is_no_success() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    with pytest.raises(ConvergenceError, match="STALLED: no step reduces the sum of squares"):
+        rootdiff_torch.least_squares(lambda y: torch.cat([torch.exp(-y), y**0]), torch.ones(1).double())
+
+
+# --- inputs
+
+
+def test_pytrees_complex_numbers_aux_and_pickling() -> None:
+    def two(y: Any, a: Any) -> Any:
+        return {"far": y["p"] - a, "near": [2 * y["p"] + 0j, y["q"] - 1j]}, a.sum()
+
+    found = rootdiff.least_squares(two, {"p": np.ones(2), "q": np.array(0j)}, np.array([5.0, 10.0]), has_aux=True)
+    np.testing.assert_allclose(found.y["p"], [1.0, 2.0], rtol=1e-9)
+    np.testing.assert_allclose(found.y["q"], 1j, rtol=1e-9)
+    assert found.aux == 15
+    again = pickle.loads(pickle.dumps(rootdiff.least_squares(residual, np.ones(2), THETA)))
+    np.testing.assert_allclose(again.vjp(W)[0], W @ sensitivity(THETA), rtol=1e-6)
+
+
+def test_errors_name_what_came_and_what_to_do() -> None:
+    y0, a = np.ones(2), 1.0
+    for function, match in (
+        (lambda y, a: y[:1], r"^residual: it returned 1 equations for 2 unknowns(.|\n)*Add equations"),
+        (lambda y, a: np.array([1, 2, 3]), "^residual: it returned .* needs floating numpy arrays"),
+        (lambda y, a: None, "^residual: it returned .* needs floating numpy arrays"),
+    ):
+        with pytest.raises((ArgumentError, ArgumentTypeError), match=match):
+            rootdiff.least_squares(function, y0, a)
+    with pytest.raises(ArgumentError, match=r"^loss: got 'l1'; allowed are 'linear', 'soft_l1'"):
+        rootdiff.least_squares(residual, y0, THETA, loss="l1")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="minimise their sum of squares with least_squares"):
+        rootdiff.root(residual, y0, THETA)
+    with pytest.raises(ArgumentError, match=r"^solver: GaussNewton minimises a sum of squares. Call least_squares"):
+        rootdiff.root(lambda y: y, y0, solver=rootdiff.GaussNewton())
+    with pytest.raises(ArgumentError, match=r"does not begin with the batch axes of y0, \(4,\)"):
+        rootdiff.least_squares(lambda y: y[0], np.ones((4, 2)), batch_ndim=1)
+
+
+def test_history_tells_the_steps() -> None:
+    found = rootdiff.least_squares(residual, np.ones(2), THETA, history=True)
+    assert len(found.history.residual_norm) >= 3
