@@ -15,6 +15,7 @@ from rootdiff._hooks import History
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver, StepInfo
 from rootdiff._numpy_adapter import (
+    conditions,
     continuation,
     detect_sparsity,
     fixed_point,
@@ -137,6 +138,7 @@ __all__ = [
     "UnknownNameError",
     "available_adjoints",
     "available_solvers",
+    "conditions",
     "continuation",
     "detect_sparsity",
     "fixed_point",

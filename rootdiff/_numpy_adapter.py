@@ -12,6 +12,7 @@ import numpy as np
 from rootdiff import _entry
 from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound, check_function, task
 from rootdiff._compaction import compactable, with_scale
+from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenEquations, GivenResidual
 from rootdiff._entry import with_wrap
@@ -167,6 +168,7 @@ fixed_point = bound(_entry.fixed_point, NUMPY)
 root_scalar = bound(_entry.root_scalar, NUMPY)
 implicit = with_wrap(bound(_entry.implicit, NUMPY), NUMPY)
 least_squares = bound(_entry.least_squares, NUMPY)
+conditions = Conditions(NUMPY)
 continuation = bound(_entry.continuation, NUMPY)
 gradient_report = bound(_entry.gradient_report, NUMPY)
 detect_sparsity = bound(_entry.detect_sparsity, NUMPY)

@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
 from rootdiff import *  # noqa: F403
 from rootdiff import __all__ as _names_of_rootdiff
 from rootdiff_jax import nn as nn
+from rootdiff_jax._adapter import conditions as conditions
 from rootdiff_jax._adapter import continuation as continuation
 from rootdiff_jax._adapter import detect_sparsity as detect_sparsity
 from rootdiff_jax._adapter import fixed_point as fixed_point

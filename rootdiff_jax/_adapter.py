@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 from rootdiff import _entry
 from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound
+from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
@@ -225,6 +226,7 @@ fixed_point = bound(_entry.fixed_point, JAX)
 root_scalar = bound(_entry.root_scalar, JAX)
 implicit = with_wrap(bound(_entry.implicit, JAX), JAX)
 least_squares = bound(_entry.least_squares, JAX)
+conditions = Conditions(JAX)
 continuation = bound(_entry.continuation, JAX)
 gradient_report = bound(_entry.gradient_report, JAX)
 detect_sparsity = bound(_entry.detect_sparsity, JAX)

@@ -12,6 +12,7 @@ from rootdiff import *  # noqa: F403
 from rootdiff import __all__ as _core
 from rootdiff import __version__ as __version__
 from rootdiff_torch import nn as nn
+from rootdiff_torch._adapter import conditions as conditions
 from rootdiff_torch._adapter import continuation as continuation
 from rootdiff_torch._adapter import detect_sparsity as detect_sparsity
 from rootdiff_torch._adapter import fixed_point as fixed_point

@@ -16,6 +16,7 @@ from torch._C._functorch import TransformType
 from rootdiff import _entry
 from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound
 from rootdiff._compaction import compactable
+from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
@@ -251,6 +252,7 @@ fixed_point = bound(_entry.fixed_point, TORCH)
 root_scalar = bound(_entry.root_scalar, TORCH)
 implicit = with_wrap(bound(_entry.implicit, TORCH), TORCH)
 least_squares = bound(_entry.least_squares, TORCH)
+conditions = Conditions(TORCH)
 continuation = bound(_entry.continuation, TORCH)
 gradient_report = bound(_entry.gradient_report, TORCH)
 detect_sparsity = bound(_entry.detect_sparsity, TORCH)

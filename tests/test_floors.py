@@ -63,6 +63,7 @@ FLOORS = {
     "_rounding": 4,
     "_gradient_error": 4,
     "_adapter": 5,
+    "_conditions": 5,
     "_entry": 5,
     "_spectrum": 5,
     "_numpy_words": 5,
