@@ -105,6 +105,12 @@ class Backend(Protocol):
         """Return the cotangents of the parameters of ``function(y, *parameters)``."""
         return self.vjp(partial(function, y), parameters)[1](cotangent)
 
+    def parameter_vjps(
+        self, function: Function, y: Array, parameters: Sequence[Array], cotangents: Sequence[Array]
+    ) -> list[tuple[Array, ...]]:
+        """Return what `parameter_vjp` does for each of several cotangents."""
+        return [self.parameter_vjp(function, y, parameters, cotangent) for cotangent in cotangents]
+
     def parameter_errors(
         self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
     ) -> tuple[Array, ...]:

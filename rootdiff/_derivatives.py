@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -39,6 +39,11 @@ class GivenResidual(Residual):
     """A residual that takes from the user's rules what they tell, and the rest from differences."""
 
     rules: DerivativeRules
+    #: The parameters, of all those in `rules.args`, that are such here; None for all.
+    places: tuple[int, ...] | None = None
+
+    def only(self, places: Sequence[int]) -> GivenResidual:
+        return replace(super().only(places), places=tuple(places))  # type: ignore[return-value, call-arg]
 
     @property
     def gives_jacobian(self) -> bool:
@@ -122,7 +127,12 @@ class GivenResidual(Residual):
                 ) from error
             pairs = zip(leaves, values, strict=True)
             cotangents += [_cotangent(index, leaf, value) for leaf, value in pairs if self.rules.is_parameter(leaf)]
-        return tuple(cotangents)
+        return tuple(cotangents if self.places is None else (cotangents[place] for place in self.places))
+
+    def parameter_vjps(self, y: Array, *cotangents: Array) -> list[tuple[Array, ...]]:
+        if self.rules.vjp is None:
+            return super().parameter_vjps(y, *cotangents)
+        return [self.parameter_vjp(y, cotangent) for cotangent in cotangents]
 
     def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         return super().parameter_errors(y, cotangent) if self.rules.vjp is None else ()

@@ -246,12 +246,30 @@ def _tells(line: Line, value: Array, error: Array, step: Any) -> Array:
 
 
 @np.errstate(all="ignore")
-def refined(line: Line, found: Slope) -> Slope:
-    """Return a derivative of higher order, where its error is smaller than that of the one that was `found`.
+def central(line: Line) -> Slope:
+    """Return the central difference over the first step, from two evaluations; its error is that of rounding alone.
 
-    Its error is about eps^(4/5), with a step of about eps^(1/5): five times the evaluations for three more digits. The
-    step of the `line` is the scale of what moves.
+    It is infinite where f may need another step, as `slope` would tell.
     """
+    step, both = line.allowed(line.step)
+    if not np.all(both):
+        return Slope(np.zeros_like(line.value), np.full_like(line.value, np.inf), line.noise)
+    t, ends = step[..., None], (line.change(step), line.change(-step))
+    size = np.maximum(*map(np.abs, ends))
+    clear = (size == 0) | (line.noise <= np.finfo(line.value.dtype).eps ** (1 / 4) * size)
+    felt = ~_is_short(line, step) & np.any(size > _FELT * line.noise, axis=-1)
+    error = np.where(clear & felt[..., None], line.noise / np.abs(t), np.inf)
+    return Slope((ends[0] - ends[1]) / (2 * t), np.where(np.isfinite(line.value), error, 0), line.noise)
+
+
+@np.errstate(all="ignore")
+def refined(line: Line, length: Any) -> Slope:
+    """Return a derivative of higher order, where its error is smaller than that of `slope`.
+
+    Its error is about eps^(4/5), with a step of about eps^(1/5) of the `length` of what moves: five times the
+    evaluations for three more digits.
+    """
+    found, line = slope(line), replace(line, step=length)
     shares = np.where(found.value != 0, found.noise / np.abs(found.value), np.inf)
     rounding = np.clip(np.min(shares, axis=-1) / line.step, np.finfo(line.value.dtype).eps, 1e-2)
     room = np.inf if line.room is None else np.minimum(*line.room)

@@ -175,12 +175,12 @@ def pullback_of_good(
     direction, zeros = signs(xp, u, 6) * xp.cos(numbers(xp, u)), xp.zeros_like(u)
     # at a multiple root it may be zero, but not beside it
     beside = y + float(xp.finfo(y.dtype).eps) ** 0.25 * direction * xp.where(y == 0, xp.ones_like(y), xp.abs(y))
-    good, failing, lost = (
-        [part != 0 for part in residual.parameter_vjp(point, xp.where(which, direction, zeros))]
-        for which, point in ((~wrong, y), (wrong & rootless, y), (wrong & ~rootless, beside))
+    good, failing, found = residual.parameter_vjps(
+        y, xp.where(wrong, zeros, direction), xp.where(wrong & rootless, direction, zeros), xp.where(wrong, zeros, -u)
     )
-    missing = tuple(c | (b & ~a) for a, b, c in zip(good, failing, lost, strict=True))
-    return residual.parameter_vjp(y, xp.where(wrong, zeros, -u)), missing
+    lost = residual.parameter_vjp(beside, xp.where(wrong & ~rootless, direction, zeros))
+    missing = tuple((c != 0) | ((b != 0) & (a == 0)) for a, b, c in zip(good, failing, lost, strict=True))
+    return found, missing
 
 
 def regular_point(xp: Any, y: Array, failed: Array | None) -> Array:

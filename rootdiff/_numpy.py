@@ -32,6 +32,8 @@ class NumpyBackend(Backend):
         The size of each unknown, positive, if the user tells it: what a difference takes for one otherwise.
     fine : bool
         Whether differences with respect to entries are of higher order, which costs twice the evaluations.
+    quick : bool
+        Whether the errors of a Jacobian's entries are looked at together, not one by one: for the steps of a solve.
 
     References
     ----------
@@ -43,6 +45,7 @@ class NumpyBackend(Backend):
     box: tuple[Array, Array] | None = field(default=None, compare=False)
     scale: Array | None = field(default=None, compare=False)
     fine: bool = False
+    quick: bool = False
 
     name = "numpy"
     xp = Namespace()
@@ -88,7 +91,7 @@ class NumpyBackend(Backend):
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         value = function(*primals)
-        return value, lambda cotangent: _pulled_back(self.slopes(function, primals, value), cotangent)
+        return value, lambda cotangent: _pulled_back(self.slopes(function, primals, value), [cotangent])[0]
 
     def parameter_slopes(self, function: Function, y: Array, parameters: Sequence[Array]) -> Slopes:
         """Return the derivatives of ``function(y, *parameters)``, where the rounding of y in f is seen too."""
@@ -103,16 +106,23 @@ class NumpyBackend(Backend):
     def parameter_vjp(
         self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
     ) -> tuple[Array, ...]:
-        return _pulled_back(self.parameter_slopes(function, y, parameters), cotangent, first=1)
+        return self.parameter_vjps(function, y, parameters, [cotangent])[0]
+
+    def parameter_vjps(
+        self, function: Function, y: Array, parameters: Sequence[Array], cotangents: Sequence[Array]
+    ) -> list[tuple[Array, ...]]:
+        if not any(map(np.any, cotangents)):
+            return [tuple(map(np.zeros_like, parameters)) for _ in cotangents]
+        return _pulled_back(self.parameter_slopes(function, y, parameters), cotangents, first=1)
 
     def parameter_errors(
         self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
     ) -> tuple[Array, ...]:
-        return _pulled_back(self.parameter_slopes(function, y, parameters), cotangent, first=1, errors=True)
+        return _pulled_back(self.parameter_slopes(function, y, parameters), [cotangent], first=1, errors=True)[0]
 
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
         value = function(y)
-        return value, self.slopes(function, (y,), value, self.box, self.scale).jacobian().value
+        return value, self.slopes(function, (y,), value, self.box, self.scale).jacobian(not self.quick).value
 
     def products(
         self, function: Function, y: Array, vectors: Array, transpose: bool = False
@@ -134,9 +144,13 @@ class NumpyBackend(Backend):
     def linearize(
         self, function: Function, y: Array
     ) -> tuple[Function, Function, Callable[[], Array], Callable[[], Array]]:
-        found = cache(lambda: self.slopes(function, (y,), function(y), self.box, self.scale).jacobian())
-        products = (lambda v: np.matvec(found().value, v)), (lambda v: np.matvec(np.matrix_transpose(found().value), v))
-        return *products, lambda: found().value, lambda: found().error
+        slopes = cache(lambda: self.slopes(function, (y,), function(y), self.box, self.scale))
+        matrix, found = cache(lambda: slopes().jacobian(not self.quick)), cache(lambda: slopes().jacobian())
+        products = (
+            (lambda v: np.matvec(matrix().value, v)),
+            (lambda v: np.matvec(np.matrix_transpose(matrix().value), v)),
+        )
+        return *products, lambda: matrix().value, lambda: (found if self.quick else matrix)().error
 
     def precision(self, dtype: Any) -> float:
         eps = float(np.finfo(dtype).eps)
@@ -144,7 +158,7 @@ class NumpyBackend(Backend):
 
     @property
     def refined(self) -> NumpyBackend | None:
-        return None if self.complex_step or self.fine else replace(self, fine=True)
+        return None if self.complex_step or self.fine else replace(self, fine=True, quick=False)
 
     def lu_factor(self, matrix: Array) -> Factors:
         if matrix.shape[-1] == 1:
@@ -177,19 +191,23 @@ class NumpyBackend(Backend):
         return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
 
 
-def _pulled_back(slopes: Slopes, cotangent: Array, first: int = 0, errors: bool = False) -> tuple[Array, ...]:
-    """Return the cotangents of the primals from the `first` one on, or the size of their errors."""
-    gradients = []
-    for place, primal in list(enumerate(slopes.primals))[first:]:
-        gradient = np.zeros_like(primal)
-        for index in np.ndindex(primal.shape):
-            found = slopes.entry(place, index)
-            column = found.error if errors else found.value
+def _pulled_back(
+    slopes: Slopes, cotangents: Sequence[Array], first: int = 0, errors: bool = False
+) -> list[tuple[Array, ...]]:
+    """Return for each cotangent those of the primals from the `first` one on, or the size of their errors."""
+    gradients = [tuple(np.zeros_like(primal) for primal in slopes.primals[first:]) for _ in cotangents]
+    for place, index, found in slopes.columns(range(first, len(slopes.primals)), errors):
+        column, axis = found.error if errors else found.value, -1 if Ellipsis in index else None
+        for cotangent, gradient in zip(cotangents, gradients, strict=True):
             # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
             parts = np.where((cotangent == 0) | (column == 0), 0, cotangent * column)
-            gradient[index] = np.linalg.norm(parts) if errors else np.sum(parts)
-        gradients.append(gradient)
-    return tuple(gradients)
+            total = (
+                np.linalg.norm(parts.reshape(-1) if axis is None else parts, axis=axis)
+                if errors
+                else np.sum(parts, axis=axis)
+            )
+            gradient[place - first][index] = total
+    return gradients
 
 
 def _copied(leaf: Any) -> Any:

@@ -78,7 +78,7 @@ class NumpyAdapter(Adapter):
         # the gradient of a sum of squares holds differences, or complex steps, which have no complex step of their own
         derivatives = options.derivatives if options.loss is None else "finite-difference"
         backend = NumpyBackend(derivatives, hooks.box(structure, start), task.scale)
-        problem = replace(self.measured(task), backend=backend)
+        problem = replace(self.measured(task), backend=replace(backend, quick=True))
         freezer, rules = Freezer(), ("jac", "jvp", "vjp")
         functions = [("the residual", task.function), *((name, getattr(options, name)) for name in rules)]
         as_now, *given = [freezer.freeze(function) for _, function in functions]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -90,6 +90,8 @@ class Residual:
         return self.backend.once(self._of_y, y)
 
     def _of_y(self, y: Array) -> Array:
+        if self.backend.measures and self.known is not None and y is self.known[0]:
+            return self.known[1]
         return self.function(y, *self.parameters)
 
     def with_jacobian(self, y: Array) -> tuple[Array, Array]:
@@ -108,6 +110,18 @@ class Residual:
     def with_parameters(self, *parameters: Array) -> Residual:
         """Return the same residual with other parameters."""
         return replace(self, parameters=parameters)
+
+    def only(self, places: Sequence[int]) -> Residual:
+        """Return the same residual with the parameters at `places`; the others are constants."""
+        function, parameters = self.function, self.parameters
+        if len(places) == len(parameters):
+            return self
+
+        def of_some(y: Array, *some: Array) -> Array:
+            chosen = dict(zip(places, some, strict=True))
+            return function(y, *(chosen.get(place, parameter) for place, parameter in enumerate(parameters)))
+
+        return replace(self, function=of_some, parameters=tuple(parameters[place] for place in places))
 
     def jvp(self, y: Array, tangent: Array) -> Array:
         """Return (df/dy) v, (*batch, n)."""
@@ -128,6 +142,12 @@ class Residual:
     def parameter_vjp(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return (df/dargs)^T u, one array per parameter."""
         return self.backend.parameter_vjp(self.function, y, self.parameters, cotangent)
+
+    def parameter_vjps(self, y: Array, *cotangents: Array) -> list[tuple[Array, ...]]:
+        """Return what `parameter_vjp` does for each cotangent; where derivatives are measured, they are so once."""
+        if self.backend.measures:
+            return self.backend.parameter_vjps(self.function, y, self.parameters, cotangents)
+        return [self.parameter_vjp(y, cotangent) for cotangent in cotangents]
 
     def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return the size of the errors of `parameter_vjp`, where they are measured; else nothing."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from rootdiff import _implicit
 from rootdiff._backend import Array
 from rootdiff._derivatives import GivenResidual
 from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._operator import LinearOperator
 from rootdiff._parameters import check_tangent, is_parameter
 from rootdiff._residual import Residual
 from rootdiff._state import State
@@ -24,6 +26,8 @@ from rootdiff.linear import LinearSolver
 
 #: Roundings of f by which its norm at the root may grow between a solve and its derivative.
 _MOVED = 100.0
+#: Which arguments to differentiate in, as `argnums` of `jax.grad`; None for all.
+Argnums = int | tuple[int, ...] | None
 
 
 class Binding(NamedTuple):
@@ -69,27 +73,27 @@ class Sensitivities:
     state: State = field(default_factory=State)
     believed: bool = False
 
-    def vjp(self, cotangent: Any) -> tuple[Any, ...]:
-        """Return one cotangent per argument."""
-        w = flat_cotangent("vjp", self.structure, cotangent, self.y)
-        if self.structure.is_empty:
-            return self._like_args([np.zeros_like(parameter) for parameter in self.residual.parameters])
+    def vjp(self, cotangent: Any, argnums: Argnums = None) -> Any:
+        """Return one cotangent per argument that `argnums` names."""
+        places, w = self._places("vjp", argnums), flat_cotangent("vjp", self.structure, cotangent, self.y)
+        residual = self.residual.only(places)
+        if self.structure.is_empty or not places:
+            return self._like_args(argnums, places, [np.zeros_like(parameter) for parameter in residual.parameters])
         with self._as_solved():
             gradients, _ = _implicit.vjp(
-                self.residual, self.adjoint, self.y, w, self.factors, self.on_failure, self.failed, self.error
+                residual, self.adjoint, self.y, w, self.factors, self.on_failure, self.failed, self.error
             )
-        return self._like_args(gradients)
+        return self._like_args(argnums, places, gradients)
 
-    def jvp(self, *tangents: Any) -> Any:
-        """Return the derivative of y along one tangent per argument."""
-        if len(tangents) != len(self.args):
-            raise ArgumentError(
-                f"jvp: got {len(tangents)} tangents; the solve had {len(self.args)} args, so give as many."
-            )
+    def jvp(self, *tangents: Any, argnums: Argnums = None) -> Any:
+        """Return the derivative of y along one tangent per argument that `argnums` names."""
+        numbers = _numbers("jvp", argnums, len(self.args))
+        if len(tangents) != len(numbers):
+            wanted = "so give as many" if argnums is None else f"so argnums={argnums!r} takes {len(numbers)}"
+            raise ArgumentError(f"jvp: got {len(tangents)} tangents; the solve had {len(self.args)} args, {wanted}.")
+        given = dict(zip(numbers, tangents, strict=True))
         flat = tuple(
-            part
-            for index, pair in enumerate(zip(self.args, tangents, strict=True))
-            for part in self._tangents(index, *pair)
+            part for index, arg in enumerate(self.args) for part in self._tangents(index, arg, given.get(index))
         )
         if self.structure.is_empty:
             return self.structure.unravel(self.y)
@@ -99,22 +103,27 @@ class Sensitivities:
             )
         return self.structure.unravel(derivative)
 
-    def jacobian(self) -> tuple[Any, ...]:
-        """Return dy/dargs, one entry per argument: a linear solve for each entry of args."""
-        parameters = self.residual.parameters
-        if self.structure.is_empty:
-            return self._like_args([self._block([], np.shape(parameter)) for parameter in parameters])
-        columns: list[list[Array]] = [[] for _ in parameters]
-        with self._as_solved():
-            y = _implicit.regular_point(np, self.y, self.failed)
-            operator, adjoint = self.residual.operator(y), self.adjoint.starting_from(self.factors)
-            beside = None if self.error is None else _implicit.Beside(y, self.error, self.residual.operator)
-            for place, rhs in _parameter_columns(self.residual, y):
-                column, info = _implicit.solve(operator, adjoint, rhs, self.on_failure, self.failed, beside)
-                adjoint = adjoint.starting_from(info.factors)
-                columns[place].append(-column)
-        blocks = [self._block(parts, np.shape(p)) for parts, p in zip(columns, parameters, strict=True)]
-        return self._like_args(blocks)
+    def jacobian(self, argnums: Argnums = None) -> Any:
+        """Return dy/dargs, one entry per argument that `argnums` names: a linear solve for each entry of it."""
+        places, lead = self._places("jacobian", argnums), len(self.structure.batch)
+        shapes = [np.shape(self.residual.parameters[place]) for place in places]
+        blocks = [np.zeros(shape + self.y.shape, dtype=self.y.dtype) for shape in shapes]
+        block_of = dict(zip(places, blocks, strict=True))
+        if any(block.size for block in blocks):
+            with self._as_solved():
+                y = _implicit.regular_point(np, self.y, self.failed)
+                operator, adjoint = self.residual.operator(y), self.adjoint.starting_from(self.factors)
+                beside = None if self.error is None else _implicit.Beside(y, self.error, _once(self.residual.operator))
+                for place, index, rhs in _parameter_columns(self.residual, y, places):
+                    column, info = _implicit.solve(operator, adjoint, rhs, self.on_failure, self.failed, beside)
+                    adjoint = adjoint.starting_from(info.factors)
+                    block = block_of[place]
+                    if Ellipsis in index:  # an entry of each system, which no other system depends on
+                        rest, own = index[1:], tuple(np.indices(self.structure.batch))
+                        block[(*(slice(None),) * lead, *rest)] = np.where(np.isnan(column), np.nan, 0)
+                        index = (*own, *rest, *own)
+                    block[index] = -column
+        return self._like_args(argnums, places, map(self._block, blocks, shapes))
 
     def __deepcopy__(self, memo: Any) -> Sensitivities:
         return self  # nothing in it changes
@@ -162,13 +171,10 @@ class Sensitivities:
                 "problem. Pass what changes through args, which the solve copies."
             )
 
-    def _block(self, columns: list[Array], shape: tuple[int, ...]) -> Any:
-        """Return the pytree like y of derivatives with shape ``leaf.shape + shape``."""
-        if not columns:  # a parameter without entries, or no systems
-            root = self.structure.unravel(self.y)
-            return optree.tree_map(lambda leaf: np.zeros(leaf.shape + shape, dtype=leaf.dtype), root)
-        trees = [self.structure.unravel(column) for column in columns]
-        return optree.tree_map(lambda *leaves: np.stack(leaves, axis=-1).reshape(leaves[0].shape + shape), *trees)
+    def _block(self, block: Array, shape: tuple[int, ...]) -> Any:
+        """Return the pytree like y of derivatives, ``leaf.shape + shape``, from flat ones, ``shape + y.shape``."""
+        first, last = range(len(shape)), range(-len(shape), 0)
+        return optree.tree_map(lambda leaf: np.moveaxis(leaf, first, last), self.structure.unravel(block))
 
     def _tangents(self, index: int, arg: Any, tangent: Any) -> list[Array]:
         leaves, tree = optree.tree_flatten(arg)
@@ -193,27 +199,63 @@ class Sensitivities:
             flat.append(array)
         return flat
 
-    def _like_args(self, parameters: Any) -> tuple[Any, ...]:
+    def _places(self, method: str, argnums: Argnums) -> list[int]:
+        """Return the places, among all parameters, of those in the arguments that `argnums` names."""
+        wanted = set(_numbers(method, argnums, len(self.args)))
+        flatten = self.structure.backend.flatten
+        owners = [n for n, arg in enumerate(self.args) for leaf in flatten(arg)[0] if is_parameter(leaf)]
+        return [place for place, number in enumerate(owners) if number in wanted]
+
+    def _like_args(self, argnums: Argnums, places: Sequence[int], values: Iterable[Any]) -> Any:
+        """Return what belongs to the parameters at `places` as pytrees like the arguments that `argnums` names."""
+        found, count = dict(zip(places, values, strict=True)), itertools.count()
         leaves, tree = self.structure.backend.flatten(self.args)
-        values = iter(parameters)
-        filled = [next(values) if is_parameter(leaf) else None for leaf in leaves]
-        return self.structure.backend.unflatten(tree, filled)  # type: ignore[no-any-return]
+        filled = [found.get(next(count)) if is_parameter(leaf) else None for leaf in leaves]
+        args = self.structure.backend.unflatten(tree, filled)
+        if isinstance(argnums, int):
+            return args[argnums]
+        return tuple(args[number] for number in _numbers("", argnums, len(args)))
 
 
-def _parameter_columns(residual: Residual, y: Array) -> Iterator[tuple[int, Array]]:
-    """Yield the derivative of the residual, (*batch, n), for each entry of a parameter, with the place of that."""
-    parameters = residual.parameters
+def _numbers(method: str, argnums: Argnums, count: int) -> tuple[int, ...]:
+    """Return the numbers of the arguments that `argnums` names, of so many."""
+    if argnums is None:
+        return tuple(range(count))
+    numbers = argnums if isinstance(argnums, tuple) else (argnums,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
+            raise ArgumentError(
+                f"{method}: argnums={argnums!r} is not among the numbers of args; the solve had {count}, so give an "
+                f"int from {-count} to {count - 1}, or a tuple of such (None for all)."
+            )
+    return tuple(number % count for number in numbers)
+
+
+def _once(operator: Callable[[Array], LinearOperator]) -> Callable[[Array], LinearOperator]:
+    """Return the function, of which it is known that it is called at one point only."""
+    made: list[LinearOperator] = []
+
+    def at(y: Array) -> LinearOperator:
+        if not made:
+            made.append(operator(y))
+        return made[0]
+
+    return at
+
+
+def _parameter_columns(residual: Residual, y: Array, places: Sequence[int]) -> Iterator[tuple[int, Any, Array]]:
+    """Yield place, index and derivative of the residual, (*batch, n), of entries as `Slopes.columns` does."""
     if isinstance(residual, GivenResidual) and residual.rules.jvp is not None:
-        for place, parameter in enumerate(parameters):
-            for index in np.ndindex(parameter.shape):
+        parameters = residual.parameters
+        for place in places:
+            for index in np.ndindex(parameters[place].shape):
                 tangents = tuple(np.zeros_like(p) for p in parameters)
                 tangents[place][index] = 1
-                yield place, residual.parameter_jvp(y, tangents)
+                yield place, index, residual.parameter_jvp(y, tangents)
         return
-    slopes = residual.backend.parameter_slopes(residual.function, y, parameters)  # type: ignore[attr-defined]
-    for place, parameter in enumerate(parameters):
-        for index in np.ndindex(parameter.shape):
-            yield place, slopes.entry(1 + place, index).value
+    slopes = residual.backend.parameter_slopes(residual.function, y, residual.parameters)  # type: ignore[attr-defined]
+    for place, index, found in slopes.columns([1 + place for place in places]):
+        yield place - 1, index, found.value
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from rootdiff._backend import Array, Function
-from rootdiff._differences import Line, Slope, first_step, power_of_two, refined, scale, slope
+from rootdiff._columns import Column, checked, columns
+from rootdiff._differences import Line, Slope, central, first_step, power_of_two, refined, scale, slope
 from rootdiff._errors import ArgumentError
 from rootdiff._roughness import roughness, spacing
 from rootdiff._space import numbers
@@ -55,6 +55,7 @@ class Slopes:
         self.primals, self.box = [np.asarray(primal) for primal in primals], box
         self.unit = unit
         self._learnt: Array | None = None
+        self._kept: dict[Any, dict[bytes, Array]] = {}
 
     @cached_property
     def noise(self) -> Array:
@@ -68,39 +69,70 @@ class Slopes:
         rough = self._roughness(eps)
         return np.where(rough > 0, np.maximum(rough, 0.5 * eps * np.abs(self.value)), noise)
 
-    def jacobian(self) -> Slope:
-        """Return the derivative with respect to the last axis of the first primal, (*batch, n): (*batch, m, n)."""
-        columns = [self.entry(0, (..., place)) for place in range(self.primals[0].shape[-1])]
+    def jacobian(self, errors: bool = True) -> Slope:
+        """Return the derivative with respect to the last axis of the first primal, (*batch, n): (*batch, m, n).
+
+        Where its errors are not asked for, they are only known to be small.
+        """
+        entries = ((0, (..., place)) for place in range(self.primals[0].shape[-1]))
+        columns = [column.slope for column in checked(self, entries, errors)]
         return Slope(*(np.stack(parts, axis=-1) for parts in zip(*columns, strict=True)))
 
-    def entry(self, place: int, index: Any) -> Slope:
-        """Return the derivative with respect to one entry (of each system) of one primal."""
+    def of_zero(self, place: int, index: Any) -> Any:
+        """Return the size of an entry of a primal where that is zero."""
+        return self.unit[index] if self.unit is not None and place == 0 else 1.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether a column costs one evaluation, or several by choice: there is nothing to leave out."""
+        return self.complex_step or self.fine
+
+    def columns(self, places: Iterable[int], errors: bool = False) -> Iterator[Column]:
+        """Yield the derivatives with respect to the entries of the primals at `places`, as `_columns.columns` does."""
+        return columns(self, places, errors)
+
+    def entry(self, place: int, index: Any, quick: bool = False) -> Slope:
+        """Return the derivative with respect to one entry (of each system) of one primal.
+
+        A `quick` one is that of `central`; where the other one is asked for after it, it takes one evaluation more.
+        """
+        kept = self._kept.pop((place, index), {})
         array = self.primals[place]
         size = np.abs(array[index])
-        unit = self.unit[index] if self.unit is not None and place == 0 else None
+        unit, one = self.unit[index] if self.unit is not None and place == 0 else None, self.of_zero(place, index)
 
         def along(step: Any) -> Array:
+            key = step.tobytes() if quick or kept else b""
+            if key in kept:
+                return kept[key]
             moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
             moved[index] += step
-            return self.function(*self.primals[:place], moved, *self.primals[place + 1 :])
+            value = self.function(*self.primals[:place], moved, *self.primals[place + 1 :])
+            if quick:
+                kept[key] = value
+            return value
 
         if self.complex_step:
-            step = (
-                np.where(size > 0, size, 1.0 if unit is None else unit) * 1e-20
-            )  # far below rounding: there is no cancellation to balance
+            step = np.where(size > 0, size, one) * 1e-20  # far below rounding: there is no cancellation to balance
             return self._exact(imaginary(along(1j * step)) / step[..., None])
-        largest = np.max(np.abs(array), axis=None if size.ndim == 0 else -1)
+        largest = np.max(np.abs(array), axis=-1 if size.ndim > 0 and place == 0 else None)
         room = None
         if self.box is not None and place == 0:
             room = (array - self.box[0])[index], (self.box[1] - array)[index]
-        found = self._slope(
-            along, scale(size, largest, unit), size, array[index], room, self.fine, 1.0 if unit is None else unit
-        )
+        length = scale(size, largest, unit)
+        method = central if quick else partial(refined, length=length) if self.fine else slope
+        found = self._slope(along, length, size, array[index], room, method, one)
+        if quick:
+            self._kept[place, index] = kept
         # the next entry is told of the rounding met here; much more than was known is a kink, of this entry alone
         seen = np.minimum(found.noise, _MORE * self._known)
         term = np.finfo(self.value.dtype).eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
         self._learnt = np.fmax(np.maximum(self._known, seen), term)
         return found
+
+    def forget(self) -> None:
+        """Drop the evaluations that quick derivatives have left for others."""
+        self._kept.clear()
 
     def along(self, tangents: Sequence[Array]) -> Slope:
         """Return the derivative along `tangents`, one per primal: a difference for each order of magnitude in them."""
@@ -134,10 +166,10 @@ class Slopes:
         size: Any,
         side: Any,
         room: Any,
-        fine: bool = False,
+        method: Callable[[Line], Slope] = slope,
         unit: Any = 1.0,
     ) -> Slope:
-        """Return the derivative along a line, with steps that are small parts of `length`.
+        """Return the derivative along a line by a method, with steps that are small parts of `length`.
 
         A step as long as `size` changes an entry by its own size; none is longer than a quarter of that, unless the
         entry is far smaller than its `unit` and may be a zero up to rounding. Then longer ones have the sign of `side`,
@@ -163,10 +195,15 @@ class Slopes:
             unit,
             away=away,
         )
-        found = slope(line)
-        if fine:
-            found = refined(replace(line, step=length), found)
+        found = method(line)
         return Slope(*(part.reshape(self.value.shape) for part in found)) if shared else found
+
+    def at(self, primals: Sequence[Array]) -> Array:
+        """Return the function, NaN where it raises, as the functions of `math` do outside of their domain."""
+        try:
+            return self.function(*primals)
+        except (ValueError, ArithmeticError):
+            return np.full_like(self.value, np.nan)
 
     def _room(self, tangent: Array) -> tuple[Any, Any] | None:
         """Return how far a step along a tangent of the first primal may go to either side."""

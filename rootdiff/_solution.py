@@ -210,56 +210,73 @@ class Solution(NamedTuple):
         """Boolean array, (*batch): whether each system's `status` is a success."""
         return self.status <= int(Status.AT_PRECISION)
 
-    def vjp(self, cotangent: Any) -> tuple[Any, ...]:
+    def vjp(self, cotangent: Any, argnums: int | tuple[int, ...] | None = None) -> Any:
         """Return the cotangents of the arguments, one entry per argument (NumPy only).
 
         Parameters
         ----------
         cotangent : pytree like `y`
             The derivative of a scalar with respect to `y`.
+        argnums : int or tuple of ints, optional
+            The arguments to differentiate in, by their numbers in `args`; the others are constants, and cost nothing.
 
         Returns
         -------
         tuple
-            One pytree per argument; None stands where a leaf is not floating.
+            One pytree per argument, or that of the one argument where `argnums` is an int; None stands where a leaf is
+            not floating.
 
         Raises
         ------
+        ArgumentError
+            If `argnums` or `cotangent` do not fit the solve.
         AdjointError
             If the linear solve fails and ``on_failure="raise"``.
         """
-        return self._sensitivities().vjp(cotangent)  # type: ignore[no-any-return]
+        return self._sensitivities().vjp(cotangent, **_named(argnums))
 
-    def jvp(self, *tangents: Any) -> Any:
+    def jvp(self, *tangents: Any, argnums: int | tuple[int, ...] | None = None) -> Any:
         """Return the derivative of `y`, a pytree like it, along one tangent per argument (NumPy only).
 
         Parameters
         ----------
         *tangents : pytrees
-            One per argument, like it; None stands for zero.
+            One per argument, like it; None stands for zero, and costs nothing.
+        argnums : int or tuple of ints, optional
+            The arguments that the tangents are of, if not of all.
 
         Raises
         ------
+        ArgumentError
+            If `argnums` or `tangents` do not fit the solve.
         AdjointError
             If the linear solve fails and ``on_failure="raise"``.
         """
-        return self._sensitivities().jvp(*tangents)
+        return self._sensitivities().jvp(*tangents, **_named(argnums))
 
-    def jacobian(self) -> tuple[Any, ...]:
+    def jacobian(self, argnums: int | tuple[int, ...] | None = None) -> Any:
         """Return dy/dargs, one entry per argument (NumPy only).
+
+        Parameters
+        ----------
+        argnums : int or tuple of ints, optional
+            As for `vjp`.
 
         Returns
         -------
         tuple
-            One pytree per argument, whose leaves have shape ``y.shape + leaf.shape`` (a pytree like `y` of them,
-            where `y` is not a single array); None stands where a leaf is not floating.
+            One pytree per argument, or that of the one argument where `argnums` is an int; its leaves have shape
+            ``y.shape + leaf.shape`` (a pytree like `y` of them, where `y` is not a single array). None stands where a
+            leaf is not floating.
 
         Raises
         ------
+        ArgumentError
+            If `argnums` does not fit the solve.
         AdjointError
             If the linear solve fails and ``on_failure="raise"``.
         """
-        return self._sensitivities().jacobian()  # type: ignore[no-any-return]
+        return self._sensitivities().jacobian(**_named(argnums))
 
     def _sensitivities(self) -> Any:
         if not self.sensitivities:  # None, or () in PyTorch, to whose vmap None is an output
@@ -268,3 +285,8 @@ class Solution(NamedTuple):
                 "sol.y is differentiable: use torch.autograd or torch.func, jax.grad or jax.jvp."
             )
         return self.sensitivities
+
+
+def _named(argnums: int | tuple[int, ...] | None) -> dict[str, Any]:
+    """Return the keyword to pass on, none for all arguments: derivatives of other adapters need not know it."""
+    return {} if argnums is None else {"argnums": argnums}

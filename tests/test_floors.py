@@ -24,6 +24,7 @@ FLOORS = {
     "_space": 0,
     "_patterns": 0,
     "_sizes": 0,
+    "_columns": 0,
     "_differences": 0,
     "_roughness": 0,
     "_slopes": 0,

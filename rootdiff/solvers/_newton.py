@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from rootdiff._backend import Array
@@ -159,7 +159,7 @@ class Newton(IterativeSolver):
         y, f, *_ = state.iterate
         if slope is not None:
             return -f / slope, lambda vector: vector / slope, None, singular
-        operator = residual.operator(y)
+        operator = replace(residual, known=(y, f)).operator(y)
         if isinstance(state.inverse, Factors) and isinstance(self.linear, LU):
             old: Inverse = state.inverse
             linear = self.linear
