@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._inverse import Equilibrated
-from rootdiff._iterate import State
 from rootdiff._residual import Residual
 from rootdiff._space import every, is_finite, norm2
-from rootdiff.solvers._radius import Linearisation, search
+from rootdiff.solvers._damped import Model
 from rootdiff.solvers._trust_region import TrustRegionSolver
 
 #: Moré (1978), section 5: the length of the step may differ from the radius by this part.
@@ -66,56 +63,56 @@ class LevenbergMarquardt(TrustRegionSolver):
 
     geodesic: bool = False
 
-    def step(self, residual: Residual, state: State) -> State:
-        xp, y = residual.xp, state.iterate.y
-        at = self._prepared(residual, state)
-        matrix = at.matrix / at.rows[..., None]
-        inverse = Equilibrated(residual.backend.lu_factor(matrix), at.rows)  # a small part of the work of an SVD
-        spectrum = decompose(xp, matrix / at.metric[..., None, :], at.f)
-        newton = damped(xp, spectrum, spectrum.f, xp.zeros_like(at.radius)) / at.metric
-        regular = every(xp, spectrum.values > 0)
-        attempt = search(residual, y, at, self._proposal(residual, y, at, spectrum, regular))
-        return self._ended(xp, at, attempt, newton, regular, inverse)
+    @property
+    def evaluates(self) -> bool:
+        return self.geodesic
 
-    def _proposal(
-        self, residual: Residual, y: Array, at: Linearisation, spectrum: _Spectrum, regular: Array
-    ) -> Callable[[Array], tuple[Array, Array]]:
-        xp = residual.xp
+    def prepare(self, residual: Residual, model: Model, needed: Array | None) -> tuple[Array, _Spectrum]:
+        xp, (_, metric, rows) = residual.xp, model.weights
 
-        def propose(radius: Array) -> tuple[Array, Array]:
-            damping = _damping(residual, spectrum, radius)
-            step = damped(xp, spectrum, spectrum.f, damping)
-            full = (damping == 0) & regular
-            if self.geodesic:
-                step = step + xp.where(full[..., None], 0.0, bend(step, damping))
-            return step / at.metric, full
+        def spectrum(matrix: Array, f: Array) -> _Spectrum:
+            return _decompose(xp, matrix / rows[..., None] / metric[..., None, :], f)
 
-        def bend(step: Array, damping: Array) -> Array:
-            h, velocity = _DIFFERENCE, step / at.metric
-            slope = at.product(velocity)
-            second = (2 / h) * (
-                (residual(y + h * velocity) / at.rows - at.f) / h - slope
-            )  # Transtrum & Sethna (2012), eq. 12
-            along = (xp.matrix_transpose(spectrum.left) @ second[..., None])[..., 0]
-            acceleration = damped(xp, spectrum, along, damping)
-            small = 2 * norm2(xp, acceleration) <= _LARGEST_BEND * norm2(xp, step)
-            return xp.where(small[..., None], 0.5 * acceleration, 0.0)
+        given = model.matrix, model.f
+        if needed is None:
+            found = spectrum(*given)
+        else:
+            found = residual.backend.when(needed, spectrum, given, _Spectrum(given[0], given[1], *given))
+        return every(xp, found.values > 0), found
 
-        return propose
+    def propose(self, residual: Residual, model: Model, prepared: _Spectrum, radius: Array) -> tuple[Array, Array]:
+        xp, metric = residual.xp, model.weights.metric
+        damping = _damping(residual, prepared, radius)
+        step = _damped(xp, prepared, prepared.f, damping)
+        full = damping == 0
+        if self.geodesic:
+            whole = full & every(xp, prepared.values > 0)
+            step = step + xp.where(whole[..., None], 0.0, _bend(residual, model, prepared, step, damping))
+        return step / metric, full
 
 
-def decompose(xp: Any, matrix: Array, f: Array) -> _Spectrum:
-    """Return the singular value decomposition of matrices, (*batch, m, n), and `f` in its basis."""
-    m = matrix.shape[-2]
+def _bend(residual: Residual, model: Model, spectrum: _Spectrum, step: Array, damping: Array) -> Array:
+    """Return half the acceleration along a scaled step, (*batch, n), where it is small beside that."""
+    xp, h, velocity = residual.xp, _DIFFERENCE, step / model.weights.metric
+    change = residual(model.y + h * velocity) / model.weights.rows - model.f
+    second = (2 / h) * (change / h - model.product(velocity))  # Transtrum & Sethna (2012), eq. 12
+    along = (xp.matrix_transpose(spectrum.left) @ second[..., None])[..., 0]
+    acceleration = _damped(xp, spectrum, along, damping)
+    small = 2 * norm2(xp, acceleration) <= _LARGEST_BEND * norm2(xp, step)
+    return xp.where(small[..., None], 0.5 * acceleration, 0.0)
+
+
+def _decompose(xp: Any, matrix: Array, f: Array) -> _Spectrum:
+    n = matrix.shape[-1]
     finite = every(xp, is_finite(xp, matrix))
     clean = xp.where(finite[..., None, None], matrix, xp.zeros_like(matrix))
     left, values, right = xp.linalg.svd(clean, full_matrices=False)
-    noise = m * xp.finfo(matrix.dtype).eps * values[..., :1]
+    noise = n * xp.finfo(matrix.dtype).eps * values[..., :1]
     values = xp.where(values > noise, values, 0.0)
     return _Spectrum(left, values, right, (xp.matrix_transpose(left) @ f[..., None])[..., 0])
 
 
-def damped(xp: Any, spectrum: _Spectrum, f: Array, damping: Array) -> Array:
+def _damped(xp: Any, spectrum: _Spectrum, f: Array, damping: Array) -> Array:
     """Return the scaled step -V s / (s^2 + damping) f for a residual in the basis U."""
     weights = _weights(xp, spectrum.values, damping) * f
     return -(xp.matrix_transpose(spectrum.right) @ weights[..., None])[..., 0]

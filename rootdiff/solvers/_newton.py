@@ -18,8 +18,8 @@ from rootdiff._space import norm2
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._contract import answered, is_ours
 from rootdiff.linear._lu import LU
+from rootdiff.solvers._damped import CONTRACTION
 from rootdiff.solvers._line_search import NOISY, Trial, backtrack, made_once, nudged
-from rootdiff.solvers._radius import CONTRACTION
 
 #: Armijo's constant; the usual value, small so that any real decrease will do.
 _ARMIJO = 1e-4

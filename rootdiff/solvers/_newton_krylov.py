@@ -19,9 +19,9 @@ from rootdiff._solution import Status
 from rootdiff._space import every, is_finite, norm2
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._krylov import Krylov
+from rootdiff.solvers._damped import CONTRACTION
 from rootdiff.solvers._line_search import made_once
 from rootdiff.solvers._newton import armijo, trusted
-from rootdiff.solvers._radius import CONTRACTION
 
 #: Eisenstat & Walker (1996): choice 2 with gamma = 0.9, alpha = 2; the safeguard's threshold; first and largest eta.
 _GAMMA, _SAFEGUARD, _FIRST, _LARGEST = 0.9, 0.1, 0.5, 0.9

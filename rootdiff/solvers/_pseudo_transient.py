@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._inverse import Factors
-from rootdiff._iterate import Iterate, State
-from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
-from rootdiff._space import every, is_finite, norm2, numbers, some
-from rootdiff.solvers._line_search import backtrack
-from rootdiff.solvers._newton import trusted
+from rootdiff._space import every, is_finite, numbers, some
+from rootdiff.solvers._damped import DampedSolver, Model, Weights
 from rootdiff.solvers._newton_krylov import EXACT_ENOUGH
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudoTransient(IterativeSolver):
+class PseudoTransient(DampedSolver):
     """Implicit Euler steps of ``mass * dy/dt = -f(y)`` that grow as the residual falls, and end as Newton steps.
 
     For roots that are steady states: it follows the physical transient, where Newton's method would leave the
@@ -71,44 +67,41 @@ class PseudoTransient(IterativeSolver):
         if isinstance(self.mass, int | float) and self.mass == 0:
             raise ArgumentError("PseudoTransient: mass is 0; it must not be, or there is no transient.")
 
-    # the memory is the time step, (*batch)
+    # the radius is the time step: in it the step is one of implicit Euler, in half of it half of that
 
-    def init(self, residual: Residual, y: Array) -> State:
-        xp = residual.xp
-        time_step = xp.ones_like(y[..., 0]) * self.time_step
-        return State(Iterate.start(xp, y, residual(y)), time_step, Factors.zeros(xp, y))
+    def first_radius(self, xp: Any, y: Array, metric: Array) -> Array:
+        return self.time_step * xp.ones_like(y[..., 0])
 
-    def step(self, residual: Residual, state: State) -> State:
-        xp, backend = residual.xp, residual.backend
-        (y, f, *_), last, _, search = state
-        index = numbers(xp, y)
-        identity = xp.astype(index[:, None] == index, y.dtype)
-        inertia = (self.mass / last)[..., None]
-        jacobian = residual.jacobian(y)
-        factors = backend.lu_factor(jacobian + inertia[..., None] * identity)
-        direction = -backend.lu_solve(factors, f)
-        solvable = is_finite(xp, direction)
-        direction = xp.where(solvable[..., None], direction, 0.0)
-        size = norm2(xp, f)
-        trial = backtrack(residual, y, direction, search, lambda trial, length: trial >= 0)
-        taken, ended = solvable & trial.accepted, trial.ended
+    def weigh(self, xp: Any, matrix: Array, scale: Array) -> Weights:
+        ones = xp.ones_like(scale)
+        return Weights(scale, ones, ones)
+
+    def regularised(self, xp: Any, matrix: Array, radius: Array) -> Array:
+        index = numbers(xp, matrix[..., 0])
+        identity = xp.astype(index[:, None] == index, matrix.dtype)
+        return matrix + (self.mass / radius)[..., None, None] * identity
+
+    def prepare(self, residual: Residual, model: Model, needed: Array | None) -> tuple[Array, None]:
+        xp, inertia = residual.xp, (self.mass / model.radius)[..., None]
         # in each row: an unknown that its own row would move far may not have begun to; where a row depends on nothing,
         # as after an underflow, there is no Newton step
-        newton_like = every(xp, xp.abs(inertia * direction) <= EXACT_ENOUGH * xp.abs(f))
-        newton_like = newton_like & every(xp, some(xp, jacobian != 0))
-        believed = taken & trusted(trial, size) & newton_like
+        newton_like = every(xp, xp.abs(inertia * model.newton) <= EXACT_ENOUGH * xp.abs(model.f))
+        return newton_like & every(xp, some(xp, model.matrix != 0)), None
+
+    def propose(self, residual: Residual, model: Model, prepared: None, radius: Array) -> tuple[Array, Array]:
+        step = (radius / model.radius)[..., None] * model.newton
+        return residual.xp.where(model.solvable[..., None], step, 0.0), radius == model.radius
+
+    def assess(self, xp: Any, model: Model, radius: Array, step: Array, y: Array, f: Array) -> tuple[Array, Array]:
+        return is_finite(xp, f) & model.solvable, 0.5 * radius
+
+    def after(
+        self, xp: Any, model: Model, newton: Array, taken: Array, size: Array, radius: Array
+    ) -> tuple[Array, Array]:
         # switched evolution relaxation: Mulder & van Leer (1985)
-        new = trial.size
-        ratio = xp.clip(size / xp.where(new > 0, new, 1.0), 1 / self.growth, self.growth)
-        time_step = last * xp.where(ended, xp.where(taken, ratio, 1 / self.growth), xp.ones_like(ratio))
-        limits = xp.finfo(y.dtype)
+        ratio = xp.clip(model.size / xp.where(size > 0, size, 1.0), 1 / self.growth, self.growth)
+        radius = model.radius * xp.where(taken, ratio, 1 / self.growth)
+        limits = xp.finfo(radius.dtype)
         longest = min(float(limits.eps) ** -2, float(limits.max))
-        status = status_where(xp, taken | ~ended | (time_step > 1 / longest), Status.RUNNING, Status.SINGULAR)
-        keep = taken[..., None]
-        error = xp.where(believed[..., None], xp.abs(direction), xp.inf)
-        return State(
-            Iterate(xp.where(keep, trial.y, y), xp.where(keep, trial.f, f), error, status),
-            xp.minimum(time_step, xp.full_like(time_step, longest)),
-            factors,
-            trial.search,
-        )
+        status = status_where(xp, taken | (radius > 1 / longest), Status.RUNNING, Status.SINGULAR)
+        return xp.minimum(radius, xp.full_like(radius, longest)), status

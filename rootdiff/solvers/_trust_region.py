@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._inverse import Equilibrated, Factors
-from rootdiff._iterate import Iterate, State
-from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._settings import runtime
-from rootdiff._solution import Status
 from rootdiff._space import dot, is_finite, norm2
-from rootdiff.solvers._radius import Attempt, Linearisation, first_radius, scaling, search
+from rootdiff.solvers._damped import DampedSolver, Model, Weights
 
-
-class Region(NamedTuple):
-    """Scale of the variables, (*batch, n), and radius, (*batch); a negative one is not set yet."""
-
-    scale: Array
-    radius: Array
+#: Moré (1978), section 4: a step is taken when it brings this part of the decrease that the model promised.
+_ACCEPT = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrustRegionSolver(IterativeSolver):
-    """What `TrustRegion` and `LevenbergMarquardt` share: a scaled region, its radius, and when to trust the end."""
+class TrustRegionSolver(DampedSolver):
+    """What `TrustRegion` and `LevenbergMarquardt` share: the scaled region in which a linear model is believed."""
 
     max_steps: int = 200
     radius: float = runtime(100.0)
@@ -39,42 +29,36 @@ class TrustRegionSolver(IterativeSolver):
         if isinstance(self.radius, int | float) and not self.radius > 0:
             raise ArgumentError(f"{type(self).__name__}: radius is {self.radius!r}; it must be positive.")
 
-    def init(self, residual: Residual, y: Array) -> State:
-        xp = residual.xp
-        region = Region(xp.zeros_like(y), -xp.ones_like(y[..., 0]))
-        unknown = Equilibrated(Factors.zeros(xp, y), xp.ones_like(y))
-        return State(Iterate.start(xp, y, residual(y)), region, unknown)
+    def first_radius(self, xp: Any, y: Array, metric: Array) -> Array:
+        # `radius` times the scaled length of y (Moré, Garbow & Hillstrom 1980)
+        length = norm2(xp, metric * y)
+        return self.radius * xp.where(length > 0, length, 1.0)
 
-    def _prepared(self, residual: Residual, state: State) -> Linearisation:
-        """Return the linearised residual with its rows equilibrated, the scale of the variables and the radius."""
-        xp = residual.xp
-        (y, f, *_), region, *_ = state
-        matrix = residual.jacobian(y)
-        scale, metric, radius = self._measured(xp, y, matrix, region)
+    def weigh(self, xp: Any, matrix: Array, scale: Array) -> Weights:
+        # the scale of each variable is the largest norm of its column so far (Moré 1978, eq. 6.3); 0 is unknown
+        columns = norm2(xp, xp.matrix_transpose(matrix))
+        scale = xp.maximum(scale, xp.where(xp.isfinite(columns), columns, 0.0))
+        metric = xp.where(scale > 0 if self.scale == "columns" else scale < 0, scale, 1.0)
         rows = norm2(xp, matrix / metric[..., None, :])
-        rows = xp.where((rows > 0) & xp.isfinite(rows), rows, 1.0)
-        return Linearisation(rows, matrix, f / rows, scale, metric, radius)
+        return Weights(scale, metric, xp.where((rows > 0) & xp.isfinite(rows), rows, 1.0))
 
-    def _measured(self, xp: Any, y: Array, matrix: Array, region: Region) -> tuple[Array, Array, Array]:
-        """Return the scale of the variables, as kept and as used, and the radius."""
-        scale = scaling(xp, matrix, region.scale)
-        known = scale > 0 if self.scale == "columns" else scale < 0
-        metric = xp.where(known, scale, 1.0)
-        return scale, metric, xp.where(region.radius < 0, first_radius(xp, y, metric, self.radius), region.radius)
-
-    def _ended(
-        self, xp: Any, at: Linearisation, attempt: Attempt, newton: Array, regular: Array, inverse: Equilibrated
-    ) -> State:
-        """Return the state after a search.
-
-        The error estimate is the whole Newton correction, and only where it was taken and reduced f as it does near a
-        root: a step cut short by the radius says nothing about the distance to a root.
-        """
-        trusted = attempt.accepted & attempt.full
-        status = status_where(xp, regular, Status.STALLED, Status.SINGULAR)
-        status = xp.where(attempt.accepted, int(Status.RUNNING), status)
-        error = xp.where(trusted[..., None], xp.abs(newton), xp.inf)
-        return State(Iterate(attempt.y, attempt.f, error, status), Region(at.scale, attempt.radius), inverse)
+    def assess(self, xp: Any, model: Model, radius: Array, step: Array, y: Array, f: Array) -> tuple[Array, Array]:
+        # Moré (1978), section 4: the radius shrinks where the model promised too much, and grows to twice the step
+        # where the promise was kept; squares of f / |f| neither overflow nor underflow
+        (_, metric, rows), unit = model.weights, model.unit[..., None]
+        new, linear = norm2(xp, f / rows / unit), norm2(xp, (model.f + model.product(y - model.y)) / unit)
+        promised = (1 - linear) * (1 + linear)
+        gained = (1 - new) * (1 + new)
+        ratio = xp.where(promised > 0, gained / xp.where(promised > 0, promised, 1.0), -xp.ones_like(promised))
+        finite = xp.isfinite(new) & xp.isfinite(linear)
+        ratio = xp.where(finite, ratio, -xp.ones_like(ratio))
+        length = norm2(xp, metric * step)
+        # the minimum of the parabola through the value and slope at 0 and the value at the trial
+        slope = xp.where(finite, promised, 1.0)
+        fraction = xp.where(finite, slope / xp.where(slope - gained + slope > 0, 2 * slope - gained, 1.0), 0.1)
+        shrunk = xp.clip(fraction, 0.1, 0.5) * xp.minimum(radius, length)
+        grown = xp.where(ratio >= 0.75, xp.maximum(radius, 2 * length), radius)
+        return finite & (ratio >= _ACCEPT), xp.where(ratio < 0.25, shrunk, grown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,37 +93,24 @@ class TrustRegion(TrustRegionSolver):
     array([8.])
     """
 
-    def step(self, residual: Residual, state: State) -> State:
-        xp, backend = residual.xp, residual.backend
-        at = self._prepared(residual, state)
-        inverse = Equilibrated(backend.lu_factor(at.matrix / at.rows[..., None]), at.rows)
-        newton = inverse.apply(backend, -state.iterate.f)
-        regular = is_finite(xp, newton)
-        attempt = search(residual, state.iterate.y, at, _dogleg(xp, at, newton, regular))
-        return self._ended(xp, at, attempt, newton, regular, inverse)
+    def prepare(self, residual: Residual, model: Model, needed: Array | None) -> tuple[Array, _Path]:
+        xp, (_, metric, rows) = residual.xp, model.weights
+        gradient = (xp.matrix_transpose(model.matrix) @ (model.f / model.unit[..., None] / rows)[..., None])[..., 0]
+        gradient = gradient / metric
+        gradient = xp.where(is_finite(xp, gradient)[..., None], gradient, 0.0)
+        steepness = norm2(xp, gradient)
+        downhill = -gradient / xp.where(steepness > 0, steepness, 1.0)[..., None] / metric  # of scaled length 1
+        slope = norm2(xp, model.product(downhill))
+        reach = model.size * steepness / xp.where(slope > 0, slope, 1.0) / xp.where(slope > 0, slope, 1.0)
+        cauchy = reach[..., None] * downhill
+        # a Jacobian that is singular has no Newton step; then the path ends at the minimum along the gradient
+        end = xp.where(model.solvable[..., None], model.newton, cauchy)
+        return model.solvable, _Path(downhill, reach, cauchy, end, norm2(xp, metric * end), metric * (end - cauchy))
 
-
-def _dogleg(xp: Any, at: Linearisation, newton: Array, regular: Array) -> Callable[[Array], tuple[Array, Array]]:
-    """Return the step of Powell (1970) within a radius, as a function of the radius.
-
-    A Jacobian that is singular has no Newton step; then the path ends at the minimum along the gradient.
-    """
-    f, metric = at.f, at.metric
-    size = norm2(xp, f)
-    unit = xp.where(size > 0, size, 1.0)[..., None]
-    gradient = (xp.matrix_transpose(at.matrix) @ (f / unit / at.rows)[..., None])[..., 0] / metric
-    gradient = xp.where(is_finite(xp, gradient)[..., None], gradient, 0.0)
-    steepness = norm2(xp, gradient)
-    downhill = -gradient / xp.where(steepness > 0, steepness, 1.0)[..., None] / metric  # of scaled length 1
-    slope = norm2(xp, at.product(downhill))
-    reach = size * steepness / xp.where(slope > 0, slope, 1.0) / xp.where(slope > 0, slope, 1.0)
-    cauchy = reach[..., None] * downhill
-    end = xp.where(regular[..., None], newton, cauchy)
-    end_length = norm2(xp, metric * end)
-    bend = metric * (end - cauchy)
-
-    def propose(radius: Array) -> tuple[Array, Array]:
-        full = end_length <= radius
+    def propose(self, residual: Residual, model: Model, prepared: _Path, radius: Array) -> tuple[Array, Array]:
+        xp, metric = residual.xp, model.weights.metric
+        downhill, reach, cauchy, end, length, bend = prepared
+        full = length <= radius
         # |cauchy + t bend| = radius; the root that does not cancel
         a, b = dot(xp, bend, bend), dot(xp, metric * cauchy, bend)
         room = xp.clip((radius - reach) * (radius + reach), 0.0)
@@ -149,6 +120,18 @@ def _dogleg(xp: Any, at: Linearisation, newton: Array, regular: Array) -> Callab
         t = xp.where(xp.isfinite(t), xp.clip(t, 0.0, 1.0), 0.0)[..., None]
         bent = cauchy + t * (end - cauchy)
         inner = xp.where((reach >= radius)[..., None], radius[..., None] * downhill, bent)
-        return xp.where(full[..., None], end, inner), full & regular
+        return xp.where(full[..., None], end, inner), full
 
-    return propose
+
+class _Path(NamedTuple):
+    """The dogleg of Powell (1970): the way down of scaled length 1, how far it goes, where it bends and where it ends.
+
+    And the scaled length of the end, and the scaled way there from the bend.
+    """
+
+    downhill: Array
+    reach: Array
+    cauchy: Array
+    end: Array
+    length: Array
+    bend: Array
