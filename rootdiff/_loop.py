@@ -57,6 +57,11 @@ class IterativeSolver(Solver):
         return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     @property
+    def haste(self) -> int:
+        """So many steps without a fall of f a step within tolerance counts for besides."""
+        return self.patience // self.short_steps if self.short_steps else 0
+
+    @property
     def descends(self) -> bool:
         """Whether each step reduces the Euclidean norm of f, so that the last iterate is the best one."""
         return False
@@ -250,7 +255,9 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
     if active is not None:
         better = better & active
     # slow is not stalled
-    improved = norm < (0.99 if solver.short_steps else 1 - 8 * float(xp.finfo(norm.dtype).eps)) * loop.mark
+    haste, slow = solver.haste, 1 - 8 * float(xp.finfo(norm.dtype).eps)
+    falling = (0.99 if haste else slow) if _known(haste) else xp.where(haste > 0, 0.99, xp.full_like(norm, slow))
+    improved = norm < falling * loop.mark
     running = at.status == int(Status.RUNNING)
     unknown = ~xp.isfinite(first_of(xp, at.error))
     near = loop.near
@@ -270,9 +277,8 @@ def _advance(solver: IterativeSolver, backend: Backend, active: Array | None, st
         idle = xp.zeros_like(loop.idle)
     else:
         idle = loop.idle + 1
-        if solver.short_steps:
-            short = xp.astype(is_within(xp, at.y - loop.state.iterate.y, allowed()), xp.int32)
-            idle = idle + short * (solver.patience // solver.short_steps)
+        if not _known(haste) or haste:
+            idle = idle + haste * xp.astype(is_within(xp, at.y - loop.state.iterate.y, allowed()), xp.int32)
         idle = xp.where(improved, 0, idle)
     status = xp.where((idle >= solver.patience) & running, int(Status.STALLED), at.status)
     status = xp.where(norm < xp.inf, status, int(Status.NONFINITE))

@@ -19,6 +19,7 @@ from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver
 from rootdiff._space import every, is_finite
 from rootdiff._verdict import judged, start_scale
+from rootdiff.solvers._in_turn import in_turns, is_together
 
 #: Part of the size of an unknown by which a start moves away from where a square root or a norm has no derivative.
 _NUDGE = 1e-3
@@ -102,15 +103,18 @@ class Chain(Solver):
         def turn(state: _Turn) -> _Turn:
             index, need, start, best = state
             new = Claim(best, asked & (index == 0), first)
-            f = backend.when(xp.any(need & (index > 0)), residual, (start,), first)
-            for place, solver in enumerate(self.solvers[1:], 1):
-                new = self._claim(solver, replace(residual, known=(start, f)), need & (index == place), new)
-            best = _better(xp, best, self._judged(residual, state, new), need, index == 0)
+            others, f = in_turns(backend, self.solvers[1:], y0, index), first
+            if not all(is_together(backend, solver) for solver, _ in others):  # those evaluate f with its Jacobian
+                f = backend.when(xp.any(need & (index > 0)), residual, (start,), first)
+            for solver, mine in others:
+                new = self._claim(solver, replace(residual, known=(start, f)), need & mine, new)
+            found = _judged([(self.solvers[0], index == 0), *others], residual, state, new)
+            best = _better(xp, best, found, need, index == 0)
             need = need & _failed(xp, best) & (index + 1 < len(self.solvers))
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
             return _Turn(index + 1, need, xp.where(need[..., None], _nudged(residual, y0, best), best.y), best)
 
-        start = _Turn(xp.zeros_like(raw.status), need, y0, raw)
+        start = _Turn(xp.zeros_like(xp.any(need), dtype=xp.int32), need, y0, raw)
         return backend.while_loop(lambda state: xp.any(state.need), turn, start).best  # type: ignore[no-any-return]
 
     def _claim(self, solver: Solver, residual: Residual, need: Array, old: Claim) -> Claim:
@@ -125,25 +129,13 @@ class Chain(Solver):
 
         return residual.backend.when(xp.any(need), attempt, (*residual.known, *old), old)  # type: ignore[no-any-return]
 
-    def _judged(self, residual: Residual, state: _Turn, claim: Claim) -> RawSolution:
-        """Return a claim, judged by the tolerances of the solver that makes it: those that agree share a verdict."""
-        turns: dict[Any, tuple[Solver, Array]] = {}
-        for place, solver in enumerate(self.solvers):
-            if isinstance(solver, IterativeSolver):  # any other one has judged by itself
-                mine, key = state.index == place, (_known(solver.rtol), _known(solver.atol))
-                turns[key] = solver, mine | turns[key][1] if key in turns else mine
-        raw = claim.raw
-        for solver, mine in turns.values():
-            raw = judged(solver, residual, state.start, claim.first, raw, claim.asked & state.need & mine)
-        return raw
-
 
 class _Turn(NamedTuple):
     """A turn of a chain.
 
     Attributes
     ----------
-    index : integer array, (*batch). The place of the solver whose turn it is; the first one has made its claim.
+    index : integer scalar. The place of the solver whose turn it is; the first one has made its claim.
     need : boolean array, (*batch). The systems for which it is.
     start : array, (*batch, n). Where the solver starts.
     best : RawSolution. The best one of the solvers before.
@@ -153,6 +145,19 @@ class _Turn(NamedTuple):
     need: Array
     start: Array
     best: RawSolution
+
+
+def _judged(turns: list[tuple[Solver, Array]], residual: Residual, state: _Turn, claim: Claim) -> RawSolution:
+    """Return a claim, judged by the tolerances of the solver whose turn it is: those that agree share a verdict."""
+    shared: dict[Any, tuple[Solver, Array]] = {}
+    for solver, mine in turns:
+        if isinstance(solver, IterativeSolver):  # any other one has judged by itself
+            key = _known(solver.rtol), _known(solver.atol)
+            shared[key] = solver, mine | shared[key][1] if key in shared else mine
+    raw = claim.raw
+    for solver, mine in shared.values():
+        raw = judged(solver, residual, state.start, claim.first, raw, claim.asked & state.need & mine)
+    return raw
 
 
 def _nudged(residual: Residual, y0: Array, best: RawSolution) -> Array:

@@ -91,6 +91,12 @@ class DampedSolver(IterativeSolver):
     A method is made of functions of small arrays, which evaluate no residual: `propose` a step, `assess` its end.
     """
 
+    @property
+    def shares_its_loop(self) -> bool:
+        """Whether it is these functions alone, so that a compiled chain may run it in one loop with others."""
+        kind = type(self)
+        return (kind.init, kind.step, kind.solve) == (DampedSolver.init, DampedSolver.step, IterativeSolver.solve)
+
     def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp
         region = Region(xp.zeros_like(y), -xp.ones_like(y[..., 0]))
@@ -108,11 +114,6 @@ class DampedSolver(IterativeSolver):
     def regularised(self, xp: Any, matrix: Array, radius: Array) -> Array:
         """Return the matrix, (*batch, n, n), of the whole step."""
         return matrix
-
-    @property
-    def evaluates(self) -> bool:
-        """Whether a proposal evaluates the residual."""
-        return False
 
     def prepare(self, residual: Residual, model: Model, needed: Array | None) -> tuple[Array, Any]:
         """Return where a whole step is one of Newton's, (*batch), and what all proposals from `model` need.
@@ -144,7 +145,8 @@ class DampedSolver(IterativeSolver):
         """
         xp, backend = residual.xp, residual.backend
         (y, f, *_), region, *_ = state
-        matrix = residual.jacobian(y)
+        # f comes with the Jacobian of a compiled program; that of the first iterate may be of another point
+        f, matrix = residual.with_jacobian(y) if backend.traced else (f, residual.jacobian(y))
         weights = self.weigh(xp, matrix, region.scale)
         radius = xp.where(region.radius < 0, self.first_radius(xp, y, weights.metric), region.radius)
         rows = weights.rows

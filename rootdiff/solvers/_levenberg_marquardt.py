@@ -64,8 +64,8 @@ class LevenbergMarquardt(TrustRegionSolver):
     geodesic: bool = False
 
     @property
-    def evaluates(self) -> bool:
-        return self.geodesic
+    def shares_its_loop(self) -> bool:
+        return super().shares_its_loop and not self.geodesic
 
     def prepare(self, residual: Residual, model: Model, needed: Array | None) -> tuple[Array, _Spectrum]:
         xp, (_, metric, rows) = residual.xp, model.weights

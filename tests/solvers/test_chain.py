@@ -7,8 +7,19 @@ import pytest
 from array_api_compat import array_namespace as xp
 
 import rootdiff
-from rootdiff import ArgumentError, ArgumentTypeError, Broyden, Chain, Method, Newton, PseudoTransient, TrustRegion
+from rootdiff import (
+    ArgumentError,
+    ArgumentTypeError,
+    Broyden,
+    Chain,
+    LevenbergMarquardt,
+    Method,
+    Newton,
+    PseudoTransient,
+    TrustRegion,
+)
 from rootdiff.testing.problems import get_problem
+from tests.harness import HARNESSES
 from tests.solvers.cases import on_backends, rosenbrock
 
 CHAIN = Chain([Newton(max_steps=2), TrustRegion()])
@@ -74,6 +85,29 @@ def test_any_solver_may_be_in_a_chain():
     chain = Chain([Newton(max_steps=1), rootdiff.SciPy(method="hybr")])
     sol = rootdiff.root(rosenbrock, np.array([-1.2, 1.0]), np.array(1.0), solver=chain)
     assert sol.method == Method.SCIPY
+
+
+def test_solvers_that_share_a_compiled_loop_keep_their_own_steps_and_settings():
+    def f(y):
+        return xp(y).stack([xp(y).atan(y[0] - 8) + 0.1 * y[1], y[1] - 0.1 * y[0] ** 2 + y[1] ** 3], axis=-1)
+
+    for few in ([50, 50], [1, 50], [1, 1]):  # limits are values of one compiled program
+        chain = Chain(
+            [
+                Newton(max_steps=1),
+                TrustRegion(max_steps=few[0], radius=1.0),
+                LevenbergMarquardt(max_steps=few[1], rtol=1e-6, scale="none"),
+                PseudoTransient(growth=5.0, time_step=2.0),
+            ]
+        )
+        alone, compiled = (HARNESSES[name]().solve(f, np.array([14.0, 1.0]), solver=chain) for name in ("numpy", "jax"))
+        assert Method(int(alone.solution.method)) == Method(4 + few.count(1))
+        assert (compiled.solution.method, compiled.status, compiled.steps) == (
+            alone.solution.method,
+            alone.status,
+            alone.steps,
+        )
+        np.testing.assert_allclose(compiled.y, alone.y, rtol=1e-9)
 
 
 def test_bad_chains_are_refused():
