@@ -9,7 +9,7 @@ from typing import Any
 
 from rootdiff._backend import Array, Backend, Function, Pick
 from rootdiff._operator import FixedPoint, LinearOperator
-from rootdiff._sparse import sparse, told
+from rootdiff._sparse import dense, sparse, told
 from rootdiff._sparsity import Pattern
 
 
@@ -133,6 +133,8 @@ class Residual:
 
     def jacobian(self, y: Array) -> Array:
         """Return df/dy, (*batch, n, n)."""
+        if self.pattern is not None and not self.backend.traced:  # a compiled program could not raise if it is wrong
+            return dense(self, y, self.pattern)
         return self.backend.linearize(self._of_y, y)[2]()
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:

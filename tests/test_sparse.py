@@ -165,6 +165,23 @@ def test_a_pattern_that_lacks_an_entry_is_never_believed_in_a_step(package: Harn
             assert "in 2 of 70 rows" in str(error.value)
 
 
+@pytest.mark.parametrize("solver", ["chord", "trust_region", "levenberg_marquardt", "pseudo_transient", "broyden"])
+def test_solvers_that_form_the_jacobian_take_few_products(solver: str) -> None:
+    calls = [0]
+
+    def counted(y: Any, a: Any) -> Any:
+        calls[0] += 1
+        return ring(y, a)
+
+    whole = rootdiff.root(counted, np.ones(N), A, solver=solver)
+    of_whole, calls[0] = calls[0], 0
+    few = rootdiff.root(counted, np.ones(N), A, solver=solver, jac_sparsity=shape_of_ring())
+    assert of_whole - calls[0] > 2 * N  # whole Jacobians, which cost a call for each unknown
+    np.testing.assert_allclose(few.y, whole.y, rtol=1e-11)
+    with pytest.raises(ArgumentError, match="jac_sparsity"):
+        rootdiff.root(ring, np.ones(N), A, solver=solver, jac_sparsity=("banded", (1, 1)))
+
+
 def test_a_pattern_that_lacks_an_entry_is_never_believed_in_a_derivative(package: Harness) -> None:
     options = {"jac_sparsity": ("banded", (1, 1)), "solver": "df_sane", "adjoint": "sparse_lu"}
     if package.name == "jax":  # a traced program cannot raise
