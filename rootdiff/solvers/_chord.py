@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
@@ -42,12 +41,7 @@ class Chord(IterativeSolver):
     """
 
     max_steps: int = 200
-    contraction: float = runtime(0.3)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.contraction, int | float) and not 0 < self.contraction < 1:
-            raise ArgumentError(f"Chord: contraction is {self.contraction!r}; it must lie between 0 and 1.")
+    contraction: float = runtime(0.3, above=0, below=1)
 
     # the memory tells whether the factors are to be made anew, (*batch)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._iterate import Iterate, Search, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
+from rootdiff._settings import limited
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import norm2
 from rootdiff.linear._base import LinearSolver
@@ -72,14 +72,9 @@ class Newton(IterativeSolver):
 
     max_steps: int = 100
     linear: LinearSolver = field(default_factory=LU)
-    memory: int = 1
+    memory: int = limited(1, least=1)
 
     short_steps = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.memory < 1:
-            raise ArgumentError(f"Newton: memory is {self.memory!r}; it must be at least 1.")
 
     @property
     def descends(self) -> bool:

@@ -50,8 +50,8 @@ class PseudoTransient(DampedSolver):
     """
 
     max_steps: int = 300
-    time_step: float = runtime(1.0)
-    growth: float = runtime(10.0)
+    time_step: float = runtime(1.0, above=0)
+    growth: float = runtime(10.0, above=1)
     mass: float = runtime(1.0)
 
     #: Long, since the residual may grow for a while before it falls.
@@ -60,10 +60,6 @@ class PseudoTransient(DampedSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.time_step, int | float) and not self.time_step > 0:
-            raise ArgumentError(f"PseudoTransient: time_step is {self.time_step!r}; it must be positive.")
-        if isinstance(self.growth, int | float) and not self.growth > 1:
-            raise ArgumentError(f"PseudoTransient: growth is {self.growth!r}; it must be above 1.")
         if isinstance(self.mass, int | float) and self.mass == 0:
             raise ArgumentError("PseudoTransient: mass is 0; it must not be, or there is no transient.")
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
 from rootdiff._settings import runtime
 from rootdiff._space import dot, is_finite, norm2
@@ -21,13 +20,8 @@ class TrustRegionSolver(DampedSolver):
     """What `TrustRegion` and `LevenbergMarquardt` share: the scaled region in which a linear model is believed."""
 
     max_steps: int = 200
-    radius: float = runtime(100.0)
+    radius: float = runtime(100.0, above=0)
     scale: Literal["columns", "none"] = "columns"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.radius, int | float) and not self.radius > 0:
-            raise ArgumentError(f"{type(self).__name__}: radius is {self.radius!r}; it must be positive.")
 
     def first_radius(self, xp: Any, y: Array, metric: Array) -> Array:
         # `radius` times the scaled length of y (Moré, Garbow & Hillstrom 1980)
