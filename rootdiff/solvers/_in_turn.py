@@ -12,13 +12,13 @@ from rootdiff._residual import Residual
 from rootdiff._select import select
 from rootdiff._settings import with_settings
 from rootdiff._solver import Claim, Solver, is_believed, named
-from rootdiff.solvers._damped import DampedSolver, Model, Weights
+from rootdiff.solvers._damped import DampedSolver, Model
 
 #: Settings that the loop and the verdict ask for: numbers of the dtype of the unknown, and counts.
 _NUMBERS, _COUNTS = ("rtol", "atol"), ("max_steps", "patience", "haste")
 
 
-def is_together(backend: Backend, solver: Solver) -> TypeGuard[DampedSolver]:
+def is_together(solver: Solver, backend: Backend) -> TypeGuard[DampedSolver]:
     """Return whether a compiled chain may run a solver in one loop with others."""
     return backend.traced and isinstance(solver, DampedSolver) and solver.shares_its_loop and is_believed(type(solver))
 
@@ -28,18 +28,27 @@ def in_turns(backend: Backend, solvers: Sequence[Solver], y: Array, turn: Array)
 
     Those that share the loop of a compiled program are one. `y`, (*batch, n), is the unknown.
     """
-    alone: list[tuple[Solver, Array]] = []
+    turns: list[tuple[Solver, Array]] = []
     sharing: dict[bool, list[tuple[Array, DampedSolver]]] = {}
     for place, solver in enumerate(solvers, 1):
-        if is_together(backend, solver):
+        if is_together(solver, backend):
             sharing.setdefault(solver.atol is None, []).append((turn == place, solver))
         else:
-            alone.append((solver, turn == place))
+            turns.append((solver, turn == place))
     for group in sharing.values():
         masks, members = zip(*group, strict=True)
         together = members[0] if len(members) == 1 else InTurn.of(backend.xp, masks, members, y)
-        alone.append((together, backend.xp.any(backend.xp.stack(masks))))
-    return alone
+        turns.append((together, backend.xp.any(backend.xp.stack(masks))))
+    return turns
+
+
+def _asked(name: str) -> Any:
+    """Return the method that asks the member whose turn it is."""
+
+    def ask(self: InTurn, *args: Any) -> Any:
+        return self._of_turn([getattr(member, name)(*args) for member in self.members])
+
+    return ask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,9 @@ class InTurn(DampedSolver):
     xp: Any
     haste: Any = 0
 
+    first_radius, weigh, regularised = _asked("first_radius"), _asked("weigh"), _asked("regularised")
+    assess, after = _asked("assess"), _asked("after")
+
     @classmethod
     def of(cls, xp: Any, masks: Sequence[Array], members: Sequence[DampedSolver], y: Array) -> InTurn:
         """Return what takes the turns of these members for unknowns `y`, (*batch, n)."""
@@ -64,10 +76,10 @@ class InTurn(DampedSolver):
         zero = xp.zeros_like(xp.any(masks[0]), dtype=y.dtype)
         zeros = {**dict.fromkeys(_NUMBERS, zero), **dict.fromkeys(_COUNTS, xp.astype(zero, xp.int32))}
         settings = {}
-        for name, zero in zeros.items():
+        for name, like in zeros.items():
             first, *others = values = [getattr(member, name) for member in members]
             alike = all(value is first or (isinstance(value, int | float) and value == first) for value in others)
-            settings[name] = first if alike else solver._of_turn([zero + value for value in values])
+            settings[name] = first if alike else solver._of_turn([like + value for value in values])
         return with_settings(solver, **settings)
 
     def _of_turn(self, answers: Sequence[Any]) -> Any:
@@ -82,16 +94,6 @@ class InTurn(DampedSolver):
         methods = [named(claim.raw, member).method for member in self.members]
         return claim._replace(raw=claim.raw._replace(method=self._of_turn(methods)))
 
-    def first_radius(self, xp: Any, y: Array, metric: Array) -> Array:
-        return self._of_turn([member.first_radius(xp, y, metric) for member in self.members])
-
-    def weigh(self, xp: Any, matrix: Array, scale: Array) -> Weights:
-        found: Weights = self._of_turn([member.weigh(xp, matrix, scale) for member in self.members])
-        return found
-
-    def regularised(self, xp: Any, matrix: Array, radius: Array) -> Array:
-        return self._of_turn([member.regularised(xp, matrix, radius) for member in self.members])
-
     def prepare(self, residual: Residual, model: Model, needed: Array | None) -> tuple[Array, Any]:
         found = [m.prepare(residual, model, mask) for mask, m in zip(self.masks, self.members, strict=True)]
         return self._of_turn([regular for regular, _ in found]), [prepared for _, prepared in found]
@@ -101,16 +103,4 @@ class InTurn(DampedSolver):
         for mask, member, known in zip(self.masks, self.members, prepared, strict=True):
             steps.append(member.propose(replace(residual, active=active & mask), model, known, radius))
         found: tuple[Array, Array] = self._of_turn(steps)
-        return found
-
-    def assess(self, xp: Any, model: Model, radius: Array, step: Array, y: Array, f: Array) -> tuple[Array, Array]:
-        found: tuple[Array, Array] = self._of_turn([m.assess(xp, model, radius, step, y, f) for m in self.members])
-        return found
-
-    def after(
-        self, xp: Any, model: Model, newton: Array, taken: Array, size: Array, radius: Array
-    ) -> tuple[Array, Array]:
-        found: tuple[Array, Array] = self._of_turn(
-            [member.after(xp, model, newton, taken, size, radius) for member in self.members]
-        )
         return found
