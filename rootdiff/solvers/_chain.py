@@ -103,8 +103,8 @@ class Chain(Solver):
         def turn(state: _Turn) -> _Turn:
             index, need, start, best = state
             new = Claim(best, asked & (index == 0), first)
-            others, f = in_turns(backend, self.solvers[1:], y0, index), first
-            if not all(is_together(solver, backend) for solver, _ in others):  # those evaluate f with its Jacobian
+            others, f = in_turns(residual, self.solvers[1:], y0, index), first
+            if not all(is_together(solver, residual) for solver, _ in others):  # those evaluate f with its Jacobian
                 f = backend.when(xp.any(need & (index > 0)), residual, (start,), first)
             for solver, mine in others:
                 new = self._claim(solver, replace(residual, known=(start, f)), need & mine, new)

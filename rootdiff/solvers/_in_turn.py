@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
-from rootdiff._backend import Array, Backend
+from rootdiff._backend import Array
 from rootdiff._loop import iterate
 from rootdiff._residual import Residual
 from rootdiff._select import select
@@ -18,27 +18,29 @@ from rootdiff.solvers._damped import DampedSolver, Model
 _NUMBERS, _COUNTS = ("rtol", "atol"), ("max_steps", "patience", "haste")
 
 
-def is_together(solver: Solver, backend: Backend) -> TypeGuard[DampedSolver]:
-    """Return whether a compiled chain may run a solver in one loop with others."""
-    return backend.traced and isinstance(solver, DampedSolver) and solver.shares_its_loop and is_believed(type(solver))
+def is_together(solver: Solver, residual: Residual) -> TypeGuard[DampedSolver]:
+    """Return whether a compiled chain may run a solver in one loop with others; not if a user watches whose steps."""
+    compiled = residual.backend.traced and residual.observe is None
+    return compiled and isinstance(solver, DampedSolver) and solver.shares_its_loop and is_believed(type(solver))
 
 
-def in_turns(backend: Backend, solvers: Sequence[Solver], y: Array, turn: Array) -> list[tuple[Solver, Array]]:
+def in_turns(residual: Residual, solvers: Sequence[Solver], y: Array, turn: Array) -> list[tuple[Solver, Array]]:
     """Return the solvers with whether it is their turn, by an integer scalar: their place among them, from one.
 
     Those that share the loop of a compiled program are one. `y`, (*batch, n), is the unknown.
     """
+    xp = residual.xp
     turns: list[tuple[Solver, Array]] = []
     sharing: dict[bool, list[tuple[Array, DampedSolver]]] = {}
     for place, solver in enumerate(solvers, 1):
-        if is_together(solver, backend):
+        if is_together(solver, residual):
             sharing.setdefault(solver.atol is None, []).append((turn == place, solver))
         else:
             turns.append((solver, turn == place))
     for group in sharing.values():
         masks, members = zip(*group, strict=True)
-        together = members[0] if len(members) == 1 else InTurn.of(backend.xp, masks, members, y)
-        turns.append((together, backend.xp.any(backend.xp.stack(masks))))
+        together = members[0] if len(members) == 1 else InTurn.of(xp, masks, members, y)
+        turns.append((together, xp.any(xp.stack(masks))))
     return turns
 
 

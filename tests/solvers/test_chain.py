@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 from array_api_compat import array_namespace as xp
@@ -108,6 +109,15 @@ def test_solvers_that_share_a_compiled_loop_keep_their_own_steps_and_settings():
             alone.steps,
         )
         np.testing.assert_allclose(compiled.y, alone.y, rtol=1e-9)
+
+
+def test_a_callback_is_told_whose_step_it_was():
+    names = []
+    chain = Chain([Newton(max_steps=1), TrustRegion(max_steps=1), LevenbergMarquardt(max_steps=2)])
+    options = {"solver": chain, "callback": lambda step: names.append(step.method), "on_failure": "ignore"}
+    HARNESSES["jax"]().solve(rosenbrock, np.array([-1.2, 1.0]), np.array(1.0), **options)
+    jax.effects_barrier()
+    assert names == ["Newton", "TrustRegion", "LevenbergMarquardt", "LevenbergMarquardt"]
 
 
 def test_bad_chains_are_refused():
