@@ -148,8 +148,9 @@ class DampedSolver(IterativeSolver):
         # f comes with the Jacobian of a compiled program; that of the first iterate may be of another point
         f, matrix = residual.with_jacobian(y) if backend.traced else (f, residual.jacobian(y))
         weights = self.weigh(xp, matrix, region.scale)
-        radius = xp.where(region.radius < 0, self.first_radius(xp, y, weights.metric), region.radius)
-        rows = weights.rows
+        radius, rows = region.radius, weights.rows
+        if not backend.surely_all(radius >= 0):
+            radius = xp.where(radius < 0, self.first_radius(xp, y, weights.metric), radius)
         inverse = Equilibrated(backend.lu_factor(self.regularised(xp, matrix, radius) / rows[..., None]), rows)
         newton, weighed = inverse.apply(backend, -f), f / rows
         size = norm2(xp, weighed)
@@ -174,8 +175,10 @@ class DampedSolver(IterativeSolver):
             point = residual.moved(y, step)
             value = residual(point)
             accepted, following = self.assess(xp, model, radius, step, point, value)
-            vanished = max_norm(xp, step) <= eps * max_norm(xp, y)
-            going = residual.of_active(~(accepted | vanished | (count > _MAX_TRIALS)))
+            over = accepted
+            if not residual.backend.surely_all(accepted):
+                over = accepted | (max_norm(xp, step) <= eps * max_norm(xp, y)) | (count > _MAX_TRIALS)
+            going = residual.of_active(~over)
             return Trial(point, value, accepted, full, following), going, count
 
         def body(carry: tuple[Trial, Array, Array]) -> tuple[Trial, Array, Array]:
