@@ -14,9 +14,8 @@ from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import every, is_finite, is_within, max_norm, norm2
 from rootdiff.solvers._correct import corrected
+from rootdiff.solvers._damped import Model, Region
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt, damped, decompose
-from rootdiff.solvers._radius import Linearisation, search
-from rootdiff.solvers._trust_region import Region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +69,25 @@ class GaussNewton(LevenbergMarquardt):
         assert residual.equations is not None
         xp, y, (region, r, matrix) = residual.xp, state.iterate.y, state.memory
         equations = replace(residual.equations, active=residual.active, correct=residual.correct)
-        scale, metric, radius = self._measured(xp, y, matrix, region)
-        at = Linearisation(xp.ones_like(r), matrix, r, scale, metric, radius)
+        weights = self.weigh(xp, matrix, region.scale)._replace(rows=xp.ones_like(r))
+        metric = weights.metric
+        radius = xp.where(region.radius < 0, self.first_radius(xp, y, metric), region.radius)
         spectrum = decompose(xp, matrix / metric[..., None, :], r)
-        regular = every(xp, spectrum.values > 0)
         whole = damped(xp, spectrum, spectrum.f, xp.zeros_like(radius)) / metric
-        attempt = search(equations, y, at, self._proposal(equations, y, at, spectrum, regular))
+        size = norm2(xp, r)
+        unit = xp.where(size > 0, size, 1.0)
+        at = Model(y, r, matrix, weights, radius, whole, every(xp, spectrum.values > 0), size, unit)
+        trial = self._searched(equations, at, spectrum, r)
+        new_y = xp.where(trial.accepted[..., None], trial.y, y)
         # the sum of squares tells steps apart as long as r is not orthogonal to the columns of J
-        resolved = norm2(xp, spectrum.f) > 2 * float(xp.finfo(y.dtype).eps) ** 0.5 * norm2(xp, r)
-        status = status_where(xp, attempt.accepted & resolved, Status.RUNNING, Status.STALLED)
-        new = self._at(residual, attempt.y, Region(scale, attempt.radius), status)
+        resolved = norm2(xp, spectrum.f) > 2 * float(xp.finfo(y.dtype).eps) ** 0.5 * size
+        status = status_where(xp, trial.accepted & resolved, Status.RUNNING, Status.STALLED)
+        new = self._at(residual, new_y, Region(weights.scale, trial.radius), status)
         # where the gradient was halved by it, a whole step is longer than the error that it leaves
         eps = float(xp.finfo(y.dtype).eps)
-        taken = is_within(xp, attempt.y - y - whole, 0.1 * xp.abs(whole) + eps * xp.abs(y))
+        taken = is_within(xp, new_y - y - whole, 0.1 * xp.abs(whole) + eps * xp.abs(y))
         halved = norm2(xp, new.iterate.f) <= 0.5 * norm2(xp, state.iterate.f)
-        error = xp.where((attempt.accepted & taken & halved)[..., None], xp.abs(whole), new.iterate.error)
+        error = xp.where((trial.accepted & taken & halved)[..., None], xp.abs(whole), new.iterate.error)
         return new._replace(iterate=new.iterate._replace(error=error))
 
     def _at(self, residual: Residual, y: Array, region: Region, status: Array) -> State:

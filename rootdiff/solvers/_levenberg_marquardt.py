@@ -71,7 +71,7 @@ class LevenbergMarquardt(TrustRegionSolver):
         xp, (_, metric, rows) = residual.xp, model.weights
 
         def spectrum(matrix: Array, f: Array) -> _Spectrum:
-            return _decompose(xp, matrix / rows[..., None] / metric[..., None, :], f)
+            return decompose(xp, matrix / rows[..., None] / metric[..., None, :], f)
 
         given = model.matrix, model.f
         if needed is None:
@@ -83,7 +83,7 @@ class LevenbergMarquardt(TrustRegionSolver):
     def propose(self, residual: Residual, model: Model, prepared: _Spectrum, radius: Array) -> tuple[Array, Array]:
         xp, metric = residual.xp, model.weights.metric
         damping = _damping(residual, prepared, radius)
-        step = _damped(xp, prepared, prepared.f, damping)
+        step = damped(xp, prepared, prepared.f, damping)
         full = damping == 0
         if self.geodesic:
             whole = full & every(xp, prepared.values > 0)
@@ -97,22 +97,23 @@ def _bend(residual: Residual, model: Model, spectrum: _Spectrum, step: Array, da
     change = residual(model.y + h * velocity) / model.weights.rows - model.f
     second = (2 / h) * (change / h - model.product(velocity))  # Transtrum & Sethna (2012), eq. 12
     along = (xp.matrix_transpose(spectrum.left) @ second[..., None])[..., 0]
-    acceleration = _damped(xp, spectrum, along, damping)
+    acceleration = damped(xp, spectrum, along, damping)
     small = 2 * norm2(xp, acceleration) <= _LARGEST_BEND * norm2(xp, step)
     return xp.where(small[..., None], 0.5 * acceleration, 0.0)
 
 
-def _decompose(xp: Any, matrix: Array, f: Array) -> _Spectrum:
-    n = matrix.shape[-1]
+def decompose(xp: Any, matrix: Array, f: Array) -> _Spectrum:
+    """Return the singular value decomposition of matrices, (*batch, m, n), and `f` in its basis."""
+    m = matrix.shape[-2]
     finite = every(xp, is_finite(xp, matrix))
     clean = xp.where(finite[..., None, None], matrix, xp.zeros_like(matrix))
     left, values, right = xp.linalg.svd(clean, full_matrices=False)
-    noise = n * xp.finfo(matrix.dtype).eps * values[..., :1]
+    noise = m * xp.finfo(matrix.dtype).eps * values[..., :1]
     values = xp.where(values > noise, values, 0.0)
     return _Spectrum(left, values, right, (xp.matrix_transpose(left) @ f[..., None])[..., 0])
 
 
-def _damped(xp: Any, spectrum: _Spectrum, f: Array, damping: Array) -> Array:
+def damped(xp: Any, spectrum: _Spectrum, f: Array, damping: Array) -> Array:
     """Return the scaled step -V s / (s^2 + damping) f for a residual in the basis U."""
     weights = _weights(xp, spectrum.values, damping) * f
     return -(xp.matrix_transpose(spectrum.right) @ weights[..., None])[..., 0]

@@ -11,10 +11,9 @@ from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
-from rootdiff._space import every, is_finite, is_within, numbers
+from rootdiff._space import every, is_finite, is_within, norm2, numbers
 from rootdiff._verdict import judged
 from rootdiff.solvers._given import Given
-from rootdiff.solvers._radius import column_norms
 
 #: A measured slope may be off by so many times its estimated error.
 _MARGIN = 6.0
@@ -94,7 +93,7 @@ def _curvature(residual: Residual, y: Array, hessian: Array) -> tuple[Array, Arr
     flat = values[..., -1] <= margin
     if residual.equations is not None:
         _, slopes = residual.equations.with_jacobian(y)
-        norms = column_norms(xp, slopes)
+        norms = norm2(xp, xp.matrix_transpose(slopes))
         _, values = _singular_values(xp, slopes / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None, :])
         flat = flat & (values[..., -1] <= 10 * slopes.shape[-2] * precision)
     return below > margin, flat
