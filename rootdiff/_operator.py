@@ -68,12 +68,11 @@ class LinearOperator:
         """Return the inverse of the operator, as a function of vectors, from an inverse of the `original`."""
         return partial(inverse.apply, self.backend, transpose=self.transposed)
 
-    def row_errors(self, x: Array) -> Array | None:
-        """Return the size of the error of each row of the product with `x`, (*batch, n), where it is measured."""
-        return self.original.error_sizes(x, self.transposed)
-
     def error_sizes(self, x: Array, transposed: bool) -> Array | None:
-        """Return what `row_errors` does, of this operator or its transpose."""
+        """Return the size of the error of each row of the product with `x`, (*batch, n), where it is measured.
+
+        Of the product with the transpose, if `transposed`.
+        """
         if self.errors is None:
             return None
         errors, xp = self.errors(), self.backend.xp

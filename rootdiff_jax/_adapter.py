@@ -27,7 +27,7 @@ from rootdiff_jax._backend import JaxBackend, SteppingBackend
 from rootdiff_jax._precision import in_own_settings, under_users_settings
 from rootdiff_jax._problem import Inputs, Problem, split
 from rootdiff_jax._rule import solve, solve_watched
-from rootdiff_jax._trace import Traced, partition, trace, vary, varying_axes
+from rootdiff_jax._trace import Traced, made_of, partition, trace, vary, varying_axes
 from rootdiff_jax._words import WORDS
 
 
@@ -101,7 +101,7 @@ class JaxAdapter(Adapter):
             settled = batched is not None or traced.spec == partition(y)
             if axes <= varying_axes(y) and settled:
                 break
-            y = vary(y if settled else _spread(y, traced.spec), axes)
+            y = vary(y if settled else jax.sharding.reshard(y, traced.spec), axes)  # type: ignore[no-untyped-call]
         _check_collectives(traced, correct, y)
         _check_mesh(y)
         problem = Problem(
@@ -116,7 +116,7 @@ class JaxAdapter(Adapter):
             pattern=task.pattern,
             squares=options.loss is not None,
         )
-        scale = None if task.scale is None else _like(y, jax.lax.stop_gradient(task.scale))
+        scale = None if task.scale is None else made_of(y, jax.lax.stop_gradient(task.scale))
         inputs = Inputs(y, solver_values, adjoint_values, of_correct, scale, operands)
         out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
         best = None if isinstance(out.status, Tracer) else out.best
@@ -162,16 +162,6 @@ def _check_collectives(function: Traced, correct: Traced | None, y: Any) -> None
             "solve, and pass them through args; in shard_map with check_vma=True, give a y0 that is the same on all "
             "devices, and let the residual return what is."
         )
-
-
-def _like(y: Any, values: Any) -> Any:
-    """Return values, typed as varying and as spread over a mesh as `y` is."""
-    return jnp.where(jnp.zeros_like(y, dtype=bool), y, values)
-
-
-def _spread(y: Any, spec: Any) -> Any:
-    """Return the start, spread over the explicit axes of a mesh."""
-    return jax.sharding.reshard(y, spec)  # type: ignore[no-untyped-call]
 
 
 def _check_mesh(y: Any) -> None:

@@ -20,7 +20,7 @@ from rootdiff.linear import AutoLinear
 from rootdiff_jax._backend import settled
 from rootdiff_jax._precision import in_own_settings
 from rootdiff_jax._problem import Outputs, Problem, failed
-from rootdiff_jax._trace import alike, vary, varying_axes
+from rootdiff_jax._trace import alike, made_of, vary, varying_axes
 from rootdiff_jax.xla import in_blocks
 
 
@@ -83,7 +83,9 @@ def linear_solve(
         y, operands = known_inside(known)
         residual = problem.residual(operands)
         of_residual = residual.vjp if transposed else residual.jvp
-        return vary(of_residual(y, alike(vector, summed)) * _one(y), summed)
+        # the operation has no derivative where that of its product is known to be zero, as of a constant Jacobian
+        ones = made_of(y, jnp.ones_like(y))
+        return vary(of_residual(y, alike(vector, summed)) * ones, summed)
 
     # what the transposed product takes must vary too: all it makes of `known` it makes inside, where it is the same
     product = partial(jax.checkpoint(product_of, prevent_cse=False) if summed else product_of, known)
@@ -119,15 +121,6 @@ def _varied(values: Any, axes: frozenset[Any]) -> tuple[Any, Callable[[Any], Any
         return jax.tree.map(lambda value, old: alike(value, axes - varying_axes(old)), varied, values)
 
     return jax.tree.map(lambda value: vary(value, axes), values), inside
-
-
-def _one(y: Array) -> Array:
-    """Return ones, which depend on `y` as far as JAX knows.
-
-    `lax.custom_linear_solve` has no derivative where that of its product is known to be zero, as it is where the
-    Jacobian is constant.
-    """
-    return jnp.where(jnp.zeros_like(y, dtype=bool), y, jnp.ones_like(y))
 
 
 def _by_number(solve: Callable[[int | None, Array, Any], Array], several: int = 0) -> Callable[[Array, Any], Array]:

@@ -166,6 +166,11 @@ def alike(value: Any, axes: Iterable[Any]) -> Any:
     return largest.astype(value.dtype)
 
 
+def made_of(y: Any, values: Any) -> Any:
+    """Return values, typed as varying and as spread over a mesh as `y` is, on which they depend as far as JAX knows."""
+    return jnp.where(jnp.zeros_like(y, dtype=bool), y, values)
+
+
 def _opened(closed: Any, inputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
     """Return the jaxpr of a traced function with its constants as further inputs, and all inputs."""
     jaxpr = closed.jaxpr

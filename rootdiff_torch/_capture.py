@@ -81,16 +81,14 @@ def capture(function: Callable[..., Tensor], y: Tensor, parameters: Sequence[Ten
     return Capture(captured, constants, value.detach())
 
 
-def tensors_used(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the tensors beside its inputs that ``function(*inputs)`` uses and that are differentiated or mapped."""
-    with _eagerly(), _Recorder(inputs) as recorder:
-        function(*inputs)
-    return tuple(recorder.found.values())
+def tensors_used(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], shape: tuple[int, ...] | None = None
+) -> tuple[Tensor, ...]:
+    """Return the tensors beside its inputs that ``function(*inputs)`` uses and that are differentiated or mapped.
 
-
-def constants(function: Callable[..., Tensor], inputs: Sequence[Tensor], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Return the constants that ``function(*inputs)`` uses and whose leading axes have this shape."""
-    with _eagerly(), _Constants(inputs, shape) as recorder:
+    With a `shape` the constants whose leading axes have it, instead.
+    """
+    with _eagerly(), _Recorder(inputs) if shape is None else _Constants(inputs, shape) as recorder:
         function(*inputs)
     return tuple(recorder.found.values())
 

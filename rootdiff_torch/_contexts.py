@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from threading import Lock
 from typing import Any
 
@@ -45,12 +45,8 @@ def in_full_precision(y: Tensor) -> Iterator[None]:
     Both round to about ten bits, too few for a solve to converge. TF32 for matrix products is off by default: a user
     has asked for it.
     """
-    with torch.autocast(y.device.type, enabled=False):
-        if y.device.type != "cuda":
-            yield
-        else:
-            with _without_tf32():
-                yield
+    with torch.autocast(y.device.type, enabled=False), _without_tf32() if y.device.type == "cuda" else nullcontext():
+        yield
 
 
 @contextmanager

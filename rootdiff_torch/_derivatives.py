@@ -14,12 +14,6 @@ from rootdiff._errors import ArgumentError
 from rootdiff._freezing import OURS
 from rootdiff_torch._transforms import hidden, is_dual, is_wrapped
 
-FIRST_ONLY = (
-    "residual: the backward of a custom autograd.Function in it cannot be differentiated (it is once_differentiable, "
-    "or works outside autograd: in NumPy, under no_grad, on detached tensors), so that there is no second derivative, "
-    "nor one in forward mode that is to be differentiated. Write its backward in differentiable operations."
-)
-
 
 def tensors(tree: Any) -> list[Tensor]:
     """Return the tensors among the leaves of a pytree."""
@@ -194,7 +188,12 @@ class FirstOnlyError(ArgumentError, RuntimeError):
     """A derivative that a residual does not have; a RuntimeError, as those of PyTorch for the same reason are."""
 
     def __init__(self) -> None:
-        super().__init__(FIRST_ONLY)
+        super().__init__(
+            "residual: the backward of a custom autograd.Function in it cannot be differentiated (it is "
+            "once_differentiable, or works outside autograd: in NumPy, under no_grad, on detached tensors), so that "
+            "there is no second derivative, nor one in forward mode that is to be differentiated. Write its backward "
+            "in differentiable operations."
+        )
 
 
 class FirstOnly(torch.autograd.Function):

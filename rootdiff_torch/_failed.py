@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rootdiff import _implicit
 from rootdiff_torch._backend import BACKEND
-from rootdiff_torch._capture import constants, with_captured
+from rootdiff_torch._capture import tensors_used, with_captured
 from rootdiff_torch._derivatives import is_differentiable, pattern
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._transforms import outer_forward_mode, rule
@@ -26,7 +26,7 @@ def note_system_data(problem: Problem, y: Tensor, parameters: Sequence[Tensor], 
     if failed.ndim == 0 or bool(failed.all()):
         return
     y = _implicit.regular_point(BACKEND.xp, y, failed)
-    closed_over = constants(problem.original, (y, *parameters), failed.shape)
+    closed_over = tensors_used(problem.original, (y, *parameters), failed.shape)
     function = with_captured(problem.original, closed_over, 1 + len(parameters))
     values, found = [*parameters, *closed_over], list[int]()
 

@@ -84,16 +84,12 @@ class Namespace(_backend.Namespace):
     @staticmethod
     def max(x: Tensor, /, *, axis: int | None = None) -> Tensor:
         """Return the largest entries along an axis, or of all."""
-        if axis is None:
-            return x.amax()
-        return x.squeeze(axis) if x.shape[axis] == 1 else x.amax(axis)
+        return _extreme(x, x.amax, axis)
 
     @staticmethod
     def min(x: Tensor, /, *, axis: int | None = None) -> Tensor:
         """Return the smallest entries along an axis, or of all."""
-        if axis is None:
-            return x.amin()
-        return x.squeeze(axis) if x.shape[axis] == 1 else x.amin(axis)
+        return _extreme(x, x.amin, axis)
 
     @staticmethod
     def stack(arrays: Sequence[Tensor], /, *, axis: int = 0) -> Tensor:
@@ -148,6 +144,10 @@ class Namespace(_backend.Namespace):
         return torch.where((norm > low) & (norm < torch.inf), norm, careful(x))
 
 
+def _extreme(x: Tensor, reduce: Callable[..., Tensor], axis: int | None) -> Tensor:
+    return reduce() if axis is None else x.squeeze(axis) if x.shape[axis] == 1 else reduce(axis)
+
+
 def _rounded(value: Any, dtype: torch.dtype) -> Any:
     """Return a number as float16 rounds it: infinity, where PyTorch would raise."""
     large = dtype is torch.float16 and isinstance(value, float) and abs(value) > torch.finfo(dtype).max
@@ -171,16 +171,14 @@ def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
         return _constants[key]
     with torch.inference_mode(False):
         constant = torch.full((), value, dtype=dtype, device=device)
-    if (
-        device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
-    ):  # a constant made while recording exists only after a replay
+    # a constant made while recording exists only after a replay
+    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
         _constants[key] = constant
     return constant
 
 
 def _vector_norm(x: Tensor, order: float) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x, order, dim=-1)
-    return norm
+    return torch.linalg.vector_norm(x, order, dim=-1)  # type: ignore[no-any-return]
 
 
 def _is_readable(x: Tensor) -> bool:

@@ -71,13 +71,6 @@ def row_sizes(operator: LinearOperator, x: Array, rhs: Array) -> Array:
     return largest
 
 
-def _factored(operator: LinearOperator, inverse: Inverse) -> Inverse:
-    """Return the inverse of an operator; LU factors in place of one that eliminates anew for each vector."""
-    if not isinstance(inverse, Eliminated):
-        return inverse
-    return operator.backend.lu_factor(operator.remade() if isinstance(operator, Dense) else operator.dense())
-
-
 def flipped(xp: Any, x: Array, count: Array | int) -> Array:
     """Return `x`, (*batch, n), under the change of sign of this number, below `FLIPS`.
 
@@ -129,7 +122,9 @@ def skeel_condition(
     unclear = ~(bound <= screen) if suspicious is None else suspicious | ~(bound <= screen)
 
     def estimate(x: Array, sizes: Array) -> Array:
-        known = _factored(operator.original, inverse)
+        known, original = inverse, operator.original
+        if isinstance(inverse, Eliminated):  # LU factors, where it would eliminate anew for each vector
+            known = backend.lu_factor(original.remade() if isinstance(original, Dense) else original.dense())
         solve, solve_transposed = operator.inverted_by(known), operator.T.inverted_by(known)
         # max(|A^-1| g) is the 1-norm of diag(g) A^-T
         norm = one_norm(backend, lambda v: sizes * solve_transposed(v), lambda v: solve(sizes * v), x)

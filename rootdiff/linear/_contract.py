@@ -30,10 +30,6 @@ SCREEN_AT = SINGULAR_AT / 100
 _SHORT = 0.5
 
 
-#: Patterns of signs, of which errors of rows could be any.
-_PHASES = 1, 2, 3
-
-
 class _Solved(NamedTuple):
     """A solution with its residual ``b - A x`` and, where the inverse is at hand, the sizes of the terms of each row.
 
@@ -73,9 +69,12 @@ def answered(operator: LinearOperator, solver: LinearSolver, rhs: Array, role: s
     try:
         found = solver.solve(operator, rhs)
     except Exception as error:
-        if not _is_of_numerics(error):
+        names = {kind.__name__ for kind in type(error).__mro__}  # the frameworks have a `LinAlgError` each
+        if not isinstance(error, ArithmeticError) and names.isdisjoint({"LinAlgError", "_LinAlgError"}):
             raise
-        found = _raised(operator, rhs)
+        xp = operator.backend.xp
+        finite = every(xp, xp.isfinite(rhs) & xp.isfinite(operator.matvec(rhs)))
+        found = xp.full_like(rhs, xp.nan), LinearInfo(status_where(xp, finite, Status.SINGULAR, Status.NONFINITE))
     if not isinstance(found, tuple) or len(found) != 2:
         raise ArgumentError(
             f"{role}: {solver} returned {type(found).__name__}. It must return a tuple of the solution, an array "
@@ -90,19 +89,6 @@ def is_ours(solver: LinearSolver) -> bool:
     """Return whether a solver is one of these packages, not a user's, so that what it returns need not be checked."""
     ours = type(solver).__module__.startswith(("rootdiff.", "rootdiff_"))
     return ours and not isinstance(solver, LinearFunction)
-
-
-def _is_of_numerics(error: Exception) -> bool:
-    """Return whether a matrix, not a mistake, makes a solver raise; the frameworks have a `LinAlgError` each."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, ArithmeticError) or not names.isdisjoint({"LinAlgError", "_LinAlgError"})
-
-
-def _raised(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-    xp = operator.backend.xp
-    finite = every(xp, xp.isfinite(rhs) & xp.isfinite(operator.matvec(rhs)))
-    status = status_where(xp, finite, Status.SINGULAR, Status.NONFINITE)
-    return xp.full_like(rhs, xp.nan), LinearInfo(status)
 
 
 def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: Array, info: Any, role: str) -> None:
@@ -174,7 +160,7 @@ def _judged(
         screen = SCREEN_AT / operator.precision
         condition = skeel_condition(operator, info.factors, x, sizes, screen, solved.suspicious)
         regular = finite & (operator.precision * condition < SINGULAR_AT)
-        errors = operator.row_errors(x)
+        errors = operator.original.error_sizes(x, operator.transposed)
         if errors is not None:
             change = _change(operator, info.factors, x, errors)
             regular, info = regular & (change < SINGULAR_AT), info._replace(change=change)
@@ -195,7 +181,8 @@ def _judged(
 def _change(operator: LinearOperator, inverse: Inverse, x: Array, errors: Array) -> Array:
     """Return the relative change of the solution, (*batch), that errors of this size in its rows bring about."""
     xp, solve = operator.backend.xp, operator.inverted_by(inverse)
-    changes = [solve(errors * weights(xp, x, xp.full_like(x[..., 0], phase))) for phase in _PHASES]
+    # patterns of signs, of which errors of rows could be any
+    changes = [solve(errors * weights(xp, x, xp.full_like(x[..., 0], phase))) for phase in (1, 2, 3)]
     return relative_size(xp, max_norm(xp, sum(xp.abs(change) for change in changes) / len(changes)), max_norm(xp, x))
 
 
