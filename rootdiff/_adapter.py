@@ -70,20 +70,13 @@ class Task:
 
     Attributes
     ----------
-    function : callable
-        The user's residual, or the cell of a fixed point.
-    y0, start : pytree, array (*batch, n)
-        The initial guess as the user's pytree, and as flat vectors.
-    args : tuple
-        The arguments as the adapter keeps them.
-    is_parameter : callable
-        Whether a leaf of `args` is handed to the derivative rule.
-    batched : list of bool, or None
-        Which leaves of `args` carry the batch axes, if the user has told.
-    scale : array like `start`, or None
-        The size of each unknown, if the user has told.
-    pattern : Pattern or None
-        Where the Jacobian of each system may have entries, if the user has told.
+    function : callable. The user's residual, or the cell of a fixed point.
+    y0, start : pytree, array (*batch, n). The initial guess as the user's pytree, and as flat vectors.
+    args : tuple. The arguments as the adapter keeps them.
+    is_parameter : callable. Whether a leaf of `args` is handed to the derivative rule.
+    batched : list of bool, or None. Which leaves of `args` carry the batch axes, if the user has told.
+    scale : array like `start`, or None. The size of each unknown, if the user has told.
+    pattern : Pattern or None. Where the Jacobian of each system may have entries, if the user has told.
     """
 
     function: Callable[..., Any]
@@ -156,12 +149,9 @@ class Adapter(Protocol):
 
     Attributes
     ----------
-    package : str
-        The package that a user imports.
-    words : mapping
-        What the docstrings of the entry points say of this framework, by the names that they have there.
-    nothing : Any
-        What stands in a `Solution` for a field that there is not.
+    package : str. The package that a user imports.
+    words : mapping. What the docstrings of the entry points say of this framework, by the names that they have there.
+    nothing : Any. What stands in a `Solution` for a field that there is not.
     """
 
     package: str

@@ -21,18 +21,13 @@ class LinearOperator:
     matvec, rmatvec : callable
         Products of the matrix, and of its transpose, with vectors (*batch, n), or with several of them per matrix,
         (several, *batch, n).
-    dense : callable
-        Returns the matrices, (*batch, n, n).
-    precision : float
-        Relative accuracy of the products, dimensionless.
-    shape : tuple of int
-        Of the matrices, (*batch, n, n).
+    dense : callable. Returns the matrices, (*batch, n, n).
+    precision : float. Relative accuracy of the products, dimensionless.
+    shape : tuple of int. Of the matrices, (*batch, n, n).
     transpose_of : LinearOperator or None
         The operator that this is the transpose of; its type tells what is known of the matrices.
-    errors : callable or None
-        Returns the errors of the entries, (*batch, n, n), where they are measured.
-    finer : callable or None
-        Returns the same operator with smaller errors, at a higher cost.
+    errors : callable or None. Returns the errors of the entries, (*batch, n, n), where they are measured.
+    finer : callable or None. Returns the same operator with smaller errors, at a higher cost.
     """
 
     backend: Backend
@@ -96,11 +91,7 @@ class FixedPoint(LinearOperator):
 class Dense(LinearOperator):
     """Matrices at hand: products are those with them.
 
-    Attributes
-    ----------
-    remade : callable
-        Returns the matrices, made once more: to carry them into a branch costs a compiled program a copy, whether the
-        branch is taken or not.
+    `remade` returns them, made once more: to carry them into a branch costs a compiled program a copy.
     """
 
     remade: Callable[[], Array] = field(kw_only=True)

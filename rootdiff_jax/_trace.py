@@ -29,18 +29,12 @@ class Traced:
 
     Attributes
     ----------
-    reverse_only : bool
-        Whether a `custom_vjp` is in it, so that it has no forward-mode derivative.
-    differentiable : bool
-        Whether it has a derivative in its first argument: a callback that depends on it has none, without a rule.
-    axes : frozenset
-        The mesh axes of an enclosing ``shard_map`` that its value varies over.
-    spec : PartitionSpec
-        How its value is spread over the explicit axes of a mesh.
-    names : frozenset
-        The axes, of a mesh or named by `jax.vmap`, over which each evaluation communicates.
-    indexed : frozenset
-        Those whose index a function within, such as a jitted one, takes.
+    reverse_only : bool. Whether a `custom_vjp` is in it, so that it has no forward-mode derivative.
+    differentiable : bool. Whether it has a derivative in its first argument: a callback of it has none, without a rule.
+    axes : frozenset. The mesh axes of an enclosing ``shard_map`` that its value varies over.
+    spec : PartitionSpec. How its value is spread over the explicit axes of a mesh.
+    names : frozenset. The axes, of a mesh or named by `jax.vmap`, over which each evaluation communicates.
+    indexed : frozenset. Those whose index a function within, such as a jitted one, takes.
     """
 
     def __init__(self, jaxpr: Any, operands: Sequence[Any]) -> None:

@@ -39,9 +39,7 @@ _AUTOGRAD_OFF = (
 class TorchBackend(Backend):
     """PyTorch on plain tensors, under no transform: `rootdiff_torch._rule` sees to that.
 
-    Attributes
-    ----------
-    predicts : bool. Whether a step on another device may be taken twice; not where a user watches the steps.
+    `predicts` tells whether a step on another device may be taken twice; not where a user watches the steps.
     """
 
     predicts: bool = True

@@ -49,15 +49,9 @@ def needs_capture() -> bool:
 
 
 class Capture(NamedTuple):
-    """What a call of a residual uses beside its inputs.
+    """What a call of a residual uses beside its inputs: what is differentiated, what it reads and does not write.
 
-    Attributes
-    ----------
-    differentiated : tuple of tensors. Those that are differentiated.
-    constants : tuple of tensors. The others that it reads and does not write.
-    value : tensor or None
-        The value of the call; None under a transform, where the value at plain inputs does not tell what is
-        differentiated.
+    And the value of the call; None under a transform, where that at plain inputs does not tell what is differentiated.
     """
 
     differentiated: tuple[Tensor, ...] = ()

@@ -118,13 +118,9 @@ def _unchecked(xp: Any, x: Array, info: LinearInfo) -> LinearInfo:
 def _refined(operator: LinearOperator, inverse: Inverse, solved: _Solved, rhs: Array, wanted: bool) -> _Solved:
     """Return the solution after one step of refinement, in the systems in which the step is short.
 
-    Not where it is not `wanted`, because the solver has refined it, or not needed, for one unknown. The right-hand side
-    of the step consists of roundings: a long step makes a matrix suspicious, since a singular one amplifies them.
-
-    References
-    ----------
-    Skeel (1980), "Iterative refinement implies numerical stability for Gaussian elimination": partial pivoting alone
-    leaves rows of other units with errors of the largest one.
+    Not where it is not `wanted`, because the solver has refined it, or not needed, for one unknown. Without it partial
+    pivoting leaves rows of other units with errors of the largest one (Skeel 1980). The right-hand side of the step
+    consists of roundings: a long step makes a matrix suspicious, since a singular one amplifies them.
     """
     xp = operator.backend.xp
     x, residual, moved = solved.x, solved.residual, None

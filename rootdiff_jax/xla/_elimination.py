@@ -20,13 +20,8 @@ _STABLE = 10
 def solve(matrix: Array, rhs: Array, transpose: bool) -> tuple[Array, tuple[Array, Array]]:
     """Return the solutions, (*batch, n), of A x = b, or of A^T x = b; and what `solve_again` takes before `rhs`.
 
-    Without pivots, which would cost more than all else; where the backward error shows that a system wanted them,
-    all are solved by LAPACK.
-
-    References
-    ----------
-    Oettli & Prager (1964), for the backward error from the residual: Higham (2002), "Accuracy and Stability of
-    Numerical Algorithms", theorem 7.3.
+    Without pivots, which would cost more than all else; where the backward error (Oettli & Prager 1964; Higham 2002,
+    theorem 7.3) shows that a system wanted them, all are solved by LAPACK.
     """
     entries, b = _batch_last(matrix, rhs, transpose)
     # one array: else the compiler repeats the elimination for each row of the test
@@ -77,8 +72,7 @@ def _eliminated(matrix: list[list[Array]], rhs: list[Array]) -> list[Array]:
 
 def _is_backward_error_within(allowed: float, row: list[Array], x: list[Array], value: Array) -> Array:
     """Return whether changes of a row of A and of b, by so small a part of each entry, explain ``A x - b``."""
-    terms = [entry * unknown for entry, unknown in zip(row, x, strict=True)]
     residual, size = value, jnp.abs(value)
-    for term in terms:
+    for term in (entry * unknown for entry, unknown in zip(row, x, strict=True)):
         residual, size = residual - term, size + jnp.abs(term)
     return jnp.abs(residual) <= allowed * size

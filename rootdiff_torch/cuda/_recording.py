@@ -178,9 +178,7 @@ def _original(error: RuntimeError) -> RuntimeError:
 class Recording:
     """A step, recorded for states of these shapes and dtypes: from one to a NamedTuple whose `result` is the next.
 
-    Attributes
-    ----------
-    state : the tensors that it reads: a copy of those of the last call.
+    Its `state` is the tensors that it reads: a copy of those of the last call.
     """
 
     def __init__(self, function: Callable[[Any], Any], state: Any) -> None:
