@@ -148,7 +148,7 @@ def _status(xp: Any, x: Array, factors: Inverse) -> Array:
 
 
 def _refine(operator: LinearOperator, known: Inverse, rhs: Array, size: Array) -> tuple[Array, Array]:
-    """Return x, by an approximate inverse, and the norm of ``b - A x``; refined while a step gains (Higham 2002, 12.1)."""
+    """Return x and the norm of ``b - A x``, by an inverse at hand, refined while a step gains (Higham 2002, 12.1)."""
     backend, xp, inverse = operator.backend, operator.backend.xp, operator.inverted_by(known)
     goal = 2 * operator.precision * size
 
