@@ -84,12 +84,12 @@ class Namespace(_backend.Namespace):
     @staticmethod
     def max(x: Tensor, /, *, axis: int | None = None) -> Tensor:
         """Return the largest entries along an axis, or of all."""
-        return _extreme(x, x.amax, axis)
+        return x.amax() if axis is None else x.squeeze(axis) if x.shape[axis] == 1 else x.amax(axis)
 
     @staticmethod
     def min(x: Tensor, /, *, axis: int | None = None) -> Tensor:
         """Return the smallest entries along an axis, or of all."""
-        return _extreme(x, x.amin, axis)
+        return x.amin() if axis is None else x.squeeze(axis) if x.shape[axis] == 1 else x.amin(axis)
 
     @staticmethod
     def stack(arrays: Sequence[Tensor], /, *, axis: int = 0) -> Tensor:
@@ -142,10 +142,6 @@ class Namespace(_backend.Namespace):
         if least > low and most < torch.inf:
             return norm
         return torch.where((norm > low) & (norm < torch.inf), norm, careful(x))
-
-
-def _extreme(x: Tensor, reduce: Callable[..., Tensor], axis: int | None) -> Tensor:
-    return reduce() if axis is None else x.squeeze(axis) if x.shape[axis] == 1 else reduce(axis)
 
 
 def _rounded(value: Any, dtype: torch.dtype) -> Any:
