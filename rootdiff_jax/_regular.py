@@ -80,9 +80,11 @@ def _of_batch(
     if batched is not None:
         return _with_rows(values, failed, (True, *batched))
     y = values[0]
-    if failed.shape == () or any(_is_spread(value, y) for value in values):
+    # rows of systems cannot be exchanged in arrays that are spread over devices in another way
+    spread = (any(partition(value)) or not varying_axes(value) <= varying_axes(y) for value in values)
+    if failed.shape == () or any(spread):
         return values
-    candidates = tuple(_starts_with(value, failed.shape) for value in values)
+    candidates = tuple(_is_of_numbers(value) and jnp.shape(value)[: failed.ndim] == failed.shape for value in values)
     fixed = jax.tree.map(lax.stop_gradient, values)
 
     def look(failed: Array, *values: Any) -> Any:
@@ -93,16 +95,6 @@ def _of_batch(
     nothing = (jnp.zeros_like(failed), jnp.zeros(len(values), dtype=bool), none)
     wrong, found, rows = backend.when(jnp.any(failed), look, (failed, *fixed), nothing)
     return _with_good(values, rows, wrong, [flag and found[place] for place, flag in enumerate(candidates)])
-
-
-def _is_spread(value: Any, y: Array) -> bool:
-    """Return whether an array is spread over devices in a way that rows of systems cannot be exchanged in."""
-    return any(axis is not None for axis in partition(value)) or not varying_axes(value) <= varying_axes(y)
-
-
-def _starts_with(value: Any, batch: tuple[int, ...]) -> bool:
-    """Return whether an operand may be data of the systems: it is an array of numbers that starts with their axes."""
-    return _is_of_numbers(value) and jnp.shape(value)[: len(batch)] == batch
 
 
 def _is_of_numbers(value: Any) -> bool:
