@@ -269,8 +269,7 @@ def describe(backend: Backend, y0: Any, batch_ndim: int, complex_step: bool = Fa
         )
     for leaf in leaves:
         _check_array(backend, leaf)
-    real = {leaf.dtype for leaf in leaves if xp.isdtype(leaf.dtype, "real floating")}
-    reals = real | {xp.real(leaf).dtype for leaf in leaves if xp.isdtype(leaf.dtype, "complex floating")}
+    reals = {(xp.real(leaf) if xp.isdtype(leaf.dtype, "complex floating") else leaf).dtype for leaf in leaves}
     if len(reals) > 1:
         names = ", ".join(sorted(str(dtype) for dtype in reals))
         raise ArgumentTypeError(f"y0: its leaves mix the precisions {names}; give them all one.")

@@ -22,7 +22,7 @@ from rootdiff_torch._contexts import on_plain_tensors, without_history
 from rootdiff_torch._derivatives import breaks_graph, dense, differentiable, has_no_second
 from rootdiff_torch._failed import note_system_data, without_masked
 from rootdiff_torch._problem import Problem
-from rootdiff_torch._watching import check_still_root, norm_allowed
+from rootdiff_torch._watching import check_still_root
 
 _DETACHED = (
     "residual: autograd finds no way from y to its value, so that its derivative is zero: it detaches y, or leaves "
@@ -57,7 +57,8 @@ def find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[Te
             if problem.on_failure not in KEEP:
                 y = torch.where(solution.converged[..., None], y, torch.nan)
         error = torch.full_like(y, torch.inf) if raw.error is None else raw.error
-        allowed = norm_allowed(raw.status, raw.residual_norm)
+        # the largest norm of f that a later evaluation at the root may have
+        allowed = torch.where(solution.converged, 2 * raw.residual_norm, torch.inf)
         others = (raw.status, raw.steps, raw.residual_norm, raw.method, allowed, error)
         return (y.clone() if y is start else y, *others, *known)
 

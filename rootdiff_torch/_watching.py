@@ -18,7 +18,6 @@ from rootdiff._errors import ArgumentError
 from rootdiff._patterns import signs
 from rootdiff._reached import reached
 from rootdiff._residual import Residual
-from rootdiff._solution import Status
 from rootdiff._state import LOOKED_AT, ChangedError, State
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import base_of
@@ -115,11 +114,6 @@ class Watched:
 def _is_small(tensor: Tensor, device: torch.device) -> bool:
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.device == device
     return plain and is_differentiable(tensor) and 0 < tensor.numel() <= _SMALL
-
-
-def norm_allowed(status: Tensor, norm: Tensor) -> Tensor:
-    """Return the largest norm of f that a later evaluation at the root may have, (*batch); infinite where it failed."""
-    return torch.where(status > int(Status.AT_PRECISION), torch.inf, 2 * norm)
 
 
 def check_still_root(residual: Residual, y: Tensor, value: Tensor, allowed: Tensor) -> None:

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from rootdiff._backend import Function, in_python
 from rootdiff_torch.cuda._recording import (
+    THREAD,
     Recording,
     are_alike,
     copied,
     first_step,
-    is_wanted,
     loop_kind,
-    may_record_first_step,
-    note_first_step,
     recorded,
 )
 
@@ -135,8 +133,8 @@ def while_loop(cond: Function, body: Function, state: Any, assess: Function) -> 
     if not holds(going):
         return state
     take = partial(_predicted_step, cond, body, assess)
-    kind = loop_kind(body, state) if is_wanted() else None
-    alike = kind is not None and may_record_first_step(kind)
+    kind = loop_kind(body, state) if THREAD.wanted else None
+    alike = kind is not None and THREAD.recordable.get(kind, False)
     predicts, answers = alike, [list[bool](), list[bool]()]
     recording: Recording | None = None
     has_stepped = False
@@ -167,7 +165,7 @@ def while_loop(cond: Function, body: Function, state: Any, assess: Function) -> 
         alike = kind is not None and are_alike(step.result, state)
         predicts, state = not step.met, step.result
         if alike and predicts and not has_stepped:
-            note_first_step(kind)
+            THREAD.recordable.setdefault(kind, True)
         has_stepped = True
 
 

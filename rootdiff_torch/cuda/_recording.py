@@ -37,12 +37,7 @@ class _Thread(threading.local):
         self.recordable = dict[Hashable, bool]()
 
 
-_thread = _Thread()
-
-
-def is_wanted() -> bool:
-    """Return whether the loops that run are to be recorded."""
-    return _thread.wanted
+THREAD = _Thread()
 
 
 def loop_kind(body: Callable[..., Any], state: Any) -> Hashable:
@@ -52,19 +47,9 @@ def loop_kind(body: Callable[..., Any], state: Any) -> Hashable:
     return getattr(body, "__code__", body), structure, frozenset(devices)
 
 
-def may_record_first_step(kind: Hashable) -> bool:
-    """Return whether the first step of such a loop may be recorded."""
-    return _thread.recordable.get(kind, False)
-
-
-def note_first_step(kind: Hashable) -> None:
-    """Note that a first step of this kind of loop has been taken without a recording."""
-    _thread.recordable.setdefault(kind, True)
-
-
 def records_first_step() -> bool:
     """Return whether the first step of a loop is being recorded."""
-    return _thread.in_first_step
+    return THREAD.in_first_step
 
 
 def check_not_made_in_first_step(asked_in_it: bool) -> None:
@@ -73,20 +58,20 @@ def check_not_made_in_first_step(asked_in_it: bool) -> None:
     Such a value serves all steps, and each replay would compute it again. `asked_in_it` is what `records_first_step`
     returned when the value was asked for.
     """
-    if _thread.in_first_step and not asked_in_it:
+    if THREAD.in_first_step and not asked_in_it:
         raise ArgumentError("cuda_graph: a first step that makes what others need cannot be recorded.")
 
 
 def first_step(function: Callable[[Any], Any], state: Any, kind: Hashable) -> Recording:
     """Return the recording of a step that has not been taken before; raises `FirstStepError` where it must be."""
-    _thread.in_first_step = True
+    THREAD.in_first_step = True
     try:
         return Recording(function, state)
     except ArgumentError as error:
-        _thread.recordable[kind] = False
+        THREAD.recordable[kind] = False
         raise FirstStepError from error
     finally:
-        _thread.in_first_step = False
+        THREAD.in_first_step = False
 
 
 class FirstStepError(Exception):
@@ -107,7 +92,7 @@ def recorded(wanted: bool, like: Tensor, work: Callable[[], _T]) -> _T:
 
     The stream waits for what the current stream holds now, and the current stream waits for it.
     """
-    before, _thread.wanted = _thread.wanted, wanted  # also for a solve inside a residual
+    before, THREAD.wanted = THREAD.wanted, wanted  # also for a solve inside a residual
     try:
         while True:
             try:
@@ -115,14 +100,14 @@ def recorded(wanted: bool, like: Tensor, work: Callable[[], _T]) -> _T:
             except FirstStepError:  # once per kind of loop
                 continue
     finally:
-        _thread.wanted = before
+        THREAD.wanted = before
 
 
 def _on_own_stream(device: torch.device, work: Callable[[], _T]) -> _T:
     current = torch.cuda.current_stream(device)
-    if device not in _thread.streams:
-        _thread.streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    stream = _thread.streams[device]
+    if device not in THREAD.streams:
+        THREAD.streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = THREAD.streams[device]
     stream.wait_stream(current)
     try:
         with torch.cuda.stream(stream):
@@ -142,7 +127,7 @@ class Graph:
 
     def __init__(self, work: Callable[[], Any]) -> None:
         device = torch.device("cuda", torch.cuda.current_device())
-        last = _thread.graphs.get(device)
+        last = THREAD.graphs.get(device)
         self._graph = torch.cuda.CUDAGraph()
         collects = gc.isenabled()
         gc.disable()  # no other graph may be destroyed while this one is recorded
@@ -153,7 +138,7 @@ class Graph:
             finally:
                 self._graph.capture_end()
         except RuntimeError as error:
-            _thread.graphs.pop(device, None)  # PyTorch takes its memory for that of an open recording
+            THREAD.graphs.pop(device, None)  # PyTorch takes its memory for that of an open recording
             # the error is in no variable of this frame: such a cycle would keep the graphs of the callers alive
             raise ArgumentError(
                 "cuda_graph: a step cannot be recorded. The residual, or a linear solve in it, waits for the device: a "
@@ -163,7 +148,7 @@ class Graph:
         finally:
             if collects:
                 gc.enable()
-        _thread.graphs[device] = self._graph
+        THREAD.graphs[device] = self._graph
 
     def replay(self) -> None:
         """Carry the operations out, on the tensors that they were recorded with."""

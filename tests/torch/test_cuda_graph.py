@@ -69,7 +69,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_recording, "Graph", Tape)
     monkeypatch.setattr(_recording, "_on_own_stream", lambda device, work: work())
     monkeypatch.setattr(_adapter, "check_device", lambda device: None)
-    monkeypatch.setattr(_recording._thread, "recordable", {})
+    monkeypatch.setattr(_recording.THREAD, "recordable", {})
     monkeypatch.setattr(Tape, "made", 0)
     monkeypatch.setattr(Tape, "replays", 0)
 
@@ -130,7 +130,7 @@ def test_a_first_step_that_cannot_be_recorded_is_taken(device: None) -> None:
 
     z0, options = torch.zeros(3, 2, dtype=torch.float64), {"solver": "fixed_point", "batch_ndim": 1}
     found = rootdiff_torch.fixed_point(cell, z0, cuda_graph=True, **options)
-    assert list(_recording._thread.recordable.values()) == [
+    assert list(_recording.THREAD.recordable.values()) == [
         False,
         True,
     ]  # in that from beside the end nothing waits
@@ -263,7 +263,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[FakeGraph]:
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", made)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(_recording._thread, "graphs", {})
+    monkeypatch.setattr(_recording.THREAD, "graphs", {})
     return alive
 
 
