@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec
 from rootdiff._backend import Function
 from rootdiff_jax._trace import has_explicit_axes
 
-#: An array of at most so many numbers is packed with others of its type. The vectors of a larger system are not:
-#: unpacking them after the loop cost as much as packing saved (timed for 50 to 200 unknowns).
+#: An array of at most so many numbers is packed with others of its type: value and gradient of `auto` at ten unknowns
+#: take .8 of the time. The vectors of a larger system are not: unpacking them cost as much as packing saved.
 _PACKED = 32
 
 
