@@ -10,7 +10,6 @@ from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
-from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import every, is_finite, is_within, max_norm, norm2
 from rootdiff.solvers._correct import corrected
@@ -50,8 +49,8 @@ class GaussNewton(LevenbergMarquardt):
     2.0
     """
 
-    max_steps: int = runtime(1000)
-    radius: float = runtime(1.0)
+    max_steps: int = 1000
+    radius: float = 1.0
 
     short_steps: ClassVar[int] = 0  # in a curved valley they are short, and the sum falls slowly
 
