@@ -62,7 +62,7 @@ class Minimum(Solver):
 def _with_error_of_slopes(residual: Residual, raw: RawSolution, hessian: Array, rtol: float) -> RawSolution:
     """Return the solution with the error that y has where the gradient is made of measured slopes."""
     xp, equations, error = residual.xp, residual.equations, raw.error
-    off = None if equations is None else equations.operator(raw.y).T.row_errors(equations(raw.y))
+    off = None if equations is None else equations.operator(raw.y).error_sizes(equations(raw.y), True)
     if off is None or error is None:
         return raw
     factors = residual.backend.lu_factor(hessian)
