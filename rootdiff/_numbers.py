@@ -34,12 +34,17 @@ def as_array(backend: Backend, numbers: Any, args: Any) -> Array:
             "or a pytree of arrays."
         ) from error
     for leaf in backend.flatten(args)[0]:
-        if backend.is_array(leaf) and xp.isdtype(leaf.dtype, "real floating"):
+        if backend.is_array(leaf) and is_of(xp, leaf.dtype, "real floating"):
             if xp.isdtype(array.dtype, "real floating"):
                 array = xp.astype(array, leaf.dtype)
             # JAX moves it to the device of what it meets; made of `leaf`, it would vary over a mesh as that does
             return array if backend.traced else xp.asarray(array, device=leaf.device)
     return array
+
+
+def is_of(xp: Any, dtype: Any, kinds: str | tuple[str, ...]) -> bool:
+    """Whether a dtype is of the standard's `kinds`; one with fields, of records, is of none."""
+    return not getattr(dtype, "fields", None) and bool(xp.isdtype(dtype, kinds))
 
 
 def is_number(value: Any) -> bool:

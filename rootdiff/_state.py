@@ -40,6 +40,12 @@ class ChangedError(ArgumentError, RuntimeError):
         )
 
 
+class _New(NamedTuple):
+    """Stands for all keys of a dict but these."""
+
+    known: frozenset[Any]
+
+
 class Snapshot(NamedTuple):
     """An array by its name, with its entries as they were: all, so that it can be put back, or some of them."""
 
@@ -132,7 +138,7 @@ def _some(array: Any, whole: bool) -> Any:
 
 def _items(store: Any) -> Iterable[tuple[Any, Any]]:
     if hasattr(store, "items") and len(store) < LOOKED_AT:
-        return list(store.items())
+        return [*store.items(), *([(_New(frozenset(store)), {})] if isinstance(store, dict) else ())]
     return [(_ALL, _now(store, _ALL))] if len(store) <= _KEPT else ()
 
 
@@ -154,6 +160,8 @@ def _now(store: Any, key: Any) -> Any:
             return _MISSING
     if key is _ALL:
         return [*store, *store.values()] if isinstance(store, dict) else [*store]
+    if isinstance(key, _New):
+        return {other: store[other] for other in list(store) if other not in key.known}
     return store.get(key, _MISSING)
 
 
@@ -166,6 +174,10 @@ def _assign(entries: Iterable[tuple[Any, Any, Any]], arrays: Iterable[Snapshot])
                 del store.cell_contents
             else:
                 store.cell_contents = value
+        elif isinstance(key, _New):
+            for other in _now(store, key):
+                del store[other]
+            store.update(value)
         elif key is not _ALL:
             store.pop(key, None) if value is _MISSING else store.__setitem__(key, value)
         elif isinstance(store, list):
@@ -184,4 +196,4 @@ def _has_changed(store: Any, key: Any, value: Any) -> bool:
     now = _now(store, key)
     if key is _ALL:
         return len(now) != len(value) or any(map(operator.is_not, now, value))
-    return now is not value
+    return now != value if isinstance(key, _New) else now is not value

@@ -12,7 +12,7 @@ import numpy as np
 
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
-from rootdiff._numbers import as_unknown, as_value, is_number
+from rootdiff._numbers import as_unknown, as_value, is_number, is_of
 
 _FRAMEWORKS = {"numpy": "rootdiff", "torch": "rootdiff_torch", "jax": "rootdiff_jax", "jaxlib": "rootdiff_jax"}
 
@@ -181,7 +181,7 @@ class Structure:
         """
         backend, xp, lead = self.backend, self.backend.xp, len(self.batch)
         kinds = ("real floating", "complex floating")
-        floating = all(backend.is_array(leaf) and xp.isdtype(leaf.dtype, kinds) for leaf in leaves)
+        floating = all(backend.is_array(leaf) and is_of(xp, leaf.dtype, kinds) for leaf in leaves)
         if not floating or (lead and isinstance(output, list)):
             return output
         other = self._of_output(leaves, tree)
@@ -252,7 +252,7 @@ class Structure:
     def _is_wider(self, dtype: Any, own: Any) -> bool:
         """Whether NumPy's rounding of a result to `own`, the dtype of y0, loses digits only; tapes keep their dtype."""
         xp = self.backend.xp
-        same = any(xp.isdtype(dtype, kind) and xp.isdtype(own, kind) for kind in ("real floating", "complex floating"))
+        same = any(is_of(xp, dtype, kind) and is_of(xp, own, kind) for kind in ("real floating", "complex floating"))
         return self.backend.name == "numpy" and same and xp.finfo(dtype).eps < xp.finfo(own).eps
 
 
@@ -409,7 +409,7 @@ def _check_array(backend: Backend, leaf: Any) -> None:
             f"or a pytree of them. {advice}"
         )
     check_precision(backend, leaf, "y0")
-    if not backend.xp.isdtype(leaf.dtype, ("real floating", "complex floating")):
+    if not is_of(backend.xp, leaf.dtype, ("real floating", "complex floating")):
         raise ArgumentTypeError(
             f"y0: it has dtype {leaf.dtype}, but must be floating, since a root of an integer problem "
             "is not an integer. Convert it to the precision you want the root in."

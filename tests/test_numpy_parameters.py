@@ -125,6 +125,8 @@ def reader(kind: str) -> tuple[Any, Any]:
         "named tuple": (lambda: pair.first[0], lambda: inner.__setitem__(0, 5.0)),
         "long list": (lambda: long[4000], lambda: long.__setitem__(4000, 5.0)),
         "large dict": (lambda: many[4000], lambda: many.update({4000: 5.0})),
+        "new key": (lambda: options.get("d", 0.0), lambda: options.update(d=5.0)),
+        "new attribute": (lambda: getattr(holder, "d", 0.0), lambda: setattr(holder, "d", 5.0)),
     }
     return pairs[kind]
 
@@ -150,6 +152,8 @@ CHANGES = [
     "named tuple",
     "long list",
     "large dict",
+    "new key",
+    "new attribute",
 ]
 ENTRIES = ["root", "rules", "fixed_point", "root_scalar", "continuation", "argument"]
 
@@ -303,6 +307,10 @@ def test_records_are_passed_on(as_array: Callable[..., Any]) -> None:
     assert sol.vjp(np.ones(2)) == (None,)
     with pytest.raises(rootdiff.ConvergenceError, match="y0 holds NaN"):
         rootdiff.root(lambda y, data: y**3 - data["a"], np.full(2, np.nan), data)
+    sol = rootdiff.root_scalar(lambda y, row: y**3 - row["a"], (0.0, 9.0), data[0])  # numbers take the dtype of args
+    np.testing.assert_allclose(sol.y, 2.0)
+    with pytest.raises(ArgumentTypeError, match="it returned dtype"):
+        rootdiff.root(lambda y, data: data, np.ones(2), data)
 
 
 def test_a_masked_residual_is_refused() -> None:
