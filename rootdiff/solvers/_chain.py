@@ -21,13 +21,14 @@ from rootdiff._space import every, is_finite
 from rootdiff._verdict import judged, start_scale
 from rootdiff.solvers._in_turn import in_turns, is_together
 
-#: Part of the size of an unknown by which a start moves away from where a square root or a norm has no derivative.
+#: Part of the size of an unknown by which a start moves away from where a square root or a norm has no derivative; in
+#: the k-th turn its k-th root.
 _NUDGE = 1e-3
 
 
 @dataclass(frozen=True)
 class Chain(Solver):
-    """Solvers that take turns: each one tries, from `y0`, the systems that those before it failed.
+    """Solvers that take turns: each one tries, from `y0` or from beside it, the systems that those before it failed.
 
     Parameters
     ----------
@@ -112,7 +113,8 @@ class Chain(Solver):
             best = _better(xp, best, found, need, index == 0)
             need = need & _failed(xp, best) & (index + 1 < len(self.solvers))
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
-            return _Turn(index + 1, need, xp.where(need[..., None], _nudged(residual, y0, best), best.y), best)
+            beside = _beside(residual, y0, start, best, index + 1)
+            return _Turn(index + 1, need, xp.where(need[..., None], beside, best.y), best)
 
         start = _Turn(xp.zeros_like(xp.any(need), dtype=xp.int32), need, y0, raw)
         return backend.while_loop(lambda state: xp.any(state.need), turn, start).best  # type: ignore[no-any-return]
@@ -160,11 +162,13 @@ def _judged(turns: list[tuple[Solver, Array]], residual: Residual, state: _Turn,
     return raw
 
 
-def _nudged(residual: Residual, y0: Array, best: RawSolution) -> Array:
-    """Return the start of the next solver, a little off `y0` where the derivative there is not finite."""
+def _beside(residual: Residual, y0: Array, start: Array, best: RawSolution, turn: Array) -> Array:
+    """Return the start of the next solver: beside `y0`, where no step led away from that, the later the farther."""
     xp = residual.xp
-    stuck = (best.status == int(Status.NONFINITE)) & every(xp, best.y == y0)
-    return xp.where(stuck[..., None], y0 + _NUDGE * start_scale(xp, y0, residual.scale), y0)
+    stuck = ((best.status == int(Status.NONFINITE)) | (best.status == int(Status.STALLED))) & every(xp, best.y == y0)
+    stuck = stuck | ~every(xp, start == y0)  # as in the turns before
+    part = _NUDGE ** (1 / xp.astype(turn, y0.dtype))[..., None]
+    return xp.where(stuck[..., None], y0 + part * start_scale(xp, y0, residual.scale), y0)
 
 
 def _failed(xp: Any, best: RawSolution) -> Array:
