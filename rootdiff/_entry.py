@@ -617,8 +617,9 @@ def gradient_report(
     true ones. The accuracy of differences, and the rounding of the residual, are measured. What an inner iteration
     leaves is seen where it changes within a half of each unknown and parameter, as that of ``brentq(xtol=1e-5)`` does.
     An error that is smooth over such a way is not: the values are those of another function, whose gradient is the one
-    that is judged. Nor is it over a way from a parameter that is zero. Solve inner problems to rounding. The cost
-    is that of some ten Newton steps and gradients.
+    that is judged. Nor is one over a way from a parameter that is zero. ``scipy.integrate.solve_ivp``, and ``brentq``
+    with a coarse `xtol`, may take the same steps all over it: the error is then told too low at single values, by any
+    factor. Solve inner problems to rounding. The cost is that of some ten Newton steps and gradients.
 
     Examples
     --------

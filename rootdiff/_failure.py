@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from rootdiff._backend import Backend
 from rootdiff._errors import AdjointError, ArgumentError, ConvergenceError, ConvergenceWarning
+from rootdiff._numbers import is_of
 from rootdiff._sizes import is_dense
 from rootdiff._solution import Solution, Status
 
@@ -35,6 +36,8 @@ _OF_MANY = (
     "the residual does not underflow: exp(-y) has no root",
 )
 
+#: The failures that inaccurate derivatives lead to.
+_OF_DERIVATIVES = (Status.SINGULAR, Status.STALLED)
 #: The policies under which the root of a failed system is its best iterate.
 KEEP = ("keep", "ignore")
 
@@ -65,7 +68,8 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     if on_failure == "nan":
         return True
     norms, steps = backend.to_numpy(solution.residual_norm), backend.to_numpy(solution.steps)
-    limits, raised = backend.xp.finfo(solution.residual_norm.dtype), RAISED.get()
+    dtype, raised = solution.residual_norm.dtype, RAISED.get()
+    limits, rough = backend.xp.finfo(dtype), backend.precision(dtype) > backend.xp.finfo(dtype).eps
     entry, sought = getattr(solver, "sought", ("root", "root"))
     lines = [
         f"{entry}: {_count(statuses, *(f'{verb} no {sought} that can be vouched for' for verb in ('has', 'have')))}."
@@ -85,6 +89,8 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
             cause, remedy = _ASTRAY
         elif status is Status.ILL_DETERMINED and _knows_no_error(backend, solution, where):
             cause, remedy = _OF_MANY
+        elif status in _OF_DERIVATIVES and status not in own and rough:
+            remedy = f"{remedy}; differences know ten digits of a Jacobian: give jac if its condition asks for more"
         if status is Status.STALLED and raised is not None:
             cause, remedy = f"the solver raised {raised!r}", "see to that error, start elsewhere, or try another solver"
         origin = _nonfinite_origin(backend, context) if status is Status.NONFINITE_START else ""
@@ -249,8 +255,8 @@ def _nonfinite_origin(backend: Backend, context: tuple[Any, ...]) -> str:
     holders = []
     for name, tree in zip(names, context, strict=True):
         for leaf in backend.flatten(tree)[0]:
-            xp, plain = backend.xp, backend.is_array(leaf) and not getattr(leaf.dtype, "fields", None)
-            floating = plain and xp.isdtype(leaf.dtype, ("real floating", "complex floating"))
+            xp = backend.xp
+            floating = backend.is_array(leaf) and is_of(xp, leaf.dtype, ("real floating", "complex floating"))
             if floating and not bool(xp.all(xp.isfinite(leaf))):
                 holders.append(name)
                 break

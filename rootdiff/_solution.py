@@ -67,7 +67,8 @@ _WORDS: dict[Status, tuple[str, str]] = {
     ),
     Status.SINGULAR: (
         "the Jacobian is singular to working precision",
-        "start elsewhere, or check for a redundant equation or an unknown the residual does not depend on",
+        "start elsewhere; check for a redundant equation, an unknown the residual does not depend on, or a residual "
+        "that tends to zero without a root, as 1/cosh(y) does",
     ),
     Status.NONFINITE: (
         "the Jacobian, or the residual after every trial step, is NaN or infinite",
@@ -82,7 +83,7 @@ _WORDS: dict[Status, tuple[str, str]] = {
         "give a bracket (lo, hi) at whose ends the residual has opposite signs, or one starting point to search from",
     ),
     Status.ILL_DETERMINED: (
-        "the rounding noise of the residual, or its underflow, leaves at least one unknown without a digit",
+        "the rounding noise of the residual, or its underflow, may leave unknowns without a digit",
         "use float64, write the residual without cancellation, or scale it so that it does not underflow",
     ),
     Status.RANDOM: (

@@ -228,6 +228,19 @@ def test_unknowns_without_a_digit_are_counted(package: str) -> None:
         pytest.importorskip(package).root(f, xp.ones(2, dtype=xp.float64))
 
 
+def test_a_singular_jacobian_may_be_that_of_a_residual_that_tends_to_zero() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ConvergenceError, match=r"SINGULAR(?s:.*)To do: .*tends to zero without a root"):
+        pytest.importorskip("rootdiff_torch").root(lambda y: 1 / torch.cosh(y), torch.tensor([300.0]).double())
+
+
+def test_a_jacobian_that_is_singular_to_differences_asks_for_jac() -> None:
+    f = lambda y: np.stack([3 * y[0] + y[1] - 4, 3 * y[0] + (1 + 1e-11) * y[1] - 4 - 1e-11])
+    for solver in ("auto", "newton"):
+        with pytest.raises(ConvergenceError, match=r"To do: .*give jac if its condition"):
+            rootdiff.root(f, np.array([5.0, -7.0]), solver=solver)
+
+
 class _Raising(rootdiff.Solver):
     """A solver of a user's that steps once, and then raises."""
 
