@@ -195,10 +195,17 @@ def iterate(
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
     elif is_dense(tuple(y.shape)) and not looks:
         asked = asked | claimed
+    eps = float(xp.finfo(y.dtype).eps)
+    noise = eps * xp.abs(y)
     if is_dense(tuple(y.shape)) and looks:
         allowed = allowed_error(xp, solver, at.y, loop.scale, xp.isfinite(norm) | True)
+        # by no more than the default, since along a longer way f bends
+        allowed = xp.minimum(allowed, eps**0.75 * (xp.abs(at.y) + loop.scale))
         end = End(replace(residual, active=claimed), at.y, at.f, allowed, loop.scale, loop.steps)
-        asked = asked | (claimed & is_lost(end, solver, raw.factors, norm == 0))
+        lost, lasting = is_lost(end, solver, raw.factors, norm == 0)
+        noise = xp.maximum(noise, lasting)
+        asked = asked | (claimed & lost)
+    raw = raw._replace(error=xp.where(claimed[..., None], xp.maximum(error, noise), error))
     return Claim(raw, asked if active is None else asked & active, first)
 
 

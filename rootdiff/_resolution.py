@@ -16,8 +16,9 @@ from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._space import is_within, max_norm
 
-#: Part of a change by the tolerance, half of it or more, that may be lost on its way through f.
-_RETURNING = 0.4
+#: Part of a change by the tolerance, half of it or more, that may be lost on its way through f; and how many times the
+#: part that is lost, one sample of the noise, the error may be.
+_RETURNING, _MARGIN = 0.4, 2.0
 #: Steps after which a point beside y must be nearer to it by so much, over the square root of n: the part that the
 #: slowest of n directions has in a step that is as long in each of them, but for one case of a hundred. Of many
 #: unknowns, whose Jacobian costs more, it may be so many steps more than the solve took.
@@ -35,8 +36,10 @@ class End(NamedTuple):
     steps: Array
 
 
-def is_lost(end: End, solver: Any, inverse: Any, exact: Array) -> Array:
+def is_lost(end: End, solver: Any, inverse: Any, exact: Array) -> tuple[Array, Array]:
     """Return where f does not resolve y to the allowed error, as far as can be told without its Jacobian, (*batch).
+
+    And what rounding leaves of an error of y, (*batch, n), as far as that was seen.
 
     `inverse` is what is known of the inverse Jacobian. Where it was never formed, steps say nothing of directions in
     which none went. Of a `solver` whose steps tell no error another solve, from beside y, has to lead back to y; of
@@ -44,16 +47,17 @@ def is_lost(end: End, solver: Any, inverse: Any, exact: Array) -> Array:
     """
     if isinstance(getattr(inverse, "base", inverse), Factors | SparseFactors):
         return _returns_less(end, inverse)
+    unseen = end.residual.xp.zeros_like(end.y)
     if solver.short_steps == 0:
-        return _stays_away(end, solver)
-    return exact | ~exact if has_few_unknowns(end.y.shape) else exact
+        return exact | _stays_away(end, solver), unseen  # an f of zero tells no error at all
+    return exact | ~exact if has_few_unknowns(end.y.shape) else exact, unseen
 
 
-def _returns_less(end: End, inverse: Any) -> Array:
+def _returns_less(end: End, inverse: Any) -> tuple[Array, Array]:
     """Return where a change of y by the allowed error, put into f, does not come back by the inverse Jacobian.
 
     Rows that round alike give back any change but that which f feels least: along it, a rounding must be less than the
-    allowed error.
+    allowed error. What does not come back is the noise that is returned too, (*batch, n).
     """
     residual, y, allowed = end.residual, end.y, end.allowed
     xp, limits = residual.xp, residual.xp.finfo(y.dtype)
@@ -66,8 +70,8 @@ def _returns_less(end: End, inverse: Any) -> Array:
         both = inverse.apply(residual.backend, xp.stack([change, turned]))
         back, weak = both[0, ...], both[1, ...]
     rounding = float(limits.eps) * xp.abs(y) / xp.maximum(allowed, xp.full_like(y, float(limits.smallest_normal)))
-    least = _RETURNING * allowed
-    return ~(is_within(xp, back - (trial - y), least) & is_within(xp, weak * rounding, least))
+    noise = xp.maximum(xp.abs(back - (trial - y)), xp.abs(weak * rounding))
+    return ~is_within(xp, noise, _RETURNING * allowed), _MARGIN * noise
 
 
 def _stays_away(end: End, solver: Any) -> Array:

@@ -235,13 +235,15 @@ def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
 def unless_random(residual: Residual, y: Array, f: Array, first_norm: Array, status: Array) -> Array:
     """Return the status, RANDOM where f has another value when it is evaluated again: by more than rounding.
 
-    A program that is compiled draws no numbers of its own: of these only one that calls out of it is looked at.
+    If it has in one system of a batch, then in those that failed too, where it may be the same by chance. A program
+    that is compiled draws no numbers of its own: of these only one that calls out of it is looked at.
     """
     if residual.backend.traced and residual.differentiable:
         return status
     xp = residual.xp
     change = max_norm(xp, residual(y) - f)
-    return xp.where(change > float(xp.finfo(y.dtype).eps) ** 0.75 * first_norm, int(Status.RANDOM), status)
+    random = change > float(xp.finfo(y.dtype).eps) ** 0.75 * first_norm
+    return xp.where(random | (xp.any(random) & (status > int(Status.RUNNING))), int(Status.RANDOM), status)
 
 
 def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Array], noise: Array) -> Array:

@@ -135,14 +135,21 @@ CASES: dict[str, tuple[Any, list[float], list[float] | None, type]] = {
         np.float64,
     ),
     "no derivative at the start, a root": (lambda y: y + xp(y).sqrt(y) - 6, [0.0], [4.0], np.float64),
+    "no derivative at the start, two roots": (
+        lambda y: _stack(y[0] + xp(y).sqrt(y[0]) - 6, y[1] + xp(y).sqrt(y[1]) - y[0] + 2),
+        [0.0, 0.0],
+        [4.0, 1.0],
+        np.float64,
+    ),
 }
 #: Where a solver may fail, as long as it says so. With differences for derivatives fewer digits are left, and there is
 #: one at each start; Newton's method alone goes nowhere without.
 FAR = {"dissociation, 1e-28", "dissociation, second order"}
-KINKS = {"no derivative at the start, a norm", "no derivative at the start, a root"}
+TWO_KINKS = "no derivative at the start, two roots"
+KINKS = {"no derivative at the start, a norm", "no derivative at the start, a root", TWO_KINKS}
 MAY_FAIL = {
     ("numpy", "auto"): FAR,
-    ("numpy", "newton"): {*FAR, "couplings of 1e-12"},
+    ("numpy", "newton"): {*FAR, "couplings of 1e-12", TWO_KINKS},
     ("torch", "newton"): KINKS,
     ("jax-jit", "newton"): KINKS,
 }
@@ -279,6 +286,14 @@ def test_a_random_residual_is_named() -> None:
     assert sol.status == Status.RANDOM
 
 
+def test_a_random_residual_is_named_for_each_system_that_fails() -> None:
+    first, rng = np.array([[1.0], [0.0]]), np.random.default_rng(0)  # no noise in the second, which has no root
+    sol = rootdiff.root(
+        lambda y: y**2 + 1 + first * rng.standard_normal(y.shape), np.ones((2, 1)), batch_ndim=1, on_failure="ignore"
+    )
+    assert list(sol.status) == [Status.RANDOM, Status.RANDOM]
+
+
 @pytest.mark.parametrize("solver", ["bisection", "chandrupatla", "itp", "bracketed_newton"])
 def test_a_random_residual_is_named_in_a_bracket(solver: str) -> None:
     rng = np.random.default_rng(0)
@@ -400,6 +415,26 @@ def test_one_of_many_roots_has_no_known_error(backend: Any, solver: str, start: 
     if start == [1.0, 1.0]:  # a root, which a user may want; how far the next one is, nobody knows
         assert int(out.status) == Status.AT_PRECISION
         assert np.all(error == np.inf)
+
+
+@pytest.mark.parametrize("solver", ["newton", "auto", "chord", "broyden", "df_sane", "newton_krylov"])
+def test_a_residual_of_zero_tells_the_error_that_its_rounding_hides(backend: Any, solver: str) -> None:
+    slopes = np.array([0.9995, 0.999, 0.9999, 0.99, 0.99995])
+    shifts = np.array([0.0015, 0.0033, 0.00017, 0.021, 0.00012])
+    low = 0
+    for a, b in zip(slopes, shifts, strict=True):
+        out = backend.solve(lambda y, a, b: y - (a * y + b), np.zeros(1), a, b, solver=solver)
+        with mpmath.workdps(60):
+            off = float(abs(mpmath.mpf(out.y[0]) - mpmath.mpf(b) / (1 - mpmath.mpf(a))))
+        low += off > 10 * float(np.asarray(out.solution.error)[0])
+        assert float(np.asarray(out.solution.error)[0]) > 0
+    assert low == 0
+
+
+def test_many_unknowns_are_known_to_their_own_rounding_at_best() -> None:
+    target = np.linspace(1.0, 2.0, 1100)  # more than have their Jacobian formed
+    sol = rootdiff.root(lambda y: y - target, np.zeros(1100), solver="anderson")
+    assert np.all(sol.error >= np.finfo(float).eps * sol.y)
 
 
 def test_equations_that_contradict_have_no_root_among_many(backend: Any) -> None:
