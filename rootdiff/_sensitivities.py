@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,7 +213,7 @@ class Sensitivities:
         leaves, tree = self.structure.backend.flatten(self.args)
         filled = [found.get(next(count)) if is_parameter(leaf) else None for leaf in leaves]
         args = self.structure.backend.unflatten(tree, filled)
-        if isinstance(argnums, int):
+        if not isinstance(argnums, tuple | NoneType):
             return args[argnums]
         return tuple(args[number] for number in _numbers("", argnums, len(args)))
 
@@ -223,12 +224,14 @@ def _numbers(method: str, argnums: Argnums, count: int) -> tuple[int, ...]:
         return tuple(range(count))
     numbers = argnums if isinstance(argnums, tuple) else (argnums,)
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
-            raise ArgumentError(
-                f"{method}: argnums={argnums!r} is not among the numbers of args; the solve had {count}, so give an "
-                f"int from {-count} to {count - 1}, or a tuple of such (None for all)."
-            )
-    return tuple(number % count for number in numbers)
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not -count <= number < count:
+            some = f"{count}, so give an int from {-count} to {count - 1}, or a tuple of such (None for all)"
+            had = some if count else "none"
+            raise ArgumentError(f"{method}: argnums={argnums!r} is not among the numbers of args; the solve had {had}.")
+    found = tuple(int(number) % count for number in numbers)
+    if len(set(found)) < len(found):
+        raise ArgumentError(f"{method}: argnums={argnums!r} names an argument twice; give each of them once.")
+    return found
 
 
 def _once(operator: Callable[[Array], LinearOperator]) -> Callable[[Array], LinearOperator]:

@@ -9,7 +9,7 @@ import pytest
 from array_api_compat import array_namespace
 
 import rootdiff
-from rootdiff import ArgumentTypeError, ConvergenceError
+from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError
 from tests.harness import Harness
 
 X, D = np.array([[1.0, 0.5], [-0.3, 2.0], [0.7, 0.1]]), np.array([1.0, -2.0, 0.5])
@@ -118,20 +118,40 @@ def test_a_vertex_of_a_linear_program() -> None:
 
 
 def test_a_weakly_active_constraint_has_no_derivative() -> None:
+    """Neither at the root to the bit, nor where a solver ends."""
     import torch
 
     import rootdiff_torch
 
-    condition = rootdiff_torch.conditions.kkt(distance, inequality=below)
-    point = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    zero = torch.zeros(1, dtype=torch.float64)
+    def half_plane(y: Any, point: Any) -> Any:
+        return (y[0] + y[1] - 1.6)[None]
 
-    def derivative() -> Any:
-        y, _ = rootdiff_torch.implicit(condition, (zero, zero), point).y
-        return torch.autograd.grad(y.sum(), point)
+    point = torch.tensor([1.0, 0.6], dtype=torch.float64, requires_grad=True)
+    condition = rootdiff_torch.conditions.kkt(distance, inequality=half_plane)
+    for y, u in (([1.0, 0.6], [0.0]), ([1.5, 2.2], [-0.7]), ([0.5, 0.2], [0.7])):
+        start = torch.tensor(y, dtype=torch.float64), torch.tensor(u, dtype=torch.float64)
+        with pytest.raises(ConvergenceError):  # an AdjointError is one
+            torch.autograd.grad(rootdiff_torch.root(condition, start, point).y[0].sum(), point)
 
-    with pytest.raises(ConvergenceError):
-        derivative()
+
+def test_unknowns_that_do_not_fit_are_named() -> None:
+    def residual(unknown: Any) -> Any:
+        return rootdiff.root(
+            rootdiff.conditions.kkt(distance, inequality=lambda y, a: y[:1] - 1), unknown, np.array([1.0, 0.6])
+        )
+
+    with pytest.raises(ArgumentError, match=r"has 0 multipliers; give the tuple \(y, multipliers of inequality\)"):
+        residual(np.zeros(2))
+    with pytest.raises(ArgumentError, match=r"has 2 multipliers"):
+        residual((np.zeros(2), np.zeros(1), np.zeros(1)))
+    with pytest.raises(ArgumentError, match=r"inequality returned an array of shape \(1,\), .* have shape \(2,\)"):
+        residual((np.zeros(2), np.zeros(2)))
+    stationarity = rootdiff.conditions.stationarity
+    with pytest.raises(ArgumentTypeError, match="y is complex"):
+        rootdiff.root(stationarity(lambda y: np.sum(np.abs(y - 1) ** 2)), np.zeros(2, dtype=complex))
+    with pytest.raises(ArgumentTypeError, match="objective: it returned None"):
+        rootdiff.root(stationarity(lambda y: None), np.zeros(2))
+    assert rootdiff.root(stationarity(lambda y: float(np.sum((y - 1) ** 2))), np.zeros(2)).y == pytest.approx(1)
 
 
 def test_what_is_no_function_is_named() -> None:

@@ -177,6 +177,15 @@ def test_argnums_that_name_no_argument(argnums: Any) -> None:
             ask()
 
 
+def test_argnums_name_each_argument_once() -> None:
+    sol = rootdiff.root(lambda y, a, b: y - a * b, np.ones(2), np.full(2, 2.0), 3.0)
+    with pytest.raises(ArgumentError, match=r"argnums=\(1, -1\) names an argument twice"):
+        sol.jvp(1.0, 5.0, argnums=(1, -1))
+    assert sol.vjp(np.ones(2), argnums=np.int64(1)) == pytest.approx(4.0)
+    with pytest.raises(ArgumentError, match="the solve had none"):
+        rootdiff.root(lambda y: y - 1, np.ones(2)).vjp(np.ones(2), argnums=0)
+
+
 def test_tangents_are_as_many_as_argnums() -> None:
     sol = rootdiff.root(lambda y, a, b: y - a * b, np.ones(2), np.ones(2), np.array(2.0))
     with pytest.raises(ArgumentError, match="got 2 tangents; the solve had 2 args, so argnums=0 takes 1"):
