@@ -54,7 +54,9 @@ class Conditions:
             leaves, tree = backend.flatten(y)
             slopes = backend.flatten(gradient(y, *args))[0]
             moved = backend.unflatten(tree, [a - b for a, b in zip(leaves, slopes, strict=True)])
-            back = backend.flatten(projection(moved, *args))[0]
+            back, other = backend.flatten(projection(moved, *args))
+            if other != tree or [getattr(a, "shape", None) for a in back] != [a.shape for a in leaves]:
+                raise ArgumentError("projection: it returned another structure, or other shapes, than those of y.")
             return backend.unflatten(tree, [a - b for a, b in zip(leaves, back, strict=True)])
 
         return residual

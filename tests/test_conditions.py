@@ -151,6 +151,9 @@ def test_unknowns_that_do_not_fit_are_named() -> None:
         rootdiff.root(stationarity(lambda y: np.sum(np.abs(y - 1) ** 2)), np.zeros(2, dtype=complex))
     with pytest.raises(ArgumentTypeError, match="objective: it returned None"):
         rootdiff.root(stationarity(lambda y: None), np.zeros(2))
+    shrunk = rootdiff.conditions.projected_gradient(lambda y: np.sum((y - 1) ** 2), lambda y: y[:1])
+    with pytest.raises(ArgumentError, match="projection: it returned another structure"):
+        rootdiff.root(shrunk, np.zeros(3))
     assert rootdiff.root(stationarity(lambda y: float(np.sum((y - 1) ** 2))), np.zeros(2)).y == pytest.approx(1)
 
 
