@@ -90,8 +90,10 @@ class NumpyAdapter(Adapter):
         raw = run(task.solver, hooks.attach(problem, structure, start), start)
         raw = raw._replace(y=np.array(raw.y))  # after no step it is y0, which the user may change
         failed = (raw.status > Status.AT_PRECISION) & (options.on_failure != "ignore")
-        if np.any(failed):  # a wrong rule explains more than a status
-            problem.check_rules(raw.y, failed)
+        # a wrong rule explains more than a status, and of a sum of squares it moves the minimum
+        doubted = failed if options.loss is None else np.isfinite(raw.residual_norm)
+        if np.any(doubted):
+            problem.check_rules(raw.y, doubted)
         again = replace(options, solver="auto", hooks=type(hooks)(), batched_args=None, jac_sparsity=task.pattern)
         sensitivities = Sensitivities(
             replace(self.measured(at_solve), backend=backend),
