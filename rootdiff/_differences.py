@@ -197,21 +197,25 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
         most = np.max(np.where(grows, target, 0), axis=-1)
         step = power_of_two(np.where(least < np.inf, least, np.where(most > 0, most, step)), line.step.dtype)
         other = _stencil(line, step)
+        # a component that did not ask for so long a step believes it only where it is clear, and to their difference
+        grows = grows & (other.step <= target)
+        told = grows | (other.step < best.step) | (other.error <= rough * np.abs(other.value))
         gap = np.abs(other.value - best.value)
         # within a stair of a coarsely rounded term f is smooth, with a slope that is not the one of f: of two steps
         # that contradict each other the shorter one is not trusted, if the stairs are as low as those of float32
         terms = _terms(best, length)
         stair = gap * np.minimum(best.step, other.step) <= _STAIR * np.maximum(noise, terms)
-        stair = stair & (gap > _APART * (best.error + other.error))
+        stair = stair & (gap > _APART * (best.error + other.error)) & told
         silent = ((other.change == 0) & (best.change > 0) | stair) & (other.step < best.step)
-        best = best._replace(error=np.where(stair & (other.step > best.step), gap, best.error))
         shorter, longer = other.step < best.step, other.step > best.step
+        other = other._replace(error=np.where(stair & longer & ~grows, np.maximum(gap, other.error), other.error))
+        best = best._replace(error=np.where(stair & longer, np.where(grows, gap, np.inf), best.error))
         better = ((other.error < best.error) | shorter & np.isinf(best.error)) & ~silent & ~(longer & own)
         # a shorter step that does not help tells that the rounding of f is larger than it seemed
         seen = np.where(silent, best.error * best.step, other.error * other.step)
         noise = np.where(shorter & ~better & np.isfinite(seen), np.maximum(noise, 0.25 * seen), noise)
         can_shrink = can_shrink & ~(shorter & ~better) & ~(longer & better)
-        can_grow = can_grow & ~(longer & ~better) & ~(shorter & better)
+        can_grow = can_grow & ~(longer & grows & ~better) & ~(shorter & better)
         best = _Best(*(np.where(better, new, old) for new, old in zip(other, best, strict=True)))
     rounding = np.maximum(noise, _terms(best, length)) / best.step
     error = np.where(is_rounding, np.maximum(_OF_ROUNDING * best.error, rounding / 4), best.error)
@@ -224,7 +228,7 @@ def _of_own_scale(line: Line, step: Any, first: _Best) -> tuple[_Best, Array]:
     A zero does not tell in what it is small, as `a` in ``sqrt(a + 1e-9)``. Over steps that are far too long f is as at
     a jump: the derivative is off by its own size, and grows as the step shrinks, which it does not at a kink.
     """
-    best, own = first, np.zeros_like(first.value, dtype=bool)
+    best, own, eps = first, np.zeros_like(first.value, dtype=bool), np.finfo(line.value.dtype).eps
     lost = np.isfinite(line.value) & ~_tells(line, first.value, first.error, first.step)
     for _ in range(_MAX_CHANGES):
         if not np.any(lost):
@@ -232,8 +236,11 @@ def _of_own_scale(line: Line, step: Any, first: _Best) -> tuple[_Best, Array]:
         step = power_of_two(step / _FACTOR, line.step.dtype)
         near = _stencil(line, step)
         lost = lost & ~_is_silent(line, near.change) & ~(np.abs(near.value) <= 2 * np.abs(first.value))
-        # what is no higher than the stairs of float32 is rounding
-        low = np.abs(near.value - first.value) * near.step <= _STAIR * line.noise
+        # what is no higher than the stairs of float32 is rounding: that of f, not the entry's times a steep slope
+        steep = line.noise <= _FELT * _terms(near, line.step[..., None])
+        own_noise = eps * np.maximum(np.abs(line.value), first.change)
+        noise = np.where(steep, np.minimum(own_noise, line.noise), line.noise)
+        low = np.abs(near.value - first.value) * near.step <= _STAIR * noise
         clear = lost & ~low & (near.error <= _VAGUE * np.abs(near.value))
         best = _Best(*(np.where(clear, *pair) for pair in zip(near, best, strict=True)))
         own, lost = own | clear, lost & ~clear

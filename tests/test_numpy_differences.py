@@ -111,6 +111,48 @@ def test_an_unknown_that_is_zero_at_a_scale_of_its_own(name: str, length: float)
     np.testing.assert_allclose(sol.jacobian()[0], length / (1 + length), rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", [1e-5, 1e-6, 1e-7, 1e-8])
+@pytest.mark.parametrize("off", [0.0, 1.0, -2.0])
+def test_a_parameter_of_size_one_with_a_bend_far_smaller_than_it(length: float, off: float) -> None:
+    p = 2 + off * length
+    sol = rootdiff.root(lambda y, p: y - np.tanh((p - 2) / length) - p, np.ones(1), p)
+    expected = 1 + 1 / (length * np.cosh((p - 2) / length) ** 2)
+    # p is rounded to 4e-8 of the shortest length: of differences the power 2/3 of that is left
+    np.testing.assert_allclose(sol.jacobian()[0], [expected], rtol=2e-5)
+
+
+def test_components_that_want_longer_steps_leave_the_others_what_they_know() -> None:
+    # a spectral line: its tails underflow against the data, which asks for steps far longer than it is wide
+    x, width, center = np.linspace(400, 500, 64), 4.09, np.array([451.5])
+    data = np.abs(np.random.default_rng(0).normal(size=64)) / 100
+
+    def line(center: Any) -> Any:
+        return np.exp(-(((x - center) / width) ** 2) / 2) * 1.55 / width - data
+
+    expected = (line(center) + data) * (x - center) / width**2
+    sol = rootdiff.root(lambda y, center: y - line(center), np.zeros(64), center)
+    np.testing.assert_allclose(sol.jacobian()[0][:, 0], expected, rtol=1e-6, atol=1e-9)
+    value, error, _ = Slopes(lambda y: line(y[0]), (center,), line(center)).jacobian()
+    assert np.all(np.abs(value[:, 0] - expected) <= 10 * error[:, 0] + 1e-15)
+    assert np.max(error) <= 1e-7
+
+
+@pytest.mark.parametrize("start", [(1.0, 10.0, 500.0), (1.5, 5.0, 450.0)])
+def test_the_line_of_eckerle_is_fitted_from_both_starts(start: tuple[float, ...]) -> None:
+    # NIST StRD, Eckerle4, and its certified parameters
+    x = np.array([*range(400, 436, 5), *np.arange(436.5, 466, 1.5), *range(470, 501, 5)])
+    data = [
+        *(0.0001575, 0.0001699, 0.000235, 0.0003102, 0.0004917, 0.000871, 0.0017418, 0.00464, 0.0065895, 0.0097302),
+        *(0.0149002, 0.023731, 0.0401683, 0.0712559, 0.1264458, 0.2073413, 0.2902366, 0.3445623, 0.3698049, 0.3668534),
+        *(0.3106727, 0.2078154, 0.1164354, 0.0616764, 0.03372, 0.0194023, 0.0117831, 0.0074357, 0.0022732, 0.00088),
+        *(0.0004579, 0.0002345, 0.0001586, 0.0001143, 0.000071),
+    ]
+    sol = rootdiff.least_squares(
+        lambda b, y: b[0] / b[1] * np.exp(-(((x - b[2]) / b[1]) ** 2) / 2) - y, np.array(start), np.array(data)
+    )
+    np.testing.assert_allclose(sol.y, [1.5543827178, 4.0888321754, 451.54121844], rtol=1e-10)
+
+
 @pytest.mark.parametrize("name", ["abs", "maximum", "sign", "sqrt"])
 def test_a_zero_without_a_derivative_is_told(name: str) -> None:
     g = {"maximum": lambda a: np.maximum(a, 0)}.get(name) or getattr(np, name)
