@@ -60,7 +60,7 @@ def root(
     derivatives: Derivatives = "finite-difference",
     correct: Callable[[Any, Any], Any] | None = None,
     bounds: tuple[Any, Any] | None = None,
-    callback: Callable[[StepInfo], None] | None = None,
+    callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
     history: bool = False,
     check: bool = False,
@@ -119,7 +119,8 @@ def root(
         Numbers, None, or pytrees like `y0`: trial points are projected onto the box$bounds; roots on
         its border are found.
     callback : callable, optional
-        Called with a `StepInfo` after each step.
+        Called with a `StepInfo` after each step. Where it returns True the solve stops: systems that were running have
+        the status STOPPED.
         $callback
     verbose : bool
         Whether to print a line per step.
@@ -297,7 +298,7 @@ def least_squares(
     on_failure: OnFailure = "raise",
     jac: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
-    callback: Callable[[StepInfo], None] | None = None,
+    callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
     history: bool = False,
     has_aux: bool = False,

@@ -35,7 +35,7 @@ class Hooks:
 
     correct: Callable[[Any, Any], Any] | None = None
     bounds: tuple[Any, Any] | None = None
-    callback: Callable[[StepInfo], None] | None = None
+    callback: Callable[[StepInfo], Any] | None = None
     verbose: bool = False
     history: bool = False
     check: bool = False
@@ -74,17 +74,21 @@ class Hooks:
 
         return correct
 
-    def _observer(self, structure: Structure) -> Callable[[StepInfo], None]:
-        def observe(info: StepInfo) -> None:
+    def _observer(self, structure: Structure) -> Callable[[StepInfo], bool]:
+        def observe(info: StepInfo) -> bool:
             info = info._replace(y=structure.unravel(info.y))
             if self.history:
                 self.records.append(info)
             if self.verbose:
                 print(line(structure.backend, info))
-            if self.callback is not None:
-                self.callback(_copied(structure.backend, info))
+            told = None if self.callback is None else self.callback(_copied(structure.backend, info))
+            return told is True or (structure.backend.is_array(told) and _is_true(structure.backend.xp, told))
 
         return observe
+
+
+def _is_true(xp: Any, told: Array) -> bool:
+    return told.ndim == 0 and bool(xp.isdtype(told.dtype, "bool") and told)
 
 
 def _copied(backend: Any, info: Any) -> Any:

@@ -185,6 +185,7 @@ def iterate(
     raw = solver.finish(residual, loop.first_norm, raw)
     y, norm, error = raw.y, raw.residual_norm, raw.error
     failed = (raw.status > int(Status.RUNNING)) & (raw.status != int(Status.NONFINITE_START))
+    failed = failed & (raw.status < int(Status.STOPPED))
     # a residual that underflows may be far from any root, and one that is zero by rounding says little of y
     tiny = (norm < underflow(xp, y)) & ((norm > 0) | (loop.mark < underflow(xp, y)))
     deep = is_deep(solver, norm, loop.first_norm)
@@ -231,7 +232,8 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
                 old = new.state.iterate._replace(status=old.status)
             new = keep(backend, active, new, loop._replace(state=new.state._replace(iterate=old)))
         if residual.observe is not None:
-            residual.observe(StepInfo.between(xp, solver, new.steps, loop.state.iterate, new.state.iterate))
+            info = StepInfo.between(xp, solver, new.steps, loop.state.iterate, new.state.iterate)
+            new = new._replace(state=_with_status(xp, new.state, residual.seen(info)))
         return new
 
     def left(loop: _Loop) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rootdiff._backend import Array, Backend, Function, Pick
 from rootdiff._operator import FixedPoint, LinearOperator
+from rootdiff._solution import Status
 from rootdiff._sparse import dense, sparse, told
 from rootdiff._sparsity import Pattern
 
@@ -27,7 +28,7 @@ class Residual:
     correct : callable, optional
         ``correct(trial, y)`` returns the point, (*batch, n), to try in place of `trial`, a step away from `y`.
     observe : callable, optional
-        Called by the loop after each step with the step's record; of traced arrays where the backend traces.
+        Called by the loop after each step with the step's record, of concrete arrays; whether the solve is to stop.
     take : callable, optional
         ``take(pick, count)`` returns the residual of the systems of the batch, so many, that `pick` picks; see
         `rootdiff._compaction`.
@@ -49,7 +50,7 @@ class Residual:
     parameters: tuple[Array, ...]
     backend: Backend
     correct: Callable[[Array, Array], Array] | None = field(default=None, kw_only=True)
-    observe: Callable[[Any], None] | None = field(default=None, kw_only=True)
+    observe: Callable[[Any], bool] | None = field(default=None, kw_only=True)
     take: Callable[[Pick, int], Residual] | None = field(default=None, kw_only=True)
     active: Array | None = field(default=None, kw_only=True)
     fixed_point: bool = field(default=False, kw_only=True)
@@ -97,6 +98,13 @@ class Residual:
     def with_jacobian(self, y: Array) -> tuple[Array, Array]:
         """Return the residual, (*batch, n), and its Jacobian, (*batch, n, n), by one evaluation where that is known."""
         return self.backend.with_jacobian(self._of_y, y)
+
+    def seen(self, info: Any) -> Array:
+        """Return the statuses, (*batch), after a step, once the user has seen its record."""
+        if self.observe is None or not self.observe(info):
+            return info.status
+        status = self.xp.where(info.status == int(Status.RUNNING), int(Status.STOPPED), info.status)
+        return self.xp.astype(status, self.xp.int32)
 
     def moved(self, y: Array, step: Array) -> Array:
         """Return the trial point ``y + step``, corrected as the user asked."""

@@ -33,6 +33,7 @@ class Status(IntEnum):
     RANDOM = 10
     WRONG_SPARSITY = 11
     SADDLE = 12
+    STOPPED = 13
 
     @property
     def success(self) -> bool:
@@ -98,6 +99,10 @@ _WORDS: dict[Status, tuple[str, str]] = {
     Status.SADDLE: (
         "the gradient is zero at y, but there is a direction along which the objective falls: a saddle or a maximum",
         "start elsewhere, beside any symmetry that the start has",
+    ),
+    Status.STOPPED: (
+        "the callback returned True",
+        "on_failure='keep' returns the best iterate; to go on, return nothing from the callback",
     ),
 }
 

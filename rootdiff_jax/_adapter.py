@@ -175,7 +175,7 @@ def _check_mesh(y: Any) -> None:
 
 def _attach(
     hooks: Hooks, structure: Structure, function: Traced, y: Any, operands: tuple[Any, ...]
-) -> tuple[Traced | None, Callable[[StepInfo], None] | None, tuple[Any, ...]]:
+) -> tuple[Traced | None, Callable[[StepInfo], bool] | None, tuple[Any, ...]]:
     """Return the correction of the steps, what observes them, and the values that the correction depends on."""
     if JAX.is_concrete((y + 0, operands, hooks.bounds)):
         structure = replace(structure, backend=SteppingBackend())  # which checks the values of the bounds

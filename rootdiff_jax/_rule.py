@@ -37,7 +37,7 @@ def solve(problem: Problem, inputs: Inputs) -> Outputs:
     return _left_to_xla(lambda inputs: rule(problem, *jax.tree.map(on_mesh, inputs)), inputs)
 
 
-def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], None]) -> Outputs:
+def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], bool]) -> Outputs:
     """Return the root of concrete arrays, not compiled and without derivative; `observe` is called after each step."""
     backend = SteppingBackend(problem.function.reverse_only, problem.function.differentiable)
 

@@ -71,7 +71,7 @@ class Problem:
     fixed_point : bool. Whether the function is that of a fixed point.
     pattern : Pattern or None. Where the Jacobian of each system may have entries.
     correct : callable or None. ``correct(trial, y, *parameters)``, the point to try in place of `trial`.
-    observe : callable or None. Called after each step.
+    observe : callable or None. Called after each step; whether the solve is to stop.
     settings : int. How many parameters, the last ones, are settings of the solve.
     scaled : bool. Whether the last one of these is the size of the unknowns.
     cuda_graph : bool. Whether loops are to be recorded.
@@ -99,7 +99,7 @@ class Problem:
     scaled: bool = False
     cuda_graph: bool = False
     squares: bool = False
-    observe: Callable[[StepInfo], None] | None = None
+    observe: Callable[[StepInfo], bool] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     def function(self, *inputs: Tensor) -> Tensor:

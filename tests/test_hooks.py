@@ -123,6 +123,58 @@ def test_a_callback_that_writes_into_what_it_gets_changes_nothing(package):
     np.testing.assert_allclose(sol.y, [[4.0], [4.0]])
 
 
+@pytest.mark.parametrize("solver", ["newton", "auto"])
+def test_a_callback_that_returns_true_stops_the_solve(backend, solver):
+    if backend.name == "jax-jit" or (backend.name == "jax" and solver != "newton"):
+        return
+    infos = []
+
+    def callback(info):
+        infos.append(info)
+        return info.residual_norm[0] < 1e4  # True of the framework's own kind
+
+    starts, options = [[100.0], [2.0]], {"solver": solver, "batch_ndim": 1, "callback": callback}
+    sol = backend.solve(lambda y: y**3 - 8, starts, on_failure="ignore", **options).solution
+    assert sol.status[0] == rootdiff.Status.STOPPED
+    assert sol.status[1] == rootdiff.Status.CONVERGED  # at its root already
+    assert len(infos) == sol.steps[0] > 1
+    assert [bool(info.residual_norm[0] < 1e4) for info in infos] == [False] * (len(infos) - 1) + [True]
+    with pytest.raises(rootdiff.ConvergenceError, match="STOPPED: the callback returned True"):
+        backend.solve(lambda y: y**3 - 8, starts, **options)
+
+
+@pytest.mark.filterwarnings("ignore::rootdiff.ConvergenceWarning")
+def test_no_other_solver_goes_on_after_a_stop():
+    methods = []
+
+    def callback(info):
+        methods.append(info.method)
+        return len(methods) == 4
+
+    # without a root: Newton's method ends, the second solver is stopped, and the best iterate may be of the first
+    chain = rootdiff.Chain([rootdiff.Newton(max_steps=3), rootdiff.TrustRegion(), rootdiff.LevenbergMarquardt()])
+    sol = rootdiff.root(
+        lambda y: y**2 + np.array([1.0, 2.0]), np.array([3.0, 2.0]), solver=chain, callback=callback, on_failure="keep"
+    )
+    assert methods == ["Newton"] * 3 + ["TrustRegion"]
+    assert sol.status == rootdiff.Status.STOPPED
+    assert not np.any(np.isnan(sol.y))
+
+
+def test_a_callback_stops_brackets_and_least_squares():
+    bracket = rootdiff.root(
+        lambda y: y - 2, np.array([0.5]), solver="bisection", callback=lambda info: True, on_failure="ignore"
+    )
+    fit = rootdiff.least_squares(
+        lambda y: np.stack([y[0] ** 2 - 2, y[0] - 9, y[0] * y[1] - 5]),
+        np.array([10.0, 1.0]),
+        callback=lambda info: True,
+        on_failure="ignore",
+    )
+    assert bracket.status == fit.status == rootdiff.Status.STOPPED
+    assert bracket.steps == fit.steps == 1
+
+
 def test_callback_history_and_lines_tell_the_same(backend, capsys):
     infos, options = [], {"batch_ndim": 1, "solver": "newton"}
     starts = [[1.0, 1.0], [30.0, 1.0]]

@@ -88,7 +88,8 @@ class BracketSolver(IterativeSolver):
             new = select(xp, at.status == int(Status.RUNNING), solver._narrowed(residual, at), at)
             if residual.observe is not None:
                 norm, moved = max_norm(xp, new.f_a), max_norm(xp, new.a - at.a)
-                residual.observe(StepInfo(type(self).__name__, new.count, new.a, norm, moved, new.status))
+                info = StepInfo(type(self).__name__, new.count, new.a, norm, moved, new.status)
+                new = new._replace(status=residual.seen(info))
             return new  # type: ignore[no-any-return]
 
         first = at

@@ -111,6 +111,7 @@ class Chain(Solver):
                 new = self._claim(solver, replace(residual, known=(start, f)), need & mine, new)
             found = _judged([(self.solvers[0], index == 0), *others], residual, state, new)
             best = _better(xp, best, found, need, index == 0)
+            best = best._replace(status=xp.where(need & _is_ended(found), found.status, best.status))
             need = need & _failed(xp, best) & (index + 1 < len(self.solvers))
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
             beside = _beside(residual, y0, start, best, index + 1)
@@ -174,8 +175,13 @@ def _beside(residual: Residual, y0: Array, start: Array, best: RawSolution, turn
 def _failed(xp: Any, best: RawSolution) -> Array:
     """Return where another solver may do better: not at a root that rounding alone leaves undetermined."""
     attained = (best.status == int(Status.ILL_DETERMINED)) & is_finite(xp, best.error)
-    hopeless = attained | (best.status == int(Status.NONFINITE_START))
+    hopeless = attained | (best.status == int(Status.NONFINITE_START)) | _is_ended(best)
     return (best.status > int(Status.RUNNING)) & ~hopeless
+
+
+def _is_ended(raw: RawSolution) -> Array:
+    """Return where the user has had enough, and no other solver is to try."""
+    return raw.status >= int(Status.STOPPED)
 
 
 def _better(xp: Any, best: RawSolution, raw: RawSolution, need: Array, is_first: Array) -> RawSolution:
