@@ -440,7 +440,7 @@ def root_scalar(
     """
     check_function("residual", residual)
     options = locals()
-    args, bracket = checked_args(adapter, args), adapter.lifted(bracket)
+    args, bracket, residual = checked_args(adapter, args), adapter.lifted(bracket), adapter.counted(residual)
     backend = adapter.backend()
     chosen = get_solver(solver, backend.name)
     y0, chosen = adapter.aside(scalar_problem)(backend, residual, bracket, args, chosen)
@@ -652,7 +652,8 @@ def _task(
 ) -> Task:
     """Return the checked call of an entry point that has these variables, its options among them."""
     unknown = adapter.unknown(y0, args)
-    return task(adapter, function, unknown, checked_args(adapter, args), Options.of(options), **kind)
+    args = checked_args(adapter, args)
+    return task(adapter, adapter.counted(function), unknown, args, Options.of(options), **kind)
 
 
 def _solved(adapter: Adapter, task: Task) -> Solution:
@@ -670,11 +671,13 @@ def _solved(adapter: Adapter, task: Task) -> Solution:
         xp.full_like(found.status, not task.adjoint.exact, dtype=xp.bool),
         None if found.error is None else structure.unravel(found.error),
         nothing,
+        adapter.evaluations(task),
     )
     if found.best is not None:
         best = solution._replace(y=structure.unravel(found.best))
         report(structure.backend, best, task.options.on_failure, task.solver, (task.y0, *task.args))
     if task.options.has_aux:
         output = adapter.called(task.function, solution.y, task.args)
-        solution = solution._replace(aux=structure.with_aux("residual", output)[1])
+        aux = structure.with_aux("residual", output)[1]
+        solution = solution._replace(aux=aux, evaluations=adapter.evaluations(task))
     return solution

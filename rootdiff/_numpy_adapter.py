@@ -11,6 +11,7 @@ import numpy as np
 
 from rootdiff import _entry
 from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound, check_function, task
+from rootdiff._calls import Calls
 from rootdiff._compaction import compactable, with_scale
 from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent
@@ -54,6 +55,12 @@ class NumpyAdapter(Adapter):
             raise ArgumentError(f"derivatives: got {derivatives!r}; allowed are {allowed}.")
         return NumpyBackend(derivatives)
 
+    def counted(self, function: Any) -> Any:
+        return Calls(function) if callable(function) else function
+
+    def evaluations(self, task: Task) -> int:
+        return cast(Calls, task.function).count
+
     def is_parameter(self, leaf: Any) -> bool:
         return is_parameter(leaf)
 
@@ -80,7 +87,8 @@ class NumpyAdapter(Adapter):
         backend = NumpyBackend(derivatives, hooks.box(structure, start), task.scale)
         problem = replace(self.measured(task), backend=replace(backend, quick=True))
         freezer, rules = Freezer(), ("jac", "jvp", "vjp")
-        functions = [("the residual", task.function), *((name, getattr(options, name)) for name in rules)]
+        function = cast(Calls, task.function).function
+        functions = [("the residual", function), *((name, getattr(options, name)) for name in rules)]
         as_now, *given = [freezer.freeze(function) for _, function in functions]
         at_solve = replace(task, function=as_now, options=replace(options, **dict(zip(rules, given, strict=True))))
         objects = [pair for pair in task.leaves() if not isinstance(pair[1], np.ndarray)]  # arrays are copies of ours
@@ -106,7 +114,7 @@ class NumpyAdapter(Adapter):
             failed,
             raw.residual_norm,
             raw.error,
-            Binding(_bind, task.function, again, task.fixed_point),
+            Binding(_bind, function, again, task.fixed_point),
             state.lasting(),
         )
         y = raw.y if options.on_failure in KEEP else np.where(failed[..., None], np.nan, raw.y)

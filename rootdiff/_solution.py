@@ -191,6 +191,10 @@ class Solution(NamedTuple):
     aux : pytree or None
         What else the residual returns at `y`, where ``has_aux=True`` asked for it, with its whole derivative, through
         `y` too (in NumPy the value alone); else None (in PyTorch ()).
+    evaluations : int or None
+        Calls of the residual in the whole solve, of all systems of a batch at once: with those for differences, for the
+        verdict on `y` and for `aux`, without those of derivatives of `y` that are taken later. In NumPy; else None (in
+        PyTorch ()), since Python does not see what a compiled or a recorded program evaluates.
 
     Examples
     --------
@@ -210,6 +214,7 @@ class Solution(NamedTuple):
     approximate: Any = None
     error: Any = None
     aux: Any = None
+    evaluations: Any = None
 
     @property
     def converged(self) -> Array:

@@ -42,6 +42,7 @@ FLOORS = {
     "_sparse": 1,
     "_failure": 1,
     "_names": 1,
+    "_calls": 1,
     "_numbers": 1,
     "_compaction": 2,
     "_resolution": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -205,3 +206,40 @@ def test_looks_at_a_jacobian_stay_within_the_bounds() -> None:
     np.testing.assert_allclose(sol.y, np.linspace(0.5, 3.5, 6), rtol=1e-9)
     sol.vjp(np.ones(6))
     assert all(np.all((y >= bounds[0]) & (y <= bounds[1])) for y in seen)
+
+
+def two(y: Any, a: Any) -> Any:
+    return np.stack([y[..., 0] ** 2 - a[..., 0], y[..., 1] ** 3 + y[..., 0] - a[..., 1]], axis=-1)
+
+
+A, MANY = np.array([4.0, 10.0]), np.array([[4.0, 10.0], [9.0, 4.0], [1.0, 9.0], [2.0, 2.0], [3.0, 3.0]])
+SOLVES: dict[str, tuple[Callable[..., Any], Callable[[Any], Any]]] = {
+    "auto": (two, lambda f: rootdiff.root(f, np.ones(2), A)),
+    "check": (two, lambda f: rootdiff.root(f, np.ones((5, 2)), MANY, batch_ndim=1, check=True)),
+    "smaller batches": (two, lambda f: rootdiff.root(f, np.ones((5, 2)), MANY, batch_ndim=1, batched_args=(0,))),
+    "no root": (lambda y: y**2 + 1, lambda f: rootdiff.root(f, np.ones(3), on_failure="ignore")),
+    "scipy": (two, lambda f: rootdiff.root(f, np.ones(2), A, solver="scipy:hybr")),
+    "aux": (lambda y: (y - 1, y), lambda f: rootdiff.root(f, np.zeros(2), has_aux=True)),
+    "pattern": (lambda y: y**3 - 8, lambda f: rootdiff.root(f, np.ones(9), jac_sparsity="detect")),
+    "rules": (lambda y: y**3 - 8, lambda f: rootdiff.root(f, np.ones(2), jac=lambda y: np.diag(3 * y**2))),
+    "cell": (np.cos, lambda f: rootdiff.fixed_point(f, np.ones(2))),
+    "bracket": (lambda y, a: y**2 - a, lambda f: rootdiff.root_scalar(f, (0.0, 9.0), np.array([2.0, 3.0]))),
+    "squares": (
+        lambda y: np.stack([y[0] - 1, y[0] * y[1] - 2, y[1] - 3]),
+        lambda f: rootdiff.least_squares(f, np.ones(2)),
+    ),
+    "implicit": (two, lambda f: rootdiff.implicit(f, np.array([2.0, 2.0]), A)),
+    "path": (lambda y, a: y**3 + y - a, lambda f: rootdiff.continuation(f, np.zeros(1), np.zeros(1), np.ones(1))),
+}
+
+
+@pytest.mark.parametrize("name", SOLVES)
+def test_a_solution_tells_the_calls_of_its_solve(name: str) -> None:
+    function, solve = SOLVES[name]
+    f = Counted(function)
+    sol, calls = f.of(lambda: solve(f))
+    assert sol.evaluations == calls > 0
+    if sol.converged.all():
+        sol.vjp(np.ones_like(sol.y))
+        assert sol.evaluations == calls
+    assert pickle.loads(pickle.dumps(sol._replace(sensitivities=None))).evaluations == calls
