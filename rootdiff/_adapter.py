@@ -32,7 +32,9 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Derivatives = Literal["finite-difference", "complex-step"]
 #: The options that one package alone takes.
-_OWN = dict.fromkeys(("jac", "jvp", "vjp", "derivatives"), "rootdiff") | {"cuda_graph": "rootdiff_torch"}
+_OWN = dict.fromkeys(("jac", "jvp", "vjp", "derivatives", "max_evaluations"), "rootdiff") | {
+    "cuda_graph": "rootdiff_torch"
+}
 #: What the arrays that are differentiated may hold.
 INEXACT = ("real floating", "complex floating")
 
@@ -55,6 +57,7 @@ class Options:
     vjp: Callable[..., Any] | None = None
     has_aux: bool = False
     jac_sparsity: Any = None
+    max_evaluations: int | None = None
     loss: str | None = None
 
     @classmethod

@@ -60,6 +60,7 @@ def root(
     derivatives: Derivatives = "finite-difference",
     correct: Callable[[Any, Any], Any] | None = None,
     bounds: tuple[Any, Any] | None = None,
+    max_evaluations: int | None = None,
     callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
     history: bool = False,
@@ -118,6 +119,7 @@ def root(
     bounds : tuple (lo, hi), optional
         Numbers, None, or pytrees like `y0`: trial points are projected onto the box$bounds; roots on
         its border are found.
+    $max_evaluations
     callback : callable, optional
         Called with a `StepInfo` after each step. Where it returns True the solve stops: systems that were running have
         the status STOPPED.
@@ -178,6 +180,7 @@ def fixed_point(
     on_failure: OnFailure = "raise",
     jac_sparsity: Any = None,
     derivatives: Derivatives = "finite-difference",
+    max_evaluations: int | None = None,
     check: bool = False,
     has_aux: bool = False,
     cuda_graph: bool = False,

@@ -185,7 +185,8 @@ def iterate(
     raw = solver.finish(residual, loop.first_norm, raw)
     y, norm, error = raw.y, raw.residual_norm, raw.error
     failed = (raw.status > int(Status.RUNNING)) & (raw.status != int(Status.NONFINITE_START))
-    failed = failed & (raw.status < int(Status.STOPPED))
+    if residual.may_end:  # then the evaluations of a verdict are not wanted either
+        failed = failed & (raw.status < int(Status.STOPPED))
     # a residual that underflows may be far from any root, and one that is zero by rounding says little of y
     tiny = (norm < underflow(xp, y)) & ((norm > 0) | (loop.mark < underflow(xp, y)))
     deep = is_deep(solver, norm, loop.first_norm)
@@ -234,6 +235,9 @@ def _run(solver: IterativeSolver, residual: Residual, loop: _Loop) -> _Loop:
         if residual.observe is not None:
             info = StepInfo.between(xp, solver, new.steps, loop.state.iterate, new.state.iterate)
             new = new._replace(state=_with_status(xp, new.state, residual.seen(info)))
+        if residual.spent is not None and residual.spent():
+            status = xp.where(new.running, int(Status.MAX_EVALUATIONS), new.state.iterate.status)
+            new = new._replace(state=_with_status(xp, new.state, status))
         return new
 
     def left(loop: _Loop) -> Array:

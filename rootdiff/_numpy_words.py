@@ -47,7 +47,15 @@ WORDS = {
         gradient, makes that eight to ten.
     """,
     "options": ", derivatives",
-    "fixed_point_options": ", derivatives",
+    "fixed_point_options": ", derivatives, max_evaluations",
+    "max_evaluations": """
+        max_evaluations : int, optional
+            Calls of the residual, those for differences included, after which no step is taken: systems that have not
+            finished have the status MAX_EVALUATIONS. ``sol.evaluations`` tells how many there were, those of the last
+            step and of the verdict on what has been claimed included. Of "auto", `Chain` and the native solvers but
+            brackets. Default: for "auto" and one system the larger one of 12,000 and 200 (n + 1) for n unknowns; else
+            none.
+    """,
     "rules": ", jac, jvp, vjp, derivatives",
     "y_scale": "The steps of differences are as long as it allows, too.",
     "bounds": ", and no difference leaves it",

@@ -29,6 +29,8 @@ class Residual:
         ``correct(trial, y)`` returns the point, (*batch, n), to try in place of `trial`, a step away from `y`.
     observe : callable, optional
         Called by the loop after each step with the step's record, of concrete arrays; whether the solve is to stop.
+    spent : callable, optional
+        ``spent()`` returns whether a solve has made the evaluations that it may make.
     take : callable, optional
         ``take(pick, count)`` returns the residual of the systems of the batch, so many, that `pick` picks; see
         `rootdiff._compaction`.
@@ -51,6 +53,7 @@ class Residual:
     backend: Backend
     correct: Callable[[Array, Array], Array] | None = field(default=None, kw_only=True)
     observe: Callable[[Any], bool] | None = field(default=None, kw_only=True)
+    spent: Callable[[], bool] | None = field(default=None, kw_only=True)
     take: Callable[[Pick, int], Residual] | None = field(default=None, kw_only=True)
     active: Array | None = field(default=None, kw_only=True)
     fixed_point: bool = field(default=False, kw_only=True)
@@ -68,6 +71,11 @@ class Residual:
     def gives_jacobian(self) -> bool:
         """Whether the user has written out the Jacobian."""
         return False
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the user, or a limit on evaluations, may end a solve between two steps."""
+        return self.observe is not None or self.spent is not None
 
     def check_rules(self, y: Array, where: Array) -> None:
         """Raise ArgumentError if a rule that the user gave is not the derivative at `y` of the systems `where`."""

@@ -34,6 +34,7 @@ class Status(IntEnum):
     WRONG_SPARSITY = 11
     SADDLE = 12
     STOPPED = 13
+    MAX_EVALUATIONS = 14
 
     @property
     def success(self) -> bool:
@@ -103,6 +104,10 @@ _WORDS: dict[Status, tuple[str, str]] = {
     Status.STOPPED: (
         "the callback returned True",
         "on_failure='keep' returns the best iterate; to go on, return nothing from the callback",
+    ),
+    Status.MAX_EVALUATIONS: (
+        "the limit on the calls of the residual was reached",
+        "check that the residual has a root, start closer to it, or raise max_evaluations",
     ),
 }
 

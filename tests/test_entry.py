@@ -24,7 +24,7 @@ PACKAGES = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 ENTRIES = ("root", "fixed_point", "implicit", "least_squares", "root_scalar", "continuation", "gradient_report")
 SOLVING = ("root", "root_scalar", "continuation")
 ALONE = {
-    "rootdiff": {"jac", "jvp", "vjp", "derivatives"},
+    "rootdiff": {"jac", "jvp", "vjp", "derivatives", "max_evaluations"},
     "rootdiff_torch": {"cuda_graph"},
     "rootdiff_jax": set(),
 }

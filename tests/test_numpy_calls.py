@@ -243,3 +243,60 @@ def test_a_solution_tells_the_calls_of_its_solve(name: str) -> None:
         sol.vjp(np.ones_like(sol.y))
         assert sol.evaluations == calls
     assert pickle.loads(pickle.dumps(sol._replace(sensitivities=None))).evaluations == calls
+
+
+N = 3
+#: A step, with a Jacobian by differences of which each is done again with its error, and the trials along it.
+STEP = 8 * N + 20
+
+
+def rootless(y: Any) -> Any:
+    return y**2 + np.array([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    "solver", ["auto", "trust_region", rootdiff.Chain([rootdiff.Newton(), rootdiff.TrustRegion()])]
+)
+@pytest.mark.parametrize("most", [1, 60, 250])
+def test_a_limit_on_the_calls_of_the_residual(solver: Any, most: int) -> None:
+    f = Counted(rootless)
+    sol = rootdiff.root(f, np.ones(N), solver=solver, max_evaluations=most, on_failure="ignore")
+    assert sol.status == rootdiff.Status.MAX_EVALUATIONS
+    assert most <= sol.evaluations == f.calls[0] <= most + STEP
+    with pytest.raises(rootdiff.ConvergenceError, match=r"MAX_EVALUATIONS: (.|\n)* raise max_evaluations") as caught:
+        rootdiff.root(f, np.ones(N), solver=solver, max_evaluations=most)
+    assert caught.value.solution.evaluations == sol.evaluations
+
+
+def test_a_limit_holds_in_batches_and_leaves_what_has_converged() -> None:
+    starts, shifts = np.full((40, 1), 2.0), np.full((40, 1), 4.0)
+    shifts[7] = -1  # no root
+    options: Any = {"batch_ndim": 1, "batched_args": (0,), "on_failure": "ignore"}
+    sol = rootdiff.root(lambda y, a: y**2 - a, starts, shifts, max_evaluations=200, **options)
+    assert sol.status[7] == rootdiff.Status.MAX_EVALUATIONS
+    assert np.sum(sol.converged) == 39
+    assert sol.evaluations <= 200 + 2 * STEP  # and the verdict on the others
+
+
+def test_auto_has_a_limit_for_one_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rootdiff.root(rootless, np.ones(N), on_failure="ignore").evaluations <= 12_000 + STEP
+    monkeypatch.setattr("rootdiff._numpy_adapter._AT_LEAST", 0)
+    sol = rootdiff.root(rootless, np.ones(N), on_failure="ignore")
+    assert sol.status == rootdiff.Status.MAX_EVALUATIONS
+    assert sol.evaluations <= 200 * (N + 1) + STEP
+    unlimited = rootdiff.root(rootless, np.ones((1, N)), batch_ndim=1, on_failure="ignore")
+    assert unlimited.evaluations > sol.evaluations
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_evaluations": 0}, "positive integer"),
+        ({"max_evaluations": 1e3}, "positive integer"),
+        ({"max_evaluations": 100, "solver": "scipy:hybr"}, "SciPy does not stop"),
+        ({"max_evaluations": 100, "solver": "bisection"}, "Bisection does not stop"),
+    ],
+)
+def test_a_limit_that_cannot_be_kept_is_refused(options: Any, words: str) -> None:
+    with pytest.raises(ArgumentError, match=f"max_evaluations: .*{words}"):
+        rootdiff.root(lambda y: y - 1, np.zeros(1), **options)

@@ -111,7 +111,8 @@ class Chain(Solver):
                 new = self._claim(solver, replace(residual, known=(start, f)), need & mine, new)
             found = _judged([(self.solvers[0], index == 0), *others], residual, state, new)
             best = _better(xp, best, found, need, index == 0)
-            best = best._replace(status=xp.where(need & _is_ended(found), found.status, best.status))
+            if residual.may_end:
+                best = best._replace(status=xp.where(need & _is_ended(found), found.status, best.status))
             need = need & _failed(xp, best) & (index + 1 < len(self.solvers))
             # a system that needs nothing starts at its root, for solvers that cannot leave it out
             beside = _beside(residual, y0, start, best, index + 1)
@@ -180,7 +181,7 @@ def _failed(xp: Any, best: RawSolution) -> Array:
 
 
 def _is_ended(raw: RawSolution) -> Array:
-    """Return where the user has had enough, and no other solver is to try."""
+    """Return where the user, or a limit on evaluations, has ended the solve: no other solver is to try."""
     return raw.status >= int(Status.STOPPED)
 
 
