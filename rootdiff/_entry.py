@@ -38,7 +38,7 @@ from rootdiff._sparsity import Pattern
 from rootdiff._squares import Loss, check_loss
 from rootdiff._structure import flat_cotangent
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Continuation, GaussNewton, Given, Minimum
+from rootdiff.solvers import Auto, Continuation, GaussNewton, Given, Minimum, adjusted
 
 
 def root(
@@ -49,6 +49,9 @@ def root(
     *args: Any,
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
     batch_ndim: int = 0,
     batched_args: Any = None,
     y_scale: Any = None,
@@ -84,6 +87,9 @@ def root(
         A registered name (see `available_solvers`, `available_adjoints`) or a value such as ``Newton(rtol=1e-8)``.
         "auto" takes `Newton` (`$large` for one system of more than 64) and `LU` for at most 1024 unknowns, else a
         matrix-free Newton and `GMRES`.
+    rtol, atol, max_steps : optional
+        Settings of the solver, of each one of a chain such as "auto": a system has converged when the estimated error
+        of each unknown is at most ``atol + rtol * abs(y)``, and has failed after so many steps. Default: what it has.
     batch_ndim : int
         Number of leading axes of every leaf of `y0` that index independent systems.
     batched_args : tuple, optional
@@ -163,7 +169,7 @@ def root(
     >>> import $imports
     $root_example
     """
-    return _solved(adapter, _task(adapter, residual, y0, args, locals()))
+    return _solved(adapter, _task(adapter, residual, y0, args, _with_settings(adapter, locals())))
 
 
 def fixed_point(
@@ -174,6 +180,9 @@ def fixed_point(
     *args: Any,
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
     batch_ndim: int = 0,
     batched_args: Any = None,
     y_scale: Any = None,
@@ -193,7 +202,9 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`$cell. The residual is ``cell(z, *args) - z``.
     z0 : $array, number or pytree of them, (*batch, ...), floating
         Initial guess. Not differentiated.
-    *args, adjoint, batch_ndim, batched_args, y_scale, on_failure, check, has_aux$fixed_point_options
+    *args, adjoint, rtol, atol, max_steps, batch_ndim, batched_args, y_scale
+        As for `root`.
+    on_failure, check, has_aux$fixed_point_options
         As for `root`.
     jac_sparsity : "detect", tuple, sparse array or Pattern, optional
         As for `root`, of the derivative of the cell; "auto" then takes `Newton`, whatever the size.
@@ -219,7 +230,8 @@ def fixed_point(
     >>> round(float(sol.y[0]), 4)
     0.7391
     """
-    return _solved(adapter, _task(adapter, cell, z0, args, locals(), fixed_point=True))
+    options = _with_settings(adapter, locals(), fixed_point=True)
+    return _solved(adapter, _task(adapter, cell, z0, args, options, fixed_point=True))
 
 
 def implicit(
@@ -643,6 +655,16 @@ def gradient_report(
     if cotangent is not None:
         w = flat_cotangent("gradient_report", at_root.structure, cotangent, flat)
     return adapter.aside(measure)(adapter.measured(at_root), at_root.adjoint, flat, w)
+
+
+def _with_settings(adapter: Adapter, variables: dict[str, Any], fixed_point: bool = False) -> dict[str, Any]:
+    """Return the variables of an entry point, with the settings among them in its solver."""
+    given = {name: variables[name] for name in ("rtol", "atol", "max_steps") if variables[name] is not None}
+    if not given:
+        return variables
+    named, backend = variables["solver"], adapter.backend().name
+    solver = Auto(fixed_point=fixed_point) if isinstance(named, str) and named == "auto" else get_solver(named, backend)
+    return variables | {"solver": adjusted(solver, given)}
 
 
 def _task(

@@ -119,3 +119,41 @@ def test_a_traced_setting_is_taken_but_not_a_vector():
     np.testing.assert_allclose(solve(1e-3), np.sqrt(2), rtol=1e-3)
     with pytest.raises(ArgumentTypeError, match="rtol is an array of shape"):
         solve(jnp.array([1e-3, 1e-3]))
+
+
+@pytest.mark.parametrize("entry", ["root", "fixed_point"])
+@pytest.mark.parametrize("n", [1, 3, 70])
+def test_settings_of_an_entry_point_reach_every_method_of_auto(monkeypatch, entry, n):
+    seen = []
+    iterate = rd._loop.iterate
+
+    def noted(solver, *args, **options):
+        seen.append((solver.rtol, solver.atol, solver.max_steps))
+        return iterate(solver, *args, **options)
+
+    for module in ("rootdiff._loop", "rootdiff.solvers._in_turn"):
+        monkeypatch.setattr(f"{module}.iterate", noted)
+    settings = {"rtol": 1e-3, "atol": 1e-2, "max_steps": 2}
+    sol = getattr(rd, entry)(lambda y: y**2 + 1 + y, 3 * np.ones(n), on_failure="ignore", **settings)
+    assert len(seen) >= 2
+    assert set(seen) == {(1e-3, 1e-2, 2)}
+    assert sol.steps <= 2 * len(seen)
+
+
+@pytest.mark.parametrize("package", [rd, rootdiff_torch])
+def test_settings_of_root_are_those_of_a_named_solver_and_of_a_chain(package):
+    one = (np if package is rd else torch).ones(1)
+    for solver in ("auto", "newton", rd.Chain([rd.Newton(), rd.Chord()])):
+        sol = package.root(lambda y: y**3 - 8, one, solver=solver, max_steps=1, on_failure="ignore")
+        assert int(sol.status[()]) == rd.Status.MAX_STEPS
+
+
+def test_a_setting_that_a_solver_has_not_is_refused():
+    class Own(rd.Solver):
+        def solve(self, residual, y0):
+            raise AssertionError
+
+    with pytest.raises(ArgumentError, match="rtol: the solver Own has no such setting"):
+        rd.root(lambda y: y, np.ones(1), solver=Own(), rtol=1e-3)
+    with pytest.raises(ArgumentError, match="Auto: max_steps is -1; it must be at least 0"):
+        rd.root(lambda y: y, np.ones(1), max_steps=-1)

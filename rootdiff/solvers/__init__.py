@@ -10,6 +10,7 @@ from rootdiff.solvers._bracketing import BracketedNewton as BracketedNewton
 from rootdiff.solvers._bracketing import Chandrupatla as Chandrupatla
 from rootdiff.solvers._broyden import Broyden as Broyden
 from rootdiff.solvers._chain import Chain as Chain
+from rootdiff.solvers._chain import adjusted as adjusted
 from rootdiff.solvers._chord import Chord as Chord
 from rootdiff.solvers._continuation import Continuation as Continuation
 from rootdiff.solvers._df_sane import DFSane as DFSane

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
+from rootdiff._settings import runtime, with_settings
 from rootdiff._sizes import fits, has_few_unknowns, is_dense, is_one_large
 from rootdiff._solution import RawSolution
 from rootdiff._solver import Solver
@@ -46,9 +47,14 @@ class Auto(Solver):
     fixed_point : bool
         Whether the residual is that of a fixed point: then above 64 unknowns, and where it has no derivative,
         `Anderson` goes first.
+    rtol, atol, max_steps : optional
+        As for `IterativeSolver`, of each method. Default: what each has.
     """
 
     fixed_point: bool = False
+    rtol: float | None = runtime(None)
+    atol: float | None = runtime(None)
+    max_steps: int | None = runtime(None)
 
     def choose(self, shape: tuple[int, ...], sparing: Solver | None = None, sparse: bool = False) -> Chain:
         """Return the solver for unknowns of this shape, (*batch, n).
@@ -69,8 +75,13 @@ class Auto(Solver):
         free: list[Solver] = [_AFTER_ANDERSON if self.fixed_point else NewtonKrylov(), DFSane()]
         robust = dense if is_dense(shape) else [*dense[:1], *free] if sparse else free
         if self.fixed_point and not sparse and not (has_few_unknowns(shape) and fits(shape)):
-            return Chain([Anderson(), *robust])
-        return Chain(robust)
+            robust = [Anderson(), *robust]
+        return self._chain(robust)
+
+    def _chain(self, solvers: list[Solver]) -> Chain:
+        settings = {name: getattr(self, name) for name in ("rtol", "atol", "max_steps")}
+        given = {name: value for name, value in settings.items() if value is not None}
+        return Chain([with_settings(solver, **given) for solver in solvers] if given else solvers)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         return self._chosen(residual, y0).solve(residual, y0)
@@ -81,7 +92,7 @@ class Auto(Solver):
     def _chosen(self, residual: Residual, y0: Array) -> Chain:
         if not residual.backend.differentiable:  # in PyTorch to know it takes an evaluation
             by_values: list[Solver] = [DFSane(), Broyden(initial="identity")]
-            return Chain([Anderson(), *by_values] if self.fixed_point else by_values)
+            return self._chain([Anderson(), *by_values] if self.fixed_point else by_values)
         sparing: Solver | None = NewtonKrylov(max_steps=_STEPS, linear=_CYCLE)
         if residual.backend.precision(y0.dtype) > residual.xp.finfo(y0.dtype).eps:  # derivatives are differences
             sparing = None if residual.gives_jacobian else Chord()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple, Self
 
 from rootdiff._backend import Array
@@ -132,6 +132,18 @@ class Chain(Solver):
             return new._replace(raw=raw, asked=new.asked & need)
 
         return residual.backend.when(xp.any(need), attempt, (*residual.known, *old), old)  # type: ignore[no-any-return]
+
+
+def adjusted(solver: Solver, settings: dict[str, Any]) -> Solver:
+    """Return a solver, or the solvers of a chain, with other settings; raise if it has no such setting."""
+    if isinstance(solver, Chain):
+        return replace(solver, solvers=[adjusted(one, settings) for one in solver.solvers])
+    known: set[str] = {f.name for f in fields(solver)} if is_dataclass(solver) else set()
+    for name in settings.keys() - known:
+        raise ArgumentError(
+            f"{name}: the solver {type(solver).__name__} has no such setting. Leave it out, or choose another solver."
+        )
+    return replace(solver, **settings)  # type: ignore[type-var]
 
 
 class _Turn(NamedTuple):
