@@ -128,7 +128,10 @@ class Task:
         parameters, rebuild = self.split(args)
         flat, backend = self.flat(rebuild, structure), self.backend
         found = Residual(flat, tuple(parameters), backend, fixed_point=self.fixed_point, pattern=self.pattern)
-        return found if self.options.loss is None else replace(found, function=gradient(backend, flat), equations=found)
+        loss = self.options.loss
+        if loss is None:
+            return found
+        return replace(found, function=gradient(backend, flat, loss), equations=found, loss=loss)
 
 
 class Found(NamedTuple):
@@ -220,12 +223,12 @@ class Adapter(Protocol):
 def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> Callable[P, T]:
     """Return an entry point for one framework, with signature and docstring of its own.
 
-    An option that another framework alone has is refused by its name; an error calls the unknown as the entry does.
+    An option that another framework alone has is refused by its name; an error calls the arguments as the entry does.
     """
     add_backend(adapter.backend().name)
     signature = inspect.signature(function, eval_str=True)
     _, *parameters = signature.parameters.values()  # all but the adapter
-    start = parameters[1].name
+    first, start = (p.name for p in parameters[:2])
     foreign = {p.name for p in parameters if _OWN.get(p.name, adapter.package) != adapter.package}
 
     def entry(*args: P.args, **options: P.kwargs) -> T:
@@ -239,6 +242,8 @@ def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> C
         except RootdiffError as error:
             if start in ("z0", "y") and not error.named:
                 error.args = (re.sub(r"\by0\b", start, str(error)),)
+            if first == "objective" and not error.named:
+                error.args = (re.sub(r"^residual:", "objective:", str(error)),)
             error.named = True
             raise
 

@@ -18,7 +18,7 @@ from rootdiff._residual import Residual
 from rootdiff._rules import check_rules
 from rootdiff._sparse import Entries, Sparse, sparse, told
 from rootdiff._sparsity import Pattern
-from rootdiff._squares import with_loss
+from rootdiff._squares import OBJECTIVE, with_loss
 from rootdiff._structure import Structure
 
 
@@ -205,7 +205,7 @@ class GivenResidual(Residual):
 
 @dataclass(frozen=True)
 class GivenEquations(GivenResidual):
-    """Equations, more than unknowns, whose Jacobian the user gives; both are without the `loss`, their value has it."""
+    """What is minimised, with the Jacobian that the user gives; both are without the `loss`, their value has it."""
 
     loss: str = field(kw_only=True)
 
@@ -216,7 +216,7 @@ class GivenEquations(GivenResidual):
         structure = self.rules.structure
         assert self.rules.jac is not None
         if len(structure.shapes) > 1 or structure.complex_leaves[0]:
-            raise ArgumentError("jac: in least_squares it is for a y0 that is one real array. Leave it away.")
+            raise ArgumentError("jac: of what is minimised it is for a y0 that is one real array. Leave it away.")
         given = np.asarray(structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args))
         r = super()._of_y(y)
         batch, shape, size = structure.batch, structure.shapes[0], r.shape[-1] * y.shape[-1]
@@ -227,7 +227,7 @@ class GivenEquations(GivenResidual):
                 f"those of the residual, {r.shape[-1]} in all, those of y, {shape}."
             )
         matrix = np.astype(given.reshape(*batch, -1, y.shape[-1]), y.dtype)
-        if self.loss == "linear":
+        if self.loss in ("linear", OBJECTIVE):
             return matrix
         return np.imag(with_loss(np, self.loss, r + 1e-20j))[..., None] * 1e20 * matrix  # a complex step
 

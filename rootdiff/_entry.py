@@ -35,10 +35,19 @@ from rootdiff._report import GradientReport
 from rootdiff._solution import Solution
 from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
-from rootdiff._squares import Loss, check_loss
+from rootdiff._squares import OBJECTIVE, Loss, check_loss
 from rootdiff._structure import flat_cotangent
 from rootdiff.linear import LinearSolver
-from rootdiff.solvers import Auto, Continuation, GaussNewton, Given, Minimum, adjusted
+from rootdiff.solvers import (
+    Auto,
+    Continuation,
+    GaussNewton,
+    Given,
+    Minimum,
+    MinimumOfObjective,
+    NewtonTrustRegion,
+    adjusted,
+)
 
 
 def root(
@@ -371,6 +380,73 @@ def least_squares(
     chosen = GaussNewton() if solver == "auto" else get_solver(solver, adapter.backend().name)
     options = locals() | {"solver": Minimum(solver=chosen)}
     return _solved(adapter, _task(adapter, residual, y0, args, options))
+
+
+def minimize(
+    adapter: Adapter,
+    /,
+    objective: Callable[..., Any],
+    y0: Any,
+    *args: Any,
+    solver: str | Solver = "auto",
+    adjoint: str | LinearSolver = "auto",
+    batch_ndim: int = 0,
+    y_scale: Any = None,
+    on_failure: OnFailure = "raise",
+    jac: Callable[..., Any] | None = None,
+    derivatives: Derivatives = "finite-difference",
+    callback: Callable[[StepInfo], None] | None = None,
+    verbose: bool = False,
+    history: bool = False,
+    has_aux: bool = False,
+) -> Solution:
+    """Find y where ``objective(y, *args)`` has a minimum, $differentiable.
+
+    Parameters
+    ----------
+    objective : callable
+        ``objective(y, *args)`` returns a real floating number: of a batch, one for each system, as an array with the
+        batch axes alone. A minimum is a local one; there are no constraints.
+        $residual
+    y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, history, has_aux$options
+        As for `root`. A failure is a `y` that is no minimum.
+    solver : str or Solver
+        "auto" takes `NewtonTrustRegion`, which descends, and is for at most 1024 unknowns. Others are those of `root`,
+        of the gradient, such as "newton_krylov" for more; they may end at a saddle, which is no success.
+    $jac_of_objective
+
+    Returns
+    -------
+    Solution
+        As of `root`; `residual_norm` is the largest entry of the gradient.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used; the message names it.
+    ConvergenceError
+        If a system fails and ``on_failure="raise"``$untraced.
+    $raises
+
+    Notes
+    -----
+    The minimum is a root of the gradient, and its derivative is that of such a root, with the Hessian:
+    ``dy/dargs = -H^-1 (dg/dargs)``. The objective is differentiated twice, for a second derivative of y three times.
+    A success has a gradient of zero, as `root` judges a root, and a Hessian without a negative eigenvalue; with one the
+    status is SADDLE. It is SINGULAR where the Hessian is, since the objective does not determine the unknowns. Neither
+    is looked at above 1024 unknowns.
+    $second
+
+    Examples
+    --------
+    >>> import $imports
+    >>> sol = rd.minimize(lambda y, a: $xp.exp(y[0]) - a[0] * y[0], $asarray([0.0]), $asarray([2.0]))
+    >>> round(float(sol.y[0]), 4)
+    0.6931
+    """
+    chosen = NewtonTrustRegion() if solver == "auto" else get_solver(solver, adapter.backend().name)
+    options = locals() | {"solver": MinimumOfObjective(solver=chosen), "loss": OBJECTIVE}
+    return _solved(adapter, _task(adapter, objective, y0, args, options))
 
 
 class Implicit(Protocol[P]):

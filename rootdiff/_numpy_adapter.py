@@ -29,7 +29,7 @@ from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import Solver, run
 from rootdiff._sparse import Sparse
-from rootdiff._squares import flat_equations
+from rootdiff._squares import OBJECTIVE, flat_equations, row_weights
 from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff.solvers import Auto, Chain, Nothing
@@ -92,7 +92,7 @@ class NumpyAdapter(Adapter):
     def solve(self, task: Task) -> Found:
         task = _with_pattern_of_jac(self, task)
         options, structure, start, hooks = task.options, task.structure, task.start, task.options.hooks
-        # the gradient of a sum of squares holds differences, or complex steps, which have no complex step of their own
+        # the gradient of what is minimised holds differences, or complex steps, which have no complex step of their own
         derivatives = options.derivatives if options.loss is None else "finite-difference"
         backend = NumpyBackend(derivatives, hooks.box(structure, start), task.scale)
         problem = replace(self.measured(task), backend=replace(backend, quick=True))
@@ -109,7 +109,7 @@ class NumpyAdapter(Adapter):
         raw = run(task.solver, hooks.attach(problem, structure, start), start)
         raw = raw._replace(y=np.array(raw.y))  # after no step it is y0, which the user may change
         failed = (raw.status > Status.AT_PRECISION) & (options.on_failure != "ignore")
-        # a wrong rule explains more than a status, and of a sum of squares it moves the minimum
+        # a wrong rule explains more than a status, and it moves a minimum
         doubted = failed if options.loss is None else np.isfinite(raw.residual_norm)
         if np.any(doubted):
             problem.check_rules(raw.y, doubted)
@@ -179,12 +179,13 @@ def _with_rules(task: Task, structure: Structure, args: tuple[Any, ...]) -> Resi
 
 
 def _of_squares(task: Task, equations: Residual, structure: Structure, args: tuple[Any, ...]) -> Residual:
-    """Return the gradient of half the sum of squares, of the user's `jac` or of differences of higher order."""
+    """Return the gradient of what is minimised, of the user's `jac` or of differences of higher order."""
     backend: Any = equations.backend
     loss, (_, rebuild) = task.options.loss or "linear", task.split(args)
+    without = loss if loss == OBJECTIVE else "linear"
     inner = backend.refined or backend
     rules = DerivativeRules(task.options.jac, None, None, structure, args, is_parameter)
-    plain = flat_equations(task.function, structure, rebuild, "linear", task.options.has_aux)
+    plain = flat_equations(task.function, structure, rebuild, without, task.options.has_aux)
 
     def at(*parameters: Any) -> Residual:
         if rules.jac is None:
@@ -193,10 +194,10 @@ def _of_squares(task: Task, equations: Residual, structure: Structure, args: tup
 
     def gradient(y: Any, *parameters: Any) -> Any:
         r, matrix = at(*parameters).with_jacobian(y)
-        return np.matvec(np.matrix_transpose(matrix), r)
+        return np.matvec(np.matrix_transpose(matrix), row_weights(np, r, loss))
 
     parameters, outer = equations.parameters, replace(backend, derivatives="finite-difference")
-    return Residual(gradient, parameters, outer, equations=at(*parameters))
+    return Residual(gradient, parameters, outer, equations=at(*parameters), loss=loss)
 
 
 def _bind(
@@ -213,6 +214,7 @@ fixed_point = bound(_entry.fixed_point, NUMPY)
 root_scalar = bound(_entry.root_scalar, NUMPY)
 implicit = with_wrap(bound(_entry.implicit, NUMPY), NUMPY)
 least_squares = bound(_entry.least_squares, NUMPY)
+minimize = bound(_entry.minimize, NUMPY)
 conditions = Conditions(NUMPY)
 continuation = bound(_entry.continuation, NUMPY)
 gradient_report = bound(_entry.gradient_report, NUMPY)

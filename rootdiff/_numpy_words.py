@@ -41,6 +41,11 @@ WORDS = {
             ``jac(y, *args)`` returns dr/dy, (*batch, ..., *shape), where `y0` is one real array: the axes of the
             residual before those of y. Checked as that of `root`.
     """,
+    "jac_of_objective": """
+        jac : callable, optional
+            ``jac(y, *args)`` returns the gradient, like `y0`, where that is one real array. One product tells
+            whether it is that at the end.
+    """,
     "second": """
         The gradient holds differences, whose error in y is part of `error`, and its derivatives are differences of it:
         those of y are right to five to nine digits. `jac`, or ``derivatives="complex-step"``, which is taken within the

@@ -45,7 +45,10 @@ class Residual:
     pattern : Pattern or None
         Where the Jacobian of each system may have entries, if that is known.
     equations : Residual or None
-        Where this is the gradient of half a sum of squares: what is squared, (*batch, m).
+        Where this is the gradient of half a sum of squares: what is squared, (*batch, m). Or where it is that of an
+        objective: this, (*batch, 1).
+    loss : str or None
+        Which loss the equations have, or "objective".
     """
 
     function: Function
@@ -61,6 +64,7 @@ class Residual:
     known: tuple[Array, Array] | None = field(default=None, kw_only=True)
     pattern: Pattern | None = field(default=None, kw_only=True)
     equations: Residual | None = field(default=None, kw_only=True)
+    loss: str | None = field(default=None, kw_only=True)
 
     @property
     def xp(self) -> Any:

@@ -1,4 +1,4 @@
-"""Sums of squares: the user's equations as a vector, their loss, and the gradient, whose root the minimum is."""
+"""What is minimised: equations as a vector with their loss, or an objective, and the gradient, whose root it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rootdiff._structure import Structure
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 _LOSSES: tuple[str, ...] = get_args(Loss)
+#: Stands for a loss where the sum itself is given.
+OBJECTIVE = "objective"
 
 
 def check_loss(loss: Any) -> None:
@@ -24,7 +26,7 @@ def with_loss(xp: Any, loss: str, r: Array) -> Array:
 
     The names and their rho are SciPy's. So a robust loss is another residual, and has no rule of its own.
     """
-    if loss == "linear":
+    if loss in ("linear", OBJECTIVE):
         return r
     small = xp.abs(r) < float(xp.finfo(r.dtype).eps) ** 0.5  # there rho(z) is z to rounding
     z = xp.where(small, xp.ones_like(r), r * r)
@@ -46,25 +48,35 @@ def flat_equations(
     loss: str,
     has_aux: bool = False,
 ) -> Function:
-    """Return the user's equations, of any structure, as a function of a flat vector to (*batch, m), with their loss."""
+    """Return the user's equations, of any structure, as a function of a flat vector to (*batch, m), with their loss.
+
+    Of an objective m is one.
+    """
 
     def flat(y: Array, *parameters: Array) -> Array:
         output = structure.backend.call(function, structure.unravel(y), rebuild(*parameters))
         if has_aux:
             output, _ = structure.with_aux("residual", output)
+        if loss == OBJECTIVE:
+            return structure.objective(output, y.dtype)
         return with_loss(structure.backend.xp, loss, structure.equations(output, y.dtype))
 
     return flat
 
 
-def gradient(backend: Backend, equations: Function) -> Function:
-    """Return J^T r of equations r as a function of the same inputs, differentiable in all of them.
+def row_weights(xp: Any, r: Array, loss: str | None) -> Array:
+    """Return what the rows of the Jacobian of `r` are summed with in the gradient: r for half the sum of squares."""
+    return xp.ones_like(r) if loss == OBJECTIVE else r
 
-    The derivative of its root has the whole Hessian, J^T J + sum r_i H_i.
+
+def gradient(backend: Backend, equations: Function, loss: str) -> Function:
+    """Return J^T r of equations r, or the gradient of an objective, as a function of the same inputs.
+
+    It is differentiable in all of them. The derivative of its root has the whole Hessian, J^T J + sum r_i H_i.
     """
 
     def function(y: Array, *parameters: Array) -> Array:
         value, pullback = backend.vjp(lambda y: equations(y, *parameters), (y,))
-        return pullback(value)[0]
+        return pullback(row_weights(backend.xp, value, loss))[0]
 
     return function

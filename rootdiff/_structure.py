@@ -226,7 +226,23 @@ class Structure:
                 "single minimum. Add equations, such as small multiples of y less what it should be near to, or fix "
                 "unknowns as args."
             )
-        value = other.ravel(output)
+        return self._in_dtype(other.ravel(output), dtype)
+
+    def objective(self, output: Any, dtype: Any) -> Array:
+        """Return what an objective returned, a number for each system, as a vector of this dtype, (*batch, 1)."""
+        backend, xp = self.backend, self.backend.xp
+        value = output if self.batch else as_value(backend, output, True)
+        kinds = ("real floating", "complex floating") if self.complex_step else "real floating"
+        if not backend.is_array(value) or tuple(value.shape) != self.batch or not xp.isdtype(value.dtype, kinds):
+            raise ArgumentError(
+                f"residual: it returned {_describe_tree(backend, output)}, but minimize needs one real floating number "
+                f"per system, a {backend.name} array of shape {self.batch}. Return the sum, or what else is to be "
+                "small; for the least sum of squares of equations use least_squares."
+            )
+        return self._in_dtype(xp.reshape(value, (*self.batch, 1)), dtype)
+
+    def _in_dtype(self, value: Array, dtype: Any) -> Array:
+        """Return an array in a dtype, that of y0, to which it may be rounded."""
         if value.dtype == dtype or self.complex_step:
             return value
         if not self._is_wider(value.dtype, dtype):
@@ -234,7 +250,7 @@ class Structure:
                 f"residual: it returned dtype {value.dtype}, but y0 has dtype {dtype}. Give y0 and args one dtype, and "
                 "keep it inside the function."
             )
-        return xp.astype(value, dtype)
+        return self.backend.xp.astype(value, dtype)
 
     def _as_array(self, output: Any) -> Any:
         """Return a list of values or a number as an array, where the unknown of one system is one array."""

@@ -114,7 +114,7 @@ class JaxAdapter(Adapter):
             batched,
             options.batch_ndim,
             pattern=task.pattern,
-            squares=options.loss is not None,
+            loss=options.loss,
         )
         scale = None if task.scale is None else made_of(y, jax.lax.stop_gradient(task.scale))
         inputs = Inputs(y, solver_values, adjoint_values, of_correct, scale, operands)
@@ -216,6 +216,7 @@ fixed_point = bound(_entry.fixed_point, JAX)
 root_scalar = bound(_entry.root_scalar, JAX)
 implicit = with_wrap(bound(_entry.implicit, JAX), JAX)
 least_squares = bound(_entry.least_squares, JAX)
+minimize = bound(_entry.minimize, JAX)
 conditions = Conditions(JAX)
 continuation = bound(_entry.continuation, JAX)
 gradient_report = bound(_entry.gradient_report, JAX)

@@ -24,9 +24,14 @@ _NUMBERS = 2**11
 
 
 class _Linalg(_backend.Namespace):
-    """`svd`; all other functions are those of `jax.numpy.linalg`."""
+    """`eigh` and `svd`; all other functions are those of `jax.numpy.linalg`."""
 
     module = jnp.linalg
+
+    @staticmethod
+    def eigh(x: Array, /) -> Any:
+        """Return the eigenvalues and vectors of symmetric matrices."""
+        return tuple(part.astype(x.dtype) for part in jnp.linalg.eigh(for_lapack(x)))
 
     @staticmethod
     def svd(x: Array, /, *, full_matrices: bool = True) -> Any:

@@ -73,8 +73,8 @@ class Problem:
 
     `fixed_point` tells that the residual is ``cell(y) - y``. Where it is known which of the operands carry the batch
     axes, `batched`, the residual is traced for one system. So many of the batch axes as `mapped` are those of vmap. The
-    `pattern` is that of the Jacobian of each system, if it is known. Of `squares` the residual is the gradient of
-    half the sum of squares of the function.
+    `pattern` is that of the Jacobian of each system, if it is known. With a `loss` the residual is the
+    gradient of such a sum of the function, see `Residual`.
     """
 
     function: Traced
@@ -87,12 +87,13 @@ class Problem:
     batch_ndim: int = 0
     mapped: int = 0
     pattern: Pattern | None = None
-    squares: bool = False
+    loss: str | None = None
 
     def call(self, y: Array, *operands: Array) -> Array:
         """Return the residual of all systems, (*batch, n)."""
-        residual = gradient(JaxBackend(), self._equations) if self.squares else self._equations
-        return residual(y, *operands)
+        if self.loss is None:
+            return self._equations(y, *operands)
+        return gradient(JaxBackend(), self._equations, self.loss)(y, *operands)
 
     def _equations(self, y: Array, *operands: Array) -> Array:
         if self.batched is None:
@@ -111,8 +112,8 @@ class Problem:
         """Return the residual with its parameters bound."""
         backend = JaxBackend(self.function.reverse_only, self.function.differentiable)
         residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point, pattern=self.pattern)
-        if self.squares:
-            return replace(residual, equations=Residual(self._equations, operands, backend))
+        if self.loss is not None:
+            return replace(residual, equations=Residual(self._equations, operands, backend), loss=self.loss)
         return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
 
     def _take(self, operands: tuple[Any, ...], pick: Pick, _: int) -> Residual:

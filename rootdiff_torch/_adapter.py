@@ -178,7 +178,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         settings=len(settings),
         scaled=task.scale is not None,
         cuda_graph=options.cuda_graph,
-        squares=options.loss is not None,
+        loss=options.loss,
     )
     y, status, steps, norm, method, _, error, *_ = apply(Root, problem, start, *inputs)
     if statistics.count and not hidden and bool((status <= int(Status.AT_PRECISION)).all()):
@@ -252,6 +252,7 @@ fixed_point = bound(_entry.fixed_point, TORCH)
 root_scalar = bound(_entry.root_scalar, TORCH)
 implicit = with_wrap(bound(_entry.implicit, TORCH), TORCH)
 least_squares = bound(_entry.least_squares, TORCH)
+minimize = bound(_entry.minimize, TORCH)
 conditions = Conditions(TORCH)
 continuation = bound(_entry.continuation, TORCH)
 gradient_report = bound(_entry.gradient_report, TORCH)

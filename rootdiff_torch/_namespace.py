@@ -29,6 +29,11 @@ class _Linalg(_backend.Namespace):
     module = array_api_compat.torch.linalg  # type: ignore[attr-defined]
 
     @staticmethod
+    def eigh(x: Tensor, /) -> tuple[Tensor, ...]:
+        """Return the eigenvalues and vectors of symmetric matrices, those of half precision computed in single."""
+        return tuple(part.to(x.dtype) for part in torch.linalg.eigh(x.float() if x.dtype in HALF else x))
+
+    @staticmethod
     def svd(x: Tensor, /, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
         """Return the singular value decompositions, those of half precision computed in single."""
         wide = x.float() if x.dtype in HALF else x

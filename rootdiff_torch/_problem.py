@@ -75,7 +75,7 @@ class Problem:
     settings : int. How many parameters, the last ones, are settings of the solve.
     scaled : bool. Whether the last one of these is the size of the unknowns.
     cuda_graph : bool. Whether loops are to be recorded.
-    squares : bool. Whether the root is that of the gradient of half the sum of squares of `original`.
+    loss : str or None. Of what kind of sum of `original` the root is a minimum, see `Residual`; None of none.
     outcome : Outcome. What `forward` finds out, for Python to branch on under every transform.
     """
 
@@ -98,7 +98,7 @@ class Problem:
     settings: int = 0
     scaled: bool = False
     cuda_graph: bool = False
-    squares: bool = False
+    loss: str | None = None
     observe: Callable[[StepInfo], bool] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
@@ -111,7 +111,7 @@ class Problem:
         return with_captured(self.original, found, len(inputs))(*inputs, *regular)
 
     def _of_equations(self, equations: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return gradient(BACKEND, equations) if self.squares else equations
+        return equations if self.loss is None else gradient(BACKEND, equations, self.loss)
 
     def check(self, whole: bool = False) -> None:
         """Raise if a tensor that the residual reads has changed in place, or an array that could be put back too."""
@@ -144,7 +144,8 @@ class Problem:
             self._of_equations(known),
             parameters,
             backend,
-            equations=Residual(known, parameters, backend) if self.squares else None,
+            equations=None if self.loss is None else Residual(known, parameters, backend),
+            loss=self.loss,
             observe=self.observe,
             fixed_point=self.fixed_point,
             pattern=self.pattern,

@@ -90,7 +90,7 @@ class Strict(Adapter):
 
 
 STRICT = Strict()
-root, fixed_point, implicit, least_squares, root_scalar, continuation, gradient_report = (
-    bound(getattr(_entry, name), STRICT)
-    for name in ("root", "fixed_point", "implicit", "least_squares", "root_scalar", "continuation", "gradient_report")
+_NAMES = "root fixed_point implicit least_squares minimize root_scalar continuation gradient_report"
+root, fixed_point, implicit, least_squares, minimize, root_scalar, continuation, gradient_report = (
+    bound(getattr(_entry, name), STRICT) for name in _NAMES.split()
 )

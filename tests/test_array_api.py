@@ -82,6 +82,20 @@ def test_a_sum_of_squares(loss: str) -> None:
     np.testing.assert_allclose(strict.inside(other.y), own.y, rtol=1e-7)
 
 
+def test_an_objective() -> None:
+    y0, a = np.zeros((2, 2)), np.linspace(1.0, 9.0, 4).reshape(2, 2)
+
+    def wells(y: Any, a: Any) -> Any:
+        xp = array_namespace(y)
+        return xp.sum((y**2 - a) ** 2, axis=-1) + 0.1 * y[..., 0] * y[..., 1]
+
+    own, other = (
+        module.minimize(wells, *map(take, (y0, a)), batch_ndim=1)
+        for module, take in ((rootdiff, np.array), (strict, _strict))
+    )
+    np.testing.assert_allclose(np.abs(strict.inside(other.y)), np.abs(own.y), rtol=1e-7)
+
+
 @pytest.mark.parametrize("solver", ["auto", "fixed_point", "anderson"])
 def test_a_fixed_point(solver: str) -> None:
     own, _ = _both("fixed_point", _cell, np.zeros(70), np.linspace(0.0, 1.0, 70), solver=solver)

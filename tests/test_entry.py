@@ -21,7 +21,16 @@ from rootdiff_jax._words import WORDS as JAX_WORDS
 from rootdiff_torch._words import WORDS as TORCH_WORDS
 
 PACKAGES = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
-ENTRIES = ("root", "fixed_point", "implicit", "least_squares", "root_scalar", "continuation", "gradient_report")
+ENTRIES = (
+    "root",
+    "fixed_point",
+    "implicit",
+    "least_squares",
+    "minimize",
+    "root_scalar",
+    "continuation",
+    "gradient_report",
+)
 SOLVING = ("root", "root_scalar", "continuation")
 ALONE = {
     "rootdiff": {"jac", "jvp", "vjp", "derivatives", "max_evaluations"},
@@ -195,6 +204,7 @@ def test_arguments_are_checked_once(package: str, name: str, monkeypatch: pytest
         "gradient_report": lambda f: f(square, array([1.41]), array([2.0])),
         "implicit": lambda f: f(square, array([1.0]), array([1.0])),
         "least_squares": lambda f: f(square, array([1.0]), array([2.0])),
+        "minimize": lambda f: f(lambda y, a: ((y - a) ** 2).sum(), array([1.0]), array([2.0])),
     }
     calls[name](entry(package, name))
     assert len(seen) == 1

@@ -349,6 +349,8 @@ def test_no_minimum_at_all_is_no_success() -> None:
 
     with pytest.raises(ConvergenceError, match="STALLED: no step reduces the sum of squares"):
         rootdiff_torch.least_squares(lambda y: torch.cat([torch.exp(-y), y**0]), torch.ones(1).double())
+    with pytest.raises(ConvergenceError, match="ILL_DETERMINED"):  # differences do not tell the slope from zero
+        rootdiff.least_squares(lambda y: np.concat([np.exp(-y), y**0]), np.ones(1))
 
 
 # --- inputs

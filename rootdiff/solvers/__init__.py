@@ -20,8 +20,10 @@ from rootdiff.solvers._given import Given as Given
 from rootdiff.solvers._given import Nothing as Nothing
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from rootdiff.solvers._minimum import Minimum as Minimum
+from rootdiff.solvers._minimum import MinimumOfObjective as MinimumOfObjective
 from rootdiff.solvers._newton import Newton as Newton
 from rootdiff.solvers._newton_krylov import NewtonKrylov as NewtonKrylov
+from rootdiff.solvers._newton_trust_region import NewtonTrustRegion as NewtonTrustRegion
 from rootdiff.solvers._pseudo_transient import PseudoTransient as PseudoTransient
 from rootdiff.solvers._scipy import SciPy as SciPy
 from rootdiff.solvers._trust_region import TrustRegion as TrustRegion

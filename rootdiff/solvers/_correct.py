@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rootdiff._backend import Array
+from rootdiff._iterate import State
 from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
@@ -61,3 +62,18 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
     near = stopped & (raw.residual_norm <= solver.rtol**0.5 * first_norm)
     raw = raw._replace(status=xp.astype(raw.status, xp.int32))
     return backend.while_loop(lambda carry: xp.any(carry[0]), correct, (near, raw))[1]  # type: ignore[no-any-return]
+
+
+def corrected_minimum(solver: Any, residual: Residual, raw: RawSolution) -> RawSolution:
+    """Return the solution after Newton corrections of the gradient, where what is minimised falls no further."""
+    xp = residual.xp
+    raw = raw._replace(residual_norm=max_norm(xp, residual(raw.y)))
+    done = (raw.status == int(Status.STALLED)) | (raw.status == int(Status.CONVERGED))
+    return corrected(solver, residual, xp.full_like(raw.residual_norm, xp.inf), raw, done)
+
+
+def with_error_of(xp: Any, whole: Array, taken: Array, old: State, new: State) -> State:
+    """Return the state after a `whole` step that was `taken`, which is longer than the error it leaves if f halves."""
+    halved = norm2(xp, new.iterate.f) <= 0.5 * norm2(xp, old.iterate.f)
+    error = xp.where((taken & halved)[..., None], xp.abs(whole), new.iterate.error)
+    return new._replace(iterate=new.iterate._replace(error=error))

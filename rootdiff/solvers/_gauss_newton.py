@@ -11,8 +11,9 @@ from rootdiff._iterate import Iterate, State, running
 from rootdiff._residual import Residual
 from rootdiff._select import status_where
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import every, is_finite, is_within, max_norm, norm2
-from rootdiff.solvers._correct import corrected
+from rootdiff._space import every, is_finite, is_within, norm2
+from rootdiff._squares import OBJECTIVE
+from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt, damped, decompose
 
@@ -59,7 +60,7 @@ class GaussNewton(LevenbergMarquardt):
         return True
 
     def init(self, residual: Residual, y: Array) -> State:
-        if residual.equations is None:
+        if residual.equations is None or residual.loss == OBJECTIVE:
             raise ArgumentError("solver: GaussNewton minimises a sum of squares. Call least_squares, or take 'auto'.")
         region = Region(residual.xp.zeros_like(y), -residual.xp.ones_like(y[..., 0]))
         return self._at(residual, y, region, running(residual.xp, y))
@@ -82,12 +83,9 @@ class GaussNewton(LevenbergMarquardt):
         resolved = norm2(xp, spectrum.f) > 2 * float(xp.finfo(y.dtype).eps) ** 0.5 * size
         status = status_where(xp, trial.accepted & resolved, Status.RUNNING, Status.STALLED)
         new = self._at(residual, new_y, Region(weights.scale, trial.radius), status)
-        # where the gradient was halved by it, a whole step is longer than the error that it leaves
         eps = float(xp.finfo(y.dtype).eps)
         taken = is_within(xp, new_y - y - whole, 0.1 * xp.abs(whole) + eps * xp.abs(y))
-        halved = norm2(xp, new.iterate.f) <= 0.5 * norm2(xp, state.iterate.f)
-        error = xp.where((trial.accepted & taken & halved)[..., None], xp.abs(whole), new.iterate.error)
-        return new._replace(iterate=new.iterate._replace(error=error))
+        return with_error_of(xp, whole, trial.accepted & taken, state, new)
 
     def _at(self, residual: Residual, y: Array, region: Region, status: Array) -> State:
         """Return the state at a point, whose norm is that of r."""
@@ -104,7 +102,4 @@ class GaussNewton(LevenbergMarquardt):
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         """Return the solution after Newton corrections of the gradient, where the sum of squares falls no further."""
-        xp = residual.xp
-        raw = raw._replace(residual_norm=max_norm(xp, residual(raw.y)))
-        done = (raw.status == int(Status.STALLED)) | (raw.status == int(Status.CONVERGED))
-        return corrected(self, residual, xp.full_like(raw.residual_norm, xp.inf), raw, done)
+        return corrected_minimum(self, residual, raw)

@@ -7,16 +7,20 @@ from typing import Any, ClassVar
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
+from rootdiff._select import status_where
 from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import every, is_finite, is_within, norm2, numbers
-from rootdiff._verdict import judged
+from rootdiff._squares import OBJECTIVE, row_weights
+from rootdiff._verdict import judged, start_scale
 from rootdiff.solvers._given import Given
 
 #: A measured slope may be off by so many times its estimated error.
 _MARGIN = 6.0
+#: An error of this part of an unknown leaves it no digit.
+_ILL = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ class Minimum(Solver):
         if not is_dense(tuple(y0.shape)):
             return raw
         hessian = residual.jacobian(raw.y)
-        raw = _with_error_of_slopes(residual, raw, hessian, rtol)
+        raw = _with_error_of_slopes(residual, raw, hessian, rtol, start_scale(xp, y0, residual.scale))
         falls, flat = _curvature(residual, raw.y, hessian)
         success, status = raw.status <= int(Status.AT_PRECISION), raw.status
         stopped = success | (status == int(Status.STALLED)) | (status == int(Status.ILL_DETERMINED))
@@ -59,11 +63,40 @@ class Minimum(Solver):
         return raw._replace(status=xp.astype(status, xp.int32))
 
 
-def _with_error_of_slopes(residual: Residual, raw: RawSolution, hessian: Array, rtol: float) -> RawSolution:
-    """Return the solution with the error that y has where the gradient is made of measured slopes."""
+@dataclass(frozen=True, kw_only=True)
+class MinimumOfObjective(Minimum):
+    """The same, in the words of `minimize`."""
+
+    sought: ClassVar[tuple[str, str]] = "minimize", "minimum"
+    words: ClassVar[dict[Status, tuple[str, str]]] = {
+        Status.STALLED: (
+            "no step reduces the objective any further, and its gradient is not zero{off}",
+            "start elsewhere, give the unknowns similar sizes, and check that the objective is smooth, with a minimum",
+        ),
+        Status.MAX_STEPS: (
+            "the step limit was reached before the gradient was zero",
+            "check that the objective is bounded below, or y runs away; start closer, or raise max_steps",
+        ),
+        Status.SINGULAR: (
+            "the Hessian is singular to working precision: the objective does not determine y, one minimum of many",
+            "look for unknowns that it does not depend on, or on in one combination only; fix them as args, or add a "
+            "small multiple of the square of y less what it should be near to; on_failure='keep' returns this y",
+        ),
+    }
+
+
+def _with_error_of_slopes(
+    residual: Residual, raw: RawSolution, hessian: Array, rtol: float, scale: Array
+) -> RawSolution:
+    """Return the solution with the error that y has where the gradient is made of measured slopes.
+
+    A gradient is zero where a Newton step is within it; an error that leaves an unknown no digit is no success.
+    """
     xp, equations, error = residual.xp, residual.equations, raw.error
-    off = None if equations is None else equations.operator(raw.y).error_sizes(equations(raw.y), True)
-    if off is None or error is None:
+    if equations is None or error is None:
+        return raw
+    off = equations.operator(raw.y).error_sizes(row_weights(xp, equations(raw.y), residual.loss), True)
+    if off is None:
         return raw
     factors = residual.backend.lu_factor(hessian)
     place = numbers(xp, off)
@@ -71,18 +104,23 @@ def _with_error_of_slopes(residual: Residual, raw: RawSolution, hessian: Array, 
     each = residual.backend.lu_solve(factors, xp.stack(by_row))
     more = xp.sqrt(xp.sum(each * each, axis=0))
     beyond = (raw.status == int(Status.CONVERGED)) & ~is_within(xp, more, rtol * xp.abs(raw.y))
-    explained = (raw.status == int(Status.STALLED)) & is_within(xp, error, _MARGIN * more)
-    status = xp.where(beyond | explained, int(Status.AT_PRECISION), raw.status)
-    return raw._replace(status=xp.astype(status, xp.int32), error=error + xp.where(xp.isfinite(more), more, xp.inf))
+    step = residual.backend.lu_solve(factors, residual(raw.y))
+    explained = (raw.status == int(Status.STALLED)) & is_within(xp, step, _MARGIN * more)
+    error = error + xp.where(xp.isfinite(more), more, xp.inf)
+    known = is_within(xp, error, _ILL * xp.maximum(xp.abs(raw.y), scale))
+    found = status_where(xp, known, Status.AT_PRECISION, Status.ILL_DETERMINED)
+    status = xp.where(beyond | explained, found, raw.status)
+    return raw._replace(status=xp.astype(status, xp.int32), error=error)
 
 
 def _curvature(residual: Residual, y: Array, hessian: Array) -> tuple[Array, Array]:
     """Return whether a negative eigenvalue of the Hessian is beyond errors, and whether it is singular, both (*batch).
 
     It is scaled to a diagonal of ones. It is singular where it is so to half the digits, and J to all of them: that is
-    known to more.
+    known to more. So is an exact Hessian of an objective.
     """
     xp, n, precision = residual.xp, y.shape[-1], residual.backend.precision(y.dtype)
+    exact = residual.loss == OBJECTIVE and precision <= float(xp.finfo(y.dtype).eps)
     diagonal = xp.abs(xp.linalg.diagonal(hessian))
     root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
     matrix = hessian / root[..., None, :] / root[..., None]
@@ -90,8 +128,8 @@ def _curvature(residual: Residual, y: Array, hessian: Array) -> tuple[Array, Arr
     # twice the negative eigenvalues are what the sum of the singular values exceeds the trace by
     below = xp.sum(values, axis=-1) - xp.sum(xp.linalg.diagonal(matrix), axis=-1)
     margin = n * precision**0.5
-    flat = values[..., -1] <= margin
-    if residual.equations is not None:
+    flat = values[..., -1] <= (10 * n * precision if exact else margin)
+    if residual.equations is not None and residual.loss != OBJECTIVE:
         _, slopes = residual.equations.with_jacobian(y)
         norms = norm2(xp, xp.matrix_transpose(slopes))
         _, values = _singular_values(xp, slopes / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None, :])

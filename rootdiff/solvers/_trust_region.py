@@ -41,18 +41,24 @@ class TrustRegionSolver(DampedSolver):
         # where the promise was kept; squares of f / |f| neither overflow nor underflow
         (_, metric, rows), unit = model.weights, model.unit[..., None]
         new, linear = norm2(xp, f / rows / unit), norm2(xp, (model.f + model.product(y - model.y)) / unit)
-        promised = (1 - linear) * (1 + linear)
-        gained = (1 - new) * (1 + new)
-        ratio = xp.where(promised > 0, gained / xp.where(promised > 0, promised, 1.0), -xp.ones_like(promised))
         finite = xp.isfinite(new) & xp.isfinite(linear)
-        ratio = xp.where(finite, ratio, -xp.ones_like(ratio))
-        length = norm2(xp, metric * step)
-        # the minimum of the parabola through the value and slope at 0 and the value at the trial
-        slope = xp.where(finite, promised, 1.0)
-        fraction = xp.where(finite, slope / xp.where(slope - gained + slope > 0, 2 * slope - gained, 1.0), 0.1)
-        shrunk = xp.clip(fraction, 0.1, 0.5) * xp.minimum(radius, length)
-        grown = xp.where(ratio >= 0.75, xp.maximum(radius, 2 * length), radius)
-        return finite & (ratio >= _ACCEPT), xp.where(ratio < 0.25, shrunk, grown)
+        return borne_out(
+            xp, (1 - linear) * (1 + linear), (1 - new) * (1 + new), finite, radius, norm2(xp, metric * step)
+        )
+
+
+def borne_out(
+    xp: Any, promised: Array, gained: Array, finite: Array, radius: Array, length: Array
+) -> tuple[Array, Array]:
+    """Return whether a decrease, where it is `finite`, is part of the `promised` one, and the next radius."""
+    ratio = xp.where(promised > 0, gained / xp.where(promised > 0, promised, 1.0), -xp.ones_like(promised))
+    ratio = xp.where(finite, ratio, -xp.ones_like(ratio))
+    # the minimum of the parabola through the value and slope at 0 and the value at the trial
+    slope = xp.where(finite, promised, 1.0)
+    fraction = xp.where(finite, slope / xp.where(slope - gained + slope > 0, 2 * slope - gained, 1.0), 0.1)
+    shrunk = xp.clip(fraction, 0.1, 0.5) * xp.minimum(radius, length)
+    grown = xp.where(ratio >= 0.75, xp.maximum(radius, 2 * length), radius)
+    return finite & (ratio >= _ACCEPT), xp.where(ratio < 0.25, shrunk, grown)
 
 
 @dataclass(frozen=True, kw_only=True)
