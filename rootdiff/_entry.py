@@ -411,8 +411,8 @@ def minimize(
     y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, history, has_aux$options
         As for `root`. A failure is a `y` that is no minimum.
     solver : str or Solver
-        "auto" takes `NewtonTrustRegion`, which descends, and is for at most 1024 unknowns. Others are those of `root`,
-        of the gradient, such as "newton_krylov" for more; they may end at a saddle, which is no success.
+        "auto" takes `NewtonTrustRegion`, which descends, and forms the Hessian. Others are those of `root`, of the
+        gradient, such as "newton_krylov" for many unknowns; they may end at a saddle, which is no success.
     $jac_of_objective
 
     Returns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from typing import Any
 
@@ -238,6 +239,19 @@ def test_an_ill_conditioned_minimum_is_one() -> None:
         lambda y: (y[0] + y[1] - 1) ** 2 + 1e-10 * (y[1] - y[0] + 3) ** 2, torch.zeros(2).double()
     )
     np.testing.assert_allclose(y.y, [2, -1], rtol=1e-5)
+
+
+def test_sizes_at_which_a_verdict_forms_no_jacobian(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    import rootdiff_torch
+
+    for module in ("_correct", "_minimum"):
+        monkeypatch.setattr(importlib.import_module(f"rootdiff.solvers.{module}"), "is_dense", lambda shape: False)
+    for module in ("_loop", "_verdict"):
+        monkeypatch.setattr(importlib.import_module(f"rootdiff.{module}"), "is_dense", lambda shape: False)
+    found = rootdiff_torch.minimize(valley, torch.ones(2).double(), torch.tensor(THETA))
+    np.testing.assert_allclose(found.y, minimum(THETA), rtol=1e-11)
 
 
 @TWO

@@ -16,13 +16,15 @@ from rootdiff._verdict import CONTRACTION, allowed_error, is_deep, start_scale
 _CORRECTIONS = 100
 
 
-def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSolution, stopped: Array) -> RawSolution:
+def corrected(
+    solver: Any, residual: Residual, first_norm: Array, raw: RawSolution, stopped: Array, dense: bool = False
+) -> RawSolution:
     """Return the solution after full Newton corrections of the `stopped` systems, (*batch), that are next to a root.
 
     The secants of a solver do not tell the error next to a multiple root, a Newton correction does. Corrections are
     made from where f has fallen to the square root of `rtol` of its value at the start, as long as each reduces f as
     it does next to a root, until one is within tolerance. Above the sizes at which a Jacobian is formed by default,
-    and where there is none, nothing is done.
+    unless `dense` tells that the solver forms it, and where there is none, nothing is done.
 
     Parameters
     ----------
@@ -34,7 +36,7 @@ def corrected(solver: Any, residual: Residual, first_norm: Array, raw: RawSoluti
     Decker, Keller & Kelley (1983), "Convergence rates for Newton's method at singular points". Deuflhard (2011),
     "Newton Methods for Nonlinear Problems", chapter 2.
     """
-    if not (residual.differentiable and is_dense(tuple(raw.y.shape))):
+    if not (residual.differentiable and (dense or is_dense(tuple(raw.y.shape)))):
         return raw
     xp, backend = residual.xp, residual.backend
 
@@ -69,7 +71,7 @@ def corrected_minimum(solver: Any, residual: Residual, raw: RawSolution) -> RawS
     xp = residual.xp
     raw = raw._replace(residual_norm=max_norm(xp, residual(raw.y)))
     done = (raw.status == int(Status.STALLED)) | (raw.status == int(Status.CONVERGED))
-    return corrected(solver, residual, xp.full_like(raw.residual_norm, xp.inf), raw, done)
+    return corrected(solver, residual, xp.full_like(raw.residual_norm, xp.inf), raw, done, dense=True)
 
 
 def with_error_of(xp: Any, whole: Array, taken: Array, old: State, new: State) -> State:
