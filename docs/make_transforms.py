@@ -18,6 +18,12 @@ error says what they cannot. Each row is a test of that name in `tests/`, agains
 the library. This page is written from those tests by `python docs/make_transforms.py`.
 
 Inside a traced JAX program nothing can raise: there a failed solve is NaN in its own system.
+
+`torch.compile` breaks its graph at a root, which then runs as it is, with all that it can. Under `fullgraph=True` and
+in `torch.export` `root` and `fixed_point`, and the layers made of them, are one node, with first derivatives. It takes
+`solver`, `adjoint`, `batch_ndim`, `on_failure` and `y_scale`. An exported program holds the residual; before it is
+loaded in another process, import `rootdiff_torch` there, and give it `solver` and `adjoint` by name.
+AOTInductor cannot compile it: the solve runs in Python.
 """
 
 

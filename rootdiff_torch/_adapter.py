@@ -40,9 +40,17 @@ from rootdiff_torch._capture import (
 )
 from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import tensors
+from rootdiff_torch._graph import graphed
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._rule import Root, apply
-from rootdiff_torch._transforms import forward_active, is_wrapped, levels, refuse_vectorized, uncompiled
+from rootdiff_torch._transforms import (
+    forward_active,
+    has_values,
+    is_wrapped,
+    levels,
+    refuse_vectorized,
+    uncompiled,
+)
 from rootdiff_torch._watching import TorchState, Watched
 from rootdiff_torch._words import WORDS
 from rootdiff_torch.cuda import check_device
@@ -88,7 +96,7 @@ class TorchAdapter(Adapter):
         return isinstance(leaf, Tensor) and leaf.layout is torch.strided
 
     def is_concrete(self, tree: Any) -> bool:
-        return not levels()
+        return not levels() and all(map(has_values, tensors(tree)))
 
     def check(self, structure: Structure, y0: Any, args: tuple[Any, ...], options: Options) -> None:
         unknowns = tensors(y0)
@@ -118,6 +126,8 @@ class TorchAdapter(Adapter):
 
     def solve(self, task: Task) -> Found:
         start = task.start
+        if not has_values(start):
+            return _shapes(task)
         autocast = torch.is_autocast_enabled(start.device.type)
         with in_full_precision(start):
             return _solve(task, start.dtype if autocast else None)
@@ -187,6 +197,14 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
     return Found(y, None, status, steps, norm, method, error)
 
 
+def _shapes(task: Task) -> Found:
+    """Return a root without values, of fake tensors or such on the device "meta", after one call of the residual."""
+    like = task.start.detach() + 0 * task.residual()(task.start.detach())
+    norm, counts = like.detach().new_zeros(task.structure.batch), task.structure.batch
+    status, steps, method = (norm.new_zeros(counts, dtype=torch.int32) for _ in range(3))
+    return Found(like, None, status, steps, norm, method, like.detach())
+
+
 def _detached(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
@@ -247,12 +265,12 @@ def _check_recordable(device: torch.device, hooks: Hooks) -> None:
 
 
 TORCH = TorchAdapter()
-root = bound(_entry.root, TORCH)
-fixed_point = bound(_entry.fixed_point, TORCH)
-root_scalar = bound(_entry.root_scalar, TORCH)
+root = graphed(bound(_entry.root, TORCH))
+fixed_point = graphed(bound(_entry.fixed_point, TORCH))
+root_scalar = graphed(bound(_entry.root_scalar, TORCH))
 implicit = with_wrap(bound(_entry.implicit, TORCH), TORCH)
-least_squares = bound(_entry.least_squares, TORCH)
-minimize = bound(_entry.minimize, TORCH)
+least_squares = graphed(bound(_entry.least_squares, TORCH))
+minimize = graphed(bound(_entry.minimize, TORCH))
 conditions = Conditions(TORCH)
 continuation = bound(_entry.continuation, TORCH)
 gradient_report = bound(_entry.gradient_report, TORCH)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from rootdiff._errors import RootdiffError
@@ -60,6 +61,11 @@ def unwrapped(tensor: Tensor) -> Tensor:
 def forward_active() -> bool:
     """Return whether a dual level is open."""
     return forward_ad._current_level >= 0
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Return whether `tensor` has values; if not, it has a shape and a dtype only."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def is_dual(tensor: Tensor) -> bool:

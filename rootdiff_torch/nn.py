@@ -17,8 +17,9 @@ from rootdiff._solution import Solution
 from rootdiff._solver import Solver
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff_torch._adapter import fixed_point, root
+from rootdiff_torch._graph import inlined, one_graph
 from rootdiff_torch._stability import jacobian_penalty, spectral_radius
-from rootdiff_torch._transforms import is_wrapped, uncompiled
+from rootdiff_torch._transforms import TransformError, has_values, is_wrapped, uncompiled
 
 __all__ = ["FixedPointLayer", "ImplicitLayer", "jacobian_penalty", "spectral_radius"]
 
@@ -56,6 +57,8 @@ def _drawing_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def drawn(y: Tensor, *inputs: Any) -> Any:
         devices = [y.device] if y.device.type == "cuda" else []
+        if not has_values(y):
+            return function(y, *inputs)
         if not states:
             before = _generators(devices)
             output = function(y, *inputs)
@@ -106,14 +109,15 @@ class ImplicitLayer(nn.Module):
     Attributes
     ----------
     last : Solution or None
-        That of the last call, detached; None before the first and under a transform of torch.func.
+        That of the last call, detached; None before the first and under a transform of torch.func. A call in one
+        graph (``torch.compile(fullgraph=True)``, `torch.export`) leaves it as it is.
 
     Notes
     -----
     A residual that is random, by dropout or noise, draws once per call of the layer: all evaluations of one solve and
-    of its derivatives have the same mask. Normalisation over the batch (`BatchNorm` in training) is refused: the
-    systems of a batch must be independent, which ``check=True`` tests. With ``batch_ndim=0`` the batch is one system:
-    its running statistics move once per call, by the root.
+    of its derivatives have the same mask. In one graph it does not, and the solve fails as RANDOM. Normalisation over
+    the batch (`BatchNorm` in training) is refused: the systems of a batch must be independent, which ``check=True``
+    tests. With ``batch_ndim=0`` the batch is one system: its running statistics move once per call, by the root.
 
     Examples
     --------
@@ -149,11 +153,20 @@ class ImplicitLayer(nn.Module):
             self.adjoint = _FromLast(get_adjoint(adjoint, "torch"))
         self.last: Solution | None = None
 
-    @uncompiled
+    @inlined
     def forward(self, *inputs: Any) -> Any:
         """Return the root for these inputs; its dtype is that of the layer's parameters, also under autocast."""
-        solution = self._solve(
-            _drawing_once(self.residual),
+        if not one_graph():
+            return self._now(*inputs)
+        if self.warm_start or self.warm_adjoint:
+            raise TransformError(
+                "warm_start: one graph keeps nothing from call to call, for warm_adjoint either. Leave both out."
+            )
+        return self._root(self.residual, *inputs).y
+
+    def _root(self, residual: Callable[..., Any], *inputs: Any) -> Solution:
+        return self._solve(
+            residual,
             self._start(inputs[0]),
             *inputs,
             solver=self.solver,
@@ -163,7 +176,11 @@ class ImplicitLayer(nn.Module):
             cuda_graph=self.cuda_graph,
             check=self.check,
         )
-        transformed = is_wrapped(solution.y) or is_wrapped(solution.status)
+
+    @uncompiled
+    def _now(self, *inputs: Any) -> Any:
+        solution = self._root(_drawing_once(self.residual), *inputs)
+        transformed = is_wrapped(solution.y) or is_wrapped(solution.status) or not has_values(solution.y)
         self.last = None if transformed else solution._replace(y=solution.y.detach())
         return solution.y
 

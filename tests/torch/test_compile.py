@@ -97,12 +97,6 @@ def test_inductor() -> None:
     close(outputs(compiled, THETAS, parameters), outputs(model, THETAS, parameters))
 
 
-@pytest.mark.transform("torch.compile(fullgraph=True)", refused="Unsupported")
-def test_fullgraph() -> None:
-    with pytest.raises(torch._dynamo.exc.Unsupported):
-        torch.compile(Explicit(), backend="aot_eager", fullgraph=True)(THETAS)
-
-
 @pytest.mark.transform("torch.func.grad inside torch.compile")
 def test_func_inside() -> None:
     w = 0.2 * torch.eye(3, dtype=torch.float64)

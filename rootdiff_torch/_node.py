@@ -1,0 +1,231 @@
+"""A root as one node of a graph of PyTorch, and as two operators where the graph is compiled further.
+
+The node, `SOLVE`, takes the graph of the residual beside the tensors that this uses, so that an exported program
+carries it. Operators take no graphs: they get a name of this process in its place.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx
+from torch._dynamo.variables import higher_order_ops
+from torch._guards import detect_fake_mode
+from torch._higher_order_ops.base_hop import BaseHOP
+
+from rootdiff._errors import ArgumentError
+from rootdiff._residual import Residual
+from rootdiff._solution import RawSolution, Solution
+from rootdiff._solver import Solver
+from rootdiff._structure import describe
+from rootdiff_torch._backend import BACKEND
+from rootdiff_torch._transforms import TransformError, levels, uncompiled
+
+#: The entry points by name, filled where they are made.
+ENTRIES: dict[str, Callable[..., Solution]] = {}
+#: Solvers and adjoints that were given as values, by the words for them in a graph.
+_VALUES: dict[str, Any] = {}
+_MARK = " of process "
+#: The strides of what an operator returns: they must not be left to the values.
+_PLAIN = torch.contiguous_format
+
+
+def word(value: Any) -> str:
+    """Return a word for a solver or an adjoint, which a graph can hold."""
+    found = f"{value!r}{_MARK}{uuid4().hex}"
+    _VALUES[found] = value
+    return found
+
+
+def _value(option: str, word: str) -> Any:
+    """Return the solver or adjoint of this word, or name."""
+    value, mark, _ = word.rpartition(_MARK)
+    if mark and word not in _VALUES:
+        raise ArgumentError(
+            f"{option}: the graph was made in another process, with {value}, which its file does not hold. Make the "
+            f"graph with a name: call register_{option}(name, factory) in both processes."
+        )
+    return _VALUES.get(word, word)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A node: the graph of a residual, of so many `unknowns`, and how the entry point is called.
+
+    Its operands are tensors, the unknowns first, and sizes; `places` tells where the tensors are among them.
+    """
+
+    function: fx.GraphModule
+    places: Sequence[bool]
+    entry: str
+    unknowns: int
+    options: dict[str, Any]
+    name: str
+
+    @staticmethod
+    def of(body: fx.GraphModule, places: Sequence[bool], entry: str, unknowns: int, **options: Any) -> _Call:
+        graph = fx.Graph()
+        values: Any = graph.graph_copy(body.graph, {})
+        graph.output(values[:unknowns])
+        graph.eliminate_dead_code()
+        given = {option: _value(option, options[option]) for option in ("solver", "adjoint") if option in options}
+        return _Call(fx.GraphModule(body, graph), places, entry, unknowns, options | given, uuid4().hex)
+
+    def __call__(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Return what the node returns, on tensors that have values."""
+        s = self._solution(tensors, sizes)
+        return [*_leaves(s.y), *_leaves(s.error), s.status, s.steps, s.method, s.residual_norm, s.approximate]
+
+    def pull_back(
+        self, tensors: Sequence[Tensor], sizes: Sequence[int], found: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Return the cotangents of the tensors beside the unknowns, of those that have such."""
+        count = self.unknowns
+        y, error = found[:count], found[count : 2 * count]
+        others = [part.detach().requires_grad_(_has_derivative(part)) for part in tensors[count:]]
+        structure = describe(BACKEND, _tree(y), self.options.get("batch_ndim", 0))
+        solver = _Known(structure.ravel(_tree(error)), *found[2 * count : -1])
+        with torch.enable_grad():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the solve has warned of its failures
+                solution = self._solution([*y, *others], sizes, solver=solver)
+            inputs = [part for part in others if part.requires_grad]
+            return list(torch.autograd.grad(_leaves(solution.y), inputs, list(cotangents), materialize_grads=True))
+
+    def _solution(self, tensors: Sequence[Tensor], sizes: Sequence[int], **options: Any) -> Solution:
+        def residual(y: Any, *others: Tensor) -> Any:
+            of_tensors, of_sizes = iter((*_leaves(y), *others)), iter(sizes)
+            return _tree(self.function(*(next(of_tensors if place else of_sizes) for place in self.places)))
+
+        y0, others = _tree(tensors[: self.unknowns]), tensors[self.unknowns :]
+        return ENTRIES[self.entry](residual, y0, *others, **self.options | options)
+
+
+def _tree(leaves: Sequence[Tensor]) -> Any:
+    return tuple(leaves) if len(leaves) > 1 else leaves[0]
+
+
+def _leaves(tree: Any) -> Sequence[Tensor]:
+    return tree if isinstance(tree, tuple) else (tree,)
+
+
+def _has_derivative(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+class _Known(Solver):
+    """Returns its start, with what a solve that found it told of it."""
+
+    def __init__(self, error: Tensor, status: Tensor, steps: Tensor, method: Tensor, norm: Tensor) -> None:
+        self.told = error, status, steps, method, norm
+
+    def solve(self, residual: Residual, y0: Tensor) -> RawSolution:
+        error, status, steps, method, norm = self.told
+        return RawSolution(y0, status, steps, norm, None, method, error)
+
+
+#: The nodes by the graphs of their residuals, and, for operators, by their names; one graph has one node.
+_CALLS: WeakKeyDictionary[Any, _Call] = WeakKeyDictionary()
+_NAMED: dict[str, _Call] = {}
+
+
+class _Solve(BaseHOP):
+    """``(residual, *unknowns, *others, **how) -> (*y, *error, status, steps, method, residual_norm, approximate)``."""
+
+    def __init__(self) -> None:
+        super().__init__("rootdiff_solve")
+
+    def __call__(self, subgraph: Any, *operands: Any, **kwargs: Any) -> Any:
+        if levels():  # of torch.func, which the entry point follows
+            return self._call_Autograd(subgraph, *operands, **kwargs)
+        return super().__call__(subgraph, *operands, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _call_Autograd(self, subgraph: Any, *operands: Any, **kwargs: Any) -> Any:
+        call = _CALLS.get(subgraph)
+        if call is None:
+            call = _CALLS[subgraph] = _Call.of(subgraph, [isinstance(part, Tensor) for part in operands], **kwargs)
+        split = [[part for part in operands if isinstance(part, Tensor) is kind] for kind in (True, False)]
+        if detect_fake_mode(operands) is None:
+            return tuple(call(*split))
+        _NAMED[call.name] = call
+        return tuple(solve(call.name, *split))
+
+    def _call_Functionalize(self, ctx: Any, subgraph: Any, *operands: Any, **kwargs: Any) -> Any:
+        further = self if torch.compiler.is_exporting() else self._call_Autograd
+        with ctx.redispatch_to_next():
+            return ctx.wrap_tensors(further(subgraph, *ctx.unwrap_tensors(operands), **kwargs))
+
+    _call_CompositeExplicitAutograd = _call_Autograd  # noqa: N815
+
+
+@torch.library.custom_op("rootdiff::solve", mutates_args=())
+def solve(name: str, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """Return what `SOLVE` returns, for the residual of this name."""
+    with torch.no_grad():
+        return [part.clone(memory_format=_PLAIN) for part in _NAMED[name](tensors, sizes)]
+
+
+@torch.library.custom_op("rootdiff::pull_back", mutates_args=())
+def pull_back(
+    name: str, tensors: list[Tensor], sizes: list[int], found: list[Tensor], cotangents: list[Tensor]
+) -> list[Tensor]:
+    """Return the cotangents of the tensors beside the unknowns that have such."""
+    call = uncompiled(_NAMED[name].pull_back)
+    return [part.clone(memory_format=_PLAIN) for part in call(tensors, sizes, found, cotangents)]
+
+
+class _Traced(higher_order_ops.BaseHOPVariable):
+    """What Dynamo takes the node for. Its inputs may be views of each other, as w and w.mT: it writes into none."""
+
+    supports_aliasing = True
+
+
+SOLVE = _Solve()
+getattr(higher_order_ops, "_hop_name_to_variable_class", {})[SOLVE.__name__] = _Traced
+
+
+@solve.register_fake
+def _(name: str, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    call = _NAMED[name]
+    y, batch = tensors[: call.unknowns], tensors[0].shape[: call.options.get("batch_ndim", 0)]
+    kinds = (torch.int32, torch.int32, torch.int32, y[0].real.dtype, torch.bool)
+    like = [torch.empty_like(part, memory_format=_PLAIN) for part in (*y, *y)]
+    return [*like, *(y[0].new_empty(batch, dtype=kind) for kind in kinds)]
+
+
+@pull_back.register_fake
+def _(name: str, tensors: list[Tensor], *_: Any) -> list[Tensor]:
+    others = tensors[_NAMED[name].unknowns :]
+    return [torch.empty_like(part, memory_format=_PLAIN) for part in others if _has_derivative(part)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.name, tensors, ctx.sizes = inputs
+    ctx.count = len(tensors)
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx: Any, cotangents: list[Tensor | None]) -> Any:
+    saved = ctx.saved_tensors
+    tensors, found = list(saved[: ctx.count]), list(saved[ctx.count :])
+    unknowns = _NAMED[ctx.name].unknowns
+    given = [torch.zeros_like(y) if g is None else g for y, g in zip(found, cotangents[:unknowns], strict=False)]
+    parts = iter(pull_back(ctx.name, tensors, ctx.sizes, found, given))
+    others = [next(parts) if _has_derivative(part) else None for part in tensors[unknowns:]]
+    return None, [*[None] * unknowns, *others], None if ctx.sizes else []
+
+
+def _once(*_: Any) -> NoReturn:
+    raise TransformError(
+        "root: in one graph it has first derivatives only. For second ones call torch.compile without fullgraph=True."
+    )
+
+
+solve.register_autograd(_backward, setup_context=_save)
+pull_back.register_autograd(_once)
