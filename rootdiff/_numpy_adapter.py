@@ -15,7 +15,7 @@ from rootdiff._calls import Calls
 from rootdiff._compaction import compactable, with_scale
 from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent
-from rootdiff._derivatives import DerivativeRules, GivenEquations, GivenResidual
+from rootdiff._derivatives import DerivativeRules, GivenEquations, GivenResidual, Gradient, WithLoss
 from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP
@@ -29,7 +29,7 @@ from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import Solver, run
 from rootdiff._sparse import Sparse
-from rootdiff._squares import OBJECTIVE, flat_equations, row_weights
+from rootdiff._squares import OBJECTIVE, flat_equations
 from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff.solvers import Auto, Chain, Nothing
@@ -189,15 +189,14 @@ def _of_squares(task: Task, equations: Residual, structure: Structure, args: tup
 
     def at(*parameters: Any) -> Residual:
         if rules.jac is None:
-            return replace(equations, parameters=parameters, backend=inner)
-        return GivenEquations(plain, parameters, inner, replace(rules, args=rebuild(*parameters)), loss=loss)
+            return replace(equations, function=plain, parameters=parameters, backend=inner)
+        return GivenEquations(plain, parameters, inner, replace(rules, args=rebuild(*parameters)))
 
-    def gradient(y: Any, *parameters: Any) -> Any:
-        r, matrix = at(*parameters).with_jacobian(y)
-        return np.matvec(np.matrix_transpose(matrix), row_weights(np, r, loss))
-
-    parameters, outer = equations.parameters, replace(backend, derivatives="finite-difference")
-    return Residual(gradient, parameters, outer, equations=at(*parameters), loss=loss)
+    found = at(*equations.parameters)
+    if loss not in ("linear", OBJECTIVE):
+        found = WithLoss(plain, equations.parameters, inner, plain=found, loss=loss)
+    outer = replace(backend, derivatives="finite-difference")
+    return Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer)
 
 
 def _bind(

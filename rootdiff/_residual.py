@@ -109,7 +109,11 @@ class Residual:
 
     def with_jacobian(self, y: Array) -> tuple[Array, Array]:
         """Return the residual, (*batch, n), and its Jacobian, (*batch, n, n), by one evaluation where that is known."""
-        return self.backend.with_jacobian(self._of_y, y)
+        return self.backend.with_jacobian(self.at(y)._of_y, y)
+
+    def at(self, y: Array) -> Residual:
+        """Return the residual whose derivatives at `y` are taken for those of this one: a smoother one, if measured."""
+        return self
 
     def seen(self, info: Any) -> Array:
         """Return the statuses, (*batch), after a step, once the user has seen its record."""
@@ -145,39 +149,39 @@ class Residual:
 
     def jvp(self, y: Array, tangent: Array) -> Array:
         """Return (df/dy) v, (*batch, n)."""
-        return self.backend.jvp(self._of_y, (y,), (tangent,))[1]
+        return self.backend.jvp(self.at(y)._of_y, (y,), (tangent,))[1]
 
     def vjp(self, y: Array, cotangent: Array) -> Array:
         """Return (df/dy)^T u, (*batch, n)."""
-        return self.backend.vjp(self._of_y, (y,))[1](cotangent)[0]
+        return self.backend.vjp(self.at(y)._of_y, (y,))[1](cotangent)[0]
 
     def jacobian(self, y: Array) -> Array:
         """Return df/dy, (*batch, n, n)."""
         if self.pattern is not None and not self.backend.traced:  # a compiled program could not raise if it is wrong
             return dense(self, y, self.pattern)
-        return self.backend.linearize(self._of_y, y)[2]()
+        return self.backend.linearize(self.at(y)._of_y, y)[2]()
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         """Return (df/dargs) v, (*batch, n), with one tangent per parameter."""
-        return self.backend.parameter_jvp(self.function, y, self.parameters, tangents)
+        return self.backend.parameter_jvp(self.at(y).function, y, self.parameters, tangents)
 
     def parameter_vjp(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return (df/dargs)^T u, one array per parameter."""
-        return self.backend.parameter_vjp(self.function, y, self.parameters, cotangent)
+        return self.backend.parameter_vjp(self.at(y).function, y, self.parameters, cotangent)
 
     def parameter_vjps(self, y: Array, *cotangents: Array) -> list[tuple[Array, ...]]:
         """Return what `parameter_vjp` does for each cotangent; where derivatives are measured, they are so once."""
         if self.backend.measures:
-            return self.backend.parameter_vjps(self.function, y, self.parameters, cotangents)
+            return self.backend.parameter_vjps(self.at(y).function, y, self.parameters, cotangents)
         return [self.parameter_vjp(y, cotangent) for cotangent in cotangents]
 
     def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return the size of the errors of `parameter_vjp`, where they are measured; else nothing."""
-        return self.backend.parameter_errors(self.function, y, self.parameters, cotangent)
+        return self.backend.parameter_errors(self.at(y).function, y, self.parameters, cotangent)
 
     def products(self, y: Array, vectors: Array, transpose: bool = False) -> tuple[Array, Array | None]:
         """Return what `Backend.products` does for this residual."""
-        return self.backend.products(self._of_y, y, vectors, transpose)
+        return self.backend.products(self.at(y)._of_y, y, vectors, transpose)
 
     def finer(self, y: Array) -> Callable[[], LinearOperator] | None:
         """Return what makes `operator` from more accurate derivatives; None where they are exact to rounding."""
@@ -189,7 +193,7 @@ class Residual:
         if self.pattern is not None:
             return sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
         kind = FixedPoint if self.fixed_point else LinearOperator
-        matvec, rmatvec, dense, *errors = self.backend.linearize(self._of_y, y)
+        matvec, rmatvec, dense, *errors = self.backend.linearize(self.at(y)._of_y, y)
         return kind(
             self.backend,
             matvec,

@@ -256,7 +256,7 @@ def _parameter_columns(residual: Residual, y: Array, places: Sequence[int]) -> I
                 tangents[place][index] = 1
                 yield place, index, residual.parameter_jvp(y, tangents)
         return
-    slopes = residual.backend.parameter_slopes(residual.function, y, residual.parameters)  # type: ignore[attr-defined]
+    slopes = residual.backend.parameter_slopes(residual.at(y).function, y, residual.parameters)  # type: ignore[attr-defined]
     for place, index, found in slopes.columns([1 + place for place in places]):
         yield place - 1, index, found.value
 

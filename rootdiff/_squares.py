@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -24,21 +25,43 @@ def check_loss(loss: Any) -> None:
 def with_loss(xp: Any, loss: str, r: Array) -> Array:
     """Return what to square in place of `r`, elementwise, so that the squares are the loss rho(r^2).
 
-    The names and their rho are SciPy's. So a robust loss is another residual, and has no rule of its own.
+    The names and their rho are SciPy's. So a robust loss is another residual. No r is squared that is larger than 1.
     """
     if loss in ("linear", OBJECTIVE):
         return r
-    small = xp.abs(r) < float(xp.finfo(r.dtype).eps) ** 0.5  # there rho(z) is z to rounding
-    z = xp.where(small, xp.ones_like(r), r * r)
+    one, size = xp.ones_like(r), xp.abs(r)
+    large, small = size > 1, size < float(xp.finfo(r.dtype).eps) ** 0.5  # where rho(z) is z to rounding
+    z, above = xp.where(large, one, r) ** 2, xp.where(large, size, one)
+    if loss == "huber":
+        return r * xp.sqrt((2 - 1 / above) / above)
+    over = (1 / above) ** 2
     if loss == "soft_l1":
-        part = 2 / (1 + xp.sqrt(1 + r * r))
-    elif loss == "huber":
-        large = xp.where(xp.abs(r) > 1, z, xp.ones_like(r))
-        part = (2 * xp.sqrt(large) - 1) / large
+        return r * xp.sqrt(2 / (1 + xp.where(large, above * xp.sqrt(1 + over), xp.sqrt(1 + z))))
+    z = xp.where(small, one, z)
+    if loss == "cauchy":
+        rho = xp.where(large, 2 * xp.log(above) + xp.log1p(over), xp.log1p(z))
     else:
-        part = (xp.log1p(z) if loss == "cauchy" else xp.atan(z)) / z
-        part = xp.where(small, xp.ones_like(r), part)
-    return r * xp.sqrt(part)
+        rho = xp.where(large, math.pi / 2 - xp.atan(over), xp.atan(z))
+    return xp.where(small, r, xp.sign(r) * xp.sqrt(rho))
+
+
+def slopes_of_loss(xp: Any, loss: str, r: Array) -> tuple[Array, Array]:
+    """Return the first and the second derivative of half the loss, rho(r^2) / 2, elementwise; of an objective, r."""
+    if loss == "linear":
+        return r, xp.ones_like(r)
+    if loss == OBJECTIVE:
+        return xp.ones_like(r), xp.zeros_like(r)
+    large = xp.abs(r) > 1
+    above = xp.where(large, xp.abs(r), xp.ones_like(r))
+    cut, inverse = r / above, 1 / above
+    if loss == "huber":
+        return cut, xp.where(large, xp.zeros_like(r), xp.ones_like(r))
+    if loss == "soft_l1":
+        size = xp.sqrt(cut**2 + inverse**2)
+        return cut / size, (inverse / size) ** 3
+    k = 2 if loss == "cauchy" else 4
+    whole = cut**k + inverse**k
+    return cut * inverse ** (k - 1) / whole, inverse**k * (inverse**k - (k - 1) * cut**k) / whole**2
 
 
 def flat_equations(

@@ -168,6 +168,11 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
     shorter = max_norm(xp, following / unit) <= _SHORTER * max_norm(xp, error / unit)
     explains = every(xp, following <= xp.maximum(explained, _BELOW * within))
     is_root = told & (shorter | explains | (norm < underflow(xp, y)))
+    if residual.equations is not None:
+        # the smallest eigenvalue of a Hessian makes noise along it an error of every unknown, larger than a step that
+        # a gradient far above noise asks for: then each row must be explained too
+        moved = (xp.abs(matrix) @ (within + _MARGIN * eps * xp.abs(y))[..., None])[..., 0]
+        is_root = is_root & every(xp, xp.abs(point.f) <= _MARGIN * near.noise + moved)
     # a start and an end at zero tell no size
     size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
     # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before

@@ -260,6 +260,54 @@ def test_a_loss_of_a_zero_residual_has_finite_derivatives() -> None:
         assert torch.autograd.grad(y, a)[0].item() == pytest.approx(1, rel=1e-9)
 
 
+def test_losses_hold_over_the_whole_range_of_the_dtype() -> None:
+    """In float32, against float64; what overflowed inside the loss counted as zero."""
+    from rootdiff._squares import slopes_of_loss, with_loss
+
+    r = np.concatenate([10.0 ** np.arange(-12, 38), [1.0, 0.9, 1.1]]).astype(np.float32)
+    for loss, rho in LOSSES.items():
+        for signed in (r, -r):
+            exact = with_loss(np, loss, signed.astype(float))
+            np.testing.assert_allclose(with_loss(np, loss, signed), exact, rtol=1e-6)
+            np.testing.assert_allclose(exact[12:40] ** 2, rho(r[12:40].astype(float) ** 2), rtol=1e-7)
+            given, precise = slopes_of_loss(np, loss, signed), slopes_of_loss(np, loss, signed.astype(float))
+            np.testing.assert_allclose(given[0], precise[0], rtol=1e-6, atol=1e-37)
+            np.testing.assert_allclose(given[1], precise[1], rtol=2e-5, atol=1e-37)
+    found = rootdiff.least_squares(
+        lambda y: np.concat([1e160 * (y - 1), y - 2, y - 2.5]), np.array([3.0]), loss="soft_l1", on_failure="ignore"
+    )
+    assert found.y[0] == pytest.approx(1) or not found.converged
+
+
+@pytest.mark.parametrize("loss", ["huber", "arctan"])
+def test_differences_of_a_loss_are_those_of_the_residual(loss: Any) -> None:
+    """As many equations as unknowns: y = A^-1 d for any loss; in an outlier no slope of the loss can be measured."""
+    t = np.array([0.72, 1.17, 1.72])
+    matrix = np.stack([t**0, t, t**2], axis=-1)
+    found = rootdiff.least_squares(
+        lambda y, d: 0.1 * (matrix @ y - d), np.ones(3), np.array([2.6, 4.3, 307.0]), loss=loss
+    )
+    np.testing.assert_allclose(found.jacobian()[0], np.linalg.inv(matrix), rtol=1e-6)
+
+    import torch
+
+    import rootdiff_torch
+
+    t = np.array([0.11, 0.32, 0.86, 1.88, 2.45, 2.84])
+    d, start = np.array([0.3554, 301.0, 1.8163, 1.9338, 1.816, 1.8288]), np.array([1.96, 1.63])
+
+    def fit(tanh: Any, t: Any) -> Any:
+        return lambda y, d: 100 * (y[0] * tanh(y[1] * t) - d)
+
+    by_tape = torch.tensor(d, requires_grad=True)
+    tape = rootdiff_torch.least_squares(fit(torch.tanh, torch.tensor(t)), torch.tensor(start), by_tape, loss=loss)
+    tape.y.sum().backward()
+    found = rootdiff.least_squares(fit(np.tanh, t), start, d, loss=loss)
+    assert (np.abs(found.y - tape.y.detach().numpy()) <= 10 * found.error + 1e-14).all()
+    exact = by_tape.grad.numpy()
+    np.testing.assert_allclose(found.vjp(np.ones(2))[0], exact, atol=1e-6 * np.abs(exact).max())
+
+
 # --- NIST
 
 
@@ -340,6 +388,53 @@ def test_a_minimum_where_the_jacobian_is_zero_but_the_hessian_is_not() -> None:
     found = rootdiff.least_squares(lambda y, a: np.concat([1 + (y - a) ** 2, y**0]), np.ones(1), 0.3)
     assert found.y[0] == pytest.approx(0.3, abs=1e-6)
     assert found.vjp(np.ones(1))[0] == pytest.approx(1, rel=1e-4)
+
+
+def test_a_gradient_that_is_no_noise_is_no_success() -> None:
+    """The smallest eigenvalue of the Hessian makes of noise an error that is longer than the step to the minimum."""
+    import torch
+
+    import rootdiff_torch
+
+    t = torch.tensor([0.571, 0.573, 1.08, 1.277, 2.065, 2.586, 2.911], dtype=torch.float64)
+    d = torch.tensor([0.18, 0.181, 0.633, 0.881, 1.397, 0.884, 300.5], dtype=torch.float64)
+    found = rootdiff_torch.least_squares(
+        lambda y: y[0] * torch.exp(-((t - y[1]) ** 2) * y[2]) - d,
+        torch.tensor([0.967, 2.109, 0.875], dtype=torch.float64),
+        solver=rootdiff.GaussNewton(max_steps=60),
+        on_failure="ignore",
+    )
+    assert found.residual_norm > 1e-3
+    assert not found.converged
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"], indirect=True)
+def test_what_differences_do_not_feel_determines_nothing(backend: Harness) -> None:
+    def flat(y: Any, a: Any) -> Any:
+        return 1 + (y - a) ** 4
+
+    def saturated(y: Any, a: Any) -> Any:
+        xp, t = array_namespace(y), (0.296, 1.69, 1.939, 2.167, 2.458)
+        d = (10.28, 0.7373, 0.7452, 0.7491, 0.7516)
+        return xp.stack([0.1 * a[0] * (y[0] * xp.tanh(y[1] * time) - datum) for time, datum in zip(t, d, strict=True)])
+
+    for f, y0, loss in ((flat, [1.0], "linear"), (saturated, [2.65, 63.5], "huber")):
+        a = np.array([2.0 if f is flat else 1.0])
+        with pytest.raises(ConvergenceError, match="SINGULAR"):
+            backend.solve(f, np.array(y0), a, entry="least_squares", loss=loss)
+
+
+def test_differences_that_leave_an_unknown_no_digit_are_no_success() -> None:
+    t = np.array([0.21462294819718533, 1.9403806181593954, 2.1891053825921922, 2.80445805182511])
+    d = np.array([2.499839779449146, 11.326785319471986, 1.284770114775652, 1.2196308283165125])
+    found = rootdiff.least_squares(
+        lambda y: 0.1 * (y[0] * np.exp(-y[1] * t) + y[2] - d),
+        np.array([7251.0225557, 1.6354497428e-05, -7246.7278099]),
+        loss="huber",
+        solver=rootdiff.GaussNewton(max_steps=3),
+        on_failure="ignore",
+    )
+    assert not found.converged
 
 
 def test_no_minimum_at_all_is_no_success() -> None:

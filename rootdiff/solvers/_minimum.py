@@ -54,8 +54,14 @@ class Minimum(Solver):
         if not is_dense(tuple(y0.shape)):
             return raw
         hessian = residual.jacobian(raw.y)
-        raw = _with_error_of_slopes(residual, raw, hessian, rtol, start_scale(xp, y0, residual.scale))
-        falls, flat = _curvature(residual, raw.y, hessian)
+        equations = residual.equations
+        off = None
+        if equations is not None:
+            weights = row_weights(xp, equations(raw.y), residual.loss)
+            off = equations.operator(raw.y).error_sizes(weights, True)
+        if off is not None:
+            raw = _with_error_of_slopes(residual, raw, hessian, off, rtol, start_scale(xp, y0, residual.scale))
+        falls, flat = _curvature(residual, raw.y, hessian, off)
         success, status = raw.status <= int(Status.AT_PRECISION), raw.status
         stopped = success | (status == int(Status.STALLED)) | (status == int(Status.ILL_DETERMINED))
         status = xp.where(flat & stopped, int(Status.SINGULAR), status)
@@ -86,17 +92,14 @@ class MinimumOfObjective(Minimum):
 
 
 def _with_error_of_slopes(
-    residual: Residual, raw: RawSolution, hessian: Array, rtol: float, scale: Array
+    residual: Residual, raw: RawSolution, hessian: Array, off: Array, rtol: float, scale: Array
 ) -> RawSolution:
-    """Return the solution with the error that y has where the gradient is made of measured slopes.
+    """Return the solution with the error that y has where the gradient is `off` by measured slopes.
 
     A gradient is zero where a Newton step is within it; an error that leaves an unknown no digit is no success.
     """
-    xp, equations, error = residual.xp, residual.equations, raw.error
-    if equations is None or error is None:
-        return raw
-    off = equations.operator(raw.y).error_sizes(row_weights(xp, equations(raw.y), residual.loss), True)
-    if off is None:
+    xp, error = residual.xp, raw.error
+    if error is None:
         return raw
     factors = residual.backend.lu_factor(hessian)
     place = numbers(xp, off)
@@ -107,34 +110,52 @@ def _with_error_of_slopes(
     step = residual.backend.lu_solve(factors, residual(raw.y))
     explained = (raw.status == int(Status.STALLED)) & is_within(xp, step, _MARGIN * more)
     error = error + xp.where(xp.isfinite(more), more, xp.inf)
-    known = is_within(xp, error, _ILL * xp.maximum(xp.abs(raw.y), scale))
-    found = status_where(xp, known, Status.AT_PRECISION, Status.ILL_DETERMINED)
-    status = xp.where(beyond | explained, found, raw.status)
+    allowed = _ILL * xp.maximum(xp.abs(raw.y), scale)
+    found = status_where(xp, is_within(xp, error, allowed), Status.AT_PRECISION, Status.ILL_DETERMINED)
+    lost = (raw.status <= int(Status.AT_PRECISION)) & ~is_within(xp, more, allowed)
+    status = xp.where(beyond | explained, found, xp.where(lost, int(Status.ILL_DETERMINED), raw.status))
     return raw._replace(status=xp.astype(status, xp.int32), error=error)
 
 
-def _curvature(residual: Residual, y: Array, hessian: Array) -> tuple[Array, Array]:
+def _curvature(residual: Residual, y: Array, hessian: Array, off: Array | None) -> tuple[Array, Array]:
     """Return whether a negative eigenvalue of the Hessian is beyond errors, and whether it is singular, both (*batch).
 
     It is scaled to a diagonal of ones. It is singular where it is so to half the digits, and J to all of them: that is
-    known to more. So is an exact Hessian of an objective.
+    known to more. So is an exact Hessian of an objective. Where slopes are measured, and the gradient is `off` by them,
+    zeros are seen as such.
     """
-    xp, n, precision = residual.xp, y.shape[-1], residual.backend.precision(y.dtype)
-    exact = residual.loss == OBJECTIVE and precision <= float(xp.finfo(y.dtype).eps)
+    xp, precision, equations = residual.xp, residual.backend.precision(y.dtype), residual.equations
+    if equations is None or residual.loss == OBJECTIVE:
+        exact = residual.loss == OBJECTIVE and precision <= float(xp.finfo(y.dtype).eps)
+        return _definite(xp, hessian, precision, 10 * precision if exact else precision**0.5)
+    _, slopes = equations.with_jacobian(y)
+    errors = equations.operator(y).errors
+    if errors is not None:
+        slopes = xp.where(xp.abs(slopes) <= _MARGIN * errors(), xp.zeros_like(slopes), slopes)
+    norms = norm2(xp, xp.matrix_transpose(slopes))
+    _, values = _singular_values(xp, slopes / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None, :])
+    blind = values[..., -1] <= 10 * slopes.shape[-2] * precision
+    if off is not None:
+        step = float(xp.finfo(y.dtype).eps) ** (1 / 3) * residual.backend.lengths(y)
+        felt = ~blind[..., None] | (xp.abs(xp.linalg.diagonal(hessian)) > _MARGIN * off / step)
+        hessian = xp.where(felt[..., None, :] & felt[..., None], hessian, xp.zeros_like(hessian))
+    falls, flat = _definite(xp, hessian, precision, precision**0.5)
+    return falls, flat & blind
+
+
+def _definite(xp: Any, hessian: Array, precision: float, least: float) -> tuple[Array, Array]:
+    """Return whether a symmetric matrix has a negative eigenvalue, and whether it is singular, both (*batch).
+
+    It is so where its least singular value is below `least` for each unknown.
+    """
     diagonal = xp.abs(xp.linalg.diagonal(hessian))
     root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
     matrix = hessian / root[..., None, :] / root[..., None]
     matrix, values = _singular_values(xp, (matrix + xp.matrix_transpose(matrix)) / 2)
     # twice the negative eigenvalues are what the sum of the singular values exceeds the trace by
     below = xp.sum(values, axis=-1) - xp.sum(xp.linalg.diagonal(matrix), axis=-1)
-    margin = n * precision**0.5
-    flat = values[..., -1] <= (10 * n * precision if exact else margin)
-    if residual.equations is not None and residual.loss != OBJECTIVE:
-        _, slopes = residual.equations.with_jacobian(y)
-        norms = norm2(xp, xp.matrix_transpose(slopes))
-        _, values = _singular_values(xp, slopes / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None, :])
-        flat = flat & (values[..., -1] <= 10 * slopes.shape[-2] * precision)
-    return below > margin, flat
+    n = hessian.shape[-1]
+    return below > n * precision**0.5, values[..., -1] <= n * least
 
 
 def _singular_values(xp: Any, matrix: Array) -> tuple[Array, Array]:
