@@ -305,7 +305,8 @@ def test_differences_of_a_loss_are_those_of_the_residual(loss: Any) -> None:
     found = rootdiff.least_squares(fit(np.tanh, t), start, d, loss=loss)
     assert (np.abs(found.y - tape.y.detach().numpy()) <= 10 * found.error + 1e-14).all()
     exact = by_tape.grad.numpy()
-    np.testing.assert_allclose(found.vjp(np.ones(2))[0], exact, atol=1e-6 * np.abs(exact).max())
+    # differences of measured slopes know four digits, more or fewer as f is rounded
+    np.testing.assert_allclose(found.vjp(np.ones(2))[0], exact, atol=1e-4 * np.abs(exact).max())
 
 
 # --- NIST
