@@ -395,7 +395,7 @@ def minimize(
     on_failure: OnFailure = "raise",
     jac: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
-    callback: Callable[[StepInfo], None] | None = None,
+    callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
     history: bool = False,
     has_aux: bool = False,
