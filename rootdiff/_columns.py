@@ -18,7 +18,7 @@ import numpy as np
 
 from rootdiff._backend import Array
 from rootdiff._differences import Slope, first_step
-from rootdiff._patterns import weights
+from rootdiff._space import weights
 
 if TYPE_CHECKING:
     from rootdiff._slopes import Slopes

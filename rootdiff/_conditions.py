@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from rootdiff._adapter import Adapter, check_function
+from rootdiff._adapter import Adapter
 from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._task import check_function
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ import math
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
-from rootdiff._space import max_norm
+from rootdiff._space import max_norm, pattern
 
 #: Roundings of f, on the scale of f and y, by which the residual of a system that was left alone may change.
 _ROUNDINGS = 8.0

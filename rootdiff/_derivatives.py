@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -18,7 +18,6 @@ from rootdiff._residual import Residual
 from rootdiff._rules import check_rules
 from rootdiff._sparse import Entries, Sparse, sparse, told
 from rootdiff._sparsity import Pattern
-from rootdiff._squares import slopes_of_loss, with_loss
 from rootdiff._structure import Structure
 
 
@@ -90,7 +89,7 @@ class GivenResidual(Residual):
         if found is None:
             matrix = cache(lambda: self.jacobian(y))
             eps, shape = float(np.finfo(y.dtype).eps), (*y.shape, n)
-            found = _of_matrix(self.backend, matrix, eps, shape)
+            found = of_matrix(self.backend, matrix, eps, shape)
         matvec = partial(self.jvp, y) if rules.jvp else found.matvec
         rmatvec = partial(self.vjp, y) if rules.vjp else found.rmatvec
         return replace(found, matvec=matvec, rmatvec=rmatvec)
@@ -101,7 +100,7 @@ class GivenResidual(Residual):
             return None
         given, eps, shape = self._given(y), float(np.finfo(y.dtype).eps), (*y.shape, y.shape[-1])
         if not sp.issparse(given):
-            return _of_matrix(self.backend, lambda: given, eps, shape)
+            return of_matrix(self.backend, lambda: given, eps, shape)
         pattern = Pattern.known(shape[-1], given.indptr, given.indices)
         entries = Entries(given.data, np.zeros((), dtype=bool))
         products = (lambda v: given @ v), (lambda u: given.T @ u)
@@ -203,99 +202,7 @@ class GivenResidual(Residual):
         return output
 
 
-@dataclass(frozen=True)
-class GivenEquations(GivenResidual):
-    """What is minimised, with the Jacobian that the user gives; both are without a loss."""
-
-    def _given(self, y: Array) -> Any:
-        structure = self.rules.structure
-        assert self.rules.jac is not None
-        if len(structure.shapes) > 1 or structure.complex_leaves[0]:
-            raise ArgumentError("jac: of what is minimised it is for a y0 that is one real array. Leave it away.")
-        given = np.asarray(structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args))
-        r = super()._of_y(y)
-        batch, shape, size = structure.batch, structure.shapes[0], r.shape[-1] * y.shape[-1]
-        inner = given.shape[len(batch) : given.ndim - len(shape)]
-        if given.shape != (*batch, *inner, *shape) or given.size != math.prod(batch) * size or np.iscomplexobj(given):
-            raise ArgumentError(
-                f"jac: it returned {given.dtype} of shape {given.shape}, but must return real numbers: the batch axes, "
-                f"those of the residual, {r.shape[-1]} in all, those of y, {shape}."
-            )
-        return np.astype(given.reshape(*batch, -1, y.shape[-1]), y.dtype)
-
-
-@dataclass(frozen=True)
-class WithLoss(Residual):
-    """Equations with a loss, from those without it: a slope of the loss is known, and not that of differences."""
-
-    plain: Residual = field(kw_only=True)
-    loss: str = field(kw_only=True)
-
-    def _of_y(self, y: Array) -> Array:
-        return with_loss(np, self.loss, self.plain(y))
-
-    def check_rules(self, y: Array, where: Array) -> None:
-        self.plain.check_rules(y, where)
-
-    def with_jacobian(self, y: Array) -> tuple[Array, Array]:
-        r, matrix = self.plain.with_jacobian(y)
-        return with_loss(np, self.loss, r), self._slopes(r)[..., None] * matrix
-
-    def operator(self, y: Array) -> LinearOperator:
-        plain, slopes = self.plain.operator(y), self._slopes(self.plain(y))[..., None]
-        errors = plain.errors
-        return replace(
-            _of_matrix(self.backend, lambda: slopes * plain.dense(), plain.precision, plain.shape),
-            errors=None if errors is None else lambda: np.abs(slopes) * errors(),
-        )
-
-    def _slopes(self, r: Array) -> Array:
-        value = with_loss(np, self.loss, r)
-        return np.where(value == 0, 1, slopes_of_loss(np, self.loss, r)[0] / value)
-
-
-@dataclass(frozen=True)
-class Gradient(Residual):
-    """The gradient J^T psi(r) of a sum of losses of equations r, psi being half the slope of the loss.
-
-    Attributes
-    ----------
-    parts : callable. ``parts(y, *parameters)`` returns r, (*batch, m), and J, (*batch, m, n), without the loss.
-    loss : str
-    """
-
-    parts: Callable[..., tuple[Array, Array]] = field(kw_only=True)
-    loss: str = field(kw_only=True)
-
-    @classmethod
-    def of(cls, parts: Callable[..., tuple[Array, Array]], loss: str, equations: Residual, backend: Any) -> Gradient:
-        def function(y: Array, *parameters: Array) -> Array:
-            r, matrix = parts(y, *parameters)
-            return _product(matrix, slopes_of_loss(np, loss, r)[0])
-
-        return cls(function, equations.parameters, backend, equations=equations, parts=parts, loss=loss)
-
-    def only(self, places: Sequence[int]) -> Gradient:
-        parts = Residual(self.parts, self.parameters, self.backend).only(places).function
-        return replace(super().only(places), parts=parts)  # type: ignore[return-value, call-arg]
-
-    def at(self, y: Array) -> Residual:
-        """Return what has the same derivatives at `y`, and neither kinks of the loss nor measured slopes times J."""
-        r, matrix = self.parts(y, *self.parameters)
-        slope, curvature = slopes_of_loss(np, self.loss, r)
-
-        def function(y: Array, *parameters: Array) -> Array:
-            other, slopes = self.parts(y, *parameters)
-            return _product(slopes, slope) + _product(matrix, curvature * (other - r))
-
-        return Residual(function, self.parameters, self.backend, pattern=self.pattern)
-
-
-def _product(matrix: Array, vector: Array) -> Array:
-    return np.matvec(np.matrix_transpose(matrix), vector)
-
-
-def _of_matrix(backend: Any, matrix: Callable[[], Array], precision: float, shape: tuple[int, ...]) -> LinearOperator:
+def of_matrix(backend: Any, matrix: Callable[[], Array], precision: float, shape: tuple[int, ...]) -> LinearOperator:
     products = (lambda v: np.matvec(matrix(), v)), (lambda u: np.matvec(np.matrix_transpose(matrix()), u))
     return LinearOperator(backend, *products, matrix, precision, shape)
 

@@ -16,8 +16,8 @@ import scipy.sparse as sp
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
-from rootdiff._patterns import weights
 from rootdiff._residual import Residual
+from rootdiff._space import weights
 from rootdiff._sparsity import TOGETHER, Pattern, Places
 
 #: Buckets at first, and at most: what is not told by these is a dense row.

@@ -11,32 +11,22 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, Literal, Protocol, cast
 
-from rootdiff._adapter import (
-    INEXACT,
-    Adapter,
-    Derivatives,
-    Options,
-    P,
-    Task,
-    check_function,
-    checked_args,
-    detect,
-    of_kind,
-    task,
-)
+from rootdiff._adapter import Adapter
+from rootdiff._bound import P
 from rootdiff._errors import ArgumentTypeError
 from rootdiff._failure import OnFailure, report
 from rootdiff._gradient_error import measure
 from rootdiff._loop import StepInfo
-from rootdiff._patterns import weights
 from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_solver
 from rootdiff._report import GradientReport
 from rootdiff._solution import Solution
 from rootdiff._solver import Solver
+from rootdiff._space import weights
 from rootdiff._sparsity import Pattern
 from rootdiff._squares import OBJECTIVE, Loss, check_loss
 from rootdiff._structure import flat_cotangent
+from rootdiff._task import INEXACT, Derivatives, Options, Task, check_function, checked_args, detect, of_kind, task
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import (
     Auto,

@@ -11,12 +11,11 @@ from rootdiff._backend import Array
 from rootdiff._implicit import resolved
 from rootdiff._inverse import Inverse
 from rootdiff._operator import LinearOperator, by_entries
-from rootdiff._patterns import signs
 from rootdiff._report import GradientReport, concluded
 from rootdiff._residual import Residual
 from rootdiff._rounding import NOISIER, TYPICAL, noise_of
 from rootdiff._sizes import has_few_unknowns
-from rootdiff._space import max_norm, norm2, numbers
+from rootdiff._space import max_norm, norm2, numbers, signs
 from rootdiff.linear import AutoLinear, LinearSolver
 from rootdiff.linear._condition import one_norm, row_sizes
 

@@ -18,11 +18,10 @@ from rootdiff._backend import Array
 from rootdiff._failure import report_adjoint
 from rootdiff._inverse import Inverse
 from rootdiff._operator import LinearOperator, by_entries
-from rootdiff._patterns import signs, weights
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
-from rootdiff._space import every, max_norm, norm2, numbers, some
+from rootdiff._space import every, max_norm, norm2, numbers, signs, some, weights
 from rootdiff._sparse import Sparse
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.linear._contract import SINGULAR_AT, checked

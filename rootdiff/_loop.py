@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, Self
 
-from rootdiff._backend import Array, Backend
+from rootdiff._backend import Array, Backend, keep, status_where
 from rootdiff._compaction import in_rounds, limit, room, round_size
 from rootdiff._iterate import Iterate, State, first_state, next_state
 from rootdiff._residual import Residual
 from rootdiff._resolution import End, is_lost
-from rootdiff._select import keep, status_where
 from rootdiff._settings import runtime, with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
 from typing import Any, cast, get_args
@@ -10,28 +10,29 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from rootdiff import _entry
-from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound, check_function, task
-from rootdiff._calls import Calls
+from rootdiff._adapter import Adapter, F, Found
+from rootdiff._arguments import frozen, is_parameter
+from rootdiff._bound import bound
 from rootdiff._compaction import compactable, with_scale
 from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent
-from rootdiff._derivatives import DerivativeRules, GivenEquations, GivenResidual, Gradient, WithLoss
+from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import KEEP
 from rootdiff._freezing import Freezer
 from rootdiff._loop import IterativeSolver
 from rootdiff._numpy import NumpyBackend
+from rootdiff._numpy_squares import of_squares
 from rootdiff._numpy_words import WORDS
-from rootdiff._parameters import frozen, is_parameter
 from rootdiff._residual import Residual
 from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import Solver, run
 from rootdiff._sparse import Sparse
-from rootdiff._squares import OBJECTIVE, flat_equations
 from rootdiff._state import State
 from rootdiff._structure import Structure
+from rootdiff._task import Derivatives, Options, Task, check_function, task
 from rootdiff.solvers import Auto, Chain, Nothing
 
 _DERIVATIVES: tuple[str, ...] = get_args(Derivatives)
@@ -39,6 +40,22 @@ _DERIVATIVES: tuple[str, ...] = get_args(Derivatives)
 #: singular function takes 150 per unknown; of the starts of the problem set that lead to a root the dearest takes 7200
 #: to 9400 calls, by the rounding of the machine, for 6 or 7 unknowns.
 _PER_UNKNOWN, _AT_LEAST = 200, 12_000
+
+
+class Calls:
+    """A function, the count of its calls, and how many a solve may have made when it takes another step, if limited."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.count = function, 0
+        self.most: int | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        self.count += 1
+        return self.function(*args)
+
+    def spent(self) -> bool:
+        """Return whether no more are left."""
+        return self.most is not None and self.count >= self.most
 
 
 class NumpyAdapter(Adapter):
@@ -170,33 +187,12 @@ def _with_rules(task: Task, structure: Structure, args: tuple[Any, ...]) -> Resi
     """Return the residual of some systems, with the user's rules for its derivatives."""
     residual, rules = task.residual(structure, args), task.options
     if residual.equations is not None:
-        return _of_squares(task, residual.equations, structure, args)
+        return of_squares(task, residual.equations, structure, args)
     if not any((rules.jac, rules.jvp, rules.vjp)):
         return residual
     given = DerivativeRules(rules.jac, rules.jvp, rules.vjp, structure, args, is_parameter)
     plain = (residual.function, residual.parameters, residual.backend)
     return GivenResidual(*plain, given, pattern=residual.pattern)
-
-
-def _of_squares(task: Task, equations: Residual, structure: Structure, args: tuple[Any, ...]) -> Residual:
-    """Return the gradient of what is minimised, of the user's `jac` or of differences of higher order."""
-    backend: Any = equations.backend
-    loss, (_, rebuild) = task.options.loss or "linear", task.split(args)
-    without = loss if loss == OBJECTIVE else "linear"
-    inner = backend.refined or backend
-    rules = DerivativeRules(task.options.jac, None, None, structure, args, is_parameter)
-    plain = flat_equations(task.function, structure, rebuild, without, task.options.has_aux)
-
-    def at(*parameters: Any) -> Residual:
-        if rules.jac is None:
-            return replace(equations, function=plain, parameters=parameters, backend=inner)
-        return GivenEquations(plain, parameters, inner, replace(rules, args=rebuild(*parameters)))
-
-    found = at(*equations.parameters)
-    if loss not in ("linear", OBJECTIVE):
-        found = WithLoss(plain, equations.parameters, inner, plain=found, loss=loss)
-    outer = replace(backend, derivatives="finite-difference")
-    return Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer)
 
 
 def _bind(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from rootdiff._arguments import check_precision
 from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._hooks import Hooks
 from rootdiff._numbers import as_array, as_value, is_list_of_numbers, is_number
 from rootdiff._solution import Solution
 from rootdiff._solver import Solver
-from rootdiff._structure import check_precision
 from rootdiff.solvers import BracketSolver, InBracket
 
 

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._inverse import Factors, SparseFactors, Updated
 from rootdiff._iterate import State, first_state, next_state
-from rootdiff._patterns import weights
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
-from rootdiff._space import is_within, max_norm
+from rootdiff._space import is_within, max_norm, weights
 
 #: Part of a change by the tolerance, half of it or more, that may be lost on its way through f; and how many times the
 #: part that is lost, one sample of the noise, the error may be.

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._operator import LinearOperator
-from rootdiff._patterns import signs
 from rootdiff._residual import Residual
 from rootdiff._roughness import long_roughness, roughness, spacing
+from rootdiff._space import signs
 from rootdiff.linear._condition import row_sizes
 
 #: Patterns of signs, of which a rounding error could be any.

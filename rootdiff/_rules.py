@@ -10,8 +10,8 @@ import numpy as np
 from rootdiff._backend import Array
 from rootdiff._differences import Slope
 from rootdiff._errors import ArgumentError
-from rootdiff._patterns import pattern
 from rootdiff._sizes import is_dense
+from rootdiff._space import pattern
 
 if TYPE_CHECKING:
     from rootdiff._derivatives import GivenResidual

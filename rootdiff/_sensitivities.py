@@ -15,11 +15,11 @@ import numpy as np
 import optree
 
 from rootdiff import _implicit
+from rootdiff._arguments import check_tangent, is_parameter
 from rootdiff._backend import Array
 from rootdiff._derivatives import GivenResidual
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._operator import LinearOperator
-from rootdiff._parameters import check_tangent, is_parameter
 from rootdiff._residual import Residual
 from rootdiff._state import State
 from rootdiff._structure import Structure, flat_cotangent

@@ -1,7 +1,8 @@
 """The space of the unknowns: what is asked of all unknowns of a system at once, from vectors (*batch, n) to (*batch).
 
 Solvers ask in no other way. A namespace whose vectors lie in parts on several processes, or that knows a cheaper way,
-defines functions of its own under the names that are asked for here; each process must get the same result.
+defines functions of its own under the names that are asked for here; each process must get the same result. And its
+fixed vectors of no special direction: to nudge an unknown, to look along a Jacobian.
 """
 
 from __future__ import annotations
@@ -97,3 +98,29 @@ def places(xp: Any, like: Array) -> Array:
     """Return the numbers, (n,), of the unknowns of vectors `like`, (*batch, n): those of a part begin at its offset."""
     offset = getattr(xp, "offset", 0)
     return numbers(xp, like) + offset if offset else numbers(xp, like)
+
+
+def signs(xp: Any, like: Array, phase: int) -> Array:
+    """Return a pattern of +1 and -1, shaped like `like`, (*batch, n): the sign of sin(k^2 + phase)."""
+    index = places(xp, like)
+    return xp.where(xp.sin(index * index + phase) > 0, xp.ones_like(like), -xp.ones_like(like))
+
+
+def pattern(xp: Any, like: Array, phase: Array) -> Array:
+    """Return weights between -1 and 1, shaped like `like`, (*batch, n), of which no row of small integers sums to zero.
+
+    `phase` is (*batch).
+    """
+    index = places(xp, like)
+    return xp.sin(index * index + xp.astype(phase, like.dtype)[..., None] + 1)
+
+
+def weights(xp: Any, like: Array, phase: Array) -> Array:
+    """Return weights of size 1/2 to 1, shaped like `like`, (*batch, n), and all positive in the phase 0.
+
+    None is so small that what it multiplies goes unseen. `phase` is (*batch).
+    """
+    index = places(xp, like)
+    sign = xp.sin(index * index * xp.astype(phase, like.dtype)[..., None] + 0.5)
+    size = 0.75 + 0.25 * xp.sin(index * index)
+    return xp.where(sign > 0, size, -size)

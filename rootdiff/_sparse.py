@@ -13,8 +13,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import SparseFactors
 from rootdiff._operator import LinearOperator
-from rootdiff._patterns import weights
-from rootdiff._space import some
+from rootdiff._space import some, weights
 from rootdiff._sparsity import TOGETHER, Pattern
 
 if TYPE_CHECKING:

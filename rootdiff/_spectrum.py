@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rootdiff._adapter import Adapter, Options, checked_args, task
+from rootdiff._adapter import Adapter
 from rootdiff._backend import Array
-from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
-from rootdiff._space import norm2
+from rootdiff._space import norm2, pattern
+from rootdiff._task import Options, checked_args, task
 
 
 def spectral_radius(

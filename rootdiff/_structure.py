@@ -14,8 +14,6 @@ from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
 from rootdiff._numbers import as_unknown, as_value, is_number, is_of
 
-_FRAMEWORKS = {"numpy": "rootdiff", "torch": "rootdiff_torch", "jax": "rootdiff_jax", "jaxlib": "rootdiff_jax"}
-
 
 @dataclass(frozen=True)
 class Structure:
@@ -272,53 +270,6 @@ class Structure:
         return self.backend.name == "numpy" and same and xp.finfo(dtype).eps < xp.finfo(own).eps
 
 
-def describe(backend: Backend, y0: Any, batch_ndim: int, complex_step: bool = False) -> Structure:
-    """Return the structure of `y0`, or raise an error that names what is wrong with it."""
-    xp = backend.xp
-    leaves, tree = backend.flatten(y0)
-    if not leaves:
-        raise ArgumentError("y0: it holds no array, so there is nothing to solve for.")
-    if isinstance(batch_ndim, bool) or not isinstance(batch_ndim, int) or batch_ndim < 0:
-        raise ArgumentError(
-            f"batch_ndim: got {batch_ndim!r}; it must be the number (0, 1, ...) of leading axes of y0 "
-            "that index independent systems."
-        )
-    for leaf in leaves:
-        _check_array(backend, leaf)
-    reals = {(xp.real(leaf) if xp.isdtype(leaf.dtype, "complex floating") else leaf).dtype for leaf in leaves}
-    if len(reals) > 1:
-        names = ", ".join(sorted(str(dtype) for dtype in reals))
-        raise ArgumentTypeError(f"y0: its leaves mix the precisions {names}; give them all one.")
-    for leaf in leaves:
-        if leaf.ndim < batch_ndim:
-            raise ArgumentError(
-                f"batch_ndim: got {batch_ndim}, but y0 has a leaf of shape {tuple(leaf.shape)} "
-                f"with only {leaf.ndim} axes."
-            )
-    batches = {tuple(leaf.shape[:batch_ndim]) for leaf in leaves}
-    if len(batches) > 1:
-        shapes = ", ".join(str(batch) for batch in sorted(batches))
-        raise ArgumentError(
-            f"batch_ndim: got {batch_ndim}, but the leaves of y0 have different leading axes {shapes}; "
-            "every leaf must start with the same batch axes."
-        )
-    structure = Structure(
-        backend,
-        tree,
-        tuple(tuple(leaf.shape[batch_ndim:]) for leaf in leaves),
-        tuple(leaf.dtype for leaf in leaves),
-        tuple(bool(xp.isdtype(leaf.dtype, "complex floating")) for leaf in leaves),
-        batches.pop(),
-        complex_step,
-    )
-    if complex_step and any(structure.complex_leaves):
-        raise ArgumentError("derivatives: the complex step cannot differentiate in a complex y0; give jac, jvp or vjp.")
-    if structure.size == 0:
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
-        raise ArgumentError(f"y0: it is empty (shape {shapes}); there is nothing to solve for.")
-    return structure
-
-
 def flat_cotangent(role: str, structure: Structure, cotangent: Any, like: Array) -> Array:
     """Return the flat vector of a cotangent of the unknown, with the dtype of `like`, that of the unknown.
 
@@ -339,54 +290,6 @@ def flat_cotangent(role: str, structure: Structure, cotangent: Any, like: Array)
         if xp.isdtype(leaf.dtype, "complex floating") and not is_complex:
             raise ArgumentError(f"{role}: the cotangent is complex, but y is real. Give its real part.")
     return xp.astype(structure.ravel(backend.unflatten(tree, leaves)), like.dtype)
-
-
-def check_args(backend: Backend, args: tuple[Any, ...]) -> None:
-    """Raise if a leaf of `args` is an array of another framework than y0."""
-    for index, arg in enumerate(args):
-        for leaf in backend.flatten(arg)[0]:
-            framework = type(leaf).__module__.partition(".")[0]
-            foreign = is_of_framework(leaf) and not backend.is_array(leaf) and not isinstance(leaf, np.generic)
-            if foreign and hasattr(leaf, "shape"):
-                raise ArgumentTypeError(
-                    f"args[{index}]: it holds a {framework} array ({type(leaf).__name__}), but this is the "
-                    f"{backend.name} version of rootdiff. Convert it, or call {_FRAMEWORKS[framework]}."
-                )
-            if backend.is_array(leaf):
-                check_precision(backend, leaf, f"args[{index}]")
-
-
-def is_of_framework(leaf: Any) -> bool:
-    """Return whether a leaf is of a kind that NumPy, PyTorch or JAX has defined."""
-    return type(leaf).__module__.partition(".")[0] in _FRAMEWORKS
-
-
-def check_precision(backend: Backend, array: Any, role: str) -> None:
-    """Raise if the numbers of a NumPy array are of a precision in which nothing can be solved or differentiated."""
-    name = str(array.dtype)
-    if backend.name == "numpy" and (name in ("float16", "bfloat16") or name.startswith("float8")):
-        raise ArgumentTypeError(
-            f"{role}: it has dtype {name}, but NumPy neither factors matrices nor takes differences in so few digits. "
-            "Convert it to float32 or float64."
-        )
-
-
-def split_args(
-    backend: Backend, args: tuple[Any, ...], is_parameter: Callable[[Any], bool]
-) -> tuple[list[Any], Callable[..., tuple[Any, ...]]]:
-    """Return the leaves of `args` that are differentiated, and the function that puts others in their place."""
-    leaves, tree = backend.flatten(args)
-    places = [place for place, leaf in enumerate(leaves) if is_parameter(leaf)]
-    if len(places) == len(args) == len(leaves) and all(arg is leaf for arg, leaf in zip(args, leaves, strict=True)):
-        return leaves, lambda *parameters: parameters
-
-    def rebuild(*parameters: Any) -> tuple[Any, ...]:
-        merged = list(leaves)
-        for place, parameter in zip(places, parameters, strict=True):
-            merged[place] = parameter
-        return backend.unflatten(tree, merged)  # type: ignore[no-any-return]
-
-    return [leaves[place] for place in places], rebuild
 
 
 def flat_residual(
@@ -410,26 +313,6 @@ def flat_residual(
         return value - y if fixed_point else value
 
     return flat
-
-
-def _check_array(backend: Backend, leaf: Any) -> None:
-    framework = type(leaf).__module__.partition(".")[0]
-    if not backend.is_array(leaf):
-        advice = (
-            f"Call {_FRAMEWORKS[framework]} for it, or convert it."
-            if framework in _FRAMEWORKS and hasattr(leaf, "shape")
-            else "A number, or a list of numbers, is one array too; any other list is a pytree with an array per entry."
-        )
-        raise ArgumentTypeError(
-            f"y0: it is or holds {with_article(type(leaf).__name__)}, but must be a {backend.name} array "
-            f"or a pytree of them. {advice}"
-        )
-    check_precision(backend, leaf, "y0")
-    if not is_of(backend.xp, leaf.dtype, ("real floating", "complex floating")):
-        raise ArgumentTypeError(
-            f"y0: it has dtype {leaf.dtype}, but must be floating, since a root of an integer problem "
-            "is not an integer. Convert it to the precision you want the root in."
-        )
 
 
 def _describe_tree(backend: Backend, tree: Any) -> str:

@@ -10,14 +10,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._inverse import Factors
-from rootdiff._patterns import pattern, weights
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import every, is_finite, max_norm, some
+from rootdiff._space import every, is_finite, max_norm, pattern, some, weights
 
 #: Noise that was sampled may be half of what it can be, and three times its root mean square in one of many unknowns.
 _MARGIN = 6.0

@@ -13,7 +13,8 @@ import numpy as np
 from jax.core import Tracer
 
 from rootdiff import _entry
-from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound
+from rootdiff._adapter import Adapter, F, Found
+from rootdiff._bound import bound
 from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._entry import with_wrap
@@ -23,6 +24,7 @@ from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution
 from rootdiff._structure import Structure
+from rootdiff._task import Derivatives, Options, Task
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
 from rootdiff_jax._precision import in_own_settings, under_users_settings
 from rootdiff_jax._problem import Inputs, Problem, split

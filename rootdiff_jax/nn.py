@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from rootdiff import _spectrum
-from rootdiff._adapter import bound
-from rootdiff._structure import describe, flat_residual
+from rootdiff._arguments import describe
+from rootdiff._bound import bound
+from rootdiff._structure import flat_residual
 from rootdiff_jax._adapter import JAX
 from rootdiff_jax._backend import JaxBackend
 

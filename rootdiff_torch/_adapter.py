@@ -14,7 +14,8 @@ from torch import Tensor
 from torch._C._functorch import TransformType
 
 from rootdiff import _entry
-from rootdiff._adapter import Adapter, Derivatives, F, Found, Options, Task, bound
+from rootdiff._adapter import Adapter, F, Found
+from rootdiff._bound import bound
 from rootdiff._compaction import compactable
 from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent, require_concrete
@@ -26,6 +27,7 @@ from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff._state import State
 from rootdiff._structure import Structure
+from rootdiff._task import Derivatives, Options, Task
 from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import (

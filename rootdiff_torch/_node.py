@@ -19,11 +19,11 @@ from torch._dynamo.variables import higher_order_ops
 from torch._guards import detect_fake_mode
 from torch._higher_order_ops.base_hop import BaseHOP
 
+from rootdiff._arguments import describe
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Solution
 from rootdiff._solver import Solver
-from rootdiff._structure import describe
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._transforms import TransformError, levels, uncompiled
 

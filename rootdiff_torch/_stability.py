@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rootdiff import _spectrum
-from rootdiff._adapter import bound
-from rootdiff._structure import describe, flat_residual
+from rootdiff._arguments import describe
+from rootdiff._bound import bound
+from rootdiff._structure import flat_residual
 from rootdiff_torch._adapter import TORCH
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import Statistics

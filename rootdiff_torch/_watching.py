@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from rootdiff._errors import ArgumentError
-from rootdiff._patterns import signs
 from rootdiff._reached import reached
 from rootdiff._residual import Residual
+from rootdiff._space import signs
 from rootdiff._state import LOOKED_AT, ChangedError, State
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import base_of

@@ -9,10 +9,12 @@ import array_api_strict as xp
 import numpy as np
 
 from rootdiff import _entry, _implicit
-from rootdiff._adapter import Adapter, Found, Task, bound
+from rootdiff._adapter import Adapter, Found
 from rootdiff._backend import Backend
+from rootdiff._bound import bound
 from rootdiff._numpy import NumpyBackend
 from rootdiff._solver import run
+from rootdiff._task import Task
 
 Array = type(xp.zeros(1))
 NumPy = np.ndarray | np.generic

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, _adapter, _entry
-from rootdiff._adapter import Adapter, Found, bound, filled
+from rootdiff._adapter import Adapter, Found
+from rootdiff._bound import bound, filled
 from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_words import WORDS as NUMPY_WORDS
 from rootdiff._solver import run
@@ -187,13 +188,13 @@ def test_a_report_under_a_transform_is_one_error() -> None:
 @pytest.mark.parametrize("name", ENTRIES)
 def test_arguments_are_checked_once(package: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    check = _adapter.check_args
+    check = _task.check_args
 
     def counted(backend: Any, args: Any) -> None:
         seen.append(args)
         check(backend, args)
 
-    for module in (_adapter, _entry, importlib.import_module("rootdiff._problems")):
+    for module in (_task, _entry, importlib.import_module("rootdiff._problems")):
         monkeypatch.setattr(module, "check_args", counted, raising=False)
     array = make(package)
     calls = {

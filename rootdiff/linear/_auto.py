@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._inverse import Factors
 from rootdiff._operator import FixedPoint, LinearOperator
-from rootdiff._patterns import pattern
-from rootdiff._select import status_where
 from rootdiff._sizes import TRIED, fits, has_few_unknowns, is_dense, is_one_large
 from rootdiff._solution import Status
-from rootdiff._space import every, max_norm, norm2
+from rootdiff._space import every, max_norm, norm2, pattern
 from rootdiff._sparse import Sparse
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._contract import SCREEN_AT, checked

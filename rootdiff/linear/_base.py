@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Inverse
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._settings import check_settings, with_settings
 from rootdiff._solution import Status
 from rootdiff._space import is_finite

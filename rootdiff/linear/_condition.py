@@ -8,9 +8,8 @@ from typing import Any
 from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Eliminated, Inverse
 from rootdiff._operator import Dense, LinearOperator
-from rootdiff._patterns import pattern, signs
 from rootdiff._sizes import has_few_unknowns
-from rootdiff._space import max_norm, norm2, numbers
+from rootdiff._space import max_norm, norm2, numbers, pattern, signs
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Inverse
 from rootdiff._operator import Dense, LinearOperator
-from rootdiff._patterns import weights
-from rootdiff._select import status_where
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
-from rootdiff._space import every, is_finite, max_norm, norm2, some
+from rootdiff._space import every, is_finite, max_norm, norm2, some, weights
 from rootdiff.linear._base import MARGIN, LinearFunction, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._condition import FLIPS, flipped, row_sizes, skeel_condition
 

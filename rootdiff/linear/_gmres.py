@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rootdiff._backend import Array, Backend
+from rootdiff._backend import Array, Backend, keep, select
 from rootdiff._operator import FixedPoint, LinearOperator
-from rootdiff._select import keep, select
 from rootdiff._settings import limited
 from rootdiff._space import norm2, numbers, projections
 from rootdiff.linear._cg import CG, is_symmetric, probes

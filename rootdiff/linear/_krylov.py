@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from rootdiff._backend import Array, Backend
+from rootdiff._backend import Array, Backend, keep, select, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import FixedPoint, LinearOperator
-from rootdiff._select import keep, select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff._space import is_finite, norm2

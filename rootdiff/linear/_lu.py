@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Eliminated, Factors, Inverse, Scaling, SparseFactors, Updated, with_base
 from rootdiff._operator import Dense, LinearOperator
 from rootdiff._residual import Residual
-from rootdiff._select import select
 from rootdiff._sizes import is_dense
 from rootdiff._solution import Status
 from rootdiff._space import norm2

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
-from rootdiff._select import select
 from rootdiff._settings import limited, runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, numbers, projections

@@ -6,12 +6,11 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import State
 from rootdiff._loop import IterativeSolver, StepInfo
 from rootdiff._residual import Residual
-from rootdiff._select import select, status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import named
 from rootdiff._space import max_norm

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from rootdiff._backend import Array, Backend
+from rootdiff._backend import Array, Backend, select, status_where
 from rootdiff._inverse import Factors, Scaling, Updated
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
-from rootdiff._select import select, status_where
 from rootdiff._settings import limited
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, is_finite, max_norm, norm2, numbers, some

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple, Self
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select
 from rootdiff._compaction import in_rounds, round_size
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
-from rootdiff._select import select
 from rootdiff._settings import with_settings
 from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._solution import RawSolution, Status

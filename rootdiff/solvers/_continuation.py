@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
-from rootdiff._select import select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver, run

@@ -7,12 +7,11 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select, status_where
 from rootdiff._inverse import Equilibrated, Factors
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
-from rootdiff._select import select, status_where
 from rootdiff._solution import Status
 from rootdiff._space import is_finite, max_norm, norm2
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select, status_where
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
-from rootdiff._select import select, status_where
 from rootdiff._settings import limited
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import RawSolution, Status

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select, status_where
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
-from rootdiff._select import select, status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff._space import max_norm

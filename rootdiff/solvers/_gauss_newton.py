@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import every, is_finite, is_within, norm2
 from rootdiff._squares import OBJECTIVE

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rootdiff._backend import Array
-from rootdiff._patterns import weights
+from rootdiff._backend import Array, status_where
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._settings import runtime, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
-from rootdiff._space import max_norm
+from rootdiff._space import max_norm, weights
 from rootdiff._verdict import judged, start_scale
 
 

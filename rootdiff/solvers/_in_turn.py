@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select
 from rootdiff._loop import iterate
 from rootdiff._residual import Residual
-from rootdiff._select import select
 from rootdiff._settings import with_settings
 from rootdiff._solver import Claim, Solver, is_believed, named
 from rootdiff.solvers._damped import DampedSolver, Model

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select
 from rootdiff._iterate import Search
 from rootdiff._residual import Residual
-from rootdiff._select import select
 from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._space import every, max_norm, norm2, numbers
 

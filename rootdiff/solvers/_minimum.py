@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._iterate import Iterate, Search, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._settings import limited
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import norm2

@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._operator import LinearOperator
-from rootdiff._patterns import pattern
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._settings import with_settings
 from rootdiff._solution import Status
-from rootdiff._space import every, is_finite, norm2
+from rootdiff._space import every, is_finite, norm2, pattern
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._krylov import Krylov
 from rootdiff.solvers._damped import CONTRACTION

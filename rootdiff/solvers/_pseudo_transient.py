@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff._space import every, is_finite, numbers, some

@@ -13,10 +13,9 @@ import numpy as np
 from scipy import optimize
 from scipy.linalg import LinAlgWarning
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
-from rootdiff._select import status_where
 from rootdiff._settings import runtime, runtime_settings, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver

@@ -68,8 +68,8 @@ def _gradient(problem: Quadratic, y: np.ndarray, adjoint: Any, options: Any) -> 
     if "jac" in options:
         return _exact_gradient(problem, y, adjoint)
     from rootdiff import _implicit
-    from rootdiff._adapter import Options, task
     from rootdiff._numpy_adapter import NUMPY
+    from rootdiff._task import Options, task
 
     given = Options(adjoint=adjoint, derivatives=options.get("derivatives", "finite-difference"))
     residual = NUMPY.measured(task(NUMPY, problem.f, y, (problem.theta,), given))

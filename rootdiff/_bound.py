@@ -1,0 +1,74 @@
+"""The entry points of one package: those of all, with an adapter, a signature and a docstring of their own."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Concatenate, ParamSpec, TypeVar
+
+from rootdiff._adapter import Adapter
+from rootdiff._errors import ArgumentTypeError, RootdiffError
+from rootdiff._names import add_backend
+
+P = ParamSpec("P")
+T = TypeVar("T")
+#: The options that one package alone takes.
+_OWN = dict.fromkeys(("jac", "jvp", "vjp", "derivatives", "max_evaluations"), "rootdiff") | {
+    "cuda_graph": "rootdiff_torch"
+}
+
+
+def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> Callable[P, T]:
+    """Return an entry point for one framework, with signature and docstring of its own.
+
+    An option that another framework alone has is refused by its name; an error calls the arguments as the entry does.
+    """
+    add_backend(adapter.backend().name)
+    signature = inspect.signature(function, eval_str=True)
+    _, *parameters = signature.parameters.values()  # all but the adapter
+    first, start = (p.name for p in parameters[:2])
+    foreign = {p.name for p in parameters if _OWN.get(p.name, adapter.package) != adapter.package}
+
+    def entry(*args: P.args, **options: P.kwargs) -> T:
+        for name in foreign.intersection(options):
+            raise ArgumentTypeError(
+                f"{name}: {adapter.package}.{function.__name__} has no such option; only {_OWN[name]} takes it. Leave "
+                f"it out, or call {_OWN[name]}.{function.__name__}."
+            )
+        try:
+            return function(adapter, *args, **options)
+        except RootdiffError as error:
+            if start in ("z0", "y") and not error.named:
+                error.args = (re.sub(r"\by0\b", start, str(error)),)
+            if first == "objective" and not error.named:
+                error.args = (re.sub(r"^residual:", "objective:", str(error)),)
+            error.named = True
+            raise
+
+    entered = adapter.entered(entry)
+    vars(entered).pop("__wrapped__", None)  # or tools for documentation take it for that of `function`
+    signature = signature.replace(parameters=[p for p in parameters if p.name not in foreign])
+    entered.__signature__ = signature  # type: ignore[attr-defined]
+    entered.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    entered.__annotations__["return"] = signature.return_annotation
+    entered.__doc__ = filled(function.__doc__, adapter.words)
+    entered.__name__ = entered.__qualname__ = function.__name__
+    entered.__module__ = adapter.package
+    return entered
+
+
+def filled(doc: str | None, words: Mapping[str, str]) -> str:
+    """Return a docstring with words in place of ``$name``, where there are such.
+
+    A line that is one such name alone takes a block of lines, or goes.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        lines = inspect.cleandoc(words.get(match[2], ""))
+        return textwrap.indent(lines + "\n", match[1]) if lines else ""
+
+    text = re.sub(r"^( *)\$(\w+)\n", block, inspect.cleandoc(doc or "") + "\n", flags=re.MULTILINE)
+    text = re.sub(r"\$(\w+)", lambda match: words.get(match[1], ""), text)
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip()

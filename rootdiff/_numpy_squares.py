@@ -1,0 +1,133 @@
+"""What is minimised in NumPy: its gradient from a `jac` that the user gives, or from measured slopes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rootdiff._arguments import is_parameter
+from rootdiff._backend import Array
+from rootdiff._derivatives import DerivativeRules, GivenResidual, of_matrix
+from rootdiff._errors import ArgumentError
+from rootdiff._operator import LinearOperator
+from rootdiff._residual import Residual
+from rootdiff._squares import OBJECTIVE, flat_equations, slopes_of_loss, with_loss
+from rootdiff._structure import Structure
+from rootdiff._task import Task
+
+
+def of_squares(task: Task, equations: Residual, structure: Structure, args: tuple[Any, ...]) -> Residual:
+    """Return the gradient of what is minimised, of the user's `jac` or of differences of higher order."""
+    backend: Any = equations.backend
+    loss, (_, rebuild) = task.options.loss or "linear", task.split(args)
+    without = loss if loss == OBJECTIVE else "linear"
+    inner = backend.refined or backend
+    rules = DerivativeRules(task.options.jac, None, None, structure, args, is_parameter)
+    plain = flat_equations(task.function, structure, rebuild, without, task.options.has_aux)
+
+    def at(*parameters: Any) -> Residual:
+        if rules.jac is None:
+            return replace(equations, function=plain, parameters=parameters, backend=inner)
+        return GivenEquations(plain, parameters, inner, replace(rules, args=rebuild(*parameters)))
+
+    found = at(*equations.parameters)
+    if loss not in ("linear", OBJECTIVE):
+        found = WithLoss(plain, equations.parameters, inner, plain=found, loss=loss)
+    outer = replace(backend, derivatives="finite-difference")
+    return Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer)
+
+
+@dataclass(frozen=True)
+class GivenEquations(GivenResidual):
+    """What is minimised, with the Jacobian that the user gives; both are without a loss."""
+
+    def _given(self, y: Array) -> Any:
+        structure = self.rules.structure
+        assert self.rules.jac is not None
+        if len(structure.shapes) > 1 or structure.complex_leaves[0]:
+            raise ArgumentError("jac: of what is minimised it is for a y0 that is one real array. Leave it away.")
+        given = np.asarray(structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args))
+        r = super()._of_y(y)
+        batch, shape, size = structure.batch, structure.shapes[0], r.shape[-1] * y.shape[-1]
+        inner = given.shape[len(batch) : given.ndim - len(shape)]
+        if given.shape != (*batch, *inner, *shape) or given.size != math.prod(batch) * size or np.iscomplexobj(given):
+            raise ArgumentError(
+                f"jac: it returned {given.dtype} of shape {given.shape}, but must return real numbers: the batch axes, "
+                f"those of the residual, {r.shape[-1]} in all, those of y, {shape}."
+            )
+        return np.astype(given.reshape(*batch, -1, y.shape[-1]), y.dtype)
+
+
+@dataclass(frozen=True)
+class WithLoss(Residual):
+    """Equations with a loss, from those without it: a slope of the loss is known, and not that of differences."""
+
+    plain: Residual = field(kw_only=True)
+    loss: str = field(kw_only=True)
+
+    def _of_y(self, y: Array) -> Array:
+        return with_loss(np, self.loss, self.plain(y))
+
+    def check_rules(self, y: Array, where: Array) -> None:
+        self.plain.check_rules(y, where)
+
+    def with_jacobian(self, y: Array) -> tuple[Array, Array]:
+        r, matrix = self.plain.with_jacobian(y)
+        return with_loss(np, self.loss, r), self._slopes(r)[..., None] * matrix
+
+    def operator(self, y: Array) -> LinearOperator:
+        plain, slopes = self.plain.operator(y), self._slopes(self.plain(y))[..., None]
+        errors = plain.errors
+        return replace(
+            of_matrix(self.backend, lambda: slopes * plain.dense(), plain.precision, plain.shape),
+            errors=None if errors is None else lambda: np.abs(slopes) * errors(),
+        )
+
+    def _slopes(self, r: Array) -> Array:
+        value = with_loss(np, self.loss, r)
+        return np.where(value == 0, 1, slopes_of_loss(np, self.loss, r)[0] / value)
+
+
+@dataclass(frozen=True)
+class Gradient(Residual):
+    """The gradient J^T psi(r) of a sum of losses of equations r, psi being half the slope of the loss.
+
+    Attributes
+    ----------
+    parts : callable. ``parts(y, *parameters)`` returns r, (*batch, m), and J, (*batch, m, n), without the loss.
+    loss : str
+    """
+
+    parts: Callable[..., tuple[Array, Array]] = field(kw_only=True)
+    loss: str = field(kw_only=True)
+
+    @classmethod
+    def of(cls, parts: Callable[..., tuple[Array, Array]], loss: str, equations: Residual, backend: Any) -> Gradient:
+        def function(y: Array, *parameters: Array) -> Array:
+            r, matrix = parts(y, *parameters)
+            return _product(matrix, slopes_of_loss(np, loss, r)[0])
+
+        return cls(function, equations.parameters, backend, equations=equations, parts=parts, loss=loss)
+
+    def only(self, places: Sequence[int]) -> Gradient:
+        parts = Residual(self.parts, self.parameters, self.backend).only(places).function
+        return replace(super().only(places), parts=parts)  # type: ignore[return-value, call-arg]
+
+    def at(self, y: Array) -> Residual:
+        """Return what has the same derivatives at `y`, and neither kinks of the loss nor measured slopes times J."""
+        r, matrix = self.parts(y, *self.parameters)
+        slope, curvature = slopes_of_loss(np, self.loss, r)
+
+        def function(y: Array, *parameters: Array) -> Array:
+            other, slopes = self.parts(y, *parameters)
+            return _product(slopes, slope) + _product(matrix, curvature * (other - r))
+
+        return Residual(function, self.parameters, self.backend, pattern=self.pattern)
+
+
+def _product(matrix: Array, vector: Array) -> Array:
+    return np.matvec(np.matrix_transpose(matrix), vector)
