@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 
-from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, _adapter, _entry
+from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, _entry, _task
 from rootdiff._adapter import Adapter, Found
 from rootdiff._bound import bound, filled
 from rootdiff._numpy import NumpyBackend
