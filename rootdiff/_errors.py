@@ -13,14 +13,28 @@ ConvergenceWarning (UserWarning)      the same, under ``on_failure="warn"``
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+#: What a message is about: the statuses that it lists, or else the argument or the class with which it begins.
+_STATUS, _SUBJECT = re.compile(r"^  ([A-Z_]+):", re.MULTILINE), re.compile(r"(\w+)(?:\[\d+\])?:")
 
 
 class RootdiffError(Exception):
-    """Base class of every error that rootdiff raises itself."""
+    """Base class of every error that rootdiff raises itself; a note names the place of the documentation about it."""
 
     #: Whether it names the unknown as the entry point does that it comes from: `y0`, `z0` or `y`.
     named = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        message = str(args[0]) if args else ""
+        subject = _SUBJECT.match(message)
+        places = [status.lower() for status in _STATUS.findall(message)]
+        if subject and not places:
+            places = [subject[1] if subject[1].islower() else "class"]
+        if places:
+            self.add_note(f"About this: {', '.join(f'docs/failure.md#{place}' for place in places)}")
 
 
 class ArgumentError(RootdiffError, ValueError):

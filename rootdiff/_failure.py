@@ -188,7 +188,7 @@ _ADJOINT_WORDS = {
 def _emit(on_failure: str, error: ConvergenceError) -> None:
     if on_failure == "raise":
         raise error
-    warnings.warn(str(error), ConvergenceWarning, stacklevel=_level_of_user())
+    warnings.warn("\n".join((str(error), *error.__notes__)), ConvergenceWarning, stacklevel=_level_of_user())
 
 
 def _level_of_user() -> int:
