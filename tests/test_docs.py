@@ -16,6 +16,7 @@ import rootdiff
 import rootdiff_jax
 import rootdiff_torch
 from tests.test_entry import ENTRIES
+from tests.test_readme import as_at_the_start
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "make_transforms.py"
@@ -82,3 +83,29 @@ def test_a_warning_and_a_setting_name_their_place() -> None:
     with pytest.raises(rootdiff.ArgumentError) as caught:
         rootdiff.Newton(rtol=-1.0)
     assert caught.value.__notes__ == ["About this: docs/failure.md#class"]
+
+
+_ROW = re.compile(r"^\| `(?P<theirs>[^`]+)` \| `(?P<ours>[^`]+)` \|$", re.MULTILINE)
+_BLOCK = re.compile(r"^```(?:python|py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def sections() -> list[str]:
+    """Return the sections of the page about other libraries that have code."""
+    text = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8")
+    return [part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:] if _ROW.search(part)]
+
+
+def test_calls_of_other_libraries_and_ours_give_the_same_numbers() -> None:
+    names: dict[str, object] = {}
+    compared = 0
+    with as_at_the_start():
+        for section in sections():
+            try:
+                exec("".join(_BLOCK.findall(section)), names)  # the names of a section are there for the later ones
+            except ModuleNotFoundError:
+                continue
+            for row in _ROW.finditer(section):
+                theirs, ours = (np.asarray(eval(row[side], names)) for side in ("theirs", "ours"))
+                np.testing.assert_allclose(theirs, ours, rtol=1e-6, atol=1e-8, err_msg=row[0])
+                compared += 1
+    assert compared >= 16
