@@ -103,10 +103,10 @@ def root(
         Default: what `y0` tells, at most one. Give it where a start far off, or at zero, tells the wrong size. Not
         differentiated.
         $y_scale
-    on_failure : {"raise", "warn", "keep", "nan", "ignore"}
+    on_failure : {"raise", "warn", "keep", "nan", "ignore", "approximate"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
-        return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; or return
-        the best iterate without a word, whose derivatives are meaningless.
+        return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; return the
+        best iterate without a word, with the derivatives at it, which mean little; or the same with a warning.
         $on_failure
     jac_sparsity : "detect", tuple, sparse array or Pattern, optional
         Where df/dy of one system, (n, n) for the flattened `y0`, may have entries: a sparse array of SciPy, PyTorch or
@@ -188,7 +188,12 @@ def fixed_point(
     on_failure: OnFailure = "raise",
     jac_sparsity: Any = None,
     derivatives: Derivatives = "finite-difference",
+    correct: Callable[[Any, Any], Any] | None = None,
+    bounds: tuple[Any, Any] | None = None,
     max_evaluations: int | None = None,
+    callback: Callable[[StepInfo], Any] | None = None,
+    verbose: bool = False,
+    history: bool = False,
     check: bool = False,
     has_aux: bool = False,
     cuda_graph: bool = False,
@@ -203,7 +208,7 @@ def fixed_point(
         Initial guess. Not differentiated.
     *args, adjoint, rtol, atol, max_steps, batch_ndim, batched_args, y_scale
         As for `root`.
-    on_failure, check, has_aux$fixed_point_options
+    on_failure, correct, bounds, callback, verbose, history, check, has_aux$fixed_point_options
         As for `root`.
     jac_sparsity : "detect", tuple, sparse array or Pattern, optional
         As for `root`, of the derivative of the cell; "auto" then takes `Newton`, whatever the size.

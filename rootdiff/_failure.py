@@ -13,7 +13,7 @@ from rootdiff._numbers import is_of
 from rootdiff._sizes import is_dense
 from rootdiff._solution import Solution, Status
 
-OnFailure = Literal["raise", "warn", "keep", "nan", "ignore"]
+OnFailure = Literal["raise", "warn", "keep", "nan", "ignore", "approximate"]
 #: Packages whose frames lie between a user's call and a warning.
 _BETWEEN = ("rootdiff", "rootdiff_torch", "rootdiff_jax", "torch", "jax", "functools", "contextlib")
 _POLICIES: tuple[str, ...] = get_args(OnFailure)
@@ -39,7 +39,9 @@ _OF_MANY = (
 #: The failures that inaccurate derivatives lead to.
 _OF_DERIVATIVES = (Status.SINGULAR, Status.STALLED)
 #: The policies under which the root of a failed system is its best iterate.
-KEEP = ("keep", "ignore")
+KEEP = ("keep", "approximate", "ignore")
+#: Those under which its derivatives are what comes out at that.
+GOES_ON = ("approximate", "ignore")
 
 
 def check_policy(on_failure: str) -> None:
@@ -51,7 +53,7 @@ def check_policy(on_failure: str) -> None:
 def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, context: tuple[Any, ...]) -> bool:
     """Raise or warn, as `on_failure` says, if a system of a concrete `solution` failed; return whether one has.
 
-    Failures to be ignored are not looked for: then this is False.
+    Where a solve goes on as if none had, this is False; failures to be ignored are not looked for.
 
     Parameters
     ----------
@@ -104,10 +106,11 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     known = "by the size of y" if atol is None else format(atol, ".2g")
     lines.append(f"  Solver: {solver}; tolerance on y: rtol={rtol:.2g}, atol={known}.")
     lines.append(
-        "  on_failure='warn', 'keep', 'nan' or 'ignore' returns the Solution; the error carries it as .solution."
+        "  on_failure='warn', 'keep', 'nan', 'ignore' or 'approximate' returns the Solution; the error carries it as "
+        ".solution."
     )
     _emit(on_failure, ConvergenceError("\n".join(lines), solution))
-    return True
+    return on_failure not in GOES_ON
 
 
 def report_adjoint(
@@ -115,7 +118,7 @@ def report_adjoint(
 ) -> bool:
     """Raise or warn, as `on_failure` says, if the linear solve of a derivative failed in a system; return whether.
 
-    As for `report`, failures to be ignored are not looked for.
+    As for `report`.
 
     Parameters
     ----------
@@ -149,7 +152,7 @@ def report_adjoint(
         "error carries the statuses as .solution."
     )
     _emit(on_failure, AdjointError("\n".join(lines), info))
-    return True
+    return on_failure not in GOES_ON
 
 
 def adjoint_words(status: Status, rough: bool = False) -> tuple[str, str]:

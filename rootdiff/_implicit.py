@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._failure import report_adjoint
+from rootdiff._failure import GOES_ON, report_adjoint
 from rootdiff._inverse import Inverse
 from rootdiff._operator import LinearOperator, by_entries
 from rootdiff._residual import Residual
@@ -55,7 +55,7 @@ def vjp(
     y = regular_point(xp, y, failed)
     beside = None if error is None else Beside(y, error, lambda y: residual.operator(y).T)
     u, info = solve(residual.operator(y).T, adjoint.starting_from(factors), cotangent, on_failure, failed, beside)
-    if on_failure == "ignore":
+    if on_failure in GOES_ON:
         return residual.parameter_vjp(y, -u), info
     idle = every(xp, cotangent == 0)[..., None]
     return pullback(residual, y, xp.where(idle, xp.zeros_like(u), u), failed), info
@@ -95,7 +95,7 @@ def solve(
     failed: Array | None = None,
     beside: Beside | None = None,
 ) -> tuple[Array, LinearInfo]:
-    """Solve a linear system of the rule, checked; a failed one is reported and becomes NaN, unless that is ignored.
+    """Solve a linear system of the rule, checked; a failed one is reported and becomes NaN, unless it goes on.
 
     Systems in `failed` have been reported before; they become NaN as well. With `beside` a system whose matrix changes
     within the error of the root is singular: so it is at a multiple root, which is known to half the digits.
@@ -107,7 +107,7 @@ def solve(
         info = info._replace(status=xp.astype(xp.where(lost, int(Status.SINGULAR), info.status), xp.int32))
     rough = operator.precision > float(xp.finfo(rhs.dtype).eps)
     some = operator.backend.traced or report_adjoint(operator.backend, info, on_failure, adjoint, failed, rough)
-    if on_failure != "ignore" and (some or failed is not None):
+    if on_failure not in GOES_ON and (some or failed is not None):
         wrong = info.status > int(Status.AT_PRECISION)
         x = xp.where((wrong if failed is None else wrong | failed)[..., None], xp.full_like(x, xp.nan), x)
     return x, info

@@ -19,7 +19,7 @@ from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
-from rootdiff._failure import KEEP
+from rootdiff._failure import GOES_ON, KEEP
 from rootdiff._freezing import Freezer
 from rootdiff._loop import IterativeSolver
 from rootdiff._numpy import NumpyBackend
@@ -125,7 +125,7 @@ class NumpyAdapter(Adapter):
             check_independent(problem, start)
         raw = run(task.solver, hooks.attach(problem, structure, start), start)
         raw = raw._replace(y=np.array(raw.y))  # after no step it is y0, which the user may change
-        failed = (raw.status > Status.AT_PRECISION) & (options.on_failure != "ignore")
+        failed = (raw.status > Status.AT_PRECISION) & (options.on_failure not in GOES_ON)
         # a wrong rule explains more than a status, and it moves a minimum
         doubted = failed if options.loss is None else np.isfinite(raw.residual_norm)
         if np.any(doubted):

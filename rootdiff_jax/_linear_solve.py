@@ -14,6 +14,7 @@ from jax.custom_batching import custom_vmap
 
 from rootdiff import _implicit
 from rootdiff._backend import Array
+from rootdiff._failure import GOES_ON
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff.linear import AutoLinear
@@ -67,7 +68,7 @@ def linear_solve(
                 x, _ = _implicit.solve(at(y), known, b, problem.on_failure, beside=beside)
                 if of_transpose:
                     x = jnp.where(largest == 0, 0, x)
-                return x if problem.on_failure == "ignore" else jnp.where(failed(status)[..., None], largest, x)
+                return x if problem.on_failure in GOES_ON else jnp.where(failed(status)[..., None], largest, x)
 
             residual, arrays = problem.residual(operands), (b, y, factors, status, error)
             return part(residual, arrays) if several else in_blocks(part, residual, y, arrays, settings)
@@ -104,7 +105,7 @@ def marked(problem: Problem, outputs: Outputs, tangent: Array) -> Array:
     As JAX sees it, this is linear, and its own transpose. In derivatives of derivatives it is the only place where a
     failed system becomes NaN: at the root itself, where a loss that does not read the system masks it out.
     """
-    if problem.on_failure == "ignore":
+    if problem.on_failure in GOES_ON:
         return tangent
     lost = failed(outputs.status)[..., None]
 

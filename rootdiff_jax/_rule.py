@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from rootdiff._backend import Array
 from rootdiff._compaction import with_scale
-from rootdiff._failure import KEEP
+from rootdiff._failure import GOES_ON, KEEP
 from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns, is_dense
@@ -182,7 +182,7 @@ _reverse_rule.defvjp(_reverse_forward, _reverse_backward, symbolic_zeros=True)
 
 def _regular(problem: Problem, outputs: Outputs, y: Array, operands: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
     """Return the root and the operands at which the residual is differentiated: those of good systems."""
-    if problem.on_failure == "ignore":
+    if problem.on_failure in GOES_ON:
         return y, operands
     backend = problem.residual(operands).backend
     return regular_point(problem.call, backend, failed(outputs.status), y, operands, problem.batched)

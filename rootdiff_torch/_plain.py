@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rootdiff import _implicit
 from rootdiff._errors import ArgumentError
-from rootdiff._failure import KEEP, report
+from rootdiff._failure import GOES_ON, KEEP, report
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution, Status
@@ -141,7 +141,7 @@ class _AtRoot(Residual):
         adjoint = problem.adjoint.starting_from(BACKEND.unflatten(problem.outcome.byproduct, known))
         beside = _implicit.Beside(y, error, at)
         x, info = _implicit.solve(at(y), adjoint, rhs, problem.on_failure, failed, beside)
-        if problem.on_failure != "ignore" and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
+        if problem.on_failure not in GOES_ON and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
             problem.outcome.any_failed = True
         return x  # type: ignore[no-any-return]
 

@@ -84,3 +84,29 @@ def test_keep_gives_no_derivative_of_what_it_keeps() -> None:
     np.testing.assert_allclose(a.grad[:, 0], expected, rtol=1e-4)
     roots = lambda a: rootdiff_jax.root(residual, jnp.ones((3, 1)), a, **options).y.sum()
     np.testing.assert_allclose(jax.grad(roots)(jnp.array(A))[:, 0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rd", "array"), [(rootdiff, np.array), (rootdiff_torch, torch.tensor), (rootdiff_jax, jnp.array)]
+)
+def test_approximate_goes_on_from_the_best_iterate(rd: ModuleType, array: Callable[..., Any]) -> None:
+    """Of a short budget: y_1 = (y_0 + a / y_0) / 2 and, by the theorem at it, dy/da = 1 / (2 y_1)."""
+    options = {"solver": rd.Newton(max_steps=1), "batch_ndim": 1}
+    residual, start, a = lambda y, a: y**2 - a, array([[1.0]] * 2), array([[4.0], [1.0]])
+    for policy in ("ignore", "approximate"):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            sol = rd.root(residual, start, a, on_failure=policy, **options)
+            assert sol.converged.tolist() == [False, True]
+            if rd is rootdiff:
+                slopes = sol.vjp(np.ones((2, 1)))[0]
+            elif rd is rootdiff_torch:
+                tracked = a.clone().requires_grad_()
+                y = rd.root(residual, start, tracked, on_failure=policy, **options).y
+                slopes = torch.autograd.grad(y.sum(), tracked)[0].numpy()
+            else:
+                slopes = jax.grad(lambda a: rd.root(residual, start, a, on_failure=policy, **options).y.sum())(a)
+        assert bool(told) == (policy == "approximate")
+        assert all(warning.category is rd.ConvergenceWarning for warning in told)
+        np.testing.assert_allclose(np.asarray(sol.y), [[2.5], [1.0]], rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(slopes), [[0.2], [0.5]], rtol=1e-5)
