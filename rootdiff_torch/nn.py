@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from threading import RLock
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from rootdiff._errors import ArgumentError
-from rootdiff._failure import OnFailure
+from rootdiff._errors import ArgumentTypeError
+from rootdiff._failure import OnFailure, check_policy
 from rootdiff._operator import LinearOperator
-from rootdiff._registry import get_adjoint
+from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._solution import Solution
 from rootdiff._solver import Solver
 from rootdiff.linear import LinearInfo, LinearSolver
+from rootdiff.solvers import Given
 from rootdiff_torch._adapter import fixed_point, root
+from rootdiff_torch._derivatives import is_differentiable
 from rootdiff_torch._graph import inlined, one_graph
+from rootdiff_torch._random import drawing_once
 from rootdiff_torch._stability import jacobian_penalty, spectral_radius
 from rootdiff_torch._transforms import TransformError, has_values, is_wrapped, uncompiled
 
@@ -47,77 +52,63 @@ class _FromLast(LinearSolver):
         return repr(self.adjoint)
 
 
-#: The generators are the process's: only one thread at a time may restore their states and draw.
-_drawing = RLock()
-
-
-def _drawing_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function`, each call of which draws the random numbers of the first."""
-    states: list[Any] = []  # of the generators before the first call, after it; None if it drew nothing
-
-    def drawn(y: Tensor, *inputs: Any) -> Any:
-        devices = [y.device] if y.device.type == "cuda" else []
-        if not has_values(y):
-            return function(y, *inputs)
-        if not states:
-            before = _generators(devices)
-            output = function(y, *inputs)
-            same = all(map(torch.equal, before, _generators(devices)))
-            states.append(None if same else before)
-            return output
-        if states[0] is None:
-            return function(y, *inputs)
-        if devices and torch.cuda.is_current_stream_capturing():
-            raise ArgumentError(
-                "cuda_graph: the residual is random, and what it draws cannot be drawn again. Leave it out."
-            )
-        with _drawing, torch.random.fork_rng(devices=devices):
-            torch.set_rng_state(states[0][0])
-            for device, state in zip(devices, states[0][1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
-            return function(y, *inputs)
-
-    return drawn
-
-
-def _generators(devices: Sequence[torch.device]) -> list[Tensor]:
-    """Return the state of the generator of the CPU, and of those of `devices`."""
-    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
-
-
 class ImplicitLayer(nn.Module):
-    """A layer whose output y solves ``residual(y, *inputs) = 0``.
+    """A layer whose output y solves ``residual(y, *inputs, **keywords) = 0``.
 
     Parameters
     ----------
     residual : nn.Module or callable
         Its parameters are those of the layer.
-    shape : tuple of int, optional
-        Shape of the unknown of one system; default that of the first input.
+    shape : tuple of int, or pytree of such, optional
+        Shape of the unknown of one system: ``((64, 32, 32), (128, 16, 16))`` is that of a pair of tensors. Default:
+        that of the first tensor among the inputs.
+    parameters : mapping of str to tensor, optional
+        Parameters of the layer that a function gets as keyword arguments, by these names.
+    start : callable or pytree of tensors, optional
+        The initial guess, or ``start(*inputs, **keywords)``, which returns it. Default: zero.
     batch_ndim : int
-        Leading axes of the first input that index independent systems.
-    solver, adjoint, on_failure
+        Leading axes of the first tensor among the inputs that index independent systems.
+    solver, adjoint
         As for `root`.
+    on_failure : str
+        As for `root`, but "warn" is its "approximate": a system that fails keeps its best iterate, and training goes on
+        with the derivatives at that.
     warm_start : bool
-        Start from the last root, where it has the right shape, instead of from zero.
+        Start from the last root, where it has the right shapes.
     warm_adjoint : bool
         Start the linear solve of a backward pass from the last solution, where it has the right shape: for adjoints
         that iterate, in training on the same batch or with slowly changing gradients. The derivatives stay exact.
-    cuda_graph, check : bool
-        As for `root`.
+    intermediate : sequence of int
+        The steps after which, in training, the iterate is kept in `states`.
+    **options
+        All others of `root`: `rtol`, `max_steps`, `bounds`, `callback`, `batched_args`, ... With `has_aux` the layer
+        returns the pair (y, aux).
 
     Attributes
     ----------
     last : Solution or None
-        That of the last call, detached; None before the first and under a transform of torch.func. A call in one
-        graph (``torch.compile(fullgraph=True)``, `torch.export`) leaves it as it is.
+        That of the last call, detached; None before the first and under a transform of torch.func.
+    failures : int or integer tensor, ()
+        How many systems have failed in all calls; set it to 0 to count anew.
+    states : list of pytrees like y
+        The iterates of the last call that `intermediate` names, or the last one before: for losses on the way. They
+        have the derivative that a root there has, by `adjoint`.
+
+    Raises
+    ------
+    UnknownNameError, ArgumentError, ArgumentTypeError
+        If a solver, an adjoint, a policy or an option is not known.
 
     Notes
     -----
+    Every option is an attribute, to be set from call to call: ``layer.rtol = 1e-2``.
+
     A residual that is random, by dropout or noise, draws once per call of the layer: all evaluations of one solve and
     of its derivatives have the same mask. In one graph it does not, and the solve fails as RANDOM. Normalisation over
     the batch (`BatchNorm` in training) is refused: the systems of a batch must be independent, which ``check=True``
     tests. With ``batch_ndim=0`` the batch is one system: its running statistics move once per call, by the root.
+
+    A call in one graph (``torch.compile(fullgraph=True)``, `torch.export`) leaves all attributes as they are.
 
     Examples
     --------
@@ -133,80 +124,156 @@ class ImplicitLayer(nn.Module):
         self,
         residual: Callable[..., Any],
         *,
-        shape: tuple[int, ...] | None = None,
+        shape: Any = None,
+        parameters: Mapping[str, Tensor] | None = None,
+        start: Any = None,
         batch_ndim: int = 1,
         solver: str | Solver = "auto",
         adjoint: str | LinearSolver = "auto",
         on_failure: OnFailure = "raise",
         warm_start: bool = False,
         warm_adjoint: bool = False,
-        cuda_graph: bool = False,
-        check: bool = False,
+        intermediate: Sequence[int] = (),
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.residual = residual
-        self.shape, self.batch_ndim = shape, batch_ndim
-        self.solver, self.adjoint, self.on_failure = solver, adjoint, on_failure
-        self.warm_start, self.warm_adjoint, self.cuda_graph = warm_start, warm_adjoint, cuda_graph
-        self.check = check
-        if warm_adjoint:
-            self.adjoint = _FromLast(get_adjoint(adjoint, "torch"))
+        check_policy(on_failure)
+        get_solver(solver, "torch")
+        linear = get_adjoint(adjoint, "torch")
+        self.residual, self.named = residual, nn.ParameterDict(parameters or {})
+        self.shape, self.start, self.intermediate = shape, start, tuple(intermediate)
+        self.warm_start, self.warm_adjoint = warm_start, warm_adjoint
+        self.solver, self.adjoint = solver, _FromLast(linear) if warm_adjoint else adjoint
+        self.batch_ndim, self.on_failure = batch_ndim, on_failure
+        signature = inspect.signature(self._solve)
+        self._defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        for name in options.keys() - self._defaults.keys():
+            raise ArgumentTypeError(
+                f"{type(self).__name__}: it has no option {name!r}. Those of {self._solve.__name__} are "
+                f"{', '.join(self._defaults)}."
+            )
+        for name in self._defaults.keys() - vars(self).keys():
+            setattr(self, name, options.get(name, self._defaults[name]))
         self.last: Solution | None = None
+        self.failures: Any = 0
+        self.states: list[Any] = []
 
     @inlined
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Return the root for these inputs; its dtype is that of the layer's parameters, also under autocast."""
         if not one_graph():
-            return self._now(*inputs)
-        if self.warm_start or self.warm_adjoint:
-            raise TransformError(
-                "warm_start: one graph keeps nothing from call to call, for warm_adjoint either. Leave both out."
-            )
-        return self._root(self.residual, *inputs).y
-
-    def _root(self, residual: Callable[..., Any], *inputs: Any) -> Solution:
-        return self._solve(
-            residual,
-            self._start(inputs[0]),
-            *inputs,
-            solver=self.solver,
-            adjoint=self.adjoint,
-            batch_ndim=self.batch_ndim,
-            on_failure=self.on_failure,
-            cuda_graph=self.cuda_graph,
-            check=self.check,
-        )
+            return self._now(inputs, keywords)
+        for name in ("warm_start", "warm_adjoint", "intermediate"):
+            if getattr(self, name):
+                raise TransformError(f"{name}: one graph keeps nothing from call to call. Leave it out.")
+        return self._output(self._root(self.residual, self._begin(inputs, keywords), inputs, keywords, self._options()))
 
     @uncompiled
-    def _now(self, *inputs: Any) -> Any:
-        solution = self._root(_drawing_once(self.residual), *inputs)
-        transformed = is_wrapped(solution.y) or is_wrapped(solution.status) or not has_values(solution.y)
-        self.last = None if transformed else solution._replace(y=solution.y.detach())
-        return solution.y
+    def _now(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        residual, start, options = drawing_once(self.residual), self._begin(inputs, keywords), self._options()
+        kept = dict.fromkeys(self.intermediate if self.training else (), start)
+        if kept:
+            options["callback"] = self._keeping(kept)
+        solution = self._root(residual, start, inputs, keywords, options)
+        leaves = (solution.status, *pytree.tree_leaves(solution.y))
+        self.last, self.states = None, []
+        if has_values(leaves[-1]) and not any(map(is_wrapped, leaves)):
+            self.last = pytree.tree_map_only(Tensor, Tensor.detach, solution)
+            self.failures = self.failures + (~solution.converged).sum()
+        as_root: dict[str, Any] = {"solver": Given(), "on_failure": "ignore"}
+        as_root |= {name: options[name] for name in ("adjoint", "batch_ndim", "has_aux") if name in options}
+        self.states = [self._root(residual, y, inputs, keywords, as_root).y for y in kept.values()]
+        return self._output(solution)
+
+    def _output(self, solution: Solution) -> Any:
+        return (solution.y, solution.aux) if self.has_aux else solution.y
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options of the solve that are not those that it has by itself."""
+        given = {name: getattr(self, name) for name in self._defaults}
+        if self.on_failure == "warn":
+            given["on_failure"] = "approximate"
+        return {name: value for name, value in given.items() if value is not self._defaults[name]}
+
+    def _root(
+        self,
+        residual: Callable[..., Any],
+        start: Any,
+        inputs: tuple[Any, ...],
+        keywords: dict[str, Any],
+        options: dict[str, Any],
+    ) -> Solution:
+        named = dict(**self.named, **keywords)
+        count, names = len(inputs), tuple(named)
+
+        def by_name(y: Any, *args: Any) -> Any:
+            return residual(y, *args[:count], **dict(zip(names, args[count:], strict=True)))
+
+        return self._solve(by_name if names else residual, start, *inputs, *named.values(), **options)
+
+    def _begin(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Return the initial guess."""
+        if callable(self.start):
+            start = self.start(*inputs, **keywords)
+        else:
+            start = self._zeros(inputs, keywords) if self.start is None else self.start
+        if self.warm_start and self.last is not None:
+            (old, of_old), (new, of_new) = (pytree.tree_flatten(tree) for tree in (self.last.y, start))
+            if of_old == of_new and all(map(_fits, old, new)):
+                return self.last.y
+        return start
+
+    def _zeros(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        x = next((leaf for leaf in pytree.tree_leaves((inputs, keywords)) if isinstance(leaf, Tensor)), None)
+        if x is None:
+            raise ArgumentTypeError(
+                f"{type(self).__name__}: there is no tensor among its inputs, which would tell the batch and the "
+                "device. Give the layer a start."
+            )
+        batch, shape = x.shape[: self.batch_ndim], x.shape[self.batch_ndim :] if self.shape is None else self.shape
+        floating = (p.dtype for p in self.parameters() if p.is_floating_point())
+        dtype = next(floating, x.dtype if is_differentiable(x) else torch.get_default_dtype())
+        return pytree.tree_map(
+            lambda shape: torch.zeros((*batch, *shape), dtype=dtype, device=x.device), shape, is_leaf=_is_shape
+        )
+
+    def _keeping(self, kept: dict[int, Any]) -> Callable[[Any], Any]:
+        """Return the callback, which keeps the iterates after these steps, or the last ones before."""
+        steps, further = itertools.count(1), vars(self)["callback"]
+
+        def keep(info: Any) -> Any:
+            step = next(steps)
+            kept.update((wanted, info.y) for wanted in kept if step <= wanted)
+            return None if further is None else further(info)
+
+        return keep
 
     def extra_repr(self) -> str:
-        warm = f"warm_start={self.warm_start}, warm_adjoint={self.warm_adjoint}"
-        return f"solver={self.solver!r}, adjoint={self.adjoint!r}, {warm}"
+        own = {name: getattr(self, name) for name in ("shape", "start", "warm_start", "warm_adjoint", "intermediate")}
+        function = {} if isinstance(self.residual, nn.Module) else {"residual": self.residual}
+        shown = {"solver": self.solver, "adjoint": self.adjoint} | self._options() | {"on_failure": self.on_failure}
+        parts = function | own | {"batch_ndim": self.batch_ndim} | shown
+        return ", ".join(f"{name}={value!r}" for name, value in parts.items())
 
-    def _start(self, x: Tensor) -> Tensor:
-        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), x.dtype)
-        shape = x.shape if self.shape is None else (*x.shape[: self.batch_ndim], *self.shape)
-        if self.warm_start and self.last is not None:
-            y = self.last.y
-            if (y.shape, y.dtype, y.device) == (shape, dtype, x.device) and bool(torch.isfinite(y).all()):
-                return y  # type: ignore[no-any-return]
-        return torch.zeros(shape, dtype=dtype, device=x.device)
+
+def _is_shape(part: Any) -> bool:
+    return isinstance(part, tuple | list) and all(isinstance(size, int | torch.SymInt) for size in part)
+
+
+def _fits(last: Tensor, start: Tensor) -> bool:
+    alike = (last.shape, last.dtype, last.device) == (start.shape, start.dtype, start.device)
+    return alike and bool(torch.isfinite(last).all())
 
 
 class FixedPointLayer(ImplicitLayer):
-    """A layer whose output z solves ``z = cell(z, *inputs)``: a deep equilibrium layer.
+    """A layer whose output z solves ``z = cell(z, *inputs, **keywords)``: a deep equilibrium layer.
 
     Parameters
     ----------
     cell : nn.Module or callable
         Its parameters are those of the layer.
     **options
-        As for `ImplicitLayer`.
+        As for `ImplicitLayer`, and of `fixed_point` where that takes those of `root`.
 
     Examples
     --------
