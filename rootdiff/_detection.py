@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
-from rootdiff._space import weights
+from rootdiff._space import per_system, weights
 from rootdiff._sparsity import TOGETHER, Pattern, Places
 
 #: Buckets at first, and at most: what is not told by these is a dense row.
@@ -40,7 +40,7 @@ _ASIDE = 1e-3
 def detected(residual: Residual, y: Array) -> Pattern:
     """Return the pattern of df/dy next to `y`, (*batch, n), of all systems together; some entries of it may be zero."""
     xp, n = residual.xp, y.shape[-1]
-    aside = weights(xp, y, xp.zeros_like(y[..., 0], dtype=xp.int32))
+    aside = weights(xp, y, per_system(xp, y, 0, xp.int32))
     lengths = residual.backend.lengths(y)
     moved = y + _ASIDE * xp.where(y == 0, lengths, xp.abs(y)) * aside
     for point in (moved, y):

@@ -22,7 +22,7 @@ from rootdiff._registry import get_solver
 from rootdiff._report import GradientReport
 from rootdiff._solution import Solution
 from rootdiff._solver import Solver
-from rootdiff._space import weights
+from rootdiff._space import per_system, weights
 from rootdiff._sparsity import Pattern
 from rootdiff._squares import OBJECTIVE, Loss, check_loss
 from rootdiff._structure import flat_cotangent
@@ -722,7 +722,7 @@ def gradient_report(
         )
     at_root = _task(adapter, residual, y, args, options, is_parameter=of_kind(adapter, INEXACT))
     flat, xp = at_root.start, at_root.backend.xp
-    w = weights(xp, flat, xp.zeros_like(flat[..., 0], dtype=xp.int32))
+    w = weights(xp, flat, per_system(xp, flat, 0, xp.int32))
     if cotangent is not None:
         w = flat_cotangent("gradient_report", at_root.structure, cotangent, flat)
     return adapter.aside(measure)(adapter.measured(at_root), at_root.adjoint, flat, w)

@@ -15,7 +15,7 @@ from rootdiff._report import GradientReport, concluded
 from rootdiff._residual import Residual
 from rootdiff._rounding import NOISIER, TYPICAL, noise_of
 from rootdiff._sizes import has_few_unknowns
-from rootdiff._space import max_norm, norm2, numbers, signs
+from rootdiff._space import max_norm, norm2, numbers, per_system, signs
 from rootdiff.linear import AutoLinear, LinearSolver
 from rootdiff.linear._condition import one_norm, row_sizes
 
@@ -157,7 +157,7 @@ def _slope_errors(operator: LinearOperator, u: Array, w: Array, relative: Array)
 def _polished(residual: Residual, solver: LinearSolver, y: Array) -> Array:
     """Return a better root: Newton's method from `y`, per system as long as its corrections shrink."""
     xp = residual.xp
-    last = xp.full_like(y[..., 0], xp.inf)
+    last = per_system(xp, y, xp.inf)
     for _ in range(_POLISHING_STEPS):
         step, _ = solver.solve(residual.operator(y), -residual(y))
         length = norm2(xp, step)

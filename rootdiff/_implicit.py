@@ -21,7 +21,7 @@ from rootdiff._operator import LinearOperator, by_entries
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
-from rootdiff._space import every, max_norm, norm2, numbers, signs, some, weights
+from rootdiff._space import every, max_norm, norm2, numbers, per_system, signs, some, weights
 from rootdiff._sparse import Sparse
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.linear._contract import SINGULAR_AT, checked
@@ -137,14 +137,14 @@ def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, inve
 
     def look(x: Array) -> Array:
         # of several sizes and signs: moved as one, unknowns would leave a function of their differences as it is
-        aside = error * weights(xp, y, xp.zeros_like(y[..., 0], dtype=xp.int32) + 1)
+        aside = error * weights(xp, y, per_system(xp, y, 0, xp.int32) + 1)
         changed = beside.operator(y + aside).matvec(x) - rhs
         if inverse is None:
             return open_ & ~(norm2(xp, changed) <= SINGULAR_AT * norm2(xp, rhs))
         other = operator.inverted_by(inverse)(changed)
         return open_ & ~(max_norm(xp, other) <= SINGULAR_AT * max_norm(xp, x))
 
-    nowhere = xp.zeros_like(x[..., 0], dtype=xp.bool)
+    nowhere = per_system(xp, x, False, xp.bool)
     return operator.backend.when(xp.any(open_), look, (x,), nowhere)
 
 
@@ -156,7 +156,7 @@ def pullback(residual: Residual, y: Array, u: Array, failed: Array | None) -> tu
     xp, backend = residual.xp, residual.backend
     if backend.traced or not bool(xp.any(xp.isnan(u))):
         return residual.parameter_vjp(y, -u)
-    failed = xp.zeros_like(u[..., 0], dtype=xp.bool) if failed is None else failed
+    failed = per_system(xp, u, False, xp.bool) if failed is None else failed
     found, missing = pullback_of_good(residual, y, u, failed)
     return tuple(xp.where(no, xp.full_like(g, xp.nan), g) for g, no in zip(found, missing, strict=True))
 

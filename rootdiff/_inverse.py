@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from rootdiff._space import projections
+from rootdiff._space import per_system, projections
 from rootdiff._superlu import solve
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SparseFactors(NamedTuple):
     def zeros(cls, xp: Any, y: Array) -> SparseFactors:
         """Return what stands for the factors of systems with unknowns `y`, (*batch, n), that are not made yet."""
         count = len(cls.pattern.indices)  # type: ignore[attr-defined]
-        start = xp.zeros_like(y[..., 0])
+        start = per_system(xp, y, 0)
         return cls(xp.broadcast_to(start[..., None], (*start.shape, count)), start != 0)
 
     def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:

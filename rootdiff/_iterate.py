@@ -8,6 +8,7 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentTypeError, with_article
 from rootdiff._inverse import Inverse
 from rootdiff._solution import Status
+from rootdiff._space import per_system
 
 
 class Iterate(NamedTuple):
@@ -60,8 +61,8 @@ class Search(NamedTuple):
     @classmethod
     def start(cls, xp: Any, y: Array) -> Search:
         """Return the search before a first trial from `y`."""
-        zeros = xp.zeros_like(y[..., 0], dtype=xp.int32)
-        return cls(zeros > 0, xp.ones_like(y[..., 0]), zeros, zeros)
+        zeros = per_system(xp, y, 0, xp.int32)
+        return cls(zeros > 0, per_system(xp, y, 1), zeros, zeros)
 
 
 class State(NamedTuple):
@@ -95,7 +96,7 @@ class State(NamedTuple):
 
 def running(xp: Any, y: Array) -> Array:
     """Return the status `Status.RUNNING` for every system of `y`, (*batch, n)."""
-    return xp.full_like(y[..., 0], int(Status.RUNNING), dtype=xp.int32)
+    return per_system(xp, y, int(Status.RUNNING), xp.int32)
 
 
 def first_state(solver: Any, residual: Any, y: Array) -> State:

@@ -16,7 +16,7 @@ from rootdiff._failure import RAISED
 from rootdiff._residual import Residual
 from rootdiff._settings import check_settings
 from rootdiff._solution import Method, RawSolution, Status
-from rootdiff._space import max_norm
+from rootdiff._space import max_norm, per_system
 from rootdiff._verdict import judged
 
 _OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
@@ -123,7 +123,7 @@ def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = No
         if believed or not _is_a_failure(error):
             raise
         RAISED.set(error)
-        zeros = xp.zeros_like(y0[..., 0], dtype=xp.int32)
+        zeros = per_system(xp, y0, 0, xp.int32)
         norm = max_norm(xp, residual(y0))
         status = xp.where(xp.isfinite(norm), zeros + int(Status.STALLED), int(Status.NONFINITE_START))
         return named(RawSolution(y0, xp.astype(status, xp.int32), zeros, norm), solver)

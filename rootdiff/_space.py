@@ -54,6 +54,12 @@ def first_of(xp: Any, vector: Array) -> Array:
     return own(vector) if own else vector[..., 0]
 
 
+def per_system(xp: Any, like: Array, value: Any, dtype: Any = None) -> Array:
+    """Return an array (*batch), for vectors `like`, (*batch, n), filled with a value; of their dtype by default."""
+    own = getattr(xp, "per_system", None)
+    return own(like, value, dtype) if own else xp.full_like(like[..., 0], value, dtype=dtype)
+
+
 def norm2(xp: Any, vector: Array) -> Array:
     """Return the Euclidean norm of each system, (*batch), without overflow of the squares."""
 

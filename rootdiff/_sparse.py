@@ -13,7 +13,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import SparseFactors
 from rootdiff._operator import LinearOperator
-from rootdiff._space import some, weights
+from rootdiff._space import per_system, some, weights
 from rootdiff._sparsity import TOGETHER, Pattern
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def told(residual: Residual, y: Array, pattern: Pattern) -> Entries:
     """
     backend, xp = residual.backend, residual.xp
     plan, lengths = pattern.plan(not backend.measures), backend.lengths(y)
-    probe = lengths * weights(xp, y, xp.zeros_like(y[..., 0], dtype=xp.int32) + 1)
+    probe = lengths * weights(xp, y, per_system(xp, y, 0, xp.int32) + 1)
     colours, parts, errors = backend.constant(plan.colours, y), [], []
 
     def take(vectors: Array, places: Any) -> Array:

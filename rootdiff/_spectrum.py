@@ -8,7 +8,7 @@ from typing import Any
 from rootdiff._adapter import Adapter
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
-from rootdiff._space import norm2, pattern
+from rootdiff._space import norm2, pattern, per_system
 from rootdiff._task import Options, checked_args, task
 
 
@@ -52,8 +52,8 @@ def _growth_rate(cell: Residual, z: Array, steps: int) -> Array:
     """
     backend, xp = cell.backend, cell.xp
     product = cell.operator(z).rmatvec
-    vector = pattern(xp, z, xp.zeros_like(z[..., 0]))
-    zero = xp.zeros_like(z[..., 0])
+    vector = pattern(xp, z, per_system(xp, z, 0))
+    zero = per_system(xp, z, 0)
     skipped = steps // 2
 
     def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

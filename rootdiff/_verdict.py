@@ -15,7 +15,7 @@ from rootdiff._inverse import Factors
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import every, is_finite, max_norm, pattern, some, weights
+from rootdiff._space import every, is_finite, max_norm, pattern, per_system, some, weights
 
 #: Noise that was sampled may be half of what it can be, and three times its root mean square in one of many unknowns.
 _MARGIN = 6.0
@@ -263,7 +263,7 @@ def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Arra
         ratio = smaller / xp.where(larger > 0, larger, xp.ones_like(larger))
         return count + 1, larger * xp.sqrt(1 + ratio * ratio)
 
-    start = (xp.zeros_like(noise[..., 0], dtype=xp.int32), xp.zeros_like(noise))
+    start = (per_system(xp, noise, 0, xp.int32), xp.zeros_like(noise))
     total = residual.backend.while_loop(lambda carry: xp.all(carry[0] < _CORRECTIONS), sample, start)[1]
     return total / _CORRECTIONS**0.5
 
@@ -370,7 +370,7 @@ def _sampled(
         count, near, _, going = carry
         return hunting(count, near.noise) | xp.any(going)
 
-    zeros, count = xp.zeros_like(f), xp.zeros_like(f[..., 0], dtype=xp.int32) - 1
+    zeros, count = xp.zeros_like(f), per_system(xp, f, 0, xp.int32) - 1
     going = count < 0 if correction is not None else count > 0
     start = (count, _Near(zeros, zeros, zeros, zeros), zeros, going)
     return residual.backend.while_loop(unfinished, sample, start)[1]  # type: ignore[no-any-return]
@@ -398,6 +398,6 @@ def _change(
         told = (even & (count == 1))[..., None] & (smaller > 0) & (mean < xp.inf)
         return count + 1, xp.where(told, mean, smaller), value
 
-    start = (xp.zeros_like(f[..., 0], dtype=xp.int32), xp.full_like(f, xp.inf), f)
+    start = (per_system(xp, f, 0, xp.int32), xp.full_like(f, xp.inf), f)
     _, least, value = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)
     return xp.where(xp.isfinite(least), least, xp.zeros_like(least)), value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,15 @@ def test_imports_go_down(path: Path) -> None:
     for name in _imports(path):
         if name.startswith("rootdiff."):
             assert _floor(name) <= own, f"{path.name} on floor {own} imports {name}"
+
+
+def test_arrays_with_one_number_for_each_system_are_made_in_one_way() -> None:
+    """By `per_system`: the first unknown, which such an array was once made like, may lie on another device."""
+    forbidden = re.compile(r"_like\(\w+\[\.\.\., 0\]")
+    for path in (ROOT / "rootdiff").rglob("*.py"):
+        if path.name != "_space.py":
+            found = forbidden.findall(path.read_text(encoding="utf-8"))
+            assert not found, f"{path.name}: {found}; use rootdiff._space.per_system"
 
 
 @pytest.mark.parametrize("wing", ["rootdiff_jax/xla", "rootdiff_torch/cuda"])

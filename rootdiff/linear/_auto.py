@@ -10,7 +10,7 @@ from rootdiff._inverse import Factors
 from rootdiff._operator import FixedPoint, LinearOperator
 from rootdiff._sizes import TRIED, fits, has_few_unknowns, is_dense, is_one_large
 from rootdiff._solution import Status
-from rootdiff._space import every, max_norm, norm2, pattern
+from rootdiff._space import every, max_norm, norm2, pattern, per_system
 from rootdiff._sparse import Sparse
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._contract import SCREEN_AT, checked
@@ -134,4 +134,4 @@ def _solve(operator: LinearOperator, rhs: Array, rtol: float) -> tuple[Array, Ar
 
 
 def _weights(xp: object, like: Array, phase: int) -> Array:
-    return pattern(xp, like, 0 * like[..., 0] + phase)
+    return pattern(xp, like, per_system(xp, like, phase))

@@ -9,7 +9,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Eliminated, Inverse
 from rootdiff._operator import Dense, LinearOperator
 from rootdiff._sizes import has_few_unknowns
-from rootdiff._space import max_norm, norm2, numbers, pattern, signs
+from rootdiff._space import max_norm, norm2, numbers, pattern, per_system, signs
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5
@@ -40,7 +40,7 @@ def one_norm(backend: Backend, product: Product, transposed: Product, like: Arra
         larger = xp.where(active & ~(size <= estimate), size, estimate)
         return column, larger, active & improved & (count < _MAX_ROUNDS), count + 1
 
-    zero = xp.zeros_like(like[..., 0])
+    zero = per_system(xp, like, 0)
     start = (xp.ones_like(like) / n, zero, zero == 0, xp.zeros_like(zero, dtype=xp.int32))
     estimate = backend.while_loop(lambda state: xp.any(state[2]), body, start)[1]
     # Higham's alternative, for matrices that hide from the iteration by cancellation
@@ -116,7 +116,7 @@ def skeel_condition(
     weights = sizes / safe[..., None]
     for _ in range(operator.several(x)):  # one probe for all right-hand sides of a matrix
         weights = xp.max(weights, axis=0)
-    probe = pattern(xp, weights, xp.full_like(weights[..., 0], 5)) * weights
+    probe = pattern(xp, weights, per_system(xp, weights, 5)) * weights
     bound = max_norm(xp, solve(probe)) + xp.zeros_like(size)
     unclear = ~(bound <= screen) if suspicious is None else suspicious | ~(bound <= screen)
 

@@ -16,7 +16,7 @@ from rootdiff._inverse import Inverse
 from rootdiff._operator import Dense, LinearOperator
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
-from rootdiff._space import every, is_finite, max_norm, norm2, some, weights
+from rootdiff._space import every, is_finite, max_norm, norm2, per_system, some, weights
 from rootdiff.linear._base import MARGIN, LinearFunction, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._condition import FLIPS, flipped, row_sizes, skeel_condition
 
@@ -110,7 +110,7 @@ def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: A
 def _unchecked(xp: Any, x: Array, info: LinearInfo) -> LinearInfo:
     finite = is_finite(xp, x)
     status = xp.where((info.status <= int(Status.AT_PRECISION)) & ~finite, int(Status.NONFINITE), info.status)
-    return info._replace(status=xp.astype(status, xp.int32), relative_residual=xp.full_like(x[..., 0], xp.nan))
+    return info._replace(status=xp.astype(status, xp.int32), relative_residual=per_system(xp, x, xp.nan))
 
 
 def _refined(operator: LinearOperator, inverse: Inverse, solved: _Solved, rhs: Array, wanted: bool) -> _Solved:
@@ -176,7 +176,7 @@ def _change(operator: LinearOperator, inverse: Inverse, x: Array, errors: Array)
     """Return the relative change of the solution, (*batch), that errors of this size in its rows bring about."""
     xp, solve = operator.backend.xp, operator.inverted_by(inverse)
     # patterns of signs, of which errors of rows could be any
-    changes = [solve(errors * weights(xp, x, xp.full_like(x[..., 0], phase))) for phase in (1, 2, 3)]
+    changes = [solve(errors * weights(xp, x, per_system(xp, x, phase))) for phase in (1, 2, 3)]
     return relative_size(xp, max_norm(xp, sum(xp.abs(change) for change in changes) / len(changes)), max_norm(xp, x))
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
-from rootdiff._space import some
+from rootdiff._space import per_system, some
 
 #: Steps of the search that double the distance; later ones multiply it, so that the search ends with the last number.
 _DOUBLINGS, _LATER_GROWTH = 60, 2.0**16
@@ -50,7 +50,7 @@ def search_bracket(
     reach = xp.where(sides, 0.1 * xp.where(origin == 0, xp.ones_like(origin), xp.abs(origin)), 0.0)
     both, f_both = xp.concat([origin, origin], axis=-1), xp.concat([f0, f0], axis=-1)
     hopeless = (xp.isnan(f0) | (f0 == 0))[..., 0]
-    count = xp.zeros_like(f0[..., 0], dtype=xp.int32)
+    count = per_system(xp, f0, 0, xp.int32)
     search = residual.backend.while_loop(
         lambda search: xp.any(~search.found) & xp.all(search.count < _MAX_SEARCH),
         lambda search: _look(residual, search),
@@ -131,7 +131,7 @@ def settled_ends(residual: Residual, lo: Array, hi: Array) -> tuple[Ends, Array]
         chosen = Ends(end, f_end, beside, f)
         return (count + 1, settled | new, *[xp.where(new, a, b) for a, b in zip(chosen, parts, strict=True)])
 
-    count = xp.zeros_like(lo[..., 0], dtype=xp.int32)
+    count = per_system(xp, lo, 0, xp.int32)
     _, settled, *parts = residual.backend.while_loop(
         lambda carry: xp.any(unclear & ~carry[1]) & xp.all(carry[0] < 4), look, (count, valid, *ends)
     )

@@ -16,7 +16,7 @@ from rootdiff._settings import with_settings
 from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver
-from rootdiff._space import every, is_finite
+from rootdiff._space import every, is_finite, per_system
 from rootdiff._verdict import judged, start_scale
 from rootdiff.solvers._in_turn import in_turns, is_together
 
@@ -64,7 +64,7 @@ class Chain(Solver):
         return with_settings(self, solvers=tuple(solver.resolved(dtype, xp) for solver in self.solvers))
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
-        return self.solve_where(residual, y0, residual.xp.isfinite(y0[..., 0]) | True)
+        return self.solve_where(residual, y0, per_system(residual.xp, y0, True, residual.xp.bool))
 
     def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
         backend, chain = residual.backend, self.resolved(y0.dtype, residual.xp)

@@ -13,7 +13,7 @@ from rootdiff._iterate import Iterate, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff._space import is_finite, max_norm, norm2
+from rootdiff._space import is_finite, max_norm, norm2, per_system
 
 #: Trial points before a step is given up: each at most halves the radius, 2^-60 of it is below all rounding.
 _MAX_TRIALS = 60
@@ -98,7 +98,7 @@ class DampedSolver(IterativeSolver):
 
     def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp
-        region = Region(xp.zeros_like(y), -xp.ones_like(y[..., 0]))
+        region = Region(xp.zeros_like(y), -per_system(xp, y, 1))
         unknown = Equilibrated(Factors.zeros(xp, y), xp.ones_like(y))
         return State(Iterate.start(xp, y, residual(y)), region, unknown)
 

@@ -13,7 +13,7 @@ from rootdiff._residual import Residual
 from rootdiff._settings import limited
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import dot, max_norm, norm2
+from rootdiff._space import dot, max_norm, norm2, per_system
 from rootdiff.solvers._correct import corrected
 from rootdiff.solvers._fixed_point import secant_error
 from rootdiff.solvers._line_search import Trial
@@ -126,6 +126,6 @@ def _both_ways(residual: Residual, y: Array, step: Array, accept: Callable[[Arra
         length, going = carry[3], carry[5]
         return select(xp, going, trial(xp.where(length > 0, -length, -0.5 * length)), carry)  # type: ignore[no-any-return]
 
-    start = trial(xp.ones_like(y[..., 0]))
+    start = trial(per_system(xp, y, 1))
     point, f, size, length, accepted, _ = residual.backend.while_loop(lambda carry: xp.any(carry[5]), body, start)
     return Trial(point, f, size, length, accepted)

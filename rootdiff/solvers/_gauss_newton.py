@@ -10,7 +10,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import every, is_finite, is_within, norm2
+from rootdiff._space import every, is_finite, is_within, norm2, per_system
 from rootdiff._squares import OBJECTIVE
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region
@@ -61,7 +61,7 @@ class GaussNewton(LevenbergMarquardt):
     def init(self, residual: Residual, y: Array) -> State:
         if residual.equations is None or residual.loss == OBJECTIVE:
             raise ArgumentError("solver: GaussNewton minimises a sum of squares. Call least_squares, or take 'auto'.")
-        region = Region(residual.xp.zeros_like(y), -residual.xp.ones_like(y[..., 0]))
+        region = Region(residual.xp.zeros_like(y), -per_system(residual.xp, y, 1))
         return self._at(residual, y, region, running(residual.xp, y))
 
     def step(self, residual: Residual, state: State) -> State:

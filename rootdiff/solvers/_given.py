@@ -10,7 +10,7 @@ from rootdiff._residual import Residual
 from rootdiff._settings import runtime, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
-from rootdiff._space import max_norm, weights
+from rootdiff._space import max_norm, per_system, weights
 from rootdiff._verdict import judged, start_scale
 
 
@@ -63,6 +63,6 @@ class Nothing(Solver):
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         residual(y0)
-        norm = residual.xp.zeros_like(y0[..., 0])
+        norm = per_system(residual.xp, y0, 0)
         none = residual.xp.astype(norm, residual.xp.int32)
         return RawSolution(y0, none, none, norm)

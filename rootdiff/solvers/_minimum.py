@@ -11,7 +11,7 @@ from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
-from rootdiff._space import every, is_finite, is_within, norm2, numbers
+from rootdiff._space import every, is_finite, is_within, norm2, numbers, per_system
 from rootdiff._squares import OBJECTIVE, row_weights
 from rootdiff._verdict import judged, start_scale
 from rootdiff.solvers._given import Given
@@ -45,7 +45,7 @@ class Minimum(Solver):
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp, first = residual.xp, residual(y0)
         inner: Any = self.solver.resolved(y0.dtype, xp)
-        raw = inner.claim(residual, y0, xp.isfinite(y0[..., 0]) | True, looks=False).raw
+        raw = inner.claim(residual, y0, per_system(xp, y0, True, xp.bool), looks=False).raw
         rtol = getattr(inner, "rtol", None)
         rtol = float(xp.finfo(y0.dtype).eps) ** 0.75 if rtol is None else rtol
         judge = with_settings(Given(), rtol=rtol, atol=getattr(inner, "atol", None))

@@ -14,7 +14,7 @@ from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
 from rootdiff._solution import Status
-from rootdiff._space import every, is_finite, norm2, pattern
+from rootdiff._space import every, is_finite, norm2, pattern, per_system
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._krylov import Krylov
 from rootdiff.solvers._damped import CONTRACTION
@@ -81,7 +81,7 @@ class NewtonKrylov(IterativeSolver):
     def init(self, residual: Residual, y: Array) -> State:
         xp = residual.xp
         tight = 10 * residual.backend.precision(y.dtype)
-        forcing = xp.full_like(y[..., 0], tight if self._spans(y) else _FIRST)
+        forcing = per_system(xp, y, tight if self._spans(y) else _FIRST)
         memory = _Memory(forcing, xp.zeros_like(y), xp.zeros_like(forcing))
         return State(Iterate.start(xp, y, residual(y)), memory)
 
@@ -154,7 +154,7 @@ def _has_fallen(
     xp = residual.xp
 
     def explained(phase: int) -> Array:
-        return xp.abs(operator.matvec(allowed * pattern(xp, y, xp.full_like(y[..., 0], phase))))
+        return xp.abs(operator.matvec(allowed * pattern(xp, y, per_system(xp, y, phase))))
 
     bound = xp.maximum(CONTRACTION * xp.abs(f), explained(1))
     fallen = every(xp, xp.abs(new) <= bound)

@@ -10,7 +10,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
-from rootdiff._space import every, is_finite, numbers, some
+from rootdiff._space import every, is_finite, numbers, per_system, some
 from rootdiff.solvers._damped import DampedSolver, Model, Weights
 from rootdiff.solvers._newton_krylov import EXACT_ENOUGH
 
@@ -65,7 +65,7 @@ class PseudoTransient(DampedSolver):
     # the radius is the time step: in it the step is one of implicit Euler, in half of it half of that
 
     def first_radius(self, xp: Any, y: Array, metric: Array) -> Array:
-        return self.time_step * xp.ones_like(y[..., 0])
+        return self.time_step * per_system(xp, y, 1)
 
     def weigh(self, xp: Any, matrix: Array, scale: Array) -> Weights:
         ones = xp.ones_like(scale)
