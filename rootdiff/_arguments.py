@@ -6,7 +6,6 @@ in NumPy, and arrays that it holds are followed as those that a residual closes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -114,24 +113,6 @@ def check_precision(backend: Backend, array: Any, role: str) -> None:
             f"{role}: it has dtype {name}, but NumPy neither factors matrices nor takes differences in so few digits. "
             "Convert it to float32 or float64."
         )
-
-
-def split_args(
-    backend: Backend, args: tuple[Any, ...], is_parameter: Callable[[Any], bool]
-) -> tuple[list[Any], Callable[..., tuple[Any, ...]]]:
-    """Return the leaves of `args` that are differentiated, and the function that puts others in their place."""
-    leaves, tree = backend.flatten(args)
-    places = [place for place, leaf in enumerate(leaves) if is_parameter(leaf)]
-    if len(places) == len(args) == len(leaves) and all(arg is leaf for arg, leaf in zip(args, leaves, strict=True)):
-        return leaves, lambda *parameters: parameters
-
-    def rebuild(*parameters: Any) -> tuple[Any, ...]:
-        merged = list(leaves)
-        for place, parameter in zip(places, parameters, strict=True):
-            merged[place] = parameter
-        return backend.unflatten(tree, merged)  # type: ignore[no-any-return]
-
-    return [leaves[place] for place in places], rebuild
 
 
 def is_parameter(leaf: Any) -> bool:

@@ -23,6 +23,10 @@ class Namespace:
     """An array namespace: the functions that a subclass defines; all others are those of its `module`."""
 
     module: Any
+    #: What `rootdiff._space` asks for where a namespace has a way of its own; it has none where these are None.
+    max_norm: Any = None
+    is_within = every = first_of = norm2 = inner_product = projections = numbers = max_norm
+    offset: Any = 0
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.module, name)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,6 +124,7 @@ def power_of_two(step: Any, dtype: Any) -> Any:
     return np.ldexp(np.ones_like(step, dtype=dtype), np.frexp(np.maximum(step, least))[1] - 1)
 
 
+@cache
 def first_step(dtype: Any) -> Any:
     """Return the step of a central difference in an entry of size one."""
     return np.finfo(dtype).eps ** (1 / 3)

@@ -9,15 +9,75 @@ from typing import Any, Literal
 
 import numpy as np
 import optree
-from scipy.linalg import get_lapack_funcs
 
-from rootdiff import _elimination
+from rootdiff import _backend
+from rootdiff import _numpy_lu as _lu
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
-from rootdiff._numpy_namespace import Namespace
-from rootdiff._sizes import are_better_together
 from rootdiff._slopes import Slopes
+
+#: Entries of a vector up to which a loop over them beats NumPy's own reduction, which is one loop per vector...
+_SHORT = 16
+#: ... from so many vectors on.
+_MANY = 32
+
+
+class Namespace(_backend.Namespace):
+    """What is quicker than NumPy's own for short vectors, and `clip`; all else is that of NumPy."""
+
+    module = np
+
+    @staticmethod
+    def max(x: Array, /, *, axis: int | None = None) -> Array:
+        """Return the largest entries along an axis, or of all."""
+        return _reduce(np.maximum, x, axis)
+
+    @staticmethod
+    def min(x: Array, /, *, axis: int | None = None) -> Array:
+        """Return the smallest entries along an axis, or of all."""
+        return _reduce(np.minimum, x, axis)
+
+    @staticmethod
+    def clip(x: Array, /, min: Any = None, max: Any = None) -> Array:
+        """Return `x` with its entries kept between two numbers or arrays, of which one may be None."""
+        return np.clip(x, min, max)
+
+    @staticmethod
+    def max_norm(x: Array, _: Function, /) -> Array:
+        """Return the largest absolute entries over the last axis."""
+        return _reduce(np.maximum, np.abs(x), -1)
+
+    @staticmethod
+    def numbers(like: Array, dtype: Any, /) -> Array:
+        """Return the numbers 1 to n, (n,), in a dtype, None for that of `like`."""
+        return np.arange(1, like.shape[-1] + 1, dtype=dtype or like.dtype)
+
+
+def _reduce(ufunc: np.ufunc, x: Array, axis: int | None) -> Any:
+    n = x.shape[-1] if x.ndim else 0
+    if axis != -1 or not 0 < n <= _SHORT or x.size < _MANY * n:
+        return ufunc.reduce(x, axis=axis)
+    result = x[..., 0].copy()
+    for k in range(1, n):
+        ufunc(result, x[..., k], out=result)
+    return result
+
+
+class Calls:
+    """A function, the count of its calls, and how many a solve may have made when it takes another step, if limited."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.count = function, 0
+        self.most: int | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        self.count += 1
+        return self.function(*args)
+
+    def spent(self) -> bool:
+        """Return whether no more are left."""
+        return self.most is not None and self.count >= self.most
 
 
 @dataclass(frozen=True)
@@ -161,34 +221,10 @@ class NumpyBackend(Backend):
         return None if self.complex_step or self.fine else replace(self, fine=True, quick=False)
 
     def lu_factor(self, matrix: Array) -> Factors:
-        if matrix.shape[-1] == 1:
-            return Factors(matrix, np.zeros(matrix.shape[:-1], dtype=np.int32))
-        (getrf,) = get_lapack_funcs(("getrf",), (matrix,))
-        if matrix.ndim == 2:
-            factors, pivots, _ = getrf(matrix)
-            return Factors(factors, pivots)
-        if are_better_together(matrix.shape[:-1]):
-            return Factors(*_elimination.factor(matrix))
-        flat = matrix.reshape((-1, *matrix.shape[-2:]))
-        pairs = [getrf(one)[:2] for one in flat]
-        factors = np.stack([pair[0] for pair in pairs]).reshape(matrix.shape)
-        return Factors(factors, np.stack([pair[1] for pair in pairs]).reshape(matrix.shape[:-1]))
+        return Factors(*_lu.factor(matrix))
 
     def lu_solve(self, factors: Factors, rhs: Array, transpose: bool = False) -> Array:
-        matrix, pivots = factors
-        if rhs.shape[-1] == 1:
-            with np.errstate(all="ignore"):
-                return rhs / matrix[..., 0]
-        (getrs,) = get_lapack_funcs(("getrs",), (matrix, rhs))
-        if matrix.ndim == 2:  # several right-hand sides are columns
-            return getrs(matrix, pivots, rhs.T, trans=int(transpose))[0].T
-        if rhs.ndim == matrix.ndim:
-            return np.stack([self.lu_solve(factors, one, transpose) for one in rhs])
-        if are_better_together(matrix.shape[:-1]):
-            return _elimination.solve(factors, rhs, transpose)
-        n = matrix.shape[-1]
-        systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
-        return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
+        return _lu.solve(*factors, rhs, transpose)
 
 
 def _pulled_back(
@@ -222,7 +258,7 @@ def _copied(leaf: Any) -> Any:
 
 
 def _read_only(leaf: Any) -> Any:
-    if not isinstance(leaf, np.ndarray):
+    if not isinstance(leaf, np.ndarray) or not leaf.flags.writeable:
         return leaf
     array = leaf.view()
     array.flags.writeable = False

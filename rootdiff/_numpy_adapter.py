@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import wraps
 from typing import Any, cast, get_args
@@ -22,7 +22,7 @@ from rootdiff._errors import ArgumentError
 from rootdiff._failure import GOES_ON, KEEP
 from rootdiff._freezing import Freezer
 from rootdiff._loop import IterativeSolver
-from rootdiff._numpy import NumpyBackend
+from rootdiff._numpy import Calls, NumpyBackend
 from rootdiff._numpy_squares import of_squares
 from rootdiff._numpy_words import WORDS
 from rootdiff._residual import Residual
@@ -40,22 +40,6 @@ _DERIVATIVES: tuple[str, ...] = get_args(Derivatives)
 #: singular function takes 150 per unknown; of the starts of the problem set that lead to a root the dearest takes 7200
 #: to 9400 calls, by the rounding of the machine, for 6 or 7 unknowns.
 _PER_UNKNOWN, _AT_LEAST = 200, 12_000
-
-
-class Calls:
-    """A function, the count of its calls, and how many a solve may have made when it takes another step, if limited."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.count = function, 0
-        self.most: int | None = None
-
-    def __call__(self, *args: Any) -> Any:
-        self.count += 1
-        return self.function(*args)
-
-    def spent(self) -> bool:
-        """Return whether no more are left."""
-        return self.most is not None and self.count >= self.most
 
 
 class NumpyAdapter(Adapter):

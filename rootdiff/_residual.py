@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, ClassVar
 
 from rootdiff._backend import Array, Backend, Function, Pick
 from rootdiff._operator import FixedPoint, LinearOperator
@@ -66,10 +67,8 @@ class Residual:
     equations: Residual | None = field(default=None, kw_only=True)
     loss: str | None = field(default=None, kw_only=True)
 
-    @property
-    def xp(self) -> Any:
-        """The array namespace."""
-        return self.backend.xp
+    #: The array namespace.
+    xp: ClassVar[Any] = property(attrgetter("backend.xp"))
 
     @property
     def gives_jacobian(self) -> bool:
@@ -100,7 +99,7 @@ class Residual:
         """Return the residual, (*batch, n), at `y`, (*batch, n)."""
         if self.known is not None and y is self.known[0]:
             return self.known[1]
-        return self.backend.once(self._of_y, y)
+        return self.backend.once(self._of_y, y) if self.backend.traced else self._of_y(y)
 
     def _of_y(self, y: Array) -> Array:
         if self.backend.measures and self.known is not None and y is self.known[0]:

@@ -292,6 +292,24 @@ def flat_cotangent(role: str, structure: Structure, cotangent: Any, like: Array)
     return xp.astype(structure.ravel(backend.unflatten(tree, leaves)), like.dtype)
 
 
+def split_args(
+    backend: Backend, args: tuple[Any, ...], is_parameter: Callable[[Any], bool]
+) -> tuple[list[Any], Callable[..., tuple[Any, ...]]]:
+    """Return the leaves of `args` that are differentiated, and the function that puts others in their place."""
+    leaves, tree = backend.flatten(args)
+    places = [place for place, leaf in enumerate(leaves) if is_parameter(leaf)]
+    if len(places) == len(args) == len(leaves) and all(arg is leaf for arg, leaf in zip(args, leaves, strict=True)):
+        return leaves, lambda *parameters: parameters
+
+    def rebuild(*parameters: Any) -> tuple[Any, ...]:
+        merged = list(leaves)
+        for place, parameter in zip(places, parameters, strict=True):
+            merged[place] = parameter
+        return backend.unflatten(tree, merged)  # type: ignore[no-any-return]
+
+    return [leaves[place] for place in places], rebuild
+
+
 def flat_residual(
     function: Callable[..., Any],
     structure: Structure,
@@ -304,13 +322,15 @@ def flat_residual(
     That of a `fixed_point` is ``function(z, *args) - z``.
     """
     role = "cell" if fixed_point else "residual"
+    call, is_vector = structure.backend.call, structure.is_vector
 
     def flat(y: Array, *parameters: Array) -> Array:
-        output = structure.backend.call(function, structure.unravel(y), rebuild(*parameters))
+        output = call(function, y if is_vector else structure.unravel(y), rebuild(*parameters))
         if has_aux:
             output, _ = structure.with_aux(role, output)
-        value = structure.ravel(structure.check(output, role))
-        return value - y if fixed_point else value
+        if not (is_vector and type(output) is type(y) and output.dtype == y.dtype and output.shape == y.shape):
+            output = structure.ravel(structure.check(output, role))
+        return output - y if fixed_point else output
 
     return flat
 

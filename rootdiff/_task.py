@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rootdiff._arguments import check_args, check_meaning, describe, split_args
+from rootdiff._arguments import check_args, check_meaning, describe
 from rootdiff._backend import Array, Backend
 from rootdiff._compaction import batched_leaves
 from rootdiff._detection import detected
@@ -18,7 +18,7 @@ from rootdiff._residual import Residual
 from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
 from rootdiff._squares import flat_equations, gradient
-from rootdiff._structure import Structure, flat_residual
+from rootdiff._structure import Structure, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Nothing
 

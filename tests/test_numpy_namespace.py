@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rootdiff._numpy_namespace import Namespace
+from rootdiff._numpy import Namespace
 from rootdiff._space import max_norm, norm2
 
 XP = Namespace()

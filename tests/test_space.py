@@ -13,8 +13,7 @@ from scipy.sparse import diags_array
 from scipy.sparse.linalg import spsolve
 
 from rootdiff import Status, _implicit
-from rootdiff._numpy import NumpyBackend
-from rootdiff._numpy_namespace import Namespace
+from rootdiff._numpy import Namespace, NumpyBackend
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solver import run
