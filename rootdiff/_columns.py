@@ -71,11 +71,12 @@ def _blocks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 def _block(slopes: Slopes, entries: Sequence[Entry], errors: bool) -> tuple[list[Column], bool]:
     """Return the columns of some entries, and whether one look has borne all of them out."""
-    found, quick = [], []
-    for entry in entries:
-        slope = slopes.entry(*entry, quick=True) if not (errors or slopes.exact) else None
-        quick.append(slope is not None and bool(np.all(np.isfinite(slope.error))))
-        found.append(Column(*entry, slope if slope is not None and quick[-1] else slopes.entry(*entry)))
+    known = [] if errors or slopes.exact else slopes.quick(entries)
+    quick = [bool(np.all(np.isfinite(slope.error))) for slope in known] or [False] * len(entries)
+    found = [
+        Column(*entry, known[number] if is_quick else slopes.entry(*entry))
+        for number, (entry, is_quick) in enumerate(zip(entries, quick, strict=True))
+    ]
     unsure = [column for column, is_quick in zip(found, quick, strict=True) if is_quick]
     borne_out = bool(unsure) and not np.any(_doubtful(slopes, unsure))
     if not borne_out:
@@ -135,11 +136,12 @@ def _along(slopes: Slopes, columns: Sequence[Column]) -> tuple[Callable[[Any], A
     primals = dict(zip(places, (slopes.primals[place] for place in places), strict=True))
     steps = {place: np.zeros_like(primal) for place, primal in primals.items()}
     told, allowed = np.zeros_like(slopes.value), slopes.noise
-    for number, (place, index, slope) in enumerate(columns):
+    # of no special relation between systems: what one feels of others is then not what its column tells
+    systems = np.zeros((len(columns), primals[columns[0].place][columns[0].at].size))
+    parts = weights(np, systems, np.arange(1.0, len(columns) + 1))
+    for (place, index, slope), part in zip(columns, parts, strict=True):
         entry = primals[place][index]
-        size = np.where(entry == 0, slopes.of_zero(place, index), np.abs(entry))
-        # of no special relation between systems: what one feels of others is then not what its column tells
-        part = weights(np, np.zeros(entry.size), np.asarray(number + 1.0)).reshape(entry.shape)
+        size, part = np.where(entry == 0, slopes.of_zero(place, index), np.abs(entry)), part.reshape(entry.shape)
         step = np.astype(first_step(entry.dtype) / (_SHORTER * len(columns)) * size * part, entry.dtype)
         steps[place][index] = step
         told = told + slope.value * step[..., None]

@@ -255,20 +255,22 @@ def _tells(line: Line, value: Array, error: Array, step: Any) -> Array:
 
 
 @np.errstate(all="ignore")
-def central(line: Line) -> Slope:
-    """Return the central difference over the first step, from two evaluations; its error is that of rounding alone.
+def central(line: Line, size: Any) -> Slope:
+    """Return the central differences over the first steps of several entries of this `size`, (entries, *batch).
 
-    It is infinite where f may need another step, as `slope` would tell.
+    They take two evaluations each; their errors are those of rounding alone, and infinite where f may need another
+    step, as `slope` would tell. The rounding of f that an entry meets, its term's, counts for those after it too.
     """
     step, both = line.allowed(line.step)
-    if not np.all(both):
-        return Slope(np.zeros_like(line.value), np.full_like(line.value, np.inf), line.noise)
+    step, eps = np.where(both, step, 0), np.finfo(line.value.dtype).eps
     t, ends = step[..., None], (line.change(step), line.change(-step))
-    size = np.maximum(*map(np.abs, ends))
-    clear = (size == 0) | (line.noise <= np.finfo(line.value.dtype).eps ** (1 / 4) * size)
-    felt = ~_is_short(line, step) & np.any(size > _FELT * line.noise, axis=-1)
+    value = np.where(t != 0, (ends[0] - ends[1]) / (2 * t), 0)
+    noise = np.fmax.accumulate(np.concat([line.noise[None], eps * np.abs(value * size[..., None])]), axis=0)
+    line, change = replace(line, noise=noise[:-1]), np.maximum(*map(np.abs, ends))
+    clear = (change == 0) | (line.noise <= eps ** (1 / 4) * change)
+    felt = both & ~_is_short(line, step) & np.any(change > _FELT * line.noise, axis=-1)
     error = np.where(clear & felt[..., None], line.noise / np.abs(t), np.inf)
-    return Slope((ends[0] - ends[1]) / (2 * t), np.where(np.isfinite(line.value), error, 0), line.noise)
+    return Slope(value, np.where(np.isfinite(line.value), error, 0), noise[1:])
 
 
 @np.errstate(all="ignore")

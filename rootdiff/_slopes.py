@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rootdiff._backend import Array, Function
-from rootdiff._columns import Column, checked, columns
+from rootdiff._columns import Column, Entry, checked, columns
 from rootdiff._differences import Line, Slope, central, first_step, power_of_two, refined, scale, slope
 from rootdiff._errors import ArgumentError
 from rootdiff._roughness import roughness, spacing
@@ -91,26 +91,63 @@ class Slopes:
         """Yield the derivatives with respect to the entries of the primals at `places`, as `_columns.columns` does."""
         return columns(self, places, errors)
 
-    def entry(self, place: int, index: Any, quick: bool = False) -> Slope:
-        """Return the derivative with respect to one entry (of each system) of one primal.
+    def quick(self, entries: Sequence[Entry]) -> list[Slope]:
+        """Return the derivatives with respect to several entries, each (of each system) of one primal, by `central`.
 
-        A `quick` one is that of `central`; where the other one is asked for after it, it takes one evaluation more.
+        Where `entry` is asked for one of them after it, that takes one evaluation more.
         """
+        arrays = {place: self.primals[place] for place, _ in entries}
+        if len({array.dtype for array in arrays.values()}) > 1:
+            return [found for entry in entries for found in self.quick([entry])]
+        x = np.stack([arrays[place][index] for place, index in entries])
+        size, of_first = np.abs(x), 0 in arrays
+        largest = {
+            place: np.broadcast_to(np.max(np.abs(array), axis=-1 if x.ndim > 1 and place == 0 else None), x.shape[1:])
+            for place, array in arrays.items()
+        }
+        unit = np.stack([self.unit[index] for _, index in entries]) if self.unit is not None and of_first else None
+        room = None
+        if self.box is not None and of_first:
+            ways = self.primals[0] - self.box[0], self.box[1] - self.primals[0]
+            room = tuple(np.stack([way[index] for _, index in entries]) for way in ways)
+        shape = (*self.value.shape[:-1], -1) if x.ndim > 1 else (-1,)
+
+        def along(steps: Array) -> Array:
+            return np.stack(
+                [self._moved(entry, step).reshape(shape) for entry, step in zip(entries, steps, strict=True)]
+            )
+
+        length = scale(size, np.stack([largest[place] for place, _ in entries]), unit)
+        line = self._line(along, length, size, x, room, 1.0 if unit is None else unit, self.value.reshape(shape))
+        found = central(line, size)
+        self._learnt = found.noise[-1].reshape(self.value.shape)
+        return [Slope(*(part.reshape(self.value.shape) for part in one)) for one in zip(*found, strict=True)]
+
+    def _moved(self, entry: Entry, step: Any) -> Array:
+        """Return the function where an entry moves by a step of `quick`, NaN where it raises; kept for `entry`."""
+        place, index = entry
+        if not np.any(step):
+            return self.value
+        moved = self.primals[place].copy()
+        moved[index] += step
+        value = self.at([*self.primals[:place], moved, *self.primals[place + 1 :]])
+        self._kept.setdefault(entry, {})[step.tobytes()] = value
+        return value
+
+    def entry(self, place: int, index: Any) -> Slope:
+        """Return the derivative with respect to one entry (of each system) of one primal."""
         kept = self._kept.pop((place, index), {})
         array = self.primals[place]
         size = np.abs(array[index])
         unit, one = self.unit[index] if self.unit is not None and place == 0 else None, self.of_zero(place, index)
 
         def along(step: Any) -> Array:
-            key = step.tobytes() if quick or kept else b""
-            if key in kept:
-                return kept[key]
+            known = kept.get(step.tobytes()) if kept else None
+            if known is not None:
+                return known
             moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
             moved[index] += step
-            value = self.function(*self.primals[:place], moved, *self.primals[place + 1 :])
-            if quick:
-                kept[key] = value
-            return value
+            return self.function(*self.primals[:place], moved, *self.primals[place + 1 :])
 
         if self.complex_step:
             step = np.where(size > 0, size, one) * 1e-20  # far below rounding: there is no cancellation to balance
@@ -120,10 +157,8 @@ class Slopes:
         if self.box is not None and place == 0:
             room = (array - self.box[0])[index], (self.box[1] - array)[index]
         length = scale(size, largest, unit)
-        method = central if quick else partial(refined, length=length) if self.fine else slope
+        method = partial(refined, length=length) if self.fine else slope
         found = self._slope(along, length, size, array[index], room, method, one)
-        if quick:
-            self._kept[place, index] = kept
         # the next entry is told of the rounding met here; much more than was known is a kink, of this entry alone
         seen = np.minimum(found.noise, _MORE * self._known)
         term = np.finfo(self.value.dtype).eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
@@ -169,34 +204,30 @@ class Slopes:
         method: Callable[[Line], Slope] = slope,
         unit: Any = 1.0,
     ) -> Slope:
-        """Return the derivative along a line by a method, with steps that are small parts of `length`.
+        """Return the derivative along a line by a method, with steps that are small parts of `length`."""
+        shared = np.ndim(length) == 0 and self.value.ndim > 1  # one step for all systems, which count as one
+        value = self.value.reshape(-1) if shared else self.value
+        one = (lambda step: along(step).reshape(-1)) if shared else along
+        found = method(self._line(one, length, size, side, room, unit, value))
+        return Slope(*(part.reshape(self.value.shape) for part in found)) if shared else found
+
+    def _line(
+        self, along: Callable[[Any], Array], length: Any, size: Any, side: Any, room: Any, unit: Any, value: Array
+    ) -> Line:
+        """Return the line of steps that are small parts of `length`, of a function with this value at its start.
 
         A step as long as `size` changes an entry by its own size; none is longer than a quarter of that, unless the
         entry is far smaller than its `unit` and may be a zero up to rounding. Then longer ones have the sign of `side`,
         by which the entry keeps its own sign.
         """
-        value, known = self.value, self._known
         first = max(first_step(value.dtype), first_step(length.dtype))
         longest = np.where(_LONGEST * size > first * unit, _LONGEST * size, np.inf)
         away = room
         if np.any((longest == np.inf) & (side != 0)):
             away = tuple(np.where(lies, _LONGEST * size, np.inf) for lies in (side > 0, side < 0))
             away = away if room is None else tuple(np.minimum(*pair) for pair in zip(away, room, strict=True))
-        shared = np.ndim(length) == 0 and value.ndim > 1  # one step for all systems, which count as one
-        if shared:
-            value, known = value.reshape(-1), known.reshape(-1)
-        line = Line(
-            (lambda step: along(step).reshape(-1)) if shared else along,
-            value,
-            known,
-            power_of_two(first * length, length.dtype),
-            longest,
-            room,
-            unit,
-            away=away,
-        )
-        found = method(line)
-        return Slope(*(part.reshape(self.value.shape) for part in found)) if shared else found
+        step = power_of_two(first * length, length.dtype)
+        return Line(along, value, self._known.reshape(value.shape), step, longest, room, unit, away=away)
 
     def at(self, primals: Sequence[Array]) -> Array:
         """Return the function, NaN where it raises, as the functions of `math` do outside of their domain."""
