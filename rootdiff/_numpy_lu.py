@@ -6,25 +6,27 @@ import numpy as np
 from scipy.linalg import get_lapack_funcs
 
 from rootdiff._backend import Array
+from rootdiff._inverse import Factors
 from rootdiff._sizes import are_better_together
 
 
-def factor(matrix: Array) -> tuple[Array, Array]:
+def factor(matrix: Array) -> Factors:
     """Return LU factors, (*batch, n, n), and LAPACK's pivots, (*batch, n), of matrices."""
     if matrix.shape[-1] == 1:
-        return matrix, np.zeros(matrix.shape[:-1], dtype=np.int32)
+        return Factors(matrix, np.zeros(matrix.shape[:-1], dtype=np.int32))
     (getrf,) = get_lapack_funcs(("getrf",), (matrix,))
     if matrix.ndim == 2:
-        return getrf(matrix)[:2]  # type: ignore[no-any-return]
+        return Factors(*getrf(matrix)[:2])
     if are_better_together(matrix.shape[:-1]):
         return eliminate(matrix)
     pairs = [getrf(one)[:2] for one in matrix.reshape((-1, *matrix.shape[-2:]))]
     factors, pivots = map(np.stack, zip(*pairs, strict=True))
-    return factors.reshape(matrix.shape), pivots.reshape(matrix.shape[:-1])
+    return Factors(factors.reshape(matrix.shape), pivots.reshape(matrix.shape[:-1]))
 
 
-def solve(matrix: Array, pivots: Array, rhs: Array, transpose: bool = False) -> Array:
+def solve(factors: Factors, rhs: Array, transpose: bool = False) -> Array:
     """Return the solutions of A x = b, or of A^T x = b, from the factors of A, for (several, *batch, n) vectors b."""
+    matrix, pivots = factors
     if rhs.shape[-1] == 1:
         with np.errstate(all="ignore"):
             return rhs / matrix[..., 0]
@@ -32,16 +34,16 @@ def solve(matrix: Array, pivots: Array, rhs: Array, transpose: bool = False) -> 
     if matrix.ndim == 2:  # several right-hand sides are columns
         return getrs(matrix, pivots, rhs.T, trans=int(transpose))[0].T
     if rhs.ndim == matrix.ndim:
-        return np.stack([solve(matrix, pivots, one, transpose) for one in rhs])
+        return np.stack([solve(factors, one, transpose) for one in rhs])
     if are_better_together(matrix.shape[:-1]):
-        return substitute(matrix, pivots, rhs, transpose)
+        return substitute(factors, rhs, transpose)
     n = matrix.shape[-1]
     systems = zip(matrix.reshape((-1, n, n)), pivots.reshape((-1, n)), rhs.reshape((-1, n)), strict=True)
     return np.stack([getrs(m, p, b, trans=int(transpose))[0] for m, p, b in systems]).reshape(rhs.shape)
 
 
 @np.errstate(all="ignore")
-def eliminate(matrix: Array) -> tuple[Array, Array]:
+def eliminate(matrix: Array) -> Factors:
     """Return what `factor` does, of many small matrices at once: LAPACK is called once per system.
 
     Those of a singular matrix are not finite, or lead to solutions that are not.
@@ -61,15 +63,15 @@ def eliminate(matrix: Array) -> tuple[Array, Array]:
         work[k + 1 :, k] /= work[k, k]
         work[k + 1 :, k + 1 :] -= work[k + 1 :, k, None] * work[k, k + 1 :]
     factors = np.moveaxis(work.reshape((n, n, *matrix.shape[:-2])), (0, 1), (-2, -1))
-    return factors, pivots.T.reshape(matrix.shape[:-1])
+    return Factors(factors, pivots.T.reshape(matrix.shape[:-1]))
 
 
 @np.errstate(all="ignore")
-def substitute(matrix: Array, pivots: Array, rhs: Array, transpose: bool = False) -> Array:
+def substitute(factors: Factors, rhs: Array, transpose: bool = False) -> Array:
     """Return what `solve` does, for one right-hand side of each of many small matrices."""
     n = rhs.shape[-1]
-    matrix = _batch_last(matrix)
-    pivots = pivots.reshape((-1, n)).T
+    matrix = _batch_last(factors.lu)
+    pivots = factors.pivots.reshape((-1, n)).T
     x = np.array(rhs.reshape((-1, n)).T, order="C")
     if transpose:
         for k in range(n):

@@ -100,8 +100,7 @@ class TorchBackend(Backend):
             row = torch.where(where[..., None], row, stack.index_select(-2, index)[..., 0, :])
         return stack.index_copy_(-2, index, row[..., None, :])
 
-    def surely_all(self, mask: Tensor | Callable[[], Tensor]) -> bool:
-        return surely_all(mask)
+    surely_all = staticmethod(surely_all)
 
     def jvp(self, function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         value = function(*primals)

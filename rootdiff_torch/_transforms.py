@@ -32,9 +32,8 @@ class TransformError(RootdiffError, NotImplementedError):
     """
 
 
-def is_wrapped(tensor: Tensor) -> bool:
-    """Return whether a transform of torch.func tracks `tensor`."""
-    return bool(_functorch.is_functorch_wrapped_tensor(tensor))
+#: Whether a transform of torch.func tracks a tensor.
+is_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
 
 
 def hidden(values: Sequence[Any]) -> bool:

@@ -23,11 +23,16 @@ from rootdiff.solvers._pseudo_transient import PseudoTransient
 from rootdiff.solvers._trust_region import TrustRegion
 
 #: Steps and Krylov vectors after which a matrix-free solve is no longer the cheaper one.
-_STEPS, _CYCLE = 20, GMRES(restart=30, max_restarts=1)
+_FEW_PRODUCTS = NewtonKrylov(max_steps=20, linear=GMRES(restart=30, max_restarts=1))
+_FEW_JACOBIANS = Chord()
+#: Newton's line search remembers so many norms of f that it can follow a curved valley.
+_DENSE = Newton(memory=8), TrustRegion(radius=1.0), LevenbergMarquardt(scale="none"), PseudoTransient()
+_SCALAR = Newton(), PseudoTransient()
+_FREE = NewtonKrylov(), DFSane()
 #: A compiled program reserves memory for the Krylov vectors though this hardly ever runs.
-_AFTER_ANDERSON = NewtonKrylov(linear=GMRES(restart=20, max_restarts=15))
-#: Norms of f that Newton's line search remembers: enough to follow a curved valley.
-_MEMORY = 8
+_FREE_AFTER_ANDERSON = NewtonKrylov(linear=GMRES(restart=20, max_restarts=15)), DFSane()
+_BY_VALUES = DFSane(), Broyden(initial="identity")
+_ANDERSON = Anderson()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +67,16 @@ class Auto(Solver):
         `sparing` goes first where there is one system so large that Jacobians cost more than all else; a `sparse` one
         whose pattern is known costs a few products.
         """
-        dense: list[Solver] = [
-            Newton(memory=_MEMORY),
-            TrustRegion(radius=1.0),
-            LevenbergMarquardt(scale="none"),
-            PseudoTransient(),
-        ]
+        dense: tuple[Solver, ...] = _SCALAR if shape[-1] == 1 else _DENSE
         if sparing is not None and is_one_large(shape):
-            dense = [sparing, *dense]
-        if shape[-1] == 1:
-            dense = [Newton(), PseudoTransient()]
-        free: list[Solver] = [_AFTER_ANDERSON if self.fixed_point else NewtonKrylov(), DFSane()]
-        robust = dense if is_dense(shape) else [*dense[:1], *free] if sparse else free
-        if self.fixed_point and not sparse and not (has_few_unknowns(shape) and fits(shape)):
-            robust = [Anderson(), *robust]
-        return self._chain(robust)
+            dense = (sparing, *dense)
+        free: tuple[Solver, ...] = _FREE_AFTER_ANDERSON if self.fixed_point else _FREE
+        robust = dense if is_dense(shape) else (*dense[:1], *free) if sparse else free
+        first = self.fixed_point and not sparse and not (has_few_unknowns(shape) and fits(shape))
+        return self._chain(first, robust)
 
-    def _chain(self, solvers: list[Solver]) -> Chain:
+    def _chain(self, anderson: bool, others: tuple[Solver, ...]) -> Chain:
+        solvers = (_ANDERSON, *others) if anderson else others
         settings = {name: getattr(self, name) for name in ("rtol", "atol", "max_steps")}
         given = {name: value for name, value in settings.items() if value is not None}
         return Chain([with_settings(solver, **given) for solver in solvers] if given else solvers)
@@ -91,10 +89,9 @@ class Auto(Solver):
 
     def _chosen(self, residual: Residual, y0: Array) -> Chain:
         if not residual.backend.differentiable:  # in PyTorch to know it takes an evaluation
-            by_values: list[Solver] = [DFSane(), Broyden(initial="identity")]
-            return self._chain([Anderson(), *by_values] if self.fixed_point else by_values)
-        sparing: Solver | None = NewtonKrylov(max_steps=_STEPS, linear=_CYCLE)
+            return self._chain(self.fixed_point, _BY_VALUES)
+        sparing: Solver | None = _FEW_PRODUCTS
         if residual.backend.precision(y0.dtype) > residual.xp.finfo(y0.dtype).eps:  # derivatives are differences
-            sparing = None if residual.gives_jacobian else Chord()
+            sparing = None if residual.gives_jacobian else _FEW_JACOBIANS
         sparse = residual.pattern is not None
         return self.choose(tuple(y0.shape), None if sparse else sparing, sparse)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -22,6 +23,8 @@ from rootdiff_torch.cuda._recording import (
 )
 
 _T = TypeVar("_T", Tensor, tuple[Tensor, ...])
+#: Whether Python can read the values of a tensor without waiting for a device.
+is_on_cpu: Callable[[Tensor], bool] = attrgetter("is_cpu")
 
 
 class _Predictions(threading.local):
@@ -83,11 +86,6 @@ def isolated(recordable: bool, like: Tensor, solve: Callable[[], _T]) -> _T:
         return recorded(recordable, like, solve)
     finally:
         vars(_predictions).update(outer, met=True)
-
-
-def is_on_cpu(tensor: Tensor) -> bool:
-    """Return whether Python can read a value without waiting for a device."""
-    return tensor.device.type == "cpu"
 
 
 def holds(condition: Tensor) -> bool:
