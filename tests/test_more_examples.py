@@ -1,5 +1,6 @@
 """The short examples, as their users run them, at reduced size."""
 
+import importlib
 import re
 import sys
 
@@ -101,3 +102,44 @@ def test_curves_have_the_certified_parameters():
     for _, off, deviation, linearised in rows:
         assert float(off) < 1e-9
         assert float(deviation) == pytest.approx(float(linearised), rel=0.4)
+
+
+def test_a_killed_worker_loses_no_result_of_the_ensemble(monkeypatch, tmp_path):
+    """A process is killed in the middle of the run, which finds what was done, and ends with all draws."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    case_data = importlib.import_module("ieee_cases")
+    sys.modules.pop("ieee_cases")
+    (tmp_path / "killed.py").write_text(KILLED)
+    options = ("--case", 14, "--draws", 150, "--batch", 50, "--spread", 0.01, "--workers", 1, "--output", tmp_path)
+    printed = run(tmp_path / "killed.py", ROOT / "examples", *options, "--engine", "processes")
+    assert (tmp_path / "killed").exists()
+    assert "150 draws, 0 without a power flow" in printed
+    assert float(re.search(rf"^losses +{NUMBER}", printed, re.MULTILINE)[1]) == pytest.approx(13.4, abs=0.2)
+    case = case_data.load_case("14")
+    slopes = case_data.loss_differences(case)
+    expected = case.base * (slopes[0] * case.load.real + slopes[1] * case.load.imag) / 100
+    of_load = {int(bus): float(x) for bus, x in re.findall(rf"^bus (\d+) +{NUMBER} MW", printed, re.MULTILINE)}
+    for place in np.argsort(-expected)[:3]:  # a draw is 1 % off, and a slope changes by as much
+        assert of_load[case.number[case.load_bus[place]]] == pytest.approx(expected[place], rel=0.01)
+    assert is_figure(tmp_path / "14-50-0.01-0.png")
+
+
+#: The example, whose second batch kills its process the first time.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import ensemble
+
+
+def solve(flow, spread, draws, seed, batch):
+    results, mark = ensemble.solve_batch(flow, spread, draws, seed, batch), Path(__file__).parent / "killed"
+    if batch == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(ensemble.main(sys.argv[2:], solve))
+"""
