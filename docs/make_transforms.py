@@ -20,10 +20,11 @@ the library. This page is written from those tests by `python docs/make_transfor
 Inside a traced JAX program nothing can raise: there a failed solve is NaN in its own system.
 
 `torch.compile` breaks its graph at a root, which then runs as it is, with all that it can. Under `fullgraph=True` and
-in `torch.export` `root` and `fixed_point`, and the layers made of them, are one node, with first derivatives. It takes
-`solver`, `adjoint`, `batch_ndim`, `on_failure` and `y_scale`. An exported program holds the residual; before it is
-loaded in another process, import `rootdiff_torch` there, and give it `solver` and `adjoint` by name.
-AOTInductor cannot compile it: the solve runs in Python.
+in `torch.export` `root`, `fixed_point`, `implicit`, `least_squares` and `minimize`, and the layers, are one node, with
+first derivatives. It takes `solver`, `adjoint`, `batch_ndim`, `on_failure`, `y_scale`, `rtol`, `atol`, `max_steps`,
+`loss` and `has_aux`. An exported program holds the residual; before it is loaded in another process, import
+`rootdiff_torch` there, and give it `solver` and `adjoint` by name. So does a program that AOTInductor has compiled,
+which runs where there is Python: the solve is called from it.
 """
 
 

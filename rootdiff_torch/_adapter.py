@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Concatenate, cast
 
 import numpy as np
 import optree
@@ -15,7 +15,7 @@ from torch._C._functorch import TransformType
 
 from rootdiff import _entry
 from rootdiff._adapter import Adapter, F, Found
-from rootdiff._bound import bound
+from rootdiff._bound import P, T, bound
 from rootdiff._compaction import compactable
 from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent, require_concrete
@@ -267,13 +267,19 @@ def _check_recordable(device: torch.device, hooks: Hooks) -> None:
 
 
 TORCH = TorchAdapter()
-root = graphed(bound(_entry.root, TORCH))
-fixed_point = graphed(bound(_entry.fixed_point, TORCH))
-root_scalar = graphed(bound(_entry.root_scalar, TORCH))
-implicit = with_wrap(bound(_entry.implicit, TORCH), TORCH)
-least_squares = graphed(bound(_entry.least_squares, TORCH))
-minimize = graphed(bound(_entry.minimize, TORCH))
+
+
+def _entry_point(function: Callable[Concatenate[Adapter, P], T]) -> Callable[P, T]:
+    return graphed(bound(function, TORCH))
+
+
+root = _entry_point(_entry.root)
+fixed_point = _entry_point(_entry.fixed_point)
+root_scalar = _entry_point(_entry.root_scalar)
+implicit = with_wrap(_entry_point(_entry.implicit), TORCH)
+least_squares = _entry_point(_entry.least_squares)
+minimize = _entry_point(_entry.minimize)
 conditions = Conditions(TORCH)
-continuation = bound(_entry.continuation, TORCH)
-gradient_report = bound(_entry.gradient_report, TORCH)
-detect_sparsity = bound(_entry.detect_sparsity, TORCH)
+continuation = _entry_point(_entry.continuation)
+gradient_report = _entry_point(_entry.gradient_report)
+detect_sparsity = _entry_point(_entry.detect_sparsity)

@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rootdiff._adapter import F
-from rootdiff._errors import ArgumentError
 from rootdiff._solution import Solution
 from rootdiff_torch._transforms import TransformError, levels
 
 try:
-    from torch._dynamo.exc import SkipFrame
+    from torch._dynamo.exc import SkipFrame, Unsupported
     from torch._dynamo.symbolic_convert import InstructionTranslator
     from torch._higher_order_ops.utils import setup_compilation_env
 
@@ -30,8 +29,18 @@ except (ImportError, AttributeError):  # an older PyTorch, which breaks the grap
 else:
     _SUPPORTED = True
 
+    class RefusedError(TransformError, Unsupported):
+        """What one graph cannot hold; PyTorch passes on its own errors only."""
+
+        def __init__(self, message: str) -> None:
+            TransformError.__init__(self, message)
+            Unsupported.__init__(self, message)
+
+
 #: The options of an entry point that a graph can hold.
-_STATIC = ("solver", "adjoint", "batch_ndim", "on_failure", "y_scale")
+_STATIC = ("solver", "adjoint", "batch_ndim", "on_failure", "y_scale", "rtol", "atol", "max_steps", "loss")
+#: The entry points that a graph can hold, and whether what their function returns is like the unknowns.
+_LIKE_UNKNOWNS = {"root": True, "fixed_point": True, "implicit": True, "least_squares": False, "minimize": False}
 #: The code of the functions that ask whether to be part of one graph.
 _PARTS = set[CodeType]()
 _INSTEAD = "Leave it out of the graph: torch.compile without fullgraph=True runs a root as it is."
@@ -85,11 +94,13 @@ def _unbroken() -> bool:
 
 
 @torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
-def _around() -> str:
-    """Return what is around a root that is being traced, and changes what it must do; empty: nothing."""
-    if levels():
-        return "a transform of torch.func is around it"
-    return "torch.autocast is on" if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))) else ""
+def _transformed() -> bool:
+    return bool(levels())
+
+
+@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+def _autocast(device: str) -> bool:
+    return torch.is_autocast_enabled(device)
 
 
 @torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
@@ -97,21 +108,26 @@ def _word(value: Any) -> str:
     return word(value)
 
 
-def _refuse(name: str, reason: str) -> NoReturn:
-    raise TransformError(f"{name}: it cannot be part of one graph: {reason}. {_INSTEAD}")
+@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+def refuse(message: str) -> NoReturn:
+    """Raise, also while PyTorch traces what calls this: it cannot trace how our errors are made."""
+    raise RefusedError(message)
+
+
+def _refuse(name: str, reason: str) -> None:
+    refuse(f"{name}: it cannot be part of one graph: {reason}. {_INSTEAD}")
 
 
 def _check(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
     """Raise if one graph cannot hold this call."""
-    around = _around()
-    if around:
-        _refuse(name, around)
-    if name not in ("root", "fixed_point"):
-        _refuse(name, "only root and fixed_point can")
+    if _transformed():
+        _refuse(name, "a transform of torch.func is around it")
+    if name not in _LIKE_UNKNOWNS:
+        _refuse(name, f"only {', '.join(_LIKE_UNKNOWNS)} can")
     if len(args) < 2:
         _refuse(name, "its function and its start must be given by position")
     for option, value in options.items():
-        if option not in _STATIC and value is not None and value is not False:
+        if option not in (*_STATIC, "has_aux") and value is not None and value is not False:
             _refuse(name, f"it has the option {option}")
     if not isinstance(options.get("y_scale"), int | float | None):
         _refuse(name, "y_scale is no number")
@@ -125,17 +141,29 @@ def _node(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Solution
     _check(name, args, options)
     function, y0, *others = args
     leaves, tree = pytree.tree_flatten(y0)
-    count, batch_ndim = len(leaves), options.get("batch_ndim", 0)
+    device = leaves[0].device.type
+    if _autocast(device):
+        with torch.autocast(device, enabled=False):
+            widened = pytree.tree_map(lambda leaf: _widened(leaf, leaves[0]), others)
+            return _node(name, (function, y0, *widened), options)
+    count, batch_ndim, has_aux = len(leaves), options.get("batch_ndim", 0), options.get("has_aux", False)
 
     def body(*leaves: Tensor) -> tuple[Tensor, ...]:
         unknowns = [_inside(leaf) for leaf in leaves]  # used before all else, so that they are the first inputs
         y, inputs = pytree.tree_map(_inside, (pytree.tree_unflatten(unknowns, tree), others))
-        values = _like(unknowns, pytree.tree_leaves(function(y, *inputs)))
+        output = function(y, *inputs)
+        values = pytree.tree_leaves(output[0] if has_aux else output)
+        extra: list[Tensor] = []
+        if _LIKE_UNKNOWNS[name]:
+            of_y = _like(unknowns, values)
+        else:  # y depends on all that the values depend on
+            of_y, extra = [leaf + 0 * sum(value.sum() for value in values) for leaf in unknowns], values
         # the rest tells PyTorch the shapes of what the node returns beside y
         like, errors = unknowns[0], [torch.empty_like(leaf) for leaf in unknowns]
         batch = like.shape[:batch_ndim]
         counts = [like.new_zeros(batch, dtype=torch.int32) for _ in range(3)]
-        return (*values, *errors, *counts, errors[0].abs().new_zeros(batch), like.new_zeros(batch, dtype=torch.bool))
+        norm, approximate = errors[0].abs().new_zeros(batch), like.new_zeros(batch, dtype=torch.bool)
+        return (*of_y, *errors, *counts, norm, approximate, *extra)
 
     static = {option: value for option, value in options.items() if option in _STATIC and value is not None}
     for option in ("solver", "adjoint"):
@@ -143,9 +171,10 @@ def _node(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Solution
             static[option] = _word(static[option])
     # copies, lest PyTorch take a start that is an argument too for one input
     found = SOLVE(body, *[leaf.detach().clone() for leaf in leaves], entry=name, unknowns=count, **static)
-    error, (status, steps, method, norm, approximate) = found[count : 2 * count], found[2 * count :]
+    error, (status, steps, method, norm, approximate, *_) = found[count : 2 * count], found[2 * count :]
+    root = pytree.tree_unflatten(found[:count], tree)
     return Solution(
-        pytree.tree_unflatten(found[:count], tree),
+        root,
         status.detach(),
         steps.detach(),
         norm.detach(),
@@ -154,7 +183,7 @@ def _node(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Solution
         (),
         approximate.detach(),
         pytree.tree_unflatten([part.detach() for part in error], tree),
-        (),
+        function(root, *others)[1] if has_aux else (),
     )
 
 
@@ -165,7 +194,7 @@ def _like(unknowns: list[Tensor], values: list[Any]) -> list[Tensor]:
         for value, leaf in zip(values, unknowns, strict=False)
     )
     if not fit:
-        raise ArgumentError(
+        refuse(
             "residual: in one graph it must return tensors like y0, as many and of the same sizes and dtypes. Stack "
             "numbers with torch.stack, and convert with .to(y0.dtype)."
         )
@@ -175,3 +204,9 @@ def _like(unknowns: list[Tensor], values: list[Any]) -> list[Tensor]:
 def _inside(leaf: Any) -> Any:
     """Return an alias that the residual's graph makes, so that attributes of the tensor are computed there too."""
     return leaf.view_as(leaf) if isinstance(leaf, Tensor) else leaf
+
+
+def _widened(leaf: Any, like: Tensor) -> Any:
+    """Return a tensor of lower precision than `like` in that of it."""
+    lower = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype.itemsize < like.real.dtype.itemsize
+    return leaf.to(like.real.dtype) if lower else leaf

@@ -6,18 +6,23 @@ carries it. Operators take no graphs: they get a name of this process in its pla
 
 from __future__ import annotations
 
+import pickle
 import warnings
+from base64 import b85decode, b85encode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NoReturn
 from uuid import uuid4
 from weakref import WeakKeyDictionary
+from zlib import compress, decompress
 
 import torch
 from torch import Tensor, fx
 from torch._dynamo.variables import higher_order_ops
 from torch._guards import detect_fake_mode
 from torch._higher_order_ops.base_hop import BaseHOP
+from torch._inductor.virtualized import V
 
 from rootdiff._arguments import describe
 from rootdiff._errors import ArgumentError
@@ -34,6 +39,8 @@ _VALUES: dict[str, Any] = {}
 _MARK = " of process "
 #: The strides of what an operator returns: they must not be left to the values.
 _PLAIN = torch.contiguous_format
+#: Beside roots and errors: status, steps, method, residual_norm, approximate.
+_COUNTS = 5
 
 
 def word(value: Any) -> str:
@@ -43,8 +50,10 @@ def word(value: Any) -> str:
     return found
 
 
-def _value(option: str, word: str) -> Any:
-    """Return the solver or adjoint of this word, or name."""
+def _value(option: str, word: Any) -> Any:
+    """Return the solver or adjoint that a word stands for; all else is what it is."""
+    if not isinstance(word, str):
+        return word
     value, mark, _ = word.rpartition(_MARK)
     if mark and word not in _VALUES:
         raise ArgumentError(
@@ -58,29 +67,62 @@ def _value(option: str, word: str) -> Any:
 class _Call:
     """A node: the graph of a residual, of so many `unknowns`, and how the entry point is called.
 
-    Its operands are tensors, the unknowns first, and sizes; `places` tells where the tensors are among them.
+    Its operands are tensors, the unknowns first, and sizes; `places` tells where the tensors are among them. `graph`
+    returns the values of the residual; `given` are the options, with words for what they hold.
     """
 
     function: fx.GraphModule
     places: Sequence[bool]
     entry: str
     unknowns: int
-    options: dict[str, Any]
-    name: str
+    given: dict[str, Any]
 
     @staticmethod
     def of(body: fx.GraphModule, places: Sequence[bool], entry: str, unknowns: int, **options: Any) -> _Call:
         graph = fx.Graph()
         values: Any = graph.graph_copy(body.graph, {})
-        graph.output(values[:unknowns])
+        graph.output(values[2 * unknowns + _COUNTS :] or values[:unknowns])
         graph.eliminate_dead_code()
-        given = {option: _value(option, options[option]) for option in ("solver", "adjoint") if option in options}
-        return _Call(fx.GraphModule(body, graph), places, entry, unknowns, options | given, uuid4().hex)
+        return _Call(fx.GraphModule(body, graph), places, entry, unknowns, options)
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """The options, with the solvers and adjoints that the words stand for."""
+        return {option: _value(option, value) for option, value in self.given.items()}
+
+    @cached_property
+    def name(self) -> str:
+        """A name for this process, or, for a program that AOTInductor makes, all of it as a text."""
+        if not V.aot_compilation:
+            return uuid4().hex
+        return b85encode(compress(pickle.dumps([getattr(self, f.name) for f in fields(self)]))).decode()
+
+    @staticmethod
+    def named(name: str) -> _Call:
+        """Return the node of this name."""
+        if name not in _NAMED:
+            _NAMED[name] = _Call(*pickle.loads(decompress(b85decode(name))))
+        return _NAMED[name]
 
     def __call__(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         """Return what the node returns, on tensors that have values."""
         s = self._solution(tensors, sizes)
-        return [*_leaves(s.y), *_leaves(s.error), s.status, s.steps, s.method, s.residual_norm, s.approximate]
+        found = [*_leaves(s.y), *_leaves(s.error), s.status, s.steps, s.method, s.residual_norm, s.approximate]
+        return [*found, *self.beside(tensors, sizes)]
+
+    def beside(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> Sequence[Tensor]:
+        """Return what stands for the values of a residual that are not like the unknowns: nobody reads it."""
+        if self.entry not in ("least_squares", "minimize"):
+            return ()
+        with torch.no_grad():
+            return _leaves(self._residual(sizes)(_tree(tensors[: self.unknowns]), *tensors[self.unknowns :]))
+
+    def _residual(self, sizes: Sequence[int]) -> Callable[..., Any]:
+        def residual(y: Any, *others: Tensor) -> Any:
+            of_tensors, of_sizes = iter((*_leaves(y), *others)), iter(sizes)
+            return _tree(self.function(*(next(of_tensors if place else of_sizes) for place in self.places)))
+
+        return residual
 
     def pull_back(
         self, tensors: Sequence[Tensor], sizes: Sequence[int], found: Sequence[Tensor], cotangents: Sequence[Tensor]
@@ -90,21 +132,20 @@ class _Call:
         y, error = found[:count], found[count : 2 * count]
         others = [part.detach().requires_grad_(_has_derivative(part)) for part in tensors[count:]]
         structure = describe(BACKEND, _tree(y), self.options.get("batch_ndim", 0))
-        solver = _Known(structure.ravel(_tree(error)), *found[2 * count : -1])
+        known = _Known(structure.ravel(_tree(error)), *found[2 * count : 2 * count + _COUNTS - 1])
         with torch.enable_grad():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the solve has warned of its failures
-                solution = self._solution([*y, *others], sizes, solver=solver)
+                solution = self._solution([*y, *others], sizes, known)
             inputs = [part for part in others if part.requires_grad]
             return list(torch.autograd.grad(_leaves(solution.y), inputs, list(cotangents), materialize_grads=True))
 
-    def _solution(self, tensors: Sequence[Tensor], sizes: Sequence[int], **options: Any) -> Solution:
-        def residual(y: Any, *others: Tensor) -> Any:
-            of_tensors, of_sizes = iter((*_leaves(y), *others)), iter(sizes)
-            return _tree(self.function(*(next(of_tensors if place else of_sizes) for place in self.places)))
-
-        y0, others = _tree(tensors[: self.unknowns]), tensors[self.unknowns :]
-        return ENTRIES[self.entry](residual, y0, *others, **self.options | options)
+    def _solution(self, tensors: Sequence[Tensor], sizes: Sequence[int], known: Solver | None = None) -> Solution:
+        y0, others, options = _tree(tensors[: self.unknowns]), tensors[self.unknowns :], self.options
+        if known is not None and self.entry != "implicit":
+            kept = {name: value for name, value in options.items() if name not in ("rtol", "atol", "max_steps")}
+            options = kept | {"solver": known}
+        return ENTRIES[self.entry](self._residual(sizes), y0, *others, **options)
 
 
 def _tree(leaves: Sequence[Tensor]) -> Any:
@@ -154,10 +195,11 @@ class _Solve(BaseHOP):
         if detect_fake_mode(operands) is None:
             return tuple(call(*split))
         _NAMED[call.name] = call
-        return tuple(solve(call.name, *split))
+        tensors, sizes = split
+        return tuple(solve(call.name, tensors, [0, *sizes]))  # AOTInductor takes an empty list for none
 
     def _call_Functionalize(self, ctx: Any, subgraph: Any, *operands: Any, **kwargs: Any) -> Any:
-        further = self if torch.compiler.is_exporting() else self._call_Autograd
+        further = self if torch.compiler.is_exporting() and not V.aot_compilation else self._call_Autograd
         with ctx.redispatch_to_next():
             return ctx.wrap_tensors(further(subgraph, *ctx.unwrap_tensors(operands), **kwargs))
 
@@ -168,7 +210,7 @@ class _Solve(BaseHOP):
 def solve(name: str, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """Return what `SOLVE` returns, for the residual of this name."""
     with torch.no_grad():
-        return [part.clone(memory_format=_PLAIN) for part in _NAMED[name](tensors, sizes)]
+        return [part.clone(memory_format=_PLAIN) for part in _Call.named(name)(tensors, sizes[1:])]
 
 
 @torch.library.custom_op("rootdiff::pull_back", mutates_args=())
@@ -176,8 +218,8 @@ def pull_back(
     name: str, tensors: list[Tensor], sizes: list[int], found: list[Tensor], cotangents: list[Tensor]
 ) -> list[Tensor]:
     """Return the cotangents of the tensors beside the unknowns that have such."""
-    call = uncompiled(_NAMED[name].pull_back)
-    return [part.clone(memory_format=_PLAIN) for part in call(tensors, sizes, found, cotangents)]
+    call = uncompiled(_Call.named(name).pull_back)
+    return [part.clone(memory_format=_PLAIN) for part in call(tensors, sizes[1:], found, cotangents)]
 
 
 class _Traced(higher_order_ops.BaseHOPVariable):
@@ -192,16 +234,17 @@ getattr(higher_order_ops, "_hop_name_to_variable_class", {})[SOLVE.__name__] = _
 
 @solve.register_fake
 def _(name: str, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    call = _NAMED[name]
+    call = _Call.named(name)
     y, batch = tensors[: call.unknowns], tensors[0].shape[: call.options.get("batch_ndim", 0)]
     kinds = (torch.int32, torch.int32, torch.int32, y[0].real.dtype, torch.bool)
     like = [torch.empty_like(part, memory_format=_PLAIN) for part in (*y, *y)]
-    return [*like, *(y[0].new_empty(batch, dtype=kind) for kind in kinds)]
+    beside = [torch.empty_like(part, memory_format=_PLAIN) for part in call.beside(tensors, sizes[1:])]
+    return [*like, *(y[0].new_empty(batch, dtype=kind) for kind in kinds), *beside]
 
 
 @pull_back.register_fake
 def _(name: str, tensors: list[Tensor], *_: Any) -> list[Tensor]:
-    others = tensors[_NAMED[name].unknowns :]
+    others = tensors[_Call.named(name).unknowns :]
     return [torch.empty_like(part, memory_format=_PLAIN) for part in others if _has_derivative(part)]
 
 
@@ -214,11 +257,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 def _backward(ctx: Any, cotangents: list[Tensor | None]) -> Any:
     saved = ctx.saved_tensors
     tensors, found = list(saved[: ctx.count]), list(saved[ctx.count :])
-    unknowns = _NAMED[ctx.name].unknowns
+    unknowns = _Call.named(ctx.name).unknowns
     given = [torch.zeros_like(y) if g is None else g for y, g in zip(found, cotangents[:unknowns], strict=False)]
     parts = iter(pull_back(ctx.name, tensors, ctx.sizes, found, given))
     others = [next(parts) if _has_derivative(part) else None for part in tensors[unknowns:]]
-    return None, [*[None] * unknowns, *others], None if ctx.sizes else []
+    return None, [*[None] * unknowns, *others], None
 
 
 def _once(*_: Any) -> NoReturn:

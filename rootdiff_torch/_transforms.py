@@ -19,6 +19,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _functorch = torch._C._functorch
 _Key = torch._C.DispatchKey
 _AUTOGRAD = (_Key.AutogradFunctionality, _Key.AutogradOther, _Key.AutogradNestedTensor, _Key.ADInplaceOrView)
+#: By which it dispatches to torch.func, and to what conj() and neg() leave for later.
+_FUNC = (
+    *(_Key.FuncTorchBatched, _Key.FuncTorchVmapMode, _Key.FuncTorchGradWrapper),
+    *(_Key.FuncTorchDynamicLayerFrontMode, _Key.FuncTorchDynamicLayerBackMode),
+    *(_Key.Conjugate, _Key.Negative, _Key.ZeroTensor),
+)
 
 
 class TransformError(RootdiffError, NotImplementedError):
@@ -117,7 +123,8 @@ def rule(function: Callable[..., Any]) -> Callable[..., Any]:
 def uncompiled(function: F) -> F:
     """Return `function`, which torch.compile runs as it is, and in which autograd works inside a custom operator too.
 
-    PyTorch runs the body of a `torch.library.custom_op` with the keys by which it dispatches to autograd excluded.
+    PyTorch runs the body of a `torch.library.custom_op` with the keys by which it dispatches to autograd excluded, and
+    in a compiled program with those of torch.func.
     """
 
     @wraps(function)
@@ -126,7 +133,7 @@ def uncompiled(function: F) -> F:
         if not excluded or torch.is_inference_mode_enabled():
             return function(*args, **options)
         included, left = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-        for key in _AUTOGRAD:
+        for key in _AUTOGRAD if levels() else (*_AUTOGRAD, *_FUNC):
             left = left.remove(key)
         with torch._C._ForceDispatchKeyGuard(included, left):
             return function(*args, **options)

@@ -21,10 +21,10 @@ from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.solvers import Given
 from rootdiff_torch._adapter import fixed_point, root
 from rootdiff_torch._derivatives import is_differentiable
-from rootdiff_torch._graph import inlined, one_graph
+from rootdiff_torch._graph import inlined, one_graph, refuse
 from rootdiff_torch._random import drawing_once
 from rootdiff_torch._stability import jacobian_penalty, spectral_radius
-from rootdiff_torch._transforms import TransformError, has_values, is_wrapped, uncompiled
+from rootdiff_torch._transforms import has_values, is_wrapped, uncompiled
 
 __all__ = ["FixedPointLayer", "ImplicitLayer", "jacobian_penalty", "spectral_radius"]
 
@@ -165,7 +165,7 @@ class ImplicitLayer(nn.Module):
             return self._now(inputs, keywords)
         for name in ("warm_start", "warm_adjoint", "intermediate"):
             if getattr(self, name):
-                raise TransformError(f"{name}: one graph keeps nothing from call to call. Leave it out.")
+                refuse(f"{name}: one graph keeps nothing from call to call. Leave it out.")
         return self._output(self._root(self.residual, self._begin(inputs, keywords), inputs, keywords, self._options()))
 
     @uncompiled

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
+from torch._inductor.virtualized import V
 from torch._subclasses import FakeTensorMode
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import rootdiff_torch as rd
 from rootdiff_torch import _node
@@ -46,7 +50,8 @@ def one(function: Callable[..., Any], backend: str = "aot_eager", **options: Any
 
 
 def gradients(y: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad((y.sin() * torch.arange(y.numel()).reshape(y.shape)).sum(), inputs)
+    total = (y.sin() * torch.arange(y.numel()).reshape(y.shape)).sum()
+    return torch.autograd.grad(total, inputs, retain_graph=True)
 
 
 @pytest.fixture(autouse=True)
@@ -233,33 +238,106 @@ def test_tensors_without_values() -> None:
         assert layer(torch.ones(7, 2)).shape == (7, 2)
 
 
-def refused(function: Callable[..., Any], match: str) -> None:
-    with pytest.raises(torch._dynamo.exc.Unsupported, match=match):
+@pytest.mark.transform("least_squares, minimize, implicit, has_aux and settings in one graph, all of one root")
+def test_every_entry_point() -> None:
+    """Each is a function of a whose value and derivative are known: sqrt(a), and a sqrt(a) beside one."""
+
+    @rd.implicit.wrap(lambda y, a: y**2 - a)
+    def heron(y: Tensor, a: Tensor) -> Tensor:
+        for _ in range(10):
+            y = (y + a / y) / 2
+        return y
+
+    def roots(a: Tensor) -> tuple[Tensor, ...]:
+        one = torch.ones_like(a)
+        fit = rd.least_squares(lambda y, a: (y**2 - a, 2 * a - 2 * y**2), one, a, batch_ndim=1, loss="huber")
+        least = rd.minimize(lambda y, a: (y**3 / 3 - a * y).sum(-1), one, a, batch_ndim=1)
+        given = rd.implicit(lambda y, a: y**2 - a, a.detach().sqrt(), a, rtol=1e-8)
+        square = rd.root(lambda y, a: (y**2 - a, {"more": a * y}), one, a, has_aux=True, rtol=1e-10, max_steps=30)
+        return fit.y, least.y, given.y, heron(one, a).y, square.y, square.aux["more"] / a.detach()
+
+    a = X[:, :1].clone().requires_grad_()
+    *found, more = one(roots)(a)
+    for y in found:
+        torch.testing.assert_close(y, a.sqrt())
+        torch.testing.assert_close(gradients(y, a), gradients(a.sqrt(), a))
+    torch.testing.assert_close(gradients(more, a), gradients(a**1.5 / a.detach(), a))
+
+
+def test_a_conjugate() -> None:
+    """Which PyTorch leaves for later, and forgets inside of an operator of a compiled program."""
+    y = torch.tensor([0.5 - 1j, 1 + 0.5j], dtype=torch.complex128)
+    a = (2 * y.conj() + y.conj() * y).requires_grad_()
+    found = one(lambda a: rd.root(lambda y, a: 2 * y.conj() + y.conj() * y - a, y.detach() + 0.1, a).y)(a)
+    torch.testing.assert_close(found, y)
+
+
+@pytest.mark.transform("torch.autocast around a root in one graph: it runs in the dtype of y0")
+def test_autocast() -> None:
+    before, cell = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def half(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            h = before(x)
+            return rd.fixed_point(lambda z, h: torch.tanh(cell(z) / 2 + h), torch.zeros_like(x), h, batch_ndim=1).y
+
+    x, parameters = X.float(), [*before.parameters(), *cell.parameters()]
+    found, expected = one(half, "eager")(x), half(x)
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradients(found, *parameters), gradients(expected, *parameters))
+
+
+def test_a_node_as_a_text_is_whole() -> None:
+    """What AOTInductor writes into a program tells another process all of the root."""
+
+    def body(y: Tensor, a: Tensor) -> tuple[Any, ...]:
+        return (y**2 - a, torch.empty_like(y), *[y.new_zeros(()) for _ in range(5)])
+
+    x = torch.tensor([4.0, 9.0], dtype=torch.float64)
+    with V.set_aot_compilation(True):
+        text = _node._Call.of(make_fx(body)(x + 1, x), [True, True], "root", 1, solver="newton").name
+    y, _, status, *_ = torch.ops.rootdiff.solve(text, [torch.ones_like(x), x], [0])
+    torch.testing.assert_close(y, x.sqrt())
+    assert int(status) == 0
+
+
+@pytest.mark.exhaustive  # it runs a compiler of C++
+@pytest.mark.transform("AOTInductor, with a dynamic batch")
+def test_aot_inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(solver="newton")
+    with torch.no_grad():
+        path = torch._inductor.aoti_compile_and_package(exported(model), package_path=str(tmp_path / "model.pt2"))
+        monkeypatch.setattr(_node, "_NAMED", {})  # as in another process
+        loaded = torch._inductor.aoti_load_package(path)
+        for x in (X, X[:3]):
+            torch.testing.assert_close(loaded(x)[0], model.closed_form(x))
+
+
+def refused(function: Callable[..., Any], match: str, error: type[Exception] = rd.TransformError) -> None:
+    with pytest.raises(error, match=match):
         one(function)(X)
 
 
-@pytest.mark.transform("options of a root that one graph cannot hold", refused="Unsupported")
+@pytest.mark.transform("options of a root that one graph cannot hold", refused="TransformError")
 def test_options_are_refused() -> None:
     refused(Model(history=True), r"root: it cannot be part of one graph: it has the option history\. .*fullgraph")
     refused(Model(y_scale=X), "y_scale is no number")
     refused(rd.nn.FixedPointLayer(nn.Tanh(), warm_start=True), "warm_start: one graph keeps nothing")
-    refused(lambda x: rd.root_scalar(lambda y: y - 1, x).y, "root_scalar: .* only root and fixed_point can")
+    refused(
+        lambda x: rd.continuation(lambda y, a: y - a, x, x, 2 * x).y, "continuation: it cannot be part of one graph"
+    )
+    refused(lambda x: rd.root_scalar(lambda y: y - 1, x).y, r"root_scalar: .* only root, fixed_point, implicit, .* can")
 
 
-@pytest.mark.transform("torch.func around a root, or torch.autocast, in one graph", refused="Unsupported")
+@pytest.mark.transform("torch.func around a root in one graph", refused="TransformError")
 def test_transforms_in_one_graph_are_refused() -> None:
     refused(torch.func.grad(lambda x: rd.root(lambda y, x: y - x, x, x).y.sum()), "a transform of torch.func is around")
-
-    def half(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return rd.root(lambda y, x: y - x, x, x).y
-
-    refused(half, "torch.autocast is on")
 
 
 @pytest.mark.transform("a residual that branches on values, in one graph", refused="Unsupported")
 def test_a_branch_is_refused() -> None:
-    refused(lambda x: rd.root(lambda y: y - x if y.sum() > 0 else y + x, x).y, "Data-dependent branching")
+    refused(lambda x: rd.root(lambda y: y - x if y.sum() > 0 else y + x, x).y, "Data-dependent branching", Unsupported)
     refused(lambda x: rd.root(lambda y: (y - x).float(), x).y, r"residual: in one graph it must return tensors like y0")
 
 
