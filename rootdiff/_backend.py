@@ -103,22 +103,16 @@ class Backend(Protocol):
         """Return the derivative of ``function(y, *parameters)`` along tangents of the parameters."""
         return self.jvp(partial(function, y), parameters, tangents)[1]
 
-    def parameter_vjp(
-        self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
-    ) -> tuple[Array, ...]:
-        """Return the cotangents of the parameters of ``function(y, *parameters)``."""
-        return self.vjp(partial(function, y), parameters)[1](cotangent)
-
     def parameter_vjps(
         self, function: Function, y: Array, parameters: Sequence[Array], cotangents: Sequence[Array]
     ) -> list[tuple[Array, ...]]:
-        """Return what `parameter_vjp` does for each of several cotangents."""
-        return [self.parameter_vjp(function, y, parameters, cotangent) for cotangent in cotangents]
+        """Return the cotangents of the parameters of ``function(y, *parameters)``, for each of several cotangents."""
+        return [*map(self.vjp(partial(function, y), parameters)[1], cotangents)]
 
     def parameter_errors(
         self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
     ) -> tuple[Array, ...]:
-        """Return the size of the errors of `parameter_vjp`, where derivatives are measured; else nothing."""
+        """Return the size of the errors of `parameter_vjps`, where derivatives are measured; else nothing."""
         return ()
 
     def linearize(

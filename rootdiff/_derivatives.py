@@ -111,9 +111,12 @@ class GivenResidual(Residual):
             return self._pushed(y, np.zeros_like(y), tangents)
         return super().parameter_jvp(y, tangents)
 
-    def parameter_vjp(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
+    def parameter_vjps(self, y: Array, *cotangents: Array) -> list[tuple[Array, ...]]:
         if self.rules.vjp is None:
-            return super().parameter_vjp(y, cotangent)
+            return super().parameter_vjps(y, *cotangents)
+        return [self._pulled_to_parameters(y, cotangent) for cotangent in cotangents]
+
+    def _pulled_to_parameters(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         cotangents = []
         for index, (arg, given) in enumerate(zip(self.rules.args, self._pulled(y, cotangent)[1:], strict=True)):
             leaves, tree = self.backend.flatten(arg)
@@ -127,11 +130,6 @@ class GivenResidual(Residual):
             pairs = zip(leaves, values, strict=True)
             cotangents += [_cotangent(index, leaf, value) for leaf, value in pairs if self.rules.is_parameter(leaf)]
         return tuple(cotangents if self.places is None else (cotangents[place] for place in self.places))
-
-    def parameter_vjps(self, y: Array, *cotangents: Array) -> list[tuple[Array, ...]]:
-        if self.rules.vjp is None:
-            return super().parameter_vjps(y, *cotangents)
-        return [self.parameter_vjp(y, cotangent) for cotangent in cotangents]
 
     def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         return super().parameter_errors(y, cotangent) if self.rules.vjp is None else ()

@@ -162,11 +162,6 @@ class NumpyBackend(Backend):
     ) -> Array:
         return self.parameter_slopes(function, y, parameters).along((np.zeros_like(y), *tangents)).value
 
-    def parameter_vjp(
-        self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
-    ) -> tuple[Array, ...]:
-        return self.parameter_vjps(function, y, parameters, [cotangent])[0]
-
     def parameter_vjps(
         self, function: Function, y: Array, parameters: Sequence[Array], cotangents: Sequence[Array]
     ) -> list[tuple[Array, ...]]:

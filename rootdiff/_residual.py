@@ -166,13 +166,11 @@ class Residual:
 
     def parameter_vjp(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return (df/dargs)^T u, one array per parameter."""
-        return self.backend.parameter_vjp(self.at(y).function, y, self.parameters, cotangent)
+        return self.parameter_vjps(y, cotangent)[0]
 
     def parameter_vjps(self, y: Array, *cotangents: Array) -> list[tuple[Array, ...]]:
         """Return what `parameter_vjp` does for each cotangent; where derivatives are measured, they are so once."""
-        if self.backend.measures:
-            return self.backend.parameter_vjps(self.at(y).function, y, self.parameters, cotangents)
-        return [self.parameter_vjp(y, cotangent) for cotangent in cotangents]
+        return self.backend.parameter_vjps(self.at(y).function, y, self.parameters, cotangents)
 
     def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return the size of the errors of `parameter_vjp`, where they are measured; else nothing."""

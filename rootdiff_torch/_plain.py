@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -156,9 +157,9 @@ class _AtRoot(Residual):
             return found
         return replace(found, matvec=graph.matvec, rmatvec=graph.rmatvec, dense=lambda: graph.matrix)
 
-    def parameter_vjp(self, y: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+    def parameter_vjps(self, y: Tensor, *cotangents: Tensor) -> list[tuple[Tensor, ...]]:
         graph = self.graph if y is self.point.y else Linearization(lambda y: self.function(y, *self.parameters), y)
         if not self.inputs or not graph.f.requires_grad:
-            return tuple(map(torch.zeros_like, self.inputs))
-        found = torch.autograd.grad(graph.f, self.inputs, cotangent, retain_graph=True, materialize_grads=True)
-        return tuple(map(dense, found))
+            return [tuple(map(torch.zeros_like, self.inputs))] * len(cotangents)
+        pull = partial(torch.autograd.grad, graph.f, self.inputs, retain_graph=True, materialize_grads=True)
+        return [tuple(map(dense, pull(cotangent))) for cotangent in cotangents]

@@ -220,8 +220,8 @@ class _Rule(Residual):
 
     wanted: tuple[int, ...]
 
-    def parameter_vjp(self, y: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
-        return pullback(self.function, (y, *self.parameters), self.wanted, cotangent)
+    def parameter_vjps(self, y: Tensor, *cotangents: Tensor) -> list[tuple[Tensor, ...]]:
+        return [pullback(self.function, (y, *self.parameters), self.wanted, cotangent) for cotangent in cotangents]
 
 
 def _product(ctx: Any, transpose: bool, vector: Tensor) -> Callable[..., Tensor]:

@@ -69,6 +69,7 @@ FLOORS = {
     "_spectrum": 5,
     "_numpy_words": 5,
     "_numpy_squares": 5,
+    "plot": 6,
     "_numpy_adapter": 5,
     "testing": 6,
     "__init__": 6,

@@ -97,8 +97,8 @@ class PartBackend(NumpyBackend):
     def parameter_jvp(self, function: Any, y: Any, parameters: Any, tangents: Any) -> Any:
         return SCALE * tangents[0]
 
-    def parameter_vjp(self, function: Any, y: Any, parameters: Any, cotangent: Any) -> Any:
-        return (SCALE * cotangent,)
+    def parameter_vjps(self, function: Any, y: Any, parameters: Any, cotangents: Any) -> Any:
+        return [(SCALE * cotangent,) for cotangent in cotangents]
 
 
 def _neighbours(xp: Parts, y: Any) -> tuple[Any, Any]:
