@@ -51,12 +51,12 @@ def columns(slopes: Slopes, places: Iterable[int], errors: bool) -> Iterator[Col
     own = {place for place, shape in shapes.items() if math.prod(batch) > 1 and shape[: len(batch)] == batch}
     of_own = ((place, (..., *index)) for place in own for index in np.ndindex(shapes[place][len(batch) :]))
     shared = ((place, index) for place in shapes.keys() - own for index in np.ndindex(shapes[place]))
-    yield from checked(slopes, shared, errors)
+    yield from seen_together(slopes, shared, errors)
     for block in _blocks(of_own):
         yield from _own(slopes, block, errors)
 
 
-def checked(slopes: Slopes, entries: Iterable[Entry], errors: bool) -> Iterator[Column]:
+def seen_together(slopes: Slopes, entries: Iterable[Entry], errors: bool) -> Iterator[Column]:
     """Yield the columns of entries of which it is known on which systems they act."""
     for block in _blocks(entries):
         # of two entries a look costs as much as both errors

@@ -7,7 +7,7 @@ import math
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
-from rootdiff._space import max_norm, pattern, per_system
+from rootdiff._space import max_norm, per_system, waves
 
 #: Roundings of f, on the scale of f and y, by which the residual of a system that was left alone may change.
 _ROUNDINGS = 8.0
@@ -34,7 +34,7 @@ def check_independent(residual: Residual, y: Array) -> None:
     eps = xp.finfo(y.dtype).eps
     f = residual(y)
     allowed = _ROUNDINGS * eps * (max_norm(xp, f) + max_norm(xp, y))
-    step = eps ** (1 / 3) * (1 + xp.abs(y)) * pattern(xp, y, per_system(xp, y, 0))
+    step = eps ** (1 / 3) * (1 + xp.abs(y)) * waves(xp, y, per_system(xp, y, 0))
     ones = xp.ones_like(xp.reshape(y, (count, -1))[:, 0])
     index = xp.reshape(xp.cumulative_sum(ones, axis=0) - 1, batch)
     for digit in range((count - 1).bit_length()):

@@ -18,6 +18,7 @@ from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._entry import with_wrap
+from rootdiff._environment import Environment
 from rootdiff._errors import ArgumentError
 from rootdiff._failure import GOES_ON, KEEP
 from rootdiff._freezing import Freezer
@@ -30,7 +31,6 @@ from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import Solver, run
 from rootdiff._sparse import Sparse
-from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff._task import Derivatives, Options, Task, check_function, task
 from rootdiff.solvers import Auto, Chain, Nothing
@@ -104,7 +104,7 @@ class NumpyAdapter(Adapter):
         as_now, *given = [freezer.freeze(function) for _, function in functions]
         at_solve = replace(task, function=as_now, options=replace(options, **dict(zip(rules, given, strict=True))))
         objects = [pair for pair in task.leaves() if not isinstance(pair[1], np.ndarray)]  # arrays are copies of ours
-        state = State.of([*functions, *objects], freezer.made)
+        environment = Environment.of([*functions, *objects], freezer.made)
         if hooks.check:
             check_independent(problem, start)
         raw = run(task.solver, hooks.attach(problem, structure, start), start)
@@ -127,7 +127,7 @@ class NumpyAdapter(Adapter):
             raw.residual_norm,
             raw.error,
             Binding(_bind, function, again, task.fixed_point),
-            state.lasting(),
+            environment.lasting(),
         )
         y = raw.y if options.on_failure in KEEP else np.where(failed[..., None], np.nan, raw.y)
         return Found(

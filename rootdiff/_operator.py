@@ -83,7 +83,7 @@ class LinearOperator:
 
 
 @dataclass(frozen=True)
-class FixedPoint(LinearOperator):
+class OfFixedPoint(LinearOperator):
     """G - I, with G the Jacobian of a cell."""
 
 

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from rootdiff._backend import Array, Backend, Function, Pick
-from rootdiff._operator import FixedPoint, LinearOperator
+from rootdiff._operator import LinearOperator, OfFixedPoint
 from rootdiff._solution import Status
 from rootdiff._sparse import dense, sparse, told
 from rootdiff._sparsity import Pattern
@@ -189,7 +189,7 @@ class Residual:
         """Return df/dy at `y` as a linear operator."""
         if self.pattern is not None:
             return sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
-        kind = FixedPoint if self.fixed_point else LinearOperator
+        kind = OfFixedPoint if self.fixed_point else LinearOperator
         matvec, rmatvec, dense, *errors = self.backend.linearize(self.at(y)._of_y, y)
         return kind(
             self.backend,

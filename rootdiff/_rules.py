@@ -11,7 +11,7 @@ from rootdiff._backend import Array
 from rootdiff._differences import Slope
 from rootdiff._errors import ArgumentError
 from rootdiff._sizes import is_dense
-from rootdiff._space import pattern
+from rootdiff._space import waves
 
 if TYPE_CHECKING:
     from rootdiff._derivatives import GivenResidual
@@ -97,7 +97,7 @@ def _weights(array: Array, phase: int, unit: Array | None = None) -> Array:
     flat = array.reshape(-1)
     of_zero = np.ones_like(flat) if unit is None else np.broadcast_to(unit, array.shape).reshape(-1)
     size = np.where(flat != 0, np.abs(flat), of_zero)
-    return np.astype(size * pattern(np, flat, np.asarray(float(phase))), array.dtype).reshape(array.shape)
+    return np.astype(size * waves(np, flat, np.asarray(float(phase))), array.dtype).reshape(array.shape)
 
 
 def _row_weights(y: Array, of: Slope, counts: Array) -> Array:

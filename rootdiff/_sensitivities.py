@@ -18,10 +18,10 @@ from rootdiff import _implicit
 from rootdiff._arguments import check_tangent, is_parameter
 from rootdiff._backend import Array
 from rootdiff._derivatives import GivenResidual
+from rootdiff._environment import Environment
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
-from rootdiff._state import State
 from rootdiff._structure import Structure, flat_cotangent
 from rootdiff.linear import LinearSolver
 
@@ -55,7 +55,7 @@ class Sensitivities:
     error : array, (*batch, n), or None. Estimate of the error of `y`.
     residual_norm : array, (*batch). Largest absolute residual at `y`, at the time of the solve.
     binding : Binding
-    state : State. Of what the residual reads.
+    environment : Environment. Of what the residual reads.
     believed : bool
         Whether to take the rules of the user, and the residual as it is now, without a look at them.
     """
@@ -71,7 +71,7 @@ class Sensitivities:
     residual_norm: Array
     error: Array | None
     binding: Binding
-    state: State = field(default_factory=State)
+    environment: Environment = field(default_factory=Environment)
     believed: bool = False
 
     def vjp(self, cotangent: Any, argnums: Argnums = None) -> Any:
@@ -143,7 +143,7 @@ class Sensitivities:
     @contextmanager
     def _as_solved(self) -> Iterator[None]:
         """Put back what the residual reads, and check that it and its rules are those of the solve."""
-        with np.errstate(all="ignore"), self.state.restored():
+        with np.errstate(all="ignore"), self.environment.restored():
             assert self._checked
             yield
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rootdiff._backend import Array, Function
-from rootdiff._columns import Column, Entry, checked, columns
+from rootdiff._columns import Column, Entry, columns, seen_together
 from rootdiff._differences import Line, Slope, central, first_step, power_of_two, refined, scale, slope
 from rootdiff._errors import ArgumentError
 from rootdiff._roughness import roughness, spacing
@@ -75,7 +75,7 @@ class Slopes:
         Where its errors are not asked for, they are only known to be small.
         """
         entries = ((0, (..., place)) for place in range(self.primals[0].shape[-1]))
-        columns = [column.slope for column in checked(self, entries, errors)]
+        columns = [column.slope for column in seen_together(self, entries, errors)]
         return Slope(*(np.stack(parts, axis=-1) for parts in zip(*columns, strict=True)))
 
     def of_zero(self, place: int, index: Any) -> Any:

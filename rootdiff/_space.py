@@ -112,7 +112,7 @@ def signs(xp: Any, like: Array, phase: int) -> Array:
     return xp.where(xp.sin(index * index + phase) > 0, xp.ones_like(like), -xp.ones_like(like))
 
 
-def pattern(xp: Any, like: Array, phase: Array) -> Array:
+def waves(xp: Any, like: Array, phase: Array) -> Array:
     """Return weights between -1 and 1, shaped like `like`, (*batch, n), of which no row of small integers sums to zero.
 
     `phase` is (*batch).

@@ -8,7 +8,7 @@ from typing import Any
 from rootdiff._adapter import Adapter
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
-from rootdiff._space import norm2, pattern, per_system
+from rootdiff._space import norm2, per_system, waves
 from rootdiff._task import Options, checked_args, task
 
 
@@ -52,7 +52,7 @@ def _growth_rate(cell: Residual, z: Array, steps: int) -> Array:
     """
     backend, xp = cell.backend, cell.xp
     product = cell.operator(z).rmatvec
-    vector = pattern(xp, z, per_system(xp, z, 0))
+    vector = waves(xp, z, per_system(xp, z, 0))
     zero = per_system(xp, z, 0)
     skipped = steps // 2
 

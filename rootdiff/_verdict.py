@@ -15,7 +15,7 @@ from rootdiff._inverse import Factors
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import every, is_finite, max_norm, pattern, per_system, some, weights
+from rootdiff._space import every, is_finite, max_norm, per_system, some, waves, weights
 
 #: Noise that was sampled may be half of what it can be, and three times its root mean square in one of many unknowns.
 _MARGIN = 6.0
@@ -228,7 +228,7 @@ def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
     much as the whole way from `y0` did, any residual would be explained.
     """
     xp, y, norm = point.residual.xp, point.y, point.norm
-    reach = within * pattern(xp, y, xp.zeros_like(norm))
+    reach = within * waves(xp, y, xp.zeros_like(norm))
     near = _sampled(point, y + reach, y - reach)
     telling = max_norm(xp, near.noise) <= _TELLING * point.first_norm
     known = every(xp, xp.abs(point.f) <= xp.maximum(near.reach, _MARGIN * near.noise)) & telling

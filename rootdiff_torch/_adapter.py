@@ -20,12 +20,12 @@ from rootdiff._compaction import compactable
 from rootdiff._conditions import Conditions
 from rootdiff._coupling import check_independent, require_concrete
 from rootdiff._entry import with_wrap
+from rootdiff._environment import Environment
 from rootdiff._errors import ArgumentError
 from rootdiff._freezing import Freezer
 from rootdiff._hooks import Hooks
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
-from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff._task import Derivatives, Options, Task
 from rootdiff.solvers import Continuation, InBracket
@@ -53,7 +53,7 @@ from rootdiff_torch._transforms import (
     refuse_vectorized,
     uncompiled,
 )
-from rootdiff_torch._watching import TorchState, Watched
+from rootdiff_torch._watching import TorchEnvironment, Watched
 from rootdiff_torch._words import WORDS
 from rootdiff_torch.cuda import check_device
 
@@ -151,12 +151,12 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
     follows, found, freezer = needs_capture(), Capture(), Freezer()
     parts, tree = BACKEND.flatten(task.args)
     roots = [("the residual", task.function), *task.leaves()]
-    state, frozen, watched = State(), flat, Watched()
+    environment, frozen, watched = Environment(), flat, Watched()
     if follows:
         as_now = freezer.freeze(task.function), BACKEND.unflatten(tree, [*map(freezer.freeze, parts)])
-        state = TorchState.of(roots, freezer.made)
+        environment = TorchEnvironment.of(roots, freezer.made)
         found = capture(flat, start, parameters)
-        state = state.lasting()
+        environment = environment.lasting()
     captured = found.differentiated
     hidden = bool(levels()) or torch.is_inference_mode_enabled()
     differentiated = hidden or forward_active() or any(tensor.requires_grad for tensor in (*parameters, *captured))
@@ -178,7 +178,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         adjoint=task.adjoint,
         on_failure=options.on_failure,
         arguments=lambda *parameters: rebuild(*parameters[:count]),
-        state=state,
+        environment=environment,
         watched=watched,
         follows=follows,
         checked=bool(captured) or hidden or forward_active() or not any(tensor.requires_grad for tensor in inputs),

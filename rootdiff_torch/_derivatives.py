@@ -105,10 +105,10 @@ def breaks_graph(
             plain[place].requires_grad_()
         inputs = [plain[place] for place in wanted]
         value = function(*plain)
-        u = pattern(value).requires_grad_()
+        u = waves(value).requires_grad_()
         try:
             parts = torch.autograd.grad(value, inputs, u, create_graph=True, materialize_grads=True)
-            forth = _products(list(map(pattern, parts)), parts, u.dtype)
+            forth = _products(list(map(waves, parts)), parts, u.dtype)
             back = torch.autograd.grad(forth.sum(), u, allow_unused=True, materialize_grads=True)[0]
         except RuntimeError:
             return True
@@ -128,14 +128,14 @@ def has_no_second(
     if not custom_in(output):
         return False
     plain = [primal.detach() for primal in primals]
-    directions = [pattern(plain[place]) * torch.where(plain[place] == 0, 1, plain[place].abs()) for place in wanted]
+    directions = [waves(plain[place]) * torch.where(plain[place] == 0, 1, plain[place].abs()) for place in wanted]
 
     def value(*points: Tensor) -> Tensor:
-        return _products([pattern(output)], [function(*points)], output.dtype)
+        return _products([waves(output)], [function(*points)], output.dtype)
 
     def slope(*points: Tensor) -> Tensor:
-        parts = pullback(function, points, wanted, pattern(output))
-        return _products(list(map(pattern, parts)), parts, output.dtype)
+        parts = pullback(function, points, wanted, waves(output))
+        return _products(list(map(waves, parts)), parts, output.dtype)
 
     return _is_derived(value, plain, wanted, directions) and not _is_derived(slope, plain, wanted, directions)
 
@@ -223,7 +223,7 @@ def _products(vectors: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.
     return torch.stack([(v.conj() * w).real.sum().to(dtype) for v, w in zip(vectors, others, strict=True)])
 
 
-def pattern(like: Tensor) -> Tensor:
+def waves(like: Tensor) -> Tensor:
     """Return fixed irregular weights, shaped as `like`, for products that must not vanish by symmetry."""
     return torch.cos(torch.arange(1, like.numel() + 1, device=like.device) ** 2).to(like.dtype).reshape(like.shape)
 

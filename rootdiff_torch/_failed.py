@@ -11,7 +11,7 @@ from torch import Tensor
 from rootdiff import _implicit
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import tensors_used, with_captured
-from rootdiff_torch._derivatives import is_differentiable, pattern
+from rootdiff_torch._derivatives import is_differentiable, waves
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._transforms import outer_forward_mode, rule
 
@@ -59,7 +59,7 @@ def _nudged(tensor: Tensor) -> Tensor:
     """Return a point near `tensor`, where no entry is zero."""
     if not is_differentiable(tensor):
         return tensor
-    step: Tensor = torch.finfo(tensor.dtype).eps ** 0.25 * (1 + tensor.abs()) * pattern(tensor)
+    step: Tensor = torch.finfo(tensor.dtype).eps ** 0.25 * (1 + tensor.abs()) * waves(tensor)
     return tensor + step
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from rootdiff._compaction import with_scale
+from rootdiff._environment import Environment
 from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
 from rootdiff._squares import gradient
-from rootdiff._state import State
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Continuation, InBracket
@@ -62,7 +62,7 @@ class Problem:
     arguments : callable. Returns the user's args from the parameters, for messages and for `take`.
     take : callable or None. Returns, from the user's args, what takes some systems out of the batch, for plain
         parameters.
-    state : State. Of the modules, containers, objects and arrays that the residual reads.
+    environment : Environment. Of the modules, containers, objects and arrays that the residual reads.
     watched : Watched. The tensors that it reads.
     follows : bool. Whether a derivative of what the residual closes over may be wanted, so that it must not depend on
         more than its inputs.
@@ -86,7 +86,7 @@ class Problem:
     on_failure: str
     direct: Callable[..., Tensor] | None
     arguments: Callable[..., tuple[Any, ...]]
-    state: State
+    environment: Environment
     watched: Watched
     follows: bool
     take: Callable[..., Any] | None = None
@@ -116,14 +116,14 @@ class Problem:
     def check(self, whole: bool = False) -> None:
         """Raise if a tensor that the residual reads has changed in place, or an array that could be put back too."""
         if whole:
-            self.state.check(whole)
-        with self.state.restored():
+            self.environment.check(whole)
+        with self.environment.restored():
             self.watched.check()
 
     @contextmanager
     def restored(self, y: Tensor) -> Iterator[None]:
         """Bring back the state at the solve, and compute in the precision of `y`."""
-        with self.state.restored(), in_full_precision(y):
+        with self.environment.restored(), in_full_precision(y):
             yield
 
     def batched(self, dims: Sequence[int | None], randomness: str) -> Problem:

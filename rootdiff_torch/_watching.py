@@ -1,7 +1,7 @@
 """Whether what a derivative is taken of is still what was solved, and what has changed if not.
 
-What can be put back is, see `rootdiff._state`. A tensor is not: as PyTorch does for its own operations, one that has
-changed is refused. And f at the root is compared with what it was.
+What can be put back is, see `rootdiff._environment`. A tensor is not: as PyTorch does for its own operations, one that
+has changed is refused. And f at the root is compared with what it was.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, nn
 
+from rootdiff._environment import LOOKED_AT, ChangedError, Environment
 from rootdiff._errors import ArgumentError
 from rootdiff._reached import reached
 from rootdiff._residual import Residual
 from rootdiff._space import signs
-from rootdiff._state import LOOKED_AT, ChangedError, State
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import base_of
 from rootdiff_torch._derivatives import is_differentiable
@@ -36,7 +36,7 @@ _RANDOM = (
 )
 
 
-class TorchState(State):
+class TorchEnvironment(Environment):
     """The state of modules too: parameters, buffers, parts and attributes of each of their parts."""
 
     #: The attributes of every module; `training` is the exception.
@@ -47,19 +47,19 @@ class TorchState(State):
         if isinstance(value, nn.Module):
             yield from ((f"{name}.{key}", part) for key, part in (*value.named_buffers(), *value.named_parameters()))
             for key, part in value.named_modules(prefix=name):
-                own = (pair for pair in vars(part).items() if pair[0] not in TorchState.ignored)
+                own = (pair for pair in vars(part).items() if pair[0] not in TorchEnvironment.ignored)
                 yield from ((f"{key}.{attribute}", held) for attribute, held in own)
                 yield type(part).__name__, type(part)
         elif not isinstance(value, Tensor):
-            yield from State.parts(name, value)
+            yield from Environment.parts(name, value)
 
     @staticmethod
     def stores(value: Any) -> Iterator[Any]:
         if isinstance(value, nn.Module):
             for part in value.modules():
-                yield from (part._parameters, part._buffers, part._modules, *State.stores(part))
+                yield from (part._parameters, part._buffers, part._modules, *Environment.stores(part))
         elif not isinstance(value, Tensor):
-            yield from State.stores(value)
+            yield from Environment.stores(value)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Watched:
         roots: Iterable[tuple[str, Any]], inputs: Sequence[tuple[Tensor, Tensor]], constants: Sequence[Tensor]
     ) -> Watched:
         """Return what is watched of constants and of inputs of a rule: the user's tensors, and aliases of these."""
-        names = {id(value): name for name, value in reached(LOOKED_AT, roots, TorchState.parts)}
+        names = {id(value): name for name, value in reached(LOOKED_AT, roots, TorchEnvironment.parts)}
         used = [*inputs, *zip(constants, constants, strict=True)]
         plain = [pair for pair in used if not any(is_wrapped(tensor) or tensor.is_inference() for tensor in pair)]
 

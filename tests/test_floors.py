@@ -30,7 +30,7 @@ FLOORS = {
     "_numpy_lu": 0,
     "_freezing": 0,
     "_reached": 0,
-    "_state": 0,
+    "_environment": 0,
     "_settings": 1,
     "_solution": 0,
     "_structure": 1,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from rootdiff._backend import Array, status_where
 from rootdiff._inverse import Factors
-from rootdiff._operator import FixedPoint, LinearOperator
+from rootdiff._operator import LinearOperator, OfFixedPoint
 from rootdiff._sizes import TRIED, fits, has_few_unknowns, is_dense, is_one_large
 from rootdiff._solution import Status
-from rootdiff._space import every, max_norm, norm2, pattern, per_system
+from rootdiff._space import every, max_norm, norm2, per_system, waves
 from rootdiff._sparse import Sparse
 from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
 from rootdiff.linear._contract import SCREEN_AT, checked
@@ -53,7 +53,7 @@ class AutoLinear(LinearSolver):
             return lu.solve(operator, rhs)
         # one factorisation serves all right-hand sides, each of which would have a Krylov space of its own
         several = math.prod(rhs.shape[: operator.several(rhs)])
-        contracts = isinstance(operator.original, FixedPoint) and many and several * _CYCLE < shape[-1]
+        contracts = isinstance(operator.original, OfFixedPoint) and many and several * _CYCLE < shape[-1]
         if isinstance(known, Factors) or (dense and not contracts):
             if self._tries(operator, rhs):
                 return _again(operator, rhs, *attempt(operator, rhs), lu)
@@ -134,4 +134,4 @@ def _solve(operator: LinearOperator, rhs: Array, rtol: float) -> tuple[Array, Ar
 
 
 def _weights(xp: object, like: Array, phase: int) -> Array:
-    return pattern(xp, like, per_system(xp, like, phase))
+    return waves(xp, like, per_system(xp, like, phase))

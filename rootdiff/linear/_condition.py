@@ -9,7 +9,7 @@ from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Eliminated, Inverse
 from rootdiff._operator import Dense, LinearOperator
 from rootdiff._sizes import has_few_unknowns
-from rootdiff._space import max_norm, norm2, numbers, pattern, per_system, signs
+from rootdiff._space import max_norm, norm2, numbers, per_system, signs, waves
 
 #: The estimate is exact or nearly so after two or three rounds (Higham 2002, section 15.3); LAPACK stops after five.
 _MAX_ROUNDS = 5
@@ -116,7 +116,7 @@ def skeel_condition(
     weights = sizes / safe[..., None]
     for _ in range(operator.several(x)):  # one probe for all right-hand sides of a matrix
         weights = xp.max(weights, axis=0)
-    probe = pattern(xp, weights, per_system(xp, weights, 5)) * weights
+    probe = waves(xp, weights, per_system(xp, weights, 5)) * weights
     bound = max_norm(xp, solve(probe)) + xp.zeros_like(size)
     unclear = ~(bound <= screen) if suspicious is None else suspicious | ~(bound <= screen)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, Backend, keep, select
-from rootdiff._operator import FixedPoint, LinearOperator
+from rootdiff._operator import LinearOperator, OfFixedPoint
 from rootdiff._settings import limited
 from rootdiff._space import norm2, numbers, projections
 from rootdiff.linear._cg import CG, is_symmetric, probes
@@ -61,7 +61,7 @@ class GMRES(Krylov):
     def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
         first = super()._first(operator, rhs, size, goal)
         unrestarted = rhs.shape[-1] <= (self.restart or _UNRESTARTED)
-        if unrestarted or self._preconditions or isinstance(operator.original, FixedPoint):
+        if unrestarted or self._preconditions or isinstance(operator.original, OfFixedPoint):
             return first
         backend, xp = operator.backend, operator.backend.xp
         u, v = probes(xp, rhs)  # a compiler moves this out of the loop of Newton's steps, but not out of the branch

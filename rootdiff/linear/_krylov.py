@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array, Backend, keep, select, status_where
 from rootdiff._errors import ArgumentError
-from rootdiff._operator import FixedPoint, LinearOperator
+from rootdiff._operator import LinearOperator, OfFixedPoint
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff._space import is_finite, norm2
@@ -171,7 +171,7 @@ class Krylov(LinearSolver):
             residual = rhs - operator.matvec(self.guess)
             norm = norm2(xp, residual)
             first = select(xp, norm < size, Start(self.guess, residual, norm), first)
-        if not isinstance(operator.original, FixedPoint):
+        if not isinstance(operator.original, OfFixedPoint):
             return first
         known = self._precondition(operator, rhs) if self._preconditions else None
         return contract(operator, rhs, first, goal, known)

@@ -14,7 +14,7 @@ from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
 from rootdiff._solution import Status
-from rootdiff._space import every, is_finite, norm2, pattern, per_system
+from rootdiff._space import every, is_finite, norm2, per_system, waves
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._krylov import Krylov
 from rootdiff.solvers._damped import CONTRACTION
@@ -154,7 +154,7 @@ def _has_fallen(
     xp = residual.xp
 
     def explained(phase: int) -> Array:
-        return xp.abs(operator.matvec(allowed * pattern(xp, y, per_system(xp, y, phase))))
+        return xp.abs(operator.matvec(allowed * waves(xp, y, per_system(xp, y, phase))))
 
     bound = xp.maximum(CONTRACTION * xp.abs(f), explained(1))
     fallen = every(xp, xp.abs(new) <= bound)

@@ -7,7 +7,7 @@ import pytest
 
 from rootdiff import BiCGStab
 from rootdiff._implicit import solve
-from rootdiff._operator import FixedPoint
+from rootdiff._operator import OfFixedPoint
 from rootdiff._solution import Status
 from rootdiff.linear import GMRES, AutoLinear
 
@@ -30,7 +30,7 @@ def counted(arrays, matrix):
         products.append(v)
         return operator.matvec(v)
 
-    return FixedPoint(**{**vars(operator), "matvec": matvec}), products
+    return OfFixedPoint(**{**vars(operator), "matvec": matvec}), products
 
 
 @pytest.mark.parametrize(

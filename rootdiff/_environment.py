@@ -60,7 +60,7 @@ class Snapshot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class State:
+class Environment:
     """What the objects hold that a callable and its arguments lead to, at one time.
 
     Attributes
@@ -76,7 +76,7 @@ class State:
     ignored: ClassVar[Set[str]] = frozenset()
 
     @classmethod
-    def of(cls, roots: Iterable[tuple[str, Any]], frozen: Mapping[int, Any]) -> State:
+    def of(cls, roots: Iterable[tuple[str, Any]], frozen: Mapping[int, Any]) -> Environment:
         """Return the state of what named roots lead to; `frozen` are the copies of functions, by the ids of those."""
         entries, arrays, room = list[tuple[Any, Any, Any]](), list[Snapshot](), _KEPT
         for name, value in reached(LOOKED_AT, roots, cls.parts):
@@ -101,7 +101,7 @@ class State:
         """Yield where an object holds what may be assigned anew."""
         return stores(value)
 
-    def lasting(self) -> State:
+    def lasting(self) -> Environment:
         """Return the state without what a call of the residual has changed: what it sets itself."""
         entries = tuple(entry for entry in self.entries if not _has_changed(*entry))
         return replace(self, entries=entries, arrays=tuple(part for part in self.arrays if not part.has_changed))
