@@ -67,7 +67,7 @@ def certificate(report: GradientReport, axes: Any = None) -> Any:
     errors = [max(getattr(report, f"{name}_error"), np.finfo(float).tiny) for name in names]
     bars = axes.barh([*names[:-1], "together"], errors, color=["C0"] * 4 + ["C1"])
     axes.bar_label(bars, [f"{error:.0e}" for error in errors], padding=3)
-    axes.set(xscale="log", xlim=(1e-17, 10), xlabel="relative error of the gradient", title=report.verdict)
+    axes.set(xscale="log", xlim=(1e-18, 10), xlabel="relative error of the gradient", title=report.verdict)
     axes.invert_yaxis()
     return axes
 
