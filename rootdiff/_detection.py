@@ -2,14 +2,15 @@
 
 Columns are thrown into buckets at random. A row that has one entry in a bucket tells its column by the ratio of two
 products: one with weights of the columns, one without. What is known is subtracted, so that rows with several entries
-in a bucket are told in a later round.
+in a bucket are told in a later round. Entries too small for a ratio of differences are those columns that are in a
+bucket with a product in each of several rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,12 +24,16 @@ from rootdiff._sparsity import TOGETHER, Pattern, Places
 #: Buckets at first, and at most: what is not told by these is a dense row.
 _BUCKETS, _MOST = 32, 512
 _ROUNDS = 30
-#: A product smaller than this part of its row is nothing, where derivatives are exact, and where they are differences.
-_NOTHING, _NO_DIFFERENCE = 1e-9, 5e-6
-#: So many roundings of f are nothing too, over the step of a difference.
-_ROUNDINGS = 10.0
+#: A product smaller than this part of its row is nothing.
+_NOTHING = 1e-9
+#: So is one of differences that is not larger than so many times what another step changes along so many vectors.
+_MARGIN, _COMPARED = 8.0, 4
+#: A row of which differences tell no more than this part is taken as full.
+_COARSE = 1e-3
 #: A ratio of differences tells a digit to this base.
 _BASE = 256
+#: Rounds in which small entries are sifted: a column is left by chance in one of 32^10 rows with one such entry.
+_SIFTED = 10
 #: Entries of dense rows, at most: if they are more the residual is rounded too coarsely to tell.
 _ENTRIES = 2**26
 #: A ratio this far from a digit is that of several entries.
@@ -39,19 +44,43 @@ _ASIDE = 1e-3
 
 def detected(residual: Residual, y: Array) -> Pattern:
     """Return the pattern of df/dy next to `y`, (*batch, n), of all systems together; some entries of it may be zero."""
-    xp, n = residual.xp, y.shape[-1]
+    n, found = y.shape[-1], places(residual, y)
+    if found is None:
+        raise ArgumentError(
+            "jac_sparsity: the Jacobian at y0 tells no pattern: it is not finite, or lost in the rounding of the "
+            "residual. Give the pattern, or a y0 (and args) at which the residual is smooth."
+        )
+    return Pattern.of(Places(found.rows % n, found.columns), n)
+
+
+def places(residual: Residual, y: Array, buckets: int = _BUCKETS) -> Places | None:
+    """Return where df/dy has entries next to `y`, (*batch, n), or at it, the rows of all systems one after the other.
+
+    There are so many `buckets` at first. None where products are not finite, or tell nothing.
+    """
+    xp = residual.xp
     aside = weights(xp, y, per_system(xp, y, 0, xp.int32))
     lengths = residual.backend.lengths(y)
     moved = y + _ASIDE * xp.where(y == 0, lengths, xp.abs(y)) * aside
     for point in (moved, y):
-        found = _Probe(residual, point, np.asarray(residual.backend.to_numpy(lengths), dtype=np.float64)).told()
+        found = _Probe(residual, point, np.asarray(residual.backend.to_numpy(lengths), dtype=np.float64)).told(buckets)
         if found is not None:
-            rows, columns = found
-            return Pattern.of(Places(rows % n, columns), n)
-    raise ArgumentError(
-        "jac_sparsity: the Jacobian at y0 tells no pattern: it is not finite, or lost in the rounding of the residual. "
-        "Give the pattern, or a y0 (and args) at which the residual is smooth."
-    )
+            return found
+    return None
+
+
+class _Thrown(NamedTuple):
+    """Columns in buckets, (n), each with its factor."""
+
+    bucket: Any
+    factor: Any
+    buckets: int
+
+    def vectors(self, weights: Any = 1) -> Any:
+        """Return the vectors, (n, buckets), of which each column is in one."""
+        found = np.zeros((len(self.bucket), self.buckets))
+        found[np.arange(len(self.bucket)), self.bucket] = self.factor * weights
+        return found
 
 
 @dataclass
@@ -65,100 +94,113 @@ class _Probe:
     def __post_init__(self) -> None:
         backend, self.n = self.residual.backend, self.y.shape[-1]
         eps = float(backend.xp.finfo(self.y.dtype).eps)
-        rough = backend.measures or self.n * eps > _NOTHING
-        self.base: int = _BASE if rough else self.n
+        self.differences = backend.precision(self.y.dtype) > eps
+        self.base: int = _BASE if self.differences or self.n * eps > _NOTHING else self.n
         self.digits = 1
         while self.base**self.digits < self.n:
             self.digits += 1
-        self.step = eps ** (1 / 3)
-        self.nothing = max(_NOTHING, 100 * eps) if not backend.measures else max(_NO_DIFFERENCE, eps ** (1 / 2))
-        self.known = sp.csr_array((self.lengths.size, self.n))
+        self.step, self.nothing = eps ** (1 / 3), max(_NOTHING, 100 * eps)
+        self.random = np.random.default_rng(0)
+        self.noise = self._noise()
+        self.size, self.known = np.zeros(len(self.noise)), sp.csr_array((len(self.noise), self.n))
 
-    def times(self, vectors: Any) -> Any:
+    def times(self, vectors: Any, longer: int = 1) -> Any:
         """Return the products with vectors, (n, several), in units of the unknowns."""
-        xp, backend, y = self.residual.xp, self.residual.backend, self.y
+        xp, backend, y, step = self.residual.xp, self.residual.backend, self.y, longer * self.step
         parts = []
         for first in range(0, vectors.shape[1], TOGETHER):
             some = vectors[:, first : first + TOGETHER].T
             along = some.reshape(len(some), *(1,) * (y.ndim - 1), self.n) * self.lengths
-            if backend.measures:  # by central differences: one of those that tell their error costs many times as much
-                steps = self.step * np.astype(along, y.dtype)
-                found = np.stack([self.residual(y + step) - self.residual(y - step) for step in steps]) / (
-                    2 * self.step
-                )
+            if self.differences:  # central ones: one of those that tell their error costs many times as much
+                steps = step * np.astype(along, y.dtype)
+                found = np.stack([self.residual(y + part) - self.residual(y - part) for part in steps]) / (2 * step)
             else:
                 vectors_there = xp.astype(backend.constant(along, y), y.dtype)
                 found = backend.to_numpy(self.residual.products(y, vectors_there)[0])
             parts.append(np.asarray(found, dtype=np.float64).reshape(len(some), -1).T)
         return np.concatenate(parts, axis=1)
 
-    def noise(self) -> Any:
-        """Return what rounding makes of a product, (rows)."""
-        if not self.residual.backend.measures:
-            return np.zeros(self.lengths.size)
-        return _ROUNDINGS * self.step**2 * np.abs(self.residual(self.y)).reshape(-1)
-
-    def told(self) -> tuple[Any, Any] | None:
+    def told(self, buckets: int) -> Places | None:
         """Return rows and columns of the entries; None where products are not finite, or tell nothing."""
-        random, buckets, open_ = np.random.default_rng(0), _BUCKETS, np.zeros(0, dtype=int)
-        size, noise = np.zeros(self.lengths.size), self.noise()
         for _ in range(_ROUNDS):
-            bucket = random.integers(0, buckets, self.n)
-            factor = random.uniform(0.5, 1, self.n) * random.choice([-1.0, 1.0], self.n)
-            products = self.times(_thrown(bucket, factor, buckets))
-            if not np.all(np.isfinite(products)):
+            thrown, left = self._left(buckets)
+            if not np.all(np.isfinite(left)):
                 return None
-            left = products - self.known @ _thrown(bucket, factor, buckets)
-            size = np.maximum(size, np.abs(products).max(axis=1))
-            rows, places = np.nonzero(np.abs(left) > np.maximum(self.nothing * size, noise)[:, None])
-            open_ = rows
+            # of a smaller one the ratio is too rough
+            rows, places = np.nonzero(np.abs(left) > np.maximum(self._least, self.base / _CLOSE * self.noise)[:, None])
             if len(rows) == 0:
                 break
-            column, single = self._columns(bucket, factor, buckets, left[rows, places], rows, places)
-            values = left[rows, places][single] / factor[column[single]]
+            column, single = self._columns(thrown, left[rows, places], rows, places)
+            values = left[rows, places][single] / thrown.factor[column[single]]
             new = sp.csr_array((values, (rows[single], column[single])), shape=self.known.shape)
             self.known = self.known + new
             if np.mean(single) < 0.5:
                 if buckets >= _MOST:
                     break
                 buckets *= 2
-        found, dense = self.known.tocoo(), np.unique(open_)
-        if len(dense) * self.n > _ENTRIES:
+        coarse = self.noise > _COARSE * self.size
+        open_ = np.flatnonzero(np.any(np.abs(left) > self._least[:, None], axis=1) & ~coarse)
+        if (len(open_) + np.sum(coarse)) * self.n > _ENTRIES:
             return None
-        every: Any = zip((found.row, found.col), *self._dense(dense), strict=True)
-        rows, columns = map(np.concatenate, every)
-        return rows, columns
+        dense = self._sifted(open_) if self.residual.backend.measures else self._dense(open_)
+        full = ((row, np.arange(self.n)) for row in np.flatnonzero(coarse))
+        parts = [(np.full(len(columns), row), columns) for row, columns in (*dense, *full)]
+        found = self.known.tocoo()
+        return Places(*map(np.concatenate, zip((found.row, found.col), *parts, strict=True)))
 
-    def _columns(self, bucket: Any, factor: Any, buckets: int, left: Any, rows: Any, places: Any) -> tuple[Any, Any]:
+    @property
+    def _least(self) -> Any:
+        """What a product is nothing below, (rows)."""
+        return np.maximum(self.nothing * self.size, _MARGIN * self.noise)
+
+    def _noise(self) -> Any:
+        """Return how far a product may be off, (rows)."""
+        shape = self.n, _COMPARED
+        vectors = self.random.uniform(0.5, 1, shape) * self.random.choice([-1.0, 1.0], shape)
+        found = self.times(vectors)
+        return np.abs(found - (self.times(vectors, 2) if self.differences else found)).max(axis=1)
+
+    def _left(self, buckets: int) -> tuple[_Thrown, Any]:
+        """Return columns thrown anew, and of their products, (rows, buckets), what is not known."""
+        factor = self.random.uniform(0.5, 1, self.n) * self.random.choice([-1.0, 1.0], self.n)
+        thrown = _Thrown(self.random.integers(0, buckets, self.n), factor, buckets)
+        vectors = thrown.vectors()
+        products = self.times(vectors)
+        self.size = np.maximum(self.size, np.abs(products).max(axis=1))
+        return thrown, products - self.known @ vectors
+
+    def _columns(self, thrown: _Thrown, left: Any, rows: Any, places: Any) -> tuple[Any, Any]:
         """Return the column of each product that is `left`, and whether it is that of a single entry."""
         column, single = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows), dtype=bool)
         for digit in range(self.digits):
             own = np.arange(self.n) // self.base**digit % self.base
-            vectors = _thrown(bucket, factor * (1 + own / self.base), buckets)
+            vectors = thrown.vectors(1 + own / self.base)
             ratio = self.base * ((self.times(vectors) - self.known @ vectors)[rows, places] / left - 1)
             nearest = np.rint(ratio)
             single &= (np.abs(ratio - nearest) < _CLOSE) & (nearest >= 0) & (nearest < self.base)
             column += np.where(single, nearest, 0).astype(np.int64) * self.base**digit
         single &= column < self.n
         column = np.where(single, column, 0)
-        return column, single & (bucket[column] == places)
+        return column, single & (thrown.bucket[column] == places)
 
-    def _dense(self, rows: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield the entries of rows that were not told: those of a product with the transpose, or all."""
-        for row in rows:
+    def _sifted(self, rows: Any) -> Iterator[tuple[int, Any]]:
+        """Yield of rows that were not told the columns that each round leaves possible."""
+        rounds = []
+        for _ in range(_SIFTED if len(rows) else 0):
+            thrown, left = self._left(_BUCKETS)
+            rounds.append((thrown.bucket, np.abs(left[rows]) > self._least[rows, None]))
+        for place, row in enumerate(rows):
             columns = np.arange(self.n)
-            if not self.residual.backend.measures:
-                backend, y = self.residual.backend, self.y
-                unit = np.arange(self.lengths.size).reshape(1, *self.lengths.shape) == row
-                units = self.residual.xp.astype(backend.constant(unit, y), y.dtype)
-                found, _ = self.residual.products(y, units, True)
-                values = np.asarray(backend.to_numpy(found)).reshape(-1, self.n)
-                columns = np.flatnonzero(np.any(values != 0, axis=0))
-            yield np.full(len(columns), row), columns
+            for bucket, there in rounds:
+                columns = columns[there[place, bucket[columns]]]
+            yield row, columns
 
-
-def _thrown(bucket: Any, factor: Any, buckets: int) -> Any:
-    """Return the vectors, (n, buckets), of which each column of the Jacobian is in one, with its factor."""
-    vectors = np.zeros((len(bucket), buckets))
-    vectors[np.arange(len(bucket)), bucket] = factor
-    return vectors
+    def _dense(self, rows: Any) -> Iterator[tuple[int, Any]]:
+        """Yield the entries of rows that were not told, those of a product with the transpose."""
+        backend, y = self.residual.backend, self.y
+        for row in rows:
+            unit = np.arange(self.lengths.size).reshape(1, *self.lengths.shape) == row
+            units = self.residual.xp.astype(backend.constant(unit, y), y.dtype)
+            found, _ = self.residual.products(y, units, True)
+            values = np.asarray(backend.to_numpy(found)).reshape(-1, self.n)
+            yield row, np.flatnonzero(np.any(values != 0, axis=0))

@@ -648,9 +648,8 @@ def detect_sparsity(
     Notes
     -----
     By products with the Jacobian, 100 to 400 for rows of up to 30 entries, whatever their number. An entry less than
-    1e-9 of its row is not seen where derivatives are exact, nor one below the accuracy of differences where they are
-    measured. Rows of many entries are told by a product with the transpose each; where derivatives are measured they
-    count as full.
+    1e-9 of its row is not seen, nor one that is lost in the errors of differences. Rows of many entries are told by a
+    product with the transpose each; where there is none they may have some entries too many.
 
     Examples
     --------

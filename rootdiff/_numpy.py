@@ -91,6 +91,9 @@ class NumpyBackend(Backend):
         The size of each unknown, positive, if the user tells it: what a difference takes for one otherwise.
     fine : bool
         Whether differences with respect to entries are of higher order, which costs twice the evaluations.
+    sparsely : callable, or None
+        ``sparsely(backend, function, primals, place, cotangents, errors)`` pulls back to a parameter of which a row of
+        f reads few entries, or returns None; see `rootdiff._sparse_parameters`.
     quick : bool
         Whether the errors of a Jacobian's entries are looked at together, not one by one: for the steps of a solve.
 
@@ -105,6 +108,7 @@ class NumpyBackend(Backend):
     scale: Array | None = field(default=None, compare=False)
     fine: bool = False
     quick: bool = False
+    sparsely: Callable[..., list[Array] | None] | None = field(default=None, compare=False)
 
     name = "numpy"
     xp = Namespace()
@@ -150,7 +154,9 @@ class NumpyBackend(Backend):
 
     def vjp(self, function: Function, primals: Sequence[Array]) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         value = function(*primals)
-        return value, lambda cotangent: _pulled_back(self.slopes(function, primals, value), [cotangent])[0]
+        return value, lambda cotangent: tuple(
+            part[0] for part in _pulled_back(self.slopes(function, primals, value), [cotangent], range(len(primals)))
+        )
 
     def parameter_slopes(self, function: Function, y: Array, parameters: Sequence[Array]) -> Slopes:
         """Return the derivatives of ``function(y, *parameters)``, where the rounding of y in f is seen too."""
@@ -167,12 +173,30 @@ class NumpyBackend(Backend):
     ) -> list[tuple[Array, ...]]:
         if not any(map(np.any, cotangents)):
             return [tuple(map(np.zeros_like, parameters)) for _ in cotangents]
-        return _pulled_back(self.parameter_slopes(function, y, parameters), cotangents, first=1)
+        return self._pulled_back(function, y, parameters, cotangents)
 
     def parameter_errors(
         self, function: Function, y: Array, parameters: Sequence[Array], cotangent: Array
     ) -> tuple[Array, ...]:
-        return _pulled_back(self.parameter_slopes(function, y, parameters), [cotangent], first=1, errors=True)[0]
+        return self._pulled_back(function, y, parameters, [cotangent], errors=True)[0]
+
+    def _pulled_back(
+        self,
+        function: Function,
+        y: Array,
+        parameters: Sequence[Array],
+        cotangents: Sequence[Array],
+        errors: bool = False,
+    ) -> list[tuple[Array, ...]]:
+        primals, found = (y, *parameters), dict[int, list[Array]]()
+        for place in range(1, len(primals)):
+            sparse = self.sparsely and self.sparsely(self, function, primals, place, cotangents, errors)
+            found |= {place: sparse} if sparse else {}
+        rest = [place for place in range(1, len(primals)) if place not in found]
+        if rest:
+            slopes = self.parameter_slopes(function, y, parameters)
+            found |= dict(zip(rest, _pulled_back(slopes, cotangents, rest, errors), strict=True))
+        return [tuple(found[place][k] for place in range(1, len(primals))) for k in range(len(cotangents))]
 
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
         value = function(y)
@@ -218,13 +242,13 @@ class NumpyBackend(Backend):
 
 
 def _pulled_back(
-    slopes: Slopes, cotangents: Sequence[Array], first: int = 0, errors: bool = False
-) -> list[tuple[Array, ...]]:
-    """Return for each cotangent those of the primals from the `first` one on, or the size of their errors."""
-    gradients = [tuple(np.zeros_like(primal) for primal in slopes.primals[first:]) for _ in cotangents]
-    for place, index, found in slopes.columns(range(first, len(slopes.primals)), errors):
+    slopes: Slopes, cotangents: Sequence[Array], places: Sequence[int], errors: bool = False
+) -> list[list[Array]]:
+    """Return of each primal at `places` the cotangents, one for each of `cotangents`, or the size of their errors."""
+    gradients = {place: [np.zeros_like(slopes.primals[place]) for _ in cotangents] for place in places}
+    for place, index, found in slopes.columns(places, errors):
         column, axis = found.error if errors else found.value, -1 if Ellipsis in index else None
-        for cotangent, gradient in zip(cotangents, gradients, strict=True):
+        for cotangent, gradient in zip(cotangents, gradients[place], strict=True):
             # a system without a cotangent, or that does not depend on this entry, adds nothing, NaN or not
             parts = np.where((cotangent == 0) | (column == 0), 0, cotangent * column)
             total = (
@@ -232,8 +256,8 @@ def _pulled_back(
                 if errors
                 else np.sum(parts, axis=axis)
             )
-            gradient[place - first][index] = total
-    return gradients
+            gradient[index] = total
+    return list(gradients.values())
 
 
 def _copied(leaf: Any) -> Any:

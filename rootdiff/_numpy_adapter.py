@@ -31,6 +31,7 @@ from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
 from rootdiff._solver import Solver, run
 from rootdiff._sparse import Sparse
+from rootdiff._sparse_parameters import pulled_back
 from rootdiff._structure import Structure
 from rootdiff._task import Derivatives, Options, Task, check_function, task
 from rootdiff.solvers import Auto, Chain, Nothing
@@ -95,7 +96,8 @@ class NumpyAdapter(Adapter):
         options, structure, start, hooks = task.options, task.structure, task.start, task.options.hooks
         # the gradient of what is minimised holds differences, or complex steps, which have no complex step of their own
         derivatives = options.derivatives if options.loss is None else "finite-difference"
-        backend = NumpyBackend(derivatives, hooks.box(structure, start), task.scale)
+        sparsely = None if task.pattern is None else pulled_back
+        backend = NumpyBackend(derivatives, hooks.box(structure, start), task.scale, sparsely=sparsely)
         problem = replace(self.measured(task), backend=replace(backend, quick=True))
         freezer, rules = Freezer(), ("jac", "jvp", "vjp")
         calls = cast(Calls, task.function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -171,19 +172,18 @@ class Slopes:
 
     def along(self, tangents: Sequence[Array]) -> Slope:
         """Return the derivative along `tangents`, one per primal: a difference for each order of magnitude in them."""
+        if self.complex_step:
+            step = 1e-20 * self._least_ratio(tangents)
+            moved = [p + 1j * step * t for p, t in zip(self.primals, tangents, strict=True)]
+            return self._exact(imaginary(self.function(*moved)) / step)
         total = self._exact(np.zeros_like(self.value))
         for factor, ratio, side, group in self._of_one_magnitude(tangents):
 
             def along(step: Any, group: list[Array] = group) -> Array:
-                moved = [p + step * t for p, t in zip(self.primals, group, strict=True)]
-                if not np.iscomplexobj(step):
-                    moved = [np.astype(m, p.dtype) for m, p in zip(moved, self.primals, strict=True)]
+                moved = [np.astype(p + step * t, p.dtype) for p, t in zip(self.primals, group, strict=True)]
                 return self.function(*moved)
 
-            if self.complex_step:
-                part = self._exact(imaginary(along(1e-20j * ratio)) / (1e-20 * ratio))
-            else:
-                part = self._slope(along, ratio, ratio, side, self._room(group[0]))
+            part = self._slope(along, ratio, ratio, side, self._room(group[0]))
             total = Slope(*(a + factor * b for a, b in zip(total, part, strict=True)))
         return total
 
@@ -264,6 +264,16 @@ class Slopes:
             return self.function(*moved)
 
         return roughness(np, along)[0]
+
+    def _least_ratio(self, tangents: Sequence[Array]) -> float:
+        """Return the least ratio of an entry to its tangent: a complex step need not be of an entry's magnitude."""
+        least = math.inf
+        for primal, tangent in zip(self.primals, tangents, strict=True):
+            size, along = np.abs(primal), np.abs(tangent)
+            some = along > 0
+            ratio = np.divide(np.where(size > 0, size, 1), along, where=some, out=np.full(along.shape, np.inf))
+            least = min(least, float(np.min(ratio, initial=math.inf)))
+        return 1.0 if least == math.inf else max(least, 1e-200)
 
     def _of_one_magnitude(self, tangents: Sequence[Array]) -> Iterator[tuple[Any, Any, Any, list[Array]]]:
         """Yield the tangents in parts, with the least ratio of an entry to its tangent: of one order of magnitude each.

@@ -96,7 +96,7 @@ def told(residual: Residual, y: Array, pattern: Pattern) -> Entries:
     colours, parts, errors = backend.constant(plan.colours, y), [], []
 
     def take(vectors: Array, places: Any) -> Array:
-        flat = xp.reshape(xp.moveaxis(vectors, 0, -2), (*y.shape[:-1], vectors.shape[0] * y.shape[-1]))
+        flat = xp.reshape(xp.moveaxis(vectors, 0, -2), (*y.shape[:-1], vectors.shape[0] * vectors.shape[-1]))
         return xp.take(flat, backend.constant(places, y), axis=-1)
 
     for first in range(0, plan.number, TOGETHER):
@@ -144,16 +144,14 @@ def _with_entries(
 
 
 def _product(backend: Backend, pattern: Pattern, transpose: bool, values: Array, x: Array) -> Array:
-    return backend.by_numpy(
-        partial(_times, pattern, transpose), x, values[(None,) * (x.ndim - values.ndim) + (...,)], x
-    )
+    return backend.by_numpy(partial(times, pattern, transpose), x, values[(None,) * (x.ndim - values.ndim) + (...,)], x)
 
 
-def _times(pattern: Pattern, transpose: bool, values: Any, x: Any) -> Any:
+def times(pattern: Pattern, transpose: bool, values: Any, x: Any) -> Any:
     """Return the products, (..., n), of matrices with these values, (..., entries), with vectors."""
     lead = np.broadcast_shapes(values.shape[:-1], x.shape[:-1])
     values, x = np.broadcast_to(values, (*lead, values.shape[-1])), np.broadcast_to(x, (*lead, x.shape[-1]))
-    found = np.empty(x.shape, dtype=np.result_type(values, x))
+    found = np.empty((*lead, pattern.shape[int(transpose)]), dtype=np.result_type(values, x))
     for index in np.ndindex(lead):
         matrix = pattern.matrix(values[index])
         found[index] = (matrix.T if transpose else matrix) @ x[index]
@@ -164,11 +162,11 @@ def _unexplained(
     pattern: Pattern, rough: float, values: Any, vector: Any, product: Any, off: Any = None, errors: Any = None
 ) -> Any:
     """Return by how much rows of a product, (..., n), differ from those with the matrix; 0 where errors explain it."""
-    terms = _times(pattern, False, np.abs(values), np.abs(vector)) + np.abs(product)
+    terms = times(pattern, False, np.abs(values), np.abs(vector)) + np.abs(product)
     allowed = rough * terms
     if off is not None:
-        allowed = allowed + _MARGIN * (off + _times(pattern, False, errors, np.abs(vector)))
-    difference = product - _times(pattern, False, values, vector)
+        allowed = allowed + _MARGIN * (off + times(pattern, False, errors, np.abs(vector)))
+    difference = product - times(pattern, False, values, vector)
     return np.where(np.abs(difference) > allowed, difference, 0)  # NaN is a matter of the residual
 
 

@@ -50,12 +50,12 @@ class Plan(NamedTuple):
     @staticmethod
     def of(pattern: Pattern, colours: Any, dense: Any) -> Plan:
         """Return the plan for columns of these colours."""
-        n, number = pattern.size, int(colours.max(initial=-1)) + 1
+        (count, n), number = pattern.shape, int(colours.max(initial=-1)) + 1
         own, is_dense = colours[pattern.indices], np.isin(pattern.rows, dense)
         which, places = [], []
         for first in range(0, number, TOGETHER):
             which.append(np.flatnonzero((own >= first) & (own < first + TOGETHER) & ~is_dense))
-            places.append((own[which[-1]] - first) * n + pattern.rows[which[-1]])
+            places.append((own[which[-1]] - first) * count + pattern.rows[which[-1]])
         if len(dense):
             which.append(np.flatnonzero(is_dense))
             places.append(np.searchsorted(dense, pattern.rows[which[-1]]) * n + pattern.indices[which[-1]])
@@ -92,22 +92,25 @@ class Pattern:
     _own: dict[bool, Plan] = field(default_factory=dict)
 
     @staticmethod
-    def of(given: Any, size: int, diagonal: bool = False) -> Pattern:
-        """Return the pattern that an argument `jac_sparsity` tells, for so many unknowns, maybe with the `diagonal`."""
+    def of(given: Any, size: int, diagonal: bool = False, number: int | None = None) -> Pattern:
+        """Return the pattern that an argument `jac_sparsity` tells, for so many unknowns, maybe with the `diagonal`.
+
+        Of another `number` of rows it is given by `Places`.
+        """
         if isinstance(given, Pattern) and not diagonal:
             return _checked(given, size)
         rows, columns = _places(given, size)
         if diagonal:
             rows, columns = (np.concatenate([part, np.arange(size)]) for part in (rows, columns))
         keys = np.unique(rows.astype(np.int64) * size + columns)
-        counts = np.bincount(keys // size, minlength=size)
+        counts = np.bincount(keys // size, minlength=size if number is None else number)
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
         return Pattern.known(size, indptr, (keys % size).astype(np.int32))
 
     @staticmethod
     def known(size: int, indptr: Any, indices: Any) -> Pattern:
         """Return the one pattern of this structure."""
-        key = hashlib.blake2b(indptr.tobytes() + indices.tobytes()).digest()
+        key = hashlib.blake2b(indptr.tobytes() + indices.tobytes()).digest() + size.to_bytes(8)
         with _LOCK:
             found = _KNOWN.get(key)
             if found is None:
@@ -127,13 +130,18 @@ class Pattern:
         return Pattern.known, (self.size, np.array(self.indptr), np.array(self.indices))
 
     def __repr__(self) -> str:
-        n, plan = self.size, self.plan(True)
-        return f"Pattern({n} x {n}, {len(self.indices)} entries, {plan.number + len(plan.dense)} products)"
+        (count, n), plan = self.shape, self.plan(True)
+        return f"Pattern({count} x {n}, {len(self.indices)} entries, {plan.number + len(plan.dense)} products)"
 
     @cached_property
     def rows(self) -> Any:
         """The row of each entry."""
-        return np.repeat(np.arange(self.size, dtype=np.int32), np.diff(self.indptr))
+        return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.indptr))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of rows and of columns."""
+        return len(self.indptr) - 1, self.size
 
     @cached_property
     def factors(self) -> type[SparseFactors]:
@@ -142,7 +150,7 @@ class Pattern:
 
     def matrix(self, values: Any) -> Any:
         """Return the matrix with these values, (entries,), in SciPy's form."""
-        return sp.csr_array((values, self.indices, self.indptr), shape=(self.size, self.size))
+        return sp.csr_array((values, self.indices, self.indptr), shape=self.shape)
 
     def plan(self, transposes: bool) -> Plan:
         """Return the products that tell the entries; dense rows by the transpose, if products with it can be had."""
@@ -155,7 +163,7 @@ class Pattern:
         """Return the rows without which the fewest products are needed: one for each, and the longest of the others."""
         lengths = np.diff(self.indptr)
         order = np.argsort(-lengths, kind="stable")
-        needed = np.append(lengths[order], 0) + np.arange(self.size + 1)
+        needed = np.append(lengths[order], 0) + np.arange(len(lengths) + 1)
         return np.sort(order[: int(np.argmin(needed))])
 
     def _colours(self, dense: Any) -> Any:
@@ -163,7 +171,7 @@ class Pattern:
         columns = self.matrix(np.ones(len(self.indices), dtype=np.int8)).tocsc()
         starts, rows = columns.indptr.tolist(), columns.indices.tolist()
         skipped = set(dense.tolist())
-        taken, colours = [0] * self.size, np.empty(self.size, dtype=np.int32)  # the colours in each row, as bits
+        taken, colours = [0] * self.shape[0], np.empty(self.size, dtype=np.int32)  # the colours in each row, as bits
         for column in range(self.size):
             own = rows[starts[column] : starts[column + 1]]
             if skipped:

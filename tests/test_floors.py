@@ -55,6 +55,7 @@ FLOORS = {
     "_hooks": 3,
     "_coupling": 3,
     "_detection": 3,
+    "_sparse_parameters": 3,
     "_implicit": 4,
     "_registry": 4,
     "_sensitivities": 4,

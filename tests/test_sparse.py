@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.sparse.linalg import spsolve
 
 import rootdiff
 from rootdiff import ArgumentError, ArgumentTypeError, Pattern, Status
@@ -56,6 +57,11 @@ def exact(y: Any, a: Any) -> Any:
     """dy/da by the closed form of the derivatives, (n, 3)."""
     of_args = np.stack([y, -np.roll(y, 1), -LOAD], axis=-1)
     return -np.linalg.solve(jacobian(y, a), of_args)
+
+
+def shifted(n: int, shift: int) -> Any:
+    """The matrix that rolls a vector."""
+    return sp.csr_array((np.ones(n), (np.arange(n), np.arange(-shift, n - shift) % n)))
 
 
 def shape_of_ring(n: int = N) -> Any:
@@ -343,7 +349,7 @@ def test_large_systems_take_few_calls_and_memory_in_the_number_of_entries(rule: 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sol.status == Status.CONVERGED
-    u = np.asarray(sp.linalg.spsolve(of_band(sol.y, 1.0).T.tocsc(), np.ones(n)))
+    u = np.asarray(spsolve(of_band(sol.y, 1.0).T.tocsc(), np.ones(n)))
     np.testing.assert_allclose(gradient, -u @ sol.y, rtol=1e-8)
     assert calls[0] < 120  # four steps of three colours, each by a central difference that measures its error
     assert peak < 400 * 8 * n
@@ -424,3 +430,41 @@ def test_a_jvp_rule_is_asked_once_for_each_colour_and_once_to_check() -> None:
     assert calls[0] <= 4 * sol.steps + 8  # of the verdict and of the check of the rule
     with pytest.raises(ArgumentError, match="jac_sparsity"):
         rootdiff.root(band, np.zeros(200), 1.0, jvp=jvp, jac_sparsity=("banded", (0, 1)), solver="newton")
+
+
+def test_entries_far_smaller_than_others_of_their_row_are_found_by_few_differences() -> None:
+    n, calls, random = 2000, [0], np.random.default_rng(2)
+    small = sp.random_array((n, n), density=2 / n, random_state=random)
+    matrix = sp.csr_array(random_entries(n) + small.power(8) * 1e-6)  # down to 1e-9 of a row
+    matrix.data = np.where(np.abs(matrix.data) < 1e-6, 0, matrix.data)
+    matrix.eliminate_zeros()
+
+    def f(y: Any, a: Any) -> Any:
+        calls[0] += 1
+        return matrix @ y + 0.1 * y**2 - a
+
+    pattern = rootdiff.detect_sparsity(f, np.ones(n), 1.0)
+    lost = sp.csr_array(matrix != 0).astype(int) - pattern.matrix(np.ones(len(pattern.indices))).astype(int)
+    assert np.sum(lost.data > 0) == 0
+    assert np.sum(lost.data < 0) <= 8
+    assert calls[0] < 2000
+    assert rootdiff.root(f, np.ones(n), 1.0, jac_sparsity=pattern).converged
+
+
+@pytest.mark.parametrize("derivatives", ["finite-difference", "complex-step"])
+def test_a_gradient_in_a_large_parameter_costs_few_calls(derivatives: Any) -> None:
+    calls, n = [0], 3000
+
+    def f(y: Any, a: Any, b: Any) -> Any:
+        calls[0] += 1
+        return (2 + a[0] + b**2) * y - a[1] * rolled(y, 1) - b * rolled(b, 2)
+
+    b = 1 + np.linspace(0, 1, n) ** 2
+    sol = rootdiff.root(f, np.ones(n), A, b, jac_sparsity=sp.eye_array(n) + shifted(n, 1), derivatives=derivatives)
+    calls[0], w = 0, np.cos(np.arange(n))
+    _, found = sol.vjp(w)
+    assert calls[0] < 300
+    matrix = sp.diags_array(2 + A[0] + b**2) - A[1] * shifted(n, 1)
+    of_b = sp.diags_array(2 * b * sol.y - np.roll(b, 2)) - sp.diags_array(b) @ shifted(n, 2)
+    wanted = -of_b.T @ spsolve(sp.csc_array(matrix.T), w)
+    np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-8)
