@@ -5,14 +5,22 @@ the seconds of tracing and compiling over those of Optimistix' Newton in the sam
 in a solve and in its backward pass, over those of Newton's method written by hand.
 
     python -m benchmarks.compiled --sizes 1 10 100 2000
+    python -m benchmarks.compiled --history benchmarks/history.json
+
+The second appends the counts at a few sizes, with commit and versions, to a file, and prints how they went from one
+entry to the next.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,10 +158,14 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="unknowns of a single system")
-    sizes = parser.parse_args().sizes
+    parser.add_argument("--history", type=Path, help="append the counts to this file, instead of the tables")
+    options = parser.parse_args()
+    sizes = options.sizes
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    if options.history:
+        return _append(options.history)
     print("| JAX, value and gradient | unknowns | copies | equations | instructions | trace and compile |")
     print("|---|---:|---:|---:|---:|---:|")
     for shape in (*((n,) for n in sizes), BATCH):
@@ -168,6 +180,31 @@ def main() -> None:
         for solver in ("by hand", "newton", "auto"):
             forward, backward, steps = dispatched(solver, n)
             print(f"| {solver} | {n} | {forward} | {forward / max(steps, 1):.0f} | {backward} |", flush=True)
+
+
+def counts() -> dict[str, int]:
+    """Return the counts that the history keeps: of traced programs in JAX, and of operations in PyTorch."""
+    found = {}
+    for solver in SOLVERS:
+        for n in (1, 10):
+            program = size(rootdiff_solve(solver), (n,), compiled=False)
+            found[f"jax {solver} {n} copies"], found[f"jax {solver} {n} equations"] = program.copies, program.equations
+    for solver in ("newton", "auto"):
+        forward, backward, _ = dispatched(solver, 8)
+        found[f"torch {solver} 8 forward"], found[f"torch {solver} 8 backward"] = forward, backward
+    return found
+
+
+def _append(path: Path) -> None:
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    commit, date = subprocess.run(
+        ["git", "log", "-1", "--format=%h %cs"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    versions = {name: version(name).partition("+")[0] for name in ("numpy", "torch", "jax")}
+    entries.append({"commit": commit, "date": date, "versions": versions, "counts": counts()})
+    path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    for name in entries[-1]["counts"]:
+        print(f"{name:32}", " -> ".join(str(entry["counts"].get(name, "-")) for entry in entries[-6:]))
 
 
 def _show(name: str, shape: tuple[int, ...], found: Size, ratio: float) -> None:
