@@ -16,19 +16,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Found(NamedTuple):
-    """What a derivative rule returns, on flat vectors: the fields of a `Solution`.
+    """What a derivative rule returns, on flat vectors: the fields of a `Solution`, of which only `y` has a derivative.
 
-    `best` is `y` without the NaN of failed systems; None where there is no more to report, or nothing can be.
+    `best` is `y` without the NaN of failed systems; None where there is no more to report, or nothing can be. `factors`
+    is what the solver knows of the inverse Jacobian, for a rule that needs it later.
     """
 
     y: Array
-    best: Array | None
+    best: Any
     status: Array
     steps: Array
     residual_norm: Array
     method: Any = None
     error: Array | None = None
     sensitivities: Any = None
+    factors: Any = None
 
 
 class Adapter(Protocol):

@@ -121,8 +121,7 @@ class JaxAdapter(Adapter):
         scale = None if task.scale is None else made_of(y, jax.lax.stop_gradient(task.scale))
         inputs = Inputs(y, solver_values, adjoint_values, of_correct, scale, operands)
         out = solve(problem, inputs) if observe is None else solve_watched(problem, inputs, observe)
-        best = None if isinstance(out.status, Tracer) else out.best
-        return Found(out.y, best, out.status, out.steps, out.residual_norm, out.method, out.error)
+        return out._replace(best=None) if isinstance(out.status, Tracer) else out
 
 
 def _traced(task: Task, y: Any) -> tuple[Traced, tuple[Any, ...], tuple[bool, ...] | None]:

@@ -13,6 +13,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from rootdiff import _implicit
+from rootdiff._adapter import Found
 from rootdiff._backend import Array
 from rootdiff._failure import GOES_ON
 from rootdiff._operator import LinearOperator
@@ -20,7 +21,7 @@ from rootdiff._residual import Residual
 from rootdiff.linear import AutoLinear
 from rootdiff_jax._backend import settled
 from rootdiff_jax._precision import in_own_settings
-from rootdiff_jax._problem import Outputs, Problem, failed
+from rootdiff_jax._problem import Problem, failed
 from rootdiff_jax._trace import alike, made_of, vary, varying_axes
 from rootdiff_jax.xla import in_blocks
 
@@ -30,7 +31,7 @@ def linear_solve(
     settings: tuple[Any, ...],
     operands: tuple[Any, ...],
     y: Array,
-    outputs: Outputs,
+    outputs: Found,
     rhs: Array,
     transposed: bool,
 ) -> Array:
@@ -99,7 +100,7 @@ def linear_solve(
     return alike(x, summed)
 
 
-def marked(problem: Problem, outputs: Outputs, tangent: Array) -> Array:
+def marked(problem: Problem, outputs: Found, tangent: Array) -> Array:
     """Return a tangent or cotangent of the root, (*batch, n), NaN in failed systems, but where it is zero there.
 
     As JAX sees it, this is linear, and its own transpose. In derivatives of derivatives it is the only place where a

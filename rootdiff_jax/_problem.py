@@ -136,22 +136,6 @@ class Inputs(NamedTuple):
     operands: tuple[Any, ...]
 
 
-class Outputs(NamedTuple):
-    """What a solve returns: `y` is `best`, the best iterate, but NaN in failed systems unless that is to be kept.
-
-    Only `y` has a derivative.
-    """
-
-    y: Array
-    best: Array
-    status: Array
-    steps: Array
-    residual_norm: Array
-    method: Array | None
-    factors: Any
-    error: Any
-
-
 def failed(status: Array) -> Array:
     """Return which systems have no root, (*batch)."""
     return status > int(Status.AT_PRECISION)

@@ -14,6 +14,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import PartitionSpec
 
+from rootdiff._adapter import Found
 from rootdiff._backend import Array
 from rootdiff._compaction import with_scale
 from rootdiff._failure import GOES_ON, KEEP
@@ -24,30 +25,30 @@ from rootdiff._solver import run
 from rootdiff_jax._backend import SteppingBackend
 from rootdiff_jax._linear_solve import linear_solve, marked
 from rootdiff_jax._precision import in_own_settings
-from rootdiff_jax._problem import Inputs, Outputs, Problem, failed
+from rootdiff_jax._problem import Inputs, Problem, failed
 from rootdiff_jax._regular import regular_point
 from rootdiff_jax._trace import has_explicit_axes, of_some, partition, vary, varying_axes
 from rootdiff_jax.xla import in_blocks, on_mesh
 
 
 @partial(jax.jit, static_argnums=0)
-def solve(problem: Problem, inputs: Inputs) -> Outputs:
+def solve(problem: Problem, inputs: Inputs) -> Found:
     """Return the root; a JAX operation that every transform may be applied to."""
     rule = _reverse_rule if problem.function.reverse_only else _rule
     return _left_to_xla(lambda inputs: rule(problem, *jax.tree.map(on_mesh, inputs)), inputs)
 
 
-def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], bool]) -> Outputs:
+def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], bool]) -> Found:
     """Return the root of concrete arrays, not compiled and without derivative; `observe` is called after each step."""
     backend = SteppingBackend(problem.function.reverse_only, problem.function.differentiable)
 
-    def watched(inputs: Inputs) -> Outputs:
+    def watched(inputs: Inputs) -> Found:
         return _run(problem, inputs, replace(problem.residual(inputs.operands), backend=backend, observe=observe))
 
     return _left_to_xla(watched, inputs)
 
 
-def _left_to_xla(solve: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
+def _left_to_xla(solve: Callable[[Inputs], Found], inputs: Inputs) -> Found:
     """Return what `solve` does; unknowns of one system that explicit axes of a mesh spread are left to XLA in it.
 
     The types of a solver's arrays do not tell then how they are spread, and only the residual sees types that do.
@@ -57,26 +58,26 @@ def _left_to_xla(solve: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
         return solve(inputs)
     y, each = spread, PartitionSpec(*spread[:-1])  # type: ignore[no-untyped-call]
 
-    def plain(*inputs: Any) -> Outputs:
+    def plain(*inputs: Any) -> Found:
         return solve(Inputs(*inputs))._replace(factors=None)
 
-    found = Outputs(y, y, each, each, each, each, None, y)
+    found = Found(y, y, each, each, each, each, y)
     return jax.sharding.auto_axes(plain, out_sharding=found)(*inputs)  # type: ignore[no-any-return]
 
 
 @in_own_settings
-def _forward(problem: Problem, *inputs: Any) -> Outputs:
+def _forward(problem: Problem, *inputs: Any) -> Found:
     # so JAX knows the trace of the value again where a derivative is traced
     with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
         return _by_system(problem)(*inputs)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
-def _traced_once(problem: Problem, *inputs: Any) -> Outputs:
+def _traced_once(problem: Problem, *inputs: Any) -> Found:
     return _run(problem, Inputs(*inputs), problem.residual(inputs[-1]))
 
 
-def _by_system(problem: Problem) -> Callable[..., Outputs]:
+def _by_system(problem: Problem) -> Callable[..., Found]:
     """Return the solve, of which vmap makes that of a batch, in which finished systems cost nothing."""
     plain = partial(_traced_once, problem)
     if has_explicit_axes():  # a batch that is spread over them stays together
@@ -85,7 +86,7 @@ def _by_system(problem: Problem) -> Callable[..., Outputs]:
 
     @solve.def_vmap
     @in_own_settings
-    def rule(size: int, batched: list[Any], *values: Any) -> tuple[Outputs, Any]:
+    def rule(size: int, batched: list[Any], *values: Any) -> tuple[Found, Any]:
         inputs, flags = Inputs(*values), Inputs(*batched)
         shape = inputs.y0.shape if flags.y0 else (size, *inputs.y0.shape)
         wider = _of_batch(problem, shape, flags)
@@ -124,7 +125,7 @@ def _of_batch(problem: Problem, shape: tuple[int, ...], flags: Inputs) -> Proble
 
 
 @in_own_settings
-def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
+def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Found:
     if problem.correct is not None:
         correct = problem.correct
         residual = replace(residual, correct=lambda trial, y: correct(trial, y, *inputs.correct))
@@ -133,7 +134,7 @@ def _run(problem: Problem, inputs: Inputs, residual: Residual) -> Outputs:
     y = raw.y
     if problem.on_failure not in KEEP:
         y = jnp.where(failed(raw.status)[..., None], jnp.nan, y)
-    return Outputs(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.factors, raw.error)
+    return Found(y, raw.y, raw.status, raw.steps, raw.residual_norm, raw.method, raw.error, factors=raw.factors)
 
 
 _rule = jax.custom_jvp(_forward, nondiff_argnums=(0,))
@@ -141,7 +142,7 @@ _reverse_rule = jax.custom_vjp(_forward, nondiff_argnums=(0,))
 
 
 @in_own_settings
-def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Outputs, Outputs]:
+def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Found, Found]:
     outputs = _rule(problem, *primals)
     _, _, adjoint, *_, operands = primals
     y = _linearisation_point(outputs)
@@ -155,7 +156,7 @@ def _rule_jvp(problem: Problem, primals: tuple[Any, ...], tangents: tuple[Any, .
     return outputs, jax.tree.map(SymbolicZero.from_primal_value, outputs)._replace(y=tangent)
 
 
-def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Outputs, Any]:
+def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Found, Any]:
     values = jax.tree.map(lambda leaf: leaf.value, inputs)
     moving = [place for place, operand in enumerate(inputs[-1]) if operand.perturbed]
     outputs = _reverse_rule(problem, *values)
@@ -163,7 +164,7 @@ def _reverse_forward(problem: Problem, *inputs: Any) -> tuple[Outputs, Any]:
 
 
 @in_own_settings
-def _reverse_backward(problem: Problem, saved: Any, cotangents: Outputs) -> tuple[Any, ...]:
+def _reverse_backward(problem: Problem, saved: Any, cotangents: Found) -> tuple[Any, ...]:
     inputs, outputs, moving = saved
     _, _, adjoint, *_, operands = inputs
     if not moving or isinstance(cotangents.y, SymbolicZero):
@@ -180,7 +181,7 @@ _rule.defjvp(_rule_jvp, symbolic_zeros=True)
 _reverse_rule.defvjp(_reverse_forward, _reverse_backward, symbolic_zeros=True)
 
 
-def _regular(problem: Problem, outputs: Outputs, y: Array, operands: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
+def _regular(problem: Problem, outputs: Found, y: Array, operands: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
     """Return the root and the operands at which the residual is differentiated: those of good systems."""
     if problem.on_failure in GOES_ON:
         return y, operands
@@ -188,6 +189,6 @@ def _regular(problem: Problem, outputs: Outputs, y: Array, operands: tuple[Any, 
     return regular_point(problem.call, backend, failed(outputs.status), y, operands, problem.batched)
 
 
-def _linearisation_point(outputs: Outputs) -> Array:
+def _linearisation_point(outputs: Found) -> Array:
     """Return the root, differentiable, or the best iterate where there is none, so that a NaN stays in its system."""
     return jnp.where(failed(outputs.status)[..., None], lax.stop_gradient(outputs.best), outputs.y)
