@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from rootdiff._backend import Array
-from rootdiff._differences import Slope, first_step
+from rootdiff._line import Slope, first_step
 from rootdiff._space import weights
 
 if TYPE_CHECKING:

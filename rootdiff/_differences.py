@@ -14,14 +14,13 @@ computational noise".
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rootdiff._backend import Array
+from rootdiff._line import FELT, Line, Slope, first_step, is_short, power_of_two
 
 #: Steps after the first one that a derivative may cost.
 _MAX_CHANGES = 6
@@ -33,24 +32,12 @@ _MARGIN = 20.0
 _APART = 4.0
 #: Stairs of f are no higher than this many roundings: those of float32 in float64.
 _STAIR = 1e10
-#: Fewer roundings of f than these are no change of f.
-_FELT = 8.0
-#: The scale of an entry is at most so many times its size: it may be a small one among larger ones of its array.
-_SMALLER = 100.0
 #: Where rounding dominates, the central difference is off by this part of its distance from the cubic's slope.
 _OF_ROUNDING = 0.2
 #: A derivative whose error is a larger part of it is none.
 _VAGUE = 0.05
 #: The slope from one side is off by so many times the rounding of f over its step, though by luck it may seem less.
 _OF_ONE_SIDE = 10.0
-
-
-class Slope(NamedTuple):
-    """A derivative, (*batch, m), its estimated absolute error, and the size of the rounding of f that it met."""
-
-    value: Array
-    error: Array
-    noise: Array
 
 
 class _Best(NamedTuple):
@@ -62,87 +49,6 @@ class _Best(NamedTuple):
     change: Array
 
 
-@dataclass(frozen=True)
-class Line:
-    """A function of one number t per system, or of one for all, that is to be differentiated at t = 0.
-
-    Attributes
-    ----------
-    along : callable
-        From t, (*batch), to f there, (*batch, m).
-    value, noise : array, (*batch, m)
-        f at 0, and the size of its rounding errors.
-    step : array, (*batch)
-        The first step, positive.
-    longest : array like `step`
-        No step is longer.
-    room : tuple of arrays like `step`, or None
-        How far t may go below 0 and above 0.
-    unit : float or array like `step`
-        The size of the entry that t is added to, where its value does not tell it.
-    tries : int
-        How many longer steps are tried until f feels one.
-    away : tuple, or None
-        As `room`, for steps that grow from one so short that the entry may be a zero up to rounding.
-    """
-
-    along: Callable[[Any], Array]
-    value: Array
-    noise: Array
-    step: Any
-    longest: Any
-    room: tuple[Any, Any] | None = None
-    unit: Any = 1.0
-    tries: int = 6
-    away: tuple[Any, Any] | None = None
-
-    def at(self, t: Any) -> Array:
-        """Return f at t, NaN where it raises, as the functions of `math` do outside of their domain."""
-        try:
-            return self.along(t)
-        except (ValueError, ArithmeticError):
-            return np.full_like(self.value, np.nan)
-
-    def change(self, t: Any) -> Array:
-        return self.at(t) - self.value
-
-    def allowed(self, step: Any) -> tuple[Any, Any]:
-        """Return the step to take in place of `step`, signed, and whether it may be taken to the other side too."""
-        step = np.minimum(step, self.longest)
-        if self.room is None:
-            return step, np.ones_like(step, dtype=bool)
-        below, above = self.room
-        widest = np.maximum(below, above)
-        step = np.where(widest > 0, np.minimum(step, widest), step)  # without any room there is no other way
-        forward = above >= step
-        return np.where(forward | (below < step), step, -step), np.where(forward, below, above) >= step
-
-
-def power_of_two(step: Any, dtype: Any) -> Any:
-    """Return the power of two just below a positive `step`: added to a number, it is not rounded."""
-    least = np.finfo(dtype).smallest_normal * 2.0**10
-    return np.ldexp(np.ones_like(step, dtype=dtype), np.frexp(np.maximum(step, least))[1] - 1)
-
-
-@cache
-def first_step(dtype: Any) -> Any:
-    """Return the step of a central difference in an entry of size one."""
-    return np.finfo(dtype).eps ** (1 / 3)
-
-
-def scale(size: Any, largest: Any, unit: Any = None) -> Any:
-    """Return the scale of an entry, which tells its first step, from its `size` and the `largest` one of its array.
-
-    Its `unit`, where that is known, takes the place of the largest one, and of one.
-
-    The first step is a small part of the scale. That of a small entry is up to `_SMALLER` times its size, since a
-    longer step is less rounded; but no larger, so that the step does not change the sign of the entry. That of a zero
-    is one.
-    """
-    typical, of_zero = (np.minimum(largest, 1), np.ones_like(size)) if unit is None else (unit, unit)
-    return np.where(size > 0, np.maximum(size, np.minimum(typical, _SMALLER * size)), of_zero)
-
-
 @np.errstate(all="ignore")
 def slope(line: Line) -> Slope:
     """Return the derivative at 0 of the function on a `line`."""
@@ -150,7 +56,7 @@ def slope(line: Line) -> Slope:
     known = np.isfinite(line.value)
     if not np.any(known & (change != 0)):
         return Slope(0 * line.value, np.where(known, 0, np.inf), line.noise)
-    short = _is_short(line, step)
+    short = is_short(line, step)
     if not np.any(short):
         return _measured(line, step, change)
     line = replace(line, room=line.away)
@@ -161,11 +67,6 @@ def slope(line: Line) -> Slope:
     loud = replace(line, value=np.where(silent, np.nan, line.value))
     parts = _of_silent(line, silent, step, longer), _measured(loud, step, np.where(silent, np.nan, change))
     return Slope(*(np.where(silent, *pair) for pair in zip(*parts, strict=True)))
-
-
-def _is_short(line: Line, step: Any) -> Any:
-    """Return whether a step is so short, in an entry's unit, that a component's rounding hides a slope of its size."""
-    return step < np.finfo(line.value.dtype).eps ** (5 / 6) * line.unit
 
 
 def _of_silent(line: Line, silent: Array, step: Any, longer: Any) -> Slope:
@@ -183,7 +84,7 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
     eps = np.finfo(line.value.dtype).eps
     # relative errors that a smooth f, and one of large rounding, may leave
     good, rough = eps ** (1 / 2), eps ** (1 / 4)
-    wanted = np.where(_is_short(line, step), good, rough)[..., None]
+    wanted = np.where(is_short(line, step), good, rough)[..., None]
     best, own = _of_own_scale(line, step, _stencil(line, step, change))
     noise, length = line.noise, np.minimum(line.step[..., None], best.step)
     can_shrink, can_grow = np.isfinite(line.value), np.isfinite(line.value) & ~own
@@ -239,7 +140,7 @@ def _of_own_scale(line: Line, step: Any, first: _Best) -> tuple[_Best, Array]:
         near = _stencil(line, step)
         lost = lost & ~_is_silent(line, near.change) & ~(np.abs(near.value) <= 2 * np.abs(first.value))
         # what is no higher than the stairs of float32 is rounding: that of f, not the entry's times a steep slope
-        steep = line.noise <= _FELT * _terms(near, line.step[..., None])
+        steep = line.noise <= FELT * _terms(near, line.step[..., None])
         own_noise = eps * np.maximum(np.abs(line.value), first.change)
         noise = np.where(steep, np.minimum(own_noise, line.noise), line.noise)
         low = np.abs(near.value - first.value) * near.step <= _STAIR * noise
@@ -252,25 +153,6 @@ def _of_own_scale(line: Line, step: Any, first: _Best) -> tuple[_Best, Array]:
 def _tells(line: Line, value: Array, error: Array, step: Any) -> Array:
     """Return whether a derivative is known to a small part of it, or as well as the rounding of f lets it be."""
     return error <= np.maximum(_VAGUE * np.abs(value), _MARGIN * line.noise / step)
-
-
-@np.errstate(all="ignore")
-def central(line: Line, size: Any) -> Slope:
-    """Return the central differences over the first steps of several entries of this `size`, (entries, *batch).
-
-    They take two evaluations each; their errors are those of rounding alone, and infinite where f may need another
-    step, as `slope` would tell. The rounding of f that an entry meets, its term's, counts for those after it too.
-    """
-    step, both = line.allowed(line.step)
-    step, eps = np.where(both, step, 0), np.finfo(line.value.dtype).eps
-    t, ends = step[..., None], (line.change(step), line.change(-step))
-    value = np.where(t != 0, (ends[0] - ends[1]) / (2 * t), 0)
-    noise = np.fmax.accumulate(np.concat([line.noise[None], eps * np.abs(value * size[..., None])]), axis=0)
-    line, change = replace(line, noise=noise[:-1]), np.maximum(*map(np.abs, ends))
-    clear = (change == 0) | (line.noise <= eps ** (1 / 4) * change)
-    felt = both & ~_is_short(line, step) & np.any(change > _FELT * line.noise, axis=-1)
-    error = np.where(clear & felt[..., None], line.noise / np.abs(t), np.inf)
-    return Slope(value, np.where(np.isfinite(line.value), error, 0), noise[1:])
 
 
 @np.errstate(all="ignore")
@@ -340,7 +222,7 @@ def _felt(line: Line) -> tuple[Any, Array]:
 
 def _is_silent(line: Line, change: Array) -> Array:
     """Return which components of f a change of this size does not tell from their rounding."""
-    return np.isfinite(line.value) & (np.abs(change) <= _FELT * line.noise)
+    return np.isfinite(line.value) & (np.abs(change) <= FELT * line.noise)
 
 
 def _longer_step(line: Line, step: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rootdiff._backend import Array
-from rootdiff._differences import Slope
 from rootdiff._errors import ArgumentError
+from rootdiff._line import Slope
 from rootdiff._sizes import is_dense
 from rootdiff._space import waves
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from rootdiff._backend import Array, Function
 from rootdiff._columns import Column, Entry, columns, seen_together
-from rootdiff._differences import Line, Slope, central, first_step, power_of_two, refined, scale, slope
+from rootdiff._differences import refined, slope
 from rootdiff._errors import ArgumentError
+from rootdiff._line import Line, Slope, central, first_step, power_of_two, scale
 from rootdiff._roughness import roughness, spacing
 from rootdiff._space import numbers
 

@@ -24,6 +24,7 @@ FLOORS = {
     "_sizes": 0,
     "_columns": 0,
     "_differences": 0,
+    "_line": 0,
     "_roughness": 0,
     "_slopes": 0,
     "_numpy": 0,
