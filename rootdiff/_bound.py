@@ -18,6 +18,16 @@ T = TypeVar("T")
 _OWN = dict.fromkeys(("jac", "jvp", "vjp", "derivatives", "max_evaluations"), "rootdiff") | {
     "cuda_graph": "rootdiff_torch"
 }
+#: What the docstrings of several entry points say of any framework.
+SHARED = {
+    "errors": """
+        ArgumentError, ArgumentTypeError
+            If an argument cannot be used; the message names it.
+        ConvergenceError
+            If a system fails and ``on_failure="raise"``$untraced.
+        $raises
+    """
+}
 
 
 def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> Callable[P, T]:
@@ -69,6 +79,8 @@ def filled(doc: str | None, words: Mapping[str, str]) -> str:
         lines = inspect.cleandoc(words.get(match[2], ""))
         return textwrap.indent(lines + "\n", match[1]) if lines else ""
 
-    text = re.sub(r"^( *)\$(\w+)\n", block, inspect.cleandoc(doc or "") + "\n", flags=re.MULTILINE)
+    words, text = SHARED | dict(words), inspect.cleandoc(doc or "") + "\n"
+    for _ in range(2):  # a block may hold others
+        text = re.sub(r"^( *)\$(\w+)\n", block, text, flags=re.MULTILINE)
     text = re.sub(r"\$(\w+)", lambda match: words.get(match[1], ""), text)
     return re.sub(r"\n{3,}", "\n\n", text).rstrip()

@@ -149,11 +149,7 @@ def root(
 
     Raises
     ------
-    ArgumentError, ArgumentTypeError
-        If an argument cannot be used; the message names it.
-    ConvergenceError
-        If a system fails and ``on_failure="raise"``$untraced.
-    $raises
+    $errors
 
     Notes
     -----
@@ -221,11 +217,7 @@ def fixed_point(
 
     Raises
     ------
-    ArgumentError, ArgumentTypeError
-        If an argument cannot be used; the message names it.
-    ConvergenceError
-        If a system fails and ``on_failure="raise"``$untraced.
-    $raises
+    $errors
 
     Examples
     --------
@@ -346,11 +338,7 @@ def least_squares(
 
     Raises
     ------
-    ArgumentError, ArgumentTypeError
-        If an argument cannot be used; the message names it.
-    ConvergenceError
-        If a system fails and ``on_failure="raise"``$untraced.
-    $raises
+    $errors
 
     Notes
     -----
@@ -417,11 +405,7 @@ def minimize(
 
     Raises
     ------
-    ArgumentError, ArgumentTypeError
-        If an argument cannot be used; the message names it.
-    ConvergenceError
-        If a system fails and ``on_failure="raise"``$untraced.
-    $raises
+    $errors
 
     Notes
     -----

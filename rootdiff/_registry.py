@@ -58,12 +58,7 @@ def register_adjoint(name: str, factory: Callable[..., Any], backends: Iterable[
         ``(operator, rhs) -> x`` from a `LinearOperator` and right-hand sides, (*batch, n); what it returns is
         checked by one product.
     backends : iterable of str, optional
-        Backends it runs on, among "numpy", "torch", "jax" and those of other adapters; default: every one.
-
-    Raises
-    ------
-    DuplicateNameError
-        If the name is taken.
+        As for `register_solver`.
 
     Examples
     --------
@@ -113,17 +108,6 @@ def get_solver(name: str | Solver, backend: str | None = None) -> Solver:
 def get_adjoint(name: str | LinearSolver, backend: str | None = None) -> LinearSolver:
     """Return the adjoint solver of a registered name; as `get_solver`.
 
-    Parameters
-    ----------
-    name : str or LinearSolver
-    backend : str, optional
-        Backend that it must run on.
-
-    Raises
-    ------
-    UnknownNameError
-        If the name is not registered, or not for this backend; the message lists those that are.
-
     Examples
     --------
     >>> import rootdiff
@@ -151,12 +135,7 @@ def available_solvers(backend: str | None = None) -> tuple[str, ...]:
 
 
 def available_adjoints(backend: str | None = None) -> tuple[str, ...]:
-    """Return the names of the registered adjoint solvers, those of plug-ins included.
-
-    Parameters
-    ----------
-    backend : str, optional
-        Only those that run on this backend.
+    """Return the names of the registered adjoint solvers; as `available_solvers`.
 
     Examples
     --------

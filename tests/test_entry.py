@@ -14,7 +14,7 @@ import pytest
 
 from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, _entry, _task
 from rootdiff._adapter import Adapter, Found
-from rootdiff._bound import bound, filled
+from rootdiff._bound import SHARED, bound, filled
 from rootdiff._numpy import NumpyBackend
 from rootdiff._numpy_words import WORDS as NUMPY_WORDS
 from rootdiff._solver import run
@@ -103,7 +103,7 @@ def test_an_option_that_nobody_has_is_a_type_error(package: str, name: str) -> N
 
 def test_every_word_of_a_docstring_is_one_of_an_adapter() -> None:
     used = {word for name in ENTRIES for word in re.findall(r"\$(\w+)", getattr(_entry, name).__doc__)}
-    assert used == {*NUMPY_WORDS, *TORCH_WORDS, *JAX_WORDS}
+    assert used == {*SHARED, *NUMPY_WORDS, *TORCH_WORDS, *JAX_WORDS}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
