@@ -26,10 +26,11 @@ from rootdiff._solution import Solution
 from rootdiff._structure import Structure
 from rootdiff._task import Derivatives, Options, Task
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
+from rootdiff_jax._mesh import made_of, partition, vary, varying_axes
 from rootdiff_jax._precision import in_own_settings, under_users_settings
 from rootdiff_jax._problem import Inputs, Problem, split
 from rootdiff_jax._rule import solve, solve_watched
-from rootdiff_jax._trace import Traced, made_of, partition, trace, vary, varying_axes
+from rootdiff_jax._trace import Traced, trace
 from rootdiff_jax._words import WORDS
 
 

@@ -20,8 +20,8 @@ from rootdiff._inverse import Factors
 from rootdiff._sizes import are_better_together
 from rootdiff_jax import xla
 from rootdiff_jax._callback import by_numpy, on_host
+from rootdiff_jax._mesh import vary, varying_axes
 from rootdiff_jax._namespace import Namespace
-from rootdiff_jax._trace import vary, varying_axes
 from rootdiff_jax.xla import on_mesh, while_loop
 
 #: Numbers from which work done twice costs more than the branch that keeps it apart.

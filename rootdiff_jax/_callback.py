@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from rootdiff._backend import Array, Function, HostFunction
-from rootdiff_jax._trace import vary, varying_axes
+from rootdiff_jax._mesh import vary, varying_axes
 
 _WIDE, _PAIR = ("float64", "int64", "uint64"), "complex128"
 

@@ -20,9 +20,9 @@ from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff.linear import AutoLinear
 from rootdiff_jax._backend import settled
+from rootdiff_jax._mesh import alike, made_of, vary, varying_axes
 from rootdiff_jax._precision import in_own_settings
 from rootdiff_jax._problem import Problem, failed
-from rootdiff_jax._trace import alike, made_of, vary, varying_axes
 from rootdiff_jax.xla import in_blocks
 
 

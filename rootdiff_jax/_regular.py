@@ -16,7 +16,8 @@ from jax.custom_batching import custom_vmap
 
 from rootdiff._backend import Array, Backend
 from rootdiff._space import max_norm
-from rootdiff_jax._trace import of_some, partition, vary, varying_axes
+from rootdiff_jax._mesh import partition, vary, varying_axes
+from rootdiff_jax._trace import of_some
 
 #: How far aside, relative to each number, it is asked what the systems depend on: at a root of zero, or with a
 #: parameter of zero, what is multiplied by them has no effect.

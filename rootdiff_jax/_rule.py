@@ -24,10 +24,11 @@ from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solver import run
 from rootdiff_jax._backend import SteppingBackend
 from rootdiff_jax._linear_solve import linear_solve, marked
+from rootdiff_jax._mesh import has_explicit_axes, partition, vary, varying_axes
 from rootdiff_jax._precision import in_own_settings
 from rootdiff_jax._problem import Inputs, Problem, failed
 from rootdiff_jax._regular import regular_point
-from rootdiff_jax._trace import has_explicit_axes, of_some, partition, vary, varying_axes
+from rootdiff_jax._trace import of_some
 from rootdiff_jax.xla import in_blocks, on_mesh
 
 

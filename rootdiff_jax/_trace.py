@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
-from jax.sharding import AxisType
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
+from rootdiff_jax._mesh import has_explicit_axes, partition, vary, varying_axes
 
 #: Parameters that hold the derivative rule of a custom_jvp or custom_vjp: functions, made anew by each trace.
 _RULES = frozenset({"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"})
@@ -123,46 +122,6 @@ def of_some(
         return function(*(chosen.get(place, operand) for place, operand in enumerate(operands)))
 
     return of_places, tuple(operands[place] for place in places)
-
-
-def varying_axes(value: Any) -> frozenset[Any]:
-    """Return the mesh axes of an enclosing ``shard_map`` that `value`, an array or its type, varies over."""
-    kind: Any = value if isinstance(value, jax.core.ShapedArray) else jax.typeof(value)
-    axes: frozenset[Any] = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
-    return axes
-
-
-def partition(value: Any) -> Any:
-    """Return how `value`, an array or its type, is spread over the explicit axes of a mesh."""
-    kind: Any = value if isinstance(value, jax.core.ShapedArray) else jax.typeof(value)
-    return kind.sharding.spec
-
-
-def has_explicit_axes() -> bool:
-    """Return whether the types of arrays tell how they are spread over a mesh."""
-    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-
-
-def vary(value: Any, axes: Iterable[Any]) -> Any:
-    """Return `value`, typed as varying over `axes` too."""
-    missing = tuple(set(axes) - varying_axes(value))
-    return lax.pcast(value, missing, to="varying") if missing else value
-
-
-def alike(value: Any, axes: Iterable[Any]) -> Any:
-    """Return `value`, which is the same on all devices along `axes`, typed as such: what JAX knows of a sum alone."""
-    axes = tuple(axes)
-    if not axes or jnp.issubdtype(value.dtype, jax.dtypes.extended):  # a random key
-        return value
-    if jnp.issubdtype(value.dtype, jnp.inexact):
-        return lax.pmean(value, axes)  # type: ignore[no-untyped-call]
-    largest = lax.pmax(value.astype(jnp.int32), axes)  # type: ignore[no-untyped-call]
-    return largest.astype(value.dtype)
-
-
-def made_of(y: Any, values: Any) -> Any:
-    """Return values, typed as varying and as spread over a mesh as `y` is, on which they depend as far as JAX knows."""
-    return jnp.where(jnp.zeros_like(y, dtype=bool), y, values)
 
 
 def _opened(closed: Any, inputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:

@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec
 
 from rootdiff._backend import Array
 from rootdiff._sizes import are_better_together
+from rootdiff_jax._mesh import partition
 from rootdiff_jax._precision import for_lapack
-from rootdiff_jax._trace import partition
 
 #: So many row exchanges are compiled into one operation.
 _EXCHANGES = 8

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from rootdiff._backend import Function
-from rootdiff_jax._trace import has_explicit_axes
+from rootdiff_jax._mesh import has_explicit_axes
 
 #: An array of at most so many numbers is packed with others of its type: value and gradient of `auto` at ten unknowns
 #: take .8 of the time. The vectors of a larger system are not: unpacking them cost as much as packing saved.
