@@ -304,6 +304,7 @@ def least_squares(
     loss: Loss = "linear",
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
+    bounds: Any = None,
     batch_ndim: int = 0,
     y_scale: Any = None,
     on_failure: OnFailure = "raise",
@@ -329,6 +330,9 @@ def least_squares(
         larger than 1: divide a residual by the size that its errors may have.
     solver : str or Solver
         "auto" takes `GaussNewton`, which descends. Others are those of `root`, of the gradient.
+    bounds : tuple (lo, hi) or callable, optional
+        Numbers, None, or pytrees like `y0`, that y lies between; or ``bounds(*args)``, which returns such a tuple. The
+        minimum has derivatives in them$within.
     $jac_of_equations
 
     Returns
@@ -347,7 +351,9 @@ def least_squares(
     minimum. The residual is differentiated twice, for a second derivative of y three times.
     A success has a gradient of zero, as `root` judges a root, and a Hessian without a negative eigenvalue; with one the
     status is SADDLE. It is SINGULAR where the Hessian is, since the residual does not determine the unknowns.
-    Neither is looked at above 1024 unknowns.
+    Within bounds the gradient is that of the unknowns between them, and an unknown on a bound has the derivative of the
+    bound. Where the gradient along it is zero there, to within tolerance, the derivative has two sides: the status is
+    DEGENERATE. None of these is looked at above 1024 unknowns.
     $second
 
     Examples
@@ -361,8 +367,7 @@ def least_squares(
     """
     check_loss(loss)
     chosen = GaussNewton() if solver == "auto" else get_solver(solver, adapter.backend().name)
-    options = locals() | {"solver": Minimum(solver=chosen)}
-    return _solved(adapter, _task(adapter, residual, y0, args, options))
+    return _solved(adapter, _task(adapter, residual, y0, args, _within(adapter, locals(), Minimum(solver=chosen))))
 
 
 def minimize(
@@ -373,6 +378,7 @@ def minimize(
     *args: Any,
     solver: str | Solver = "auto",
     adjoint: str | LinearSolver = "auto",
+    bounds: Any = None,
     batch_ndim: int = 0,
     y_scale: Any = None,
     on_failure: OnFailure = "raise",
@@ -389,13 +395,16 @@ def minimize(
     ----------
     objective : callable
         ``objective(y, *args)`` returns a real floating number: of a batch, one for each system, as an array with the
-        batch axes alone. A minimum is a local one; there are no constraints.
+        batch axes alone. A minimum is a local one.
         $residual
     y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, history, has_aux$options
         As for `root`. A failure is a `y` that is no minimum.
     solver : str or Solver
         "auto" takes `NewtonTrustRegion`, which descends, and forms the Hessian. Others are those of `root`, of the
         gradient, such as "newton_krylov" for many unknowns; they may end at a saddle, which is no success.
+    bounds : tuple (lo, hi) or callable, optional
+        Numbers, None, or pytrees like `y0`, that y lies between; or ``bounds(*args)``, which returns such a tuple. The
+        minimum has derivatives in them$within.
     $jac_of_objective
 
     Returns
@@ -412,8 +421,10 @@ def minimize(
     The minimum is a root of the gradient, and its derivative is that of such a root, with the Hessian:
     ``dy/dargs = -H^-1 (dg/dargs)``. The objective is differentiated twice, for a second derivative of y three times.
     A success has a gradient of zero, as `root` judges a root, and a Hessian without a negative eigenvalue; with one the
-    status is SADDLE. It is SINGULAR where the Hessian is, since the objective does not determine the unknowns. Neither
-    is looked at above 1024 unknowns.
+    status is SADDLE. It is SINGULAR where the Hessian is, since the objective does not determine the unknowns.
+    Within bounds the gradient is that of the unknowns between them, and an unknown on a bound has the derivative of the
+    bound. Where the gradient along it is zero there, to within tolerance, the derivative has two sides: the status is
+    DEGENERATE. None of these is looked at above 1024 unknowns.
     $second
 
     Examples
@@ -424,7 +435,7 @@ def minimize(
     0.6931
     """
     chosen = NewtonTrustRegion() if solver == "auto" else get_solver(solver, adapter.backend().name)
-    options = locals() | {"solver": MinimumOfObjective(solver=chosen), "loss": OBJECTIVE}
+    options = _within(adapter, locals() | {"loss": OBJECTIVE}, MinimumOfObjective(solver=chosen))
     return _solved(adapter, _task(adapter, objective, y0, args, options))
 
 
@@ -719,6 +730,13 @@ def _with_settings(adapter: Adapter, variables: dict[str, Any], fixed_point: boo
     named, backend = variables["solver"], adapter.backend().name
     solver = Auto(fixed_point=fixed_point) if isinstance(named, str) and named == "auto" else get_solver(named, backend)
     return variables | {"solver": adjusted(solver, given)}
+
+
+def _within(adapter: Adapter, variables: dict[str, Any], solver: Solver) -> dict[str, Any]:
+    """Return the variables of a minimum, with this solver, and with bounds that hold at the answer too."""
+    bounds = variables["bounds"]
+    within = bounds if callable(bounds) else adapter.lifted(bounds)
+    return variables | {"solver": solver, "bounds": None, "within": within}
 
 
 def _task(

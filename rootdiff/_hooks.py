@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._bounds import bound_vectors, check_order
 from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure
@@ -49,7 +49,7 @@ class Hooks:
 
     def box(self, structure: Structure, y: Array) -> tuple[Array, Array] | None:
         """Return the bounds as vectors like `y`, if there are any."""
-        return None if self.bounds is None else _bound_vectors(structure, self.bounds, y)
+        return None if self.bounds is None else _checked(structure, self.bounds, y)
 
     def recorded(self, xp: Any) -> History | None:
         """Return the history, where it was asked for."""
@@ -64,7 +64,7 @@ class Hooks:
         if user is None and self.bounds is None:
             return None
         xp = structure.backend.xp
-        lo, hi = _bound_vectors(structure, self.bounds, y)
+        lo, hi = _checked(structure, self.bounds, y)
 
         def correct(trial: Array, y: Array) -> Array:
             if user is not None:
@@ -105,20 +105,8 @@ def line(backend: Any, info: StepInfo) -> str:
     return f"{info.method:>20} {int(steps.max()):5d}  |f| {norms.max():10.3e}  |dy| {moves.max():10.3e}{running}"
 
 
-def _bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, Array]:
-    xp = structure.backend.xp
-    if bounds is None:
-        return xp.full_like(y, -xp.inf), xp.full_like(y, xp.inf)
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise ArgumentTypeError(
-            f"bounds: got {bounds!r}; it must be a tuple (lo, hi) of numbers, pytrees like y0 or None."
-        )
-    if any(structure.complex_leaves):
-        raise ArgumentError("bounds: complex unknowns have no order. Use correct= instead.")
-    lo, hi = (
-        xp.full_like(y, limit) if bound is None else structure.spread("bounds", bound, y)
-        for bound, limit in zip(bounds, (-xp.inf, xp.inf), strict=True)
-    )
-    if not structure.backend.traced and bool(xp.any(~(lo <= hi))):
-        raise ArgumentError("bounds: lo is above hi, or NaN, for at least one unknown.")
+def _checked(structure: Structure, bounds: Any, y: Array) -> tuple[Array, Array]:
+    lo, hi = bound_vectors(structure, bounds, y)
+    if not structure.backend.traced:
+        check_order(structure.backend.xp, lo, hi)
     return lo, hi

@@ -36,7 +36,7 @@ def as_array(backend: Backend, numbers: Any, args: Any) -> Array:
     for leaf in backend.flatten(args)[0]:
         if backend.is_array(leaf) and is_of(xp, leaf.dtype, "real floating"):
             if xp.isdtype(array.dtype, "real floating"):
-                array = xp.astype(array, leaf.dtype)
+                array = xp.asarray(_floats(numbers), dtype=leaf.dtype)  # not by way of a shorter one
             # JAX moves it to the device of what it meets; made of `leaf`, it would vary over a mesh as that does
             return array if backend.traced else xp.asarray(array, device=leaf.device)
     return array

@@ -32,6 +32,7 @@ from rootdiff._solution import Status
 from rootdiff._solver import Solver, run
 from rootdiff._sparse import Sparse
 from rootdiff._sparse_parameters import pulled_back
+from rootdiff._squares import flat_bounds
 from rootdiff._structure import Structure
 from rootdiff._task import Derivatives, Options, Task, check_function, task
 from rootdiff.solvers import Auto, Chain, Nothing
@@ -96,10 +97,11 @@ class NumpyAdapter(Adapter):
         options, structure, start, hooks = task.options, task.structure, task.start, task.options.hooks
         # the gradient of what is minimised holds differences, or complex steps, which have no complex step of their own
         derivatives = options.derivatives if options.loss is None else "finite-difference"
-        sparsely = None if task.pattern is None else pulled_back
-        backend = NumpyBackend(derivatives, hooks.box(structure, start), task.scale, sparsely=sparsely)
+        sparsely, within = None if task.pattern is None else pulled_back, options.within
+        box = hooks.box(structure, start) if within is None else flat_bounds(structure, within, task.args, start)
+        backend = NumpyBackend(derivatives, box, task.scale, sparsely=sparsely)
         problem = replace(self.measured(task), backend=replace(backend, quick=True))
-        freezer, rules = Freezer(), ("jac", "jvp", "vjp")
+        freezer, rules = Freezer(), ("jac", "jvp", "vjp", "within")
         calls = cast(Calls, task.function)
         calls.most, function = _most_evaluations(task), calls.function
         functions = [("the residual", function), *((name, getattr(options, name)) for name in rules)]

@@ -11,11 +11,12 @@ import numpy as np
 
 from rootdiff._arguments import is_parameter
 from rootdiff._backend import Array
+from rootdiff._bounds import Box, condition, sides
 from rootdiff._derivatives import DerivativeRules, GivenResidual, of_matrix
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
-from rootdiff._squares import OBJECTIVE, flat_equations, slopes_of_loss, with_loss
+from rootdiff._squares import OBJECTIVE, flat_bounds, flat_equations, slopes_of_loss, with_loss
 from rootdiff._structure import Structure
 from rootdiff._task import Task
 
@@ -24,6 +25,9 @@ def of_squares(task: Task, equations: Residual, structure: Structure, args: tupl
     """Return the gradient of what is minimised, of the user's `jac` or of differences of higher order."""
     backend: Any = equations.backend
     loss, (_, rebuild) = task.options.loss or "linear", task.split(args)
+    within = task.options.within
+    if within is not None:
+        backend = replace(backend, box=flat_bounds(structure, within, args, task.start))
     without = loss if loss == OBJECTIVE else "linear"
     inner = backend.refined or backend
     rules = DerivativeRules(task.options.jac, None, None, structure, args, is_parameter)
@@ -38,7 +42,10 @@ def of_squares(task: Task, equations: Residual, structure: Structure, args: tupl
     if loss not in ("linear", OBJECTIVE):
         found = WithLoss(plain, equations.parameters, inner, plain=found, loss=loss)
     outer = replace(backend, derivatives="finite-difference")
-    return Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer)
+    free = Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer)
+    if within is None:
+        return free
+    return Bounded.of(free, lambda y, *parameters: flat_bounds(structure, within, rebuild(*parameters), y))
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,43 @@ class Gradient(Residual):
             return _product(slopes, slope) + _product(matrix, curvature * (other - r))
 
         return Residual(function, self.parameters, self.backend, pattern=self.pattern)
+
+
+@dataclass(frozen=True)
+class Bounded(Residual):
+    """What is zero at a minimum within bounds: the gradient, or how far y is from the bound that takes its place.
+
+    Attributes
+    ----------
+    limits : callable. ``limits(y, *parameters)`` returns the lower and the upper bounds, both like y.
+    """
+
+    limits: Callable[..., tuple[Array, Array]] = field(kw_only=True)
+
+    @classmethod
+    def of(cls, free: Residual, limits: Callable[..., tuple[Array, Array]]) -> Bounded:
+        def function(y: Array, *parameters: Array) -> Array:
+            return condition(np, y, free.function(y, *parameters), *limits(y, *parameters))
+
+        box = Box(free, lambda y: limits(y, *free.parameters))
+        plain = free.parameters, free.backend
+        return cls(function, *plain, limits=limits, box=box, equations=free.equations, loss=free.loss)
+
+    def only(self, places: Sequence[int]) -> Bounded:
+        limits = Residual(self.limits, self.parameters, self.backend).only(places).function
+        return Bounded.of(self.free.only(places), limits)
+
+    def at(self, y: Array) -> Residual:
+        """Return what has the same derivatives at `y`, where each bound stays what it is, active or not."""
+        free = replace(self.free, parameters=self.parameters)
+        smooth = free.at(y)
+        lower, upper = sides(y, free(y), *self.limits(y, *self.parameters))
+
+        def function(y: Array, *parameters: Array) -> Array:
+            lo, hi = self.limits(y, *parameters)
+            return np.where(lower, y - lo, np.where(upper, y - hi, smooth.function(y, *parameters)))
+
+        return replace(smooth, function=function)
 
 
 def _product(matrix: Array, vector: Array) -> Array:

@@ -46,6 +46,7 @@ WORDS = {
             ``jac(y, *args)`` returns the gradient, like `y0`, where that is one real array. One product tells
             whether it is that at the end.
     """,
+    "within": " where they come of `args`",
     "second": """
         The gradient holds differences, whose error in y is part of `error`, and its derivatives are differences of it:
         those of y are right to five to nine digits. `jac`, or ``derivatives="complex-step"``, which is taken within the

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from rootdiff._backend import Array, Backend, Function, Pick
+from rootdiff._bounds import Box
 from rootdiff._operator import LinearOperator, OfFixedPoint
 from rootdiff._solution import Status
 from rootdiff._sparse import dense, sparse, told
@@ -50,6 +51,8 @@ class Residual:
         objective: this, (*batch, 1).
     loss : str or None
         Which loss the equations have, or "objective".
+    box : Box or None
+        The bounds of a minimum, where this is the condition within them.
     """
 
     function: Function
@@ -66,9 +69,15 @@ class Residual:
     pattern: Pattern | None = field(default=None, kw_only=True)
     equations: Residual | None = field(default=None, kw_only=True)
     loss: str | None = field(default=None, kw_only=True)
+    box: Box | None = field(default=None, kw_only=True)
 
     #: The array namespace.
     xp: ClassVar[Any] = property(attrgetter("backend.xp"))
+
+    @property
+    def free(self) -> Residual:
+        """The same without bounds, the gradient itself."""
+        return self if self.box is None else self.box.free
 
     @property
     def gives_jacobian(self) -> bool:

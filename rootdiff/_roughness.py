@@ -11,6 +11,8 @@ from rootdiff._backend import Array
 #: Differences of this order, over so many steps, hold rounding errors only; unless those of the last order fall below
 #: this part of those of the order before: then they still hold the function itself.
 _ORDER, _POINTS, _FALLING = 6, 8, 0.3
+#: So many steps to either side the function is asked.
+REACH = _POINTS // 2
 #: The same over long steps, over which the function itself is gone from higher differences only. What they hold is an
 #: error if those of the last four orders agree up to a factor, and if it is but a part of the change over one step:
 #: differences of a function that bends within a step fall or rise, or are all as large as it is.

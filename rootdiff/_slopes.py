@@ -14,7 +14,7 @@ from rootdiff._columns import Column, Entry, columns, seen_together
 from rootdiff._differences import refined, slope
 from rootdiff._errors import ArgumentError
 from rootdiff._line import Line, Slope, central, first_step, power_of_two, scale
-from rootdiff._roughness import roughness, spacing
+from rootdiff._roughness import REACH, roughness, spacing
 from rootdiff._space import numbers
 
 #: No step is longer than this part of an entry, unless the entry is so small that it may be a zero up to rounding.
@@ -256,10 +256,15 @@ class Slopes:
 
     def _roughness(self, eps: Any) -> Array:
         """Return what is rough in f over steps of all primals at once: small ones, but far longer than roundings."""
-        steps = [spacing(eps) * p * _signs(p, 7) for p in self.primals]
+        middles, steps = list(self.primals), [spacing(eps) * p * _signs(p, 7) for p in self.primals]
+        if self.box is not None:  # a line that bounds cut has a kink: it begins further inside
+            (lo, hi), reach = self.box, REACH * np.abs(steps[0])
+            fits = hi - lo > 2 * reach
+            steps[0] = np.where(fits, steps[0], 0)
+            middles[0] = np.where(fits, np.clip(middles[0], lo + reach, hi - reach), middles[0])
 
         def along(k: int) -> Array:
-            moved = [np.astype(p + k * step, p.dtype) for p, step in zip(self.primals, steps, strict=True)]
+            moved = [np.astype(p + k * step, p.dtype) for p, step in zip(middles, steps, strict=True)]
             if self.box is not None:
                 moved[0] = np.clip(moved[0], *self.box)
             return self.function(*moved)

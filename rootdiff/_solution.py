@@ -35,6 +35,7 @@ class Status(IntEnum):
     SADDLE = 12
     STOPPED = 13
     MAX_EVALUATIONS = 14
+    DEGENERATE = 15
 
     @property
     def success(self) -> bool:
@@ -108,6 +109,12 @@ _WORDS: dict[Status, tuple[str, str]] = {
     Status.MAX_EVALUATIONS: (
         "the limit on the calls of the residual was reached",
         "check that the residual has a root, start closer to it, or raise max_evaluations",
+    ),
+    Status.DEGENERATE: (
+        "y is a minimum where a bound is only just reached: an unknown lies on it and the gradient along it is zero, "
+        "both to within tolerance, so that y has one-sided derivatives only",
+        "on_failure='keep' returns this y, whose derivatives are NaN; to have derivatives, move the bound, or leave it "
+        "away, or fix the unknown there",
     ),
 }
 

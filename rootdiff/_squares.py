@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from rootdiff._backend import Array, Backend, Function
+from rootdiff._bounds import Box, bound_vectors, condition
 from rootdiff._errors import ArgumentError
+from rootdiff._residual import Residual
 from rootdiff._structure import Structure
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
@@ -70,21 +73,34 @@ def flat_equations(
     rebuild: Callable[..., tuple[Any, ...]],
     loss: str,
     has_aux: bool = False,
+    bounds: Any = None,
 ) -> Function:
     """Return the user's equations, of any structure, as a function of a flat vector to (*batch, m), with their loss.
 
-    Of an objective m is one.
+    Of an objective m is one. With `bounds` the lower ones follow, then the upper ones, (*batch, m + 2 n).
     """
 
     def flat(y: Array, *parameters: Array) -> Array:
-        output = structure.backend.call(function, structure.unravel(y), rebuild(*parameters))
+        args = rebuild(*parameters)
+        output = structure.backend.call(function, structure.unravel(y), args)
         if has_aux:
             output, _ = structure.with_aux("residual", output)
         if loss == OBJECTIVE:
-            return structure.objective(output, y.dtype)
-        return with_loss(structure.backend.xp, loss, structure.equations(output, y.dtype))
+            found = structure.objective(output, y.dtype)
+        else:
+            found = with_loss(structure.backend.xp, loss, structure.equations(output, y.dtype))
+        if bounds is None:
+            return found
+        return structure.backend.xp.concat([found, *flat_bounds(structure, bounds, args, y)], axis=-1)
 
     return flat
+
+
+def flat_bounds(structure: Structure, bounds: Any, args: tuple[Any, ...], y: Array) -> tuple[Array, Array]:
+    """Return the bounds of a minimum, given or a function of `args`, as vectors like `y`."""
+    if callable(bounds):
+        bounds = structure.backend.call(lambda _, *args: bounds(*args), (), args)
+    return bound_vectors(structure, bounds, y)
 
 
 def row_weights(xp: Any, r: Array, loss: str | None) -> Array:
@@ -92,14 +108,43 @@ def row_weights(xp: Any, r: Array, loss: str | None) -> Array:
     return xp.ones_like(r) if loss == OBJECTIVE else r
 
 
-def gradient(backend: Backend, equations: Function, loss: str) -> Function:
+def gradient(backend: Backend, equations: Function, loss: str, bounded: bool = False) -> Function:
     """Return J^T r of equations r, or the gradient of an objective, as a function of the same inputs.
 
-    It is differentiable in all of them. The derivative of its root has the whole Hessian, J^T J + sum r_i H_i.
+    It is differentiable in all of them. The derivative of its root has the whole Hessian, J^T J + sum r_i H_i. Where
+    the equations are followed by bounds, it is what is zero at a minimum within these.
     """
+    xp = backend.xp
 
     def function(y: Array, *parameters: Array) -> Array:
         value, pullback = backend.vjp(lambda y: equations(y, *parameters), (y,))
-        return pullback(row_weights(backend.xp, value, loss))[0]
+        if not bounded:
+            return pullback(row_weights(xp, value, loss))[0]
+        r, lo, hi = _parted(value, y)
+        weights = xp.concat([row_weights(xp, r, loss), xp.zeros_like(lo), xp.zeros_like(hi)], axis=-1)
+        return condition(xp, y, pullback(weights)[0], lo, hi)
 
     return function
+
+
+def _parted(value: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Return equations, lower and upper bounds of unknowns `y` that follow one another."""
+    n = y.shape[-1]
+    return value[..., : -2 * n], value[..., -2 * n : -n], value[..., -n:]
+
+
+def minimised(found: Residual, loss: str, bounded: bool = False) -> Residual:
+    """Return the gradient of the equations, or the objective, that `found` is, which may be followed by bounds."""
+    flat, backend = found.function, found.backend
+    whole = replace(found, function=gradient(backend, flat, loss, bounded), loss=loss)
+    if not bounded:
+        return replace(whole, equations=found)
+
+    def of_y(y: Array, *parameters: Array) -> Array:
+        return _parted(flat(y, *parameters), y)[0]
+
+    def limits(y: Array) -> tuple[Array, Array]:
+        return _parted(flat(y, *found.parameters), y)[1:]
+
+    equations = replace(found, function=of_y)
+    return replace(whole, equations=equations, box=Box(replace(found, function=gradient(backend, of_y, loss)), limits))

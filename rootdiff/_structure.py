@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rootdiff._backend import Array, Backend, Function
-from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
+from rootdiff._errors import ArgumentError, ArgumentTypeError, RootdiffError, with_article
 from rootdiff._numbers import as_unknown, as_value, is_number, is_of
 
 
@@ -100,13 +100,18 @@ class Structure:
             return xp.full_like(y, float(sizes))
         if backend.is_array(sizes) and sizes.ndim == 0:
             return xp.broadcast_to(xp.astype(sizes, y.dtype), tuple(y.shape))
-        leaves, tree = backend.flatten(as_unknown(backend, sizes, y))
+        try:
+            leaves, tree = backend.flatten(as_unknown(backend, sizes, y))
+            leaves = [leaf if backend.is_array(leaf) else xp.asarray(leaf) for leaf in leaves]
+        except RootdiffError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ArgumentTypeError(f"{role}: got {sizes!r}; it must hold real numbers.") from error
         if tree != self.tree:
             raise ArgumentError(f"{role}: got {sizes!r}; it must be a number, or a pytree of the structure of y0.")
         parts = []
-        for leaf, shape, is_complex in zip(leaves, self.shapes, self.complex_leaves, strict=True):
+        for array, shape, is_complex in zip(leaves, self.shapes, self.complex_leaves, strict=True):
             wanted = self.batch + shape
-            array = leaf if backend.is_array(leaf) else xp.asarray(leaf)
             if not xp.isdtype(array.dtype, ("real floating", "integral")):
                 raise ArgumentTypeError(f"{role}: it has dtype {array.dtype}; it must hold real numbers.")
             try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rootdiff._arguments import check_args, check_meaning, describe
 from rootdiff._backend import Array, Backend
+from rootdiff._bounds import check_order
 from rootdiff._compaction import batched_leaves
 from rootdiff._detection import detected
 from rootdiff._errors import ArgumentError, ArgumentTypeError
@@ -17,7 +18,7 @@ from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
-from rootdiff._squares import flat_equations, gradient
+from rootdiff._squares import flat_bounds, flat_equations, minimised
 from rootdiff._structure import Structure, flat_residual, split_args
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Nothing
@@ -50,6 +51,7 @@ class Options:
     jac_sparsity: Any = None
     max_evaluations: int | None = None
     loss: str | None = None
+    within: Any = None
 
     @classmethod
     def of(cls, variables: Mapping[str, Any]) -> Options:
@@ -111,18 +113,16 @@ class Task:
         function = self.function if function is None else function  # a module without layers is false
         structure, has_aux, loss = structure or self.structure, self.options.has_aux, self.options.loss
         if loss is not None:
-            return flat_equations(function, structure, rebuild, loss, has_aux)
+            return flat_equations(function, structure, rebuild, loss, has_aux, self.options.within)
         return flat_residual(function, structure, rebuild, self.fixed_point, has_aux)
 
     def residual(self, structure: Structure | None = None, args: tuple[Any, ...] | None = None) -> Residual:
         """Return the residual with its parameters bound, of some of the systems where these are given."""
         parameters, rebuild = self.split(args)
-        flat, backend = self.flat(rebuild, structure), self.backend
-        found = Residual(flat, tuple(parameters), backend, fixed_point=self.fixed_point, pattern=self.pattern)
-        loss = self.options.loss
-        if loss is None:
-            return found
-        return replace(found, function=gradient(backend, flat, loss), equations=found, loss=loss)
+        flat = self.flat(rebuild, structure)
+        found = Residual(flat, tuple(parameters), self.backend, fixed_point=self.fixed_point, pattern=self.pattern)
+        loss, within = self.options.loss, self.options.within
+        return found if loss is None else minimised(found, loss, within is not None)
 
 
 def of_kind(adapter: Adapter, kinds: str | tuple[str, ...]) -> Callable[[Any], bool]:
@@ -190,7 +190,16 @@ def task(
         None if given is None else batched_leaves(backend, args, given, structure.batch),
         None if options.y_scale is None else adapter.aside(_sizes)(adapter, structure, options.y_scale, start),
     )
+    if options.within is not None:
+        adapter.aside(_check_bounds)(adapter, made, args)
     return made if options.jac_sparsity is None else replace(made, pattern=_pattern(adapter, made))
+
+
+def _check_bounds(adapter: Adapter, task: Task, args: tuple[Any, ...]) -> None:
+    """Raise if the bounds of a minimum are none; where they are traced, a minimum within them is NaN."""
+    lo, hi = flat_bounds(task.structure, task.options.within, args, task.start)
+    if adapter.is_concrete((lo, hi)):
+        check_order(task.backend.xp, lo, hi)
 
 
 def _pattern(adapter: Adapter, task: Task) -> Pattern:

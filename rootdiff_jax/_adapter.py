@@ -118,6 +118,7 @@ class JaxAdapter(Adapter):
             options.batch_ndim,
             pattern=task.pattern,
             loss=options.loss,
+            bounded=options.within is not None,
         )
         scale = None if task.scale is None else made_of(y, jax.lax.stop_gradient(task.scale))
         inputs = Inputs(y, solver_values, adjoint_values, of_correct, scale, operands)

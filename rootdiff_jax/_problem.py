@@ -16,7 +16,7 @@ from rootdiff._residual import Residual
 from rootdiff._settings import runtime_settings, with_settings
 from rootdiff._solution import Status
 from rootdiff._sparsity import Pattern
-from rootdiff._squares import gradient
+from rootdiff._squares import gradient, minimised
 from rootdiff_jax._backend import JaxBackend
 from rootdiff_jax._trace import Traced
 
@@ -74,7 +74,7 @@ class Problem:
     `fixed_point` tells that the residual is ``cell(y) - y``. Where it is known which of the operands carry the batch
     axes, `batched`, the residual is traced for one system. So many of the batch axes as `mapped` are those of vmap. The
     `pattern` is that of the Jacobian of each system, if it is known. With a `loss` the residual is the
-    gradient of such a sum of the function, see `Residual`.
+    gradient of such a sum of the function, see `Residual`, whose values bounds follow if it is `bounded`.
     """
 
     function: Traced
@@ -88,12 +88,13 @@ class Problem:
     mapped: int = 0
     pattern: Pattern | None = None
     loss: str | None = None
+    bounded: bool = False
 
     def call(self, y: Array, *operands: Array) -> Array:
         """Return the residual of all systems, (*batch, n)."""
         if self.loss is None:
             return self._equations(y, *operands)
-        return gradient(JaxBackend(), self._equations, self.loss)(y, *operands)
+        return gradient(JaxBackend(), self._equations, self.loss, self.bounded)(y, *operands)
 
     def _equations(self, y: Array, *operands: Array) -> Array:
         if self.batched is None:
@@ -113,7 +114,7 @@ class Problem:
         backend = JaxBackend(self.function.reverse_only, self.function.differentiable)
         residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point, pattern=self.pattern)
         if self.loss is not None:
-            return replace(residual, equations=Residual(self._equations, operands, backend), loss=self.loss)
+            return minimised(replace(residual, function=self._equations), self.loss, self.bounded)
         return residual if self.batched is None else replace(residual, take=partial(self._take, operands))
 
     def _take(self, operands: tuple[Any, ...], pick: Pick, _: int) -> Residual:

@@ -191,6 +191,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
         scaled=task.scale is not None,
         cuda_graph=options.cuda_graph,
         loss=options.loss,
+        bounded=options.within is not None,
     )
     y, status, steps, norm, method, _, error, *_ = apply(Root, problem, start, *inputs)
     if statistics.count and not hidden and bool((status <= int(Status.AT_PRECISION)).all()):

@@ -17,7 +17,7 @@ from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
 from rootdiff._solver import Solver
 from rootdiff._sparsity import Pattern
-from rootdiff._squares import gradient
+from rootdiff._squares import gradient, minimised
 from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Continuation, InBracket
@@ -76,6 +76,7 @@ class Problem:
     scaled : bool. Whether the last one of these is the size of the unknowns.
     cuda_graph : bool. Whether loops are to be recorded.
     loss : str or None. Of what kind of sum of `original` the root is a minimum, see `Residual`; None of none.
+    bounded : bool. Whether bounds follow the values of `original`.
     outcome : Outcome. What `forward` finds out, for Python to branch on under every transform.
     """
 
@@ -99,19 +100,19 @@ class Problem:
     scaled: bool = False
     cuda_graph: bool = False
     loss: str | None = None
+    bounded: bool = False
     observe: Callable[[StepInfo], bool] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     def function(self, *inputs: Tensor) -> Tensor:
         """Return the residual of y and the parameters; constants of a system that failed are those of a good one."""
-        return self._of_equations(self._equations)(*inputs)
+        if self.loss is None:
+            return self._equations(*inputs)
+        return gradient(BACKEND, self._equations, self.loss, self.bounded)(*inputs)  # type: ignore[no-any-return]
 
     def _equations(self, *inputs: Tensor) -> Tensor:
         found, regular = self.outcome.constants
         return with_captured(self.original, found, len(inputs))(*inputs, *regular)
-
-    def _of_equations(self, equations: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return equations if self.loss is None else gradient(BACKEND, equations, self.loss)
 
     def check(self, whole: bool = False) -> None:
         """Raise if a tensor that the residual reads has changed in place, or an array that could be put back too."""
@@ -141,16 +142,16 @@ class Problem:
 
         backend = BACKEND if self.observe is None else TorchBackend(predicts=False)
         residual: Residual = _FromStart(
-            self._of_equations(known),
+            known,
             parameters,
             backend,
-            equations=None if self.loss is None else Residual(known, parameters, backend),
-            loss=self.loss,
             observe=self.observe,
             fixed_point=self.fixed_point,
             pattern=self.pattern,
             start=start,
         )
+        if self.loss is not None:
+            residual = minimised(residual, self.loss, self.bounded)
         if self.take is not None and self.direct is not None:
             residual = replace(residual, take=self.take(*self.arguments(*parameters)))
         correct, solver = self.correct, self.solver

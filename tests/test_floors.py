@@ -35,6 +35,7 @@ FLOORS = {
     "_settings": 1,
     "_solution": 0,
     "_structure": 1,
+    "_bounds": 1,
     "_squares": 1,
     "_arguments": 1,
     "_residual": 1,

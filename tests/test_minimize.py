@@ -297,8 +297,6 @@ def test_errors_name_what_came_and_what_to_do() -> None:
         rootdiff.root(lambda y: y, np.ones(2), solver=rootdiff.NewtonTrustRegion())
     with pytest.raises(ArgumentError, match=r"GaussNewton minimises a sum of squares\. Call least_squares"):
         rootdiff.minimize(valley, np.ones(2), THETA, solver=rootdiff.GaussNewton())
-    with pytest.raises(TypeError, match="bounds"):
-        rootdiff.minimize(valley, np.ones(2), THETA, bounds=(0, 1))  # type: ignore[call-arg]
 
 
 def test_a_wrong_jac_is_refused() -> None:

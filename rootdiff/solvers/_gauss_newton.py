@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rootdiff._backend import Array, status_where
+from rootdiff._bounds import condition
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._residual import Residual
+from rootdiff._settings import with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import every, is_finite, is_within, norm2, per_system
 from rootdiff._squares import OBJECTIVE
+from rootdiff.solvers._bounded import within
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt, damped, decompose
@@ -27,7 +30,7 @@ class GaussNewton(LevenbergMarquardt):
     Parameters
     ----------
     rtol, atol, max_steps, radius, scale, geodesic
-        As for `LevenbergMarquardt`.
+        As for `LevenbergMarquardt`; within bounds there is no geodesic acceleration.
 
     Notes
     -----
@@ -67,24 +70,45 @@ class GaussNewton(LevenbergMarquardt):
     def step(self, residual: Residual, state: State) -> State:
         assert residual.equations is not None
         xp, y, (region, r, matrix) = residual.xp, state.iterate.y, state.memory
-        equations = replace(residual.equations, active=residual.active, correct=residual.correct)
+        equations = replace(residual.equations, active=residual.active, correct=residual.correct, box=residual.box)
         weights = self.weigh(xp, matrix, region.scale)._replace(rows=xp.ones_like(r))
         metric = weights.metric
         radius = xp.where(region.radius < 0, self.first_radius(xp, y, metric), region.radius)
-        spectrum = decompose(xp, matrix / metric[..., None, :], r)
+        held = None
+        if residual.box is not None:
+            held = residual.box.holds(y, (xp.matrix_transpose(matrix) @ r[..., None])[..., 0])
+        spectrum = _held(xp, matrix, metric, r, held)
         whole = damped(xp, spectrum, spectrum.f, xp.zeros_like(radius)) / metric
         size = norm2(xp, r)
         unit = xp.where(size > 0, size, 1.0)
         at = Model(y, r, matrix, weights, radius, whole, every(xp, spectrum.values > 0), size, unit)
-        trial = self._searched(equations, at, spectrum, r)
+        trial = self._searched(equations, at, (spectrum, held), r)
         new_y = xp.where(trial.accepted[..., None], trial.y, y)
         # the sum of squares tells steps apart as long as r is not orthogonal to the columns of J
-        resolved = norm2(xp, spectrum.f) > 2 * float(xp.finfo(y.dtype).eps) ** 0.5 * size
+        resolved = (
+            norm2(xp, xp.where(spectrum.values > 0, spectrum.f, xp.zeros_like(spectrum.f)))
+            > 2 * float(xp.finfo(y.dtype).eps) ** 0.5 * size
+        )
         status = status_where(xp, trial.accepted & resolved, Status.RUNNING, Status.STALLED)
         new = self._at(residual, new_y, Region(weights.scale, trial.radius), status)
         eps = float(xp.finfo(y.dtype).eps)
         taken = is_within(xp, new_y - y - whole, 0.1 * xp.abs(whole) + eps * xp.abs(y))
         return with_error_of(xp, whole, trial.accepted & taken, state, new)
+
+    def propose(self, residual: Residual, model: Model, prepared: Any, radius: Array) -> tuple[Array, Array]:
+        spectrum, held = prepared
+        if residual.box is None:
+            return super().propose(residual, model, spectrum, radius)
+        xp, plain = residual.xp, with_settings(self, geodesic=False)
+
+        def shortest(spectrum: Any) -> tuple[Array, Array]:
+            return LevenbergMarquardt.propose(plain, residual, model, spectrum, radius)
+
+        def beside(held: Array, step: Array) -> tuple[Array, Array]:
+            moved = model.f + model.product(step)
+            return shortest(_held(xp, model.matrix, model.weights.metric, moved, held))
+
+        return within(residual, model.y, held, *shortest(spectrum), beside)
 
     def _at(self, residual: Residual, y: Array, region: Region, status: Array) -> State:
         """Return the state at a point, whose norm is that of r."""
@@ -92,6 +116,8 @@ class GaussNewton(LevenbergMarquardt):
         xp = residual.xp
         r, matrix = residual.equations.with_jacobian(y)
         gradient = (xp.matrix_transpose(matrix) @ r[..., None])[..., 0]
+        if residual.box is not None:
+            gradient = condition(xp, y, gradient, *residual.box.limits(y))
         finite = is_finite(xp, gradient)
         status = xp.astype(xp.where(finite, status, int(Status.NONFINITE)), xp.int32)
         return State(
@@ -102,3 +128,9 @@ class GaussNewton(LevenbergMarquardt):
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         """Return the solution after Newton corrections of the gradient, where the sum of squares falls no further."""
         return corrected_minimum(self, residual, raw)
+
+
+def _held(xp: Any, matrix: Array, metric: Array, r: Array, held: Array | None) -> Any:
+    """Return the spectrum of the scaled Jacobian without the columns of the unknowns that are `held`, (*batch, n)."""
+    scaled = matrix / metric[..., None, :]
+    return decompose(xp, scaled if held is None else xp.where(held[..., None, :], xp.zeros_like(scaled), scaled), r)

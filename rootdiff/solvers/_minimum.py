@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rootdiff._backend import Array, status_where
+from rootdiff._bounds import sides
 from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
-from rootdiff._space import every, is_finite, is_within, norm2, numbers, per_system
+from rootdiff._space import every, is_finite, is_within, norm2, numbers, per_system, some
 from rootdiff._squares import OBJECTIVE, row_weights
-from rootdiff._verdict import judged, start_scale
+from rootdiff._verdict import allowed_error, judged, start_scale
 from rootdiff.solvers._given import Given
 
 #: A measured slope may be off by so many times its estimated error.
@@ -43,28 +44,43 @@ class Minimum(Solver):
     }
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
-        xp, first = residual.xp, residual(y0)
+        xp = residual.xp
+        if residual.box is not None:
+            box = residual.box.at(y0)
+            residual = replace(residual, box=box, correct=lambda trial, _: box.projected(trial))
+            y0 = box.projected(y0)
+        first = residual(y0)
         inner: Any = self.solver.resolved(y0.dtype, xp)
         raw = inner.claim(residual, y0, per_system(xp, y0, True, xp.bool), looks=False).raw
         rtol = getattr(inner, "rtol", None)
         rtol = float(xp.finfo(y0.dtype).eps) ** 0.75 if rtol is None else rtol
         judge = with_settings(Given(), rtol=rtol, atol=getattr(inner, "atol", None))
-        raw = judged(judge, residual, y0, first, raw, raw.status != int(Status.NONFINITE_START))
-        if not is_dense(tuple(y0.shape)):
+        dense = is_dense(tuple(y0.shape))
+        hessian = residual.free.jacobian(raw.y) if dense else None
+        asked = raw.status != int(Status.NONFINITE_START)
+        raw = judged(judge, _beyond(residual, raw.y, hessian), y0, first, raw, asked)
+        if hessian is None:
             return raw
-        hessian = residual.jacobian(raw.y)
         equations = residual.equations
         off = None
         if equations is not None:
             weights = row_weights(xp, equations(raw.y), residual.loss)
             off = equations.operator(raw.y).error_sizes(weights, True)
+        scale = start_scale(xp, y0, residual.scale)
+        held, slopes, weak = xp.zeros_like(raw.y) > 0, hessian, None
+        if residual.box is not None:
+            held, slopes, weak = _active(residual, judge, raw, scale, hessian, off)
+            raw = raw._replace(factors=None)  # those of the judged residual lack what held unknowns do to the others
         if off is not None:
-            raw = _with_error_of_slopes(residual, raw, hessian, off, rtol, start_scale(xp, y0, residual.scale))
-        falls, flat = _curvature(residual, raw.y, hessian, off)
+            off = xp.where(held, xp.zeros_like(off), off)
+            raw = _with_error_of_slopes(residual, raw, slopes, off, rtol, scale)
+        falls, flat = _curvature(residual, raw.y, hessian, off, held)
         success, status = raw.status <= int(Status.AT_PRECISION), raw.status
         stopped = success | (status == int(Status.STALLED)) | (status == int(Status.ILL_DETERMINED))
         status = xp.where(flat & stopped, int(Status.SINGULAR), status)
         status = xp.where(falls & success, int(Status.SADDLE), status)
+        if weak is not None:
+            status = xp.where(weak & (status <= int(Status.AT_PRECISION)), int(Status.DEGENERATE), status)
         return raw._replace(status=xp.astype(status, xp.int32))
 
 
@@ -88,6 +104,51 @@ class MinimumOfObjective(Minimum):
             "small multiple of the square of y less what it should be near to; on_failure='keep' returns this y",
         ),
     }
+
+
+def _beyond(residual: Residual, at: Array, hessian: Array | None) -> Residual:
+    """Return the residual with values beyond the bounds too, where each bound is active, or not, as it is `at` a point.
+
+    So an unknown on a bound can be moved to both sides. The gradient is that of the nearest point within, and what the
+    diagonal of the Hessian, if it is known, makes of the way there.
+    """
+    box, free = residual.box, residual.free
+    if box is None:
+        return residual
+    xp, (lo, hi) = residual.xp, box.limits(at)
+    lower, upper = sides(at, free(at), lo, hi)
+    slope = xp.zeros_like(at) if hessian is None else xp.abs(xp.linalg.diagonal(hessian))
+
+    def function(y: Array, *parameters: Array) -> Array:
+        inside = box.projected(y)
+        gradient = free.function(inside, *parameters) + slope * (y - inside)
+        return xp.where(lower, y - lo, xp.where(upper, y - hi, gradient))
+
+    return replace(residual, function=function, correct=None)
+
+
+def _active(
+    residual: Residual, judge: Any, raw: RawSolution, scale: Array, hessian: Array, off: Array | None
+) -> tuple[Array, Array, Array]:
+    """Return the unknowns that bounds hold, (*batch, n), the Jacobian of the residual, and where one is only just held.
+
+    That is so, (*batch), where an unknown is within its error, or tolerance, of a bound, and the gradient along it is
+    what such errors of the unknowns, or the error of the gradient, make of zero.
+    """
+    assert residual.box is not None
+    xp, y = residual.xp, raw.y
+    gradient, (lo, hi) = residual.free(y), residual.box.limits(y)
+    lower, upper = sides(y, gradient, lo, hi)
+    held = lower | upper
+    place = numbers(xp, y)
+    jacobian = xp.where(held[..., None], xp.astype(place[:, None] == place, y.dtype), hessian)
+    allowed = allowed_error(xp, judge, y, scale, xp.isfinite(raw.residual_norm) | True)
+    if raw.error is not None:
+        allowed = xp.where(xp.isfinite(raw.error), xp.maximum(raw.error, allowed), allowed)
+    least = xp.sum(xp.abs(hessian) * allowed[..., None, :], axis=-1)
+    least = least if off is None else least + _MARGIN * off
+    near = (xp.minimum(xp.abs(y - lo), xp.abs(hi - y)) <= allowed) & (lo < hi)
+    return held, jacobian, some(xp, near & (xp.abs(gradient) <= least))
 
 
 def _with_error_of_slopes(
@@ -116,14 +177,18 @@ def _with_error_of_slopes(
     return raw._replace(status=xp.astype(status, xp.int32), error=error)
 
 
-def _curvature(residual: Residual, y: Array, hessian: Array, off: Array | None) -> tuple[Array, Array]:
+def _curvature(residual: Residual, y: Array, hessian: Array, off: Array | None, held: Array) -> tuple[Array, Array]:
     """Return whether a negative eigenvalue of the Hessian is beyond errors, and whether it is singular, both (*batch).
 
     It is scaled to a diagonal of ones. It is singular where it is so to half the digits, and J to all of them: that is
     known to more. So is an exact Hessian of an objective. Where slopes are measured, and the gradient is `off` by them,
-    zeros are seen as such.
+    zeros are seen as such. Unknowns that are `held` by bounds, (*batch, n), take no part.
     """
     xp, precision, equations = residual.xp, residual.backend.precision(y.dtype), residual.equations
+    bounded, place = residual.box is not None, numbers(xp, y)
+    unit = xp.where(held[..., None], xp.astype(place[:, None] == place, y.dtype), xp.zeros_like(hessian))
+    if bounded:
+        hessian = xp.where(held[..., None] | held[..., None, :], unit, hessian)
     if equations is None or residual.loss == OBJECTIVE:
         exact = residual.loss == OBJECTIVE and precision <= float(xp.finfo(y.dtype).eps)
         return _definite(xp, hessian, precision, 10 * precision if exact else precision**0.5)
@@ -131,6 +196,8 @@ def _curvature(residual: Residual, y: Array, hessian: Array, off: Array | None) 
     errors = equations.operator(y).errors
     if errors is not None:
         slopes = xp.where(xp.abs(slopes) <= _MARGIN * errors(), xp.zeros_like(slopes), slopes)
+    if bounded:
+        slopes = xp.concat([xp.where(held[..., None, :], xp.zeros_like(slopes), slopes), unit], axis=-2)
     norms = norm2(xp, xp.matrix_transpose(slopes))
     _, values = _singular_values(xp, slopes / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None, :])
     blind = values[..., -1] <= 10 * slopes.shape[-2] * precision

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, status_where
+from rootdiff._bounds import condition
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import dot, every, is_finite, max_norm, norm2, per_system
+from rootdiff._space import dot, every, is_finite, max_norm, norm2, numbers, per_system
 from rootdiff._squares import OBJECTIVE
+from rootdiff.solvers._bounded import within
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region, Weights
 from rootdiff.solvers._trust_region import TrustRegionSolver, borne_out
@@ -84,7 +86,7 @@ class NewtonTrustRegion(TrustRegionSolver):
     def step(self, residual: Residual, state: State) -> State:
         assert residual.equations is not None
         xp, y, objective = residual.xp, state.iterate.y, residual.equations
-        region, metric, value, hessian, curvature = state.memory
+        region, metric, value, gradient, hessian, curvature, held = state.memory
         radius = xp.where(region.radius < 0, self.first_radius(xp, y, metric), region.radius)
         values, vectors, slope = curvature
         convex = values[..., 0] > 0
@@ -93,7 +95,7 @@ class NewtonTrustRegion(TrustRegionSolver):
         ones = xp.ones_like(radius)
         at = Model(
             y,
-            state.iterate.f,
+            gradient,
             hessian,
             Weights(region.scale, metric, xp.ones_like(y)),
             radius,
@@ -106,21 +108,35 @@ class NewtonTrustRegion(TrustRegionSolver):
         def change(y: Array, *parameters: Array) -> Array:
             return objective.function(y, *parameters) - value[..., None]
 
-        changes = replace(objective, function=change, active=residual.active, correct=residual.correct)
-        trial = self._searched(changes, at, curvature, xp.zeros_like(y[..., :1]))
+        changes = replace(
+            objective, function=change, active=residual.active, correct=residual.correct, box=residual.box
+        )
+        trial = self._searched(changes, at, (curvature, held), xp.zeros_like(y[..., :1]))
         new_y = xp.where(trial.accepted[..., None], trial.y, y)
         resolved = _promised(xp, at, trial.y - y) > _ROUNDINGS * float(xp.finfo(y.dtype).eps) * xp.abs(value)
         status = status_where(xp, trial.accepted & resolved, Status.RUNNING, Status.STALLED)
         new = self._at(residual, new_y, Region(region.scale, trial.radius), status)
         return with_error_of(xp, whole, trial.accepted & trial.full, state, new)
 
-    def propose(self, residual: Residual, model: Model, prepared: _Curvature, radius: Array) -> tuple[Array, Array]:
+    def propose(self, residual: Residual, model: Model, prepared: Any, radius: Array) -> tuple[Array, Array]:
+        curvature, held = prepared
+        if residual.box is None:
+            return self._lowest(residual, model, curvature, radius)
+
+        def beside(held: Array, step: Array) -> tuple[Array, Array]:
+            slope = model.f + model.product(step)
+            curvature = _curvature(residual.xp, model.matrix, slope, model.weights.metric, held)
+            return self._lowest(residual, model, curvature, radius)
+
+        return within(residual, model.y, held, *self._lowest(residual, model, curvature, radius), beside)
+
+    def _lowest(self, residual: Residual, model: Model, curvature: _Curvature, radius: Array) -> tuple[Array, Array]:
         """Return the lowest point of the model in the region: -(H + (t - l) I)^-1 g, where l is the least eigenvalue.
 
         Newton's method for 1 / radius - 1 / |step|, as a function of t, climbs from a lower bound of t. In the hard
         case the gradient has no part along the eigenvector of l < 0: it is given one of a rounding.
         """
-        xp, (values, vectors, slope) = residual.xp, prepared
+        xp, (values, vectors, slope) = residual.xp, curvature
         eps = float(xp.finfo(values.dtype).eps)
         least, largest, first = values[..., :1], values[..., -1:], slope[..., :1]
         noise = values.shape[-1] * eps * xp.maximum(xp.abs(least), xp.abs(largest))
@@ -153,7 +169,7 @@ class NewtonTrustRegion(TrustRegionSolver):
         going = residual.backend.while_loop(lambda carry: xp.any(carry[1]) & xp.all(carry[2] < 30), improve, start)
         t = going[0]
         step = -(vectors @ (slope * weights(t))[..., None])[..., 0] / model.weights.metric
-        return step, model.solvable & (t <= lowest)
+        return step, (values[..., 0] > 0) & (t <= lowest)
 
     def assess(self, xp: Any, model: Model, radius: Array, step: Array, y: Array, f: Array) -> tuple[Array, Array]:
         promised, gained = _promised(xp, model, y - model.y), -f[..., 0]
@@ -164,22 +180,35 @@ class NewtonTrustRegion(TrustRegionSolver):
         """Return the state at a point. Its norm is zero where the gradient is, and no curvature is negative."""
         assert residual.equations is not None
         xp, value = residual.xp, residual.equations(y)[..., 0]
-        gradient, hessian = residual.with_jacobian(y)
+        gradient, hessian = residual.free.with_jacobian(y)
         hessian = (hessian + xp.matrix_transpose(hessian)) / 2
         finite = is_finite(xp, gradient) & every(xp, is_finite(xp, hessian)) & xp.isfinite(value)
         hessian = xp.where(finite[..., None, None], hessian, xp.zeros_like(hessian))
         weights = self.weigh(xp, _sizes(xp, hessian)[..., None, :], region.scale)
         metric = weights.metric
-        values, vectors = xp.linalg.eigh(hessian / metric[..., None, :] / metric[..., None])
-        slope = (xp.matrix_transpose(vectors) @ (gradient / metric)[..., None])[..., 0]
-        norm = xp.maximum(max_norm(xp, gradient), xp.clip(-values[..., 0], 0.0))
+        held, f = None, gradient
+        if residual.box is not None:
+            held = residual.box.holds(y, gradient)
+            f = condition(xp, y, gradient, *residual.box.limits(y))
+        curvature = _curvature(xp, hessian, gradient, metric, held)
+        norm = xp.maximum(max_norm(xp, f), xp.clip(-curvature.values[..., 0], 0.0))
         status = xp.astype(xp.where(finite, status, int(Status.NONFINITE)), xp.int32)
-        iterate = Iterate(y, gradient, xp.full_like(y, xp.inf), status, norm)
-        curvature = _Curvature(values, vectors, slope)
-        return State(iterate, (Region(weights.scale, region.radius), metric, value, hessian, curvature))
+        iterate = Iterate(y, f, xp.full_like(y, xp.inf), status, norm)
+        return State(iterate, (Region(weights.scale, region.radius), metric, value, gradient, hessian, curvature, held))
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         return corrected_minimum(self, residual, raw)
+
+
+def _curvature(xp: Any, hessian: Array, gradient: Array, metric: Array, held: Array | None) -> _Curvature:
+    """Return the curvature of the unknowns that are not `held`, (*batch, n); that of the others is one."""
+    scaled, slope = hessian / metric[..., None, :] / metric[..., None], gradient / metric
+    if held is not None:
+        place = numbers(xp, gradient)
+        scaled = xp.where(held[..., None] | held[..., None, :], xp.astype(place[:, None] == place, slope.dtype), scaled)
+        slope = xp.where(held, xp.zeros_like(slope), slope)
+    values, vectors = xp.linalg.eigh(scaled)
+    return _Curvature(values, vectors, (xp.matrix_transpose(vectors) @ slope[..., None])[..., 0])
 
 
 def _sizes(xp: Any, hessian: Array) -> Array:
