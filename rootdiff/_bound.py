@@ -50,7 +50,7 @@ def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> C
         try:
             return function(adapter, *args, **options)
         except RootdiffError as error:
-            if start in ("z0", "y") and not error.named:
+            if start in ("z0", "z", "y") and not error.named:
                 error.args = (re.sub(r"\by0\b", start, str(error)),)
             if first == "objective" and not error.named:
                 error.args = (re.sub(r"^residual:", "objective:", str(error)),)

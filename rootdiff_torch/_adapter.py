@@ -31,6 +31,7 @@ from rootdiff._task import Derivatives, Options, Task
 from rootdiff.solvers import Continuation, InBracket
 from rootdiff_torch._backend import BACKEND, TorchBackend
 from rootdiff_torch._capture import (
+    NESTED,
     SPARSE,
     Capture,
     Statistics,
@@ -42,6 +43,7 @@ from rootdiff_torch._capture import (
 )
 from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import tensors
+from rootdiff_torch._distributed import distributed
 from rootdiff_torch._graph import graphed
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._rule import Root, apply
@@ -66,7 +68,7 @@ class TorchAdapter(Adapter):
     nothing: Any = ()  # None would be a leaf that vmap does not return
 
     def entered(self, function: F) -> F:
-        return uncompiled(function)
+        return uncompiled(distributed(function))
 
     def aside(self, function: F) -> F:
         def run(*inputs: Any) -> Any:
@@ -94,8 +96,13 @@ class TorchAdapter(Adapter):
         return kept()
 
     def is_parameter(self, leaf: Any) -> bool:
-        """Return whether a leaf of args is handed to the rule; a sparse tensor is passed on as it is."""
-        return isinstance(leaf, Tensor) and leaf.layout is torch.strided
+        """Return whether a leaf of args is handed to the rule; a sparse or nested tensor is passed on as it is."""
+        return isinstance(leaf, Tensor) and leaf.layout is torch.strided and not leaf.is_nested
+
+    def unknown(self, y0: Any, args: tuple[Any, ...]) -> Any:
+        if any(leaf.is_nested for leaf in tensors(y0)):
+            raise ArgumentError(f"y0: {NESTED}")
+        return super().unknown(y0, args)
 
     def is_concrete(self, tree: Any) -> bool:
         return not levels() and all(map(has_values, tensors(tree)))
@@ -111,8 +118,10 @@ class TorchAdapter(Adapter):
             raise ArgumentError("y0: its leaves are on different devices; move them to one.")
         for index, arg in enumerate(args):
             for leaf in tensors(arg):
-                if leaf.layout is not torch.strided and is_followed(leaf):
-                    raise ArgumentError(f"args[{index}]: {SPARSE}")
+                if not self.is_parameter(leaf) and is_followed(leaf):
+                    raise ArgumentError(f"args[{index}]: {NESTED if leaf.is_nested else SPARSE}")
+                if has_values(unknowns[0]) and not has_values(leaf):
+                    raise ArgumentError(f"args[{index}]: it has no values (a FakeTensor, or on meta), but y0 has.")
                 if leaf.device != device and not (leaf.device.type == "cpu" and leaf.ndim == 0):
                     raise ArgumentError(
                         f"args[{index}]: it is on device {leaf.device}, but y0 is on {device}. Move one of them with "
@@ -120,6 +129,8 @@ class TorchAdapter(Adapter):
                     )
 
     def measured(self, task: Task) -> Residual:
+        if not has_values(task.start):
+            raise ArgumentError("y0: it has no values (a FakeTensor, or on meta), which are needed here.")
         leaves, rebuild = task.split()
         flat = Statistics(batched=False).kept(task.flat(rebuild))
         captured = capture(flat, task.start.detach(), leaves).differentiated
@@ -202,7 +213,14 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
 
 def _shapes(task: Task) -> Found:
     """Return a root without values, of fake tensors or such on the device "meta", after one call of the residual."""
-    like = task.start.detach() + 0 * task.residual()(task.start.detach())
+    start = task.start.detach()
+    try:
+        like = start + 0 * task.residual()(start)
+    except (AssertionError, RuntimeError) as error:
+        raise ArgumentError(
+            f"residual: y0 has no values, as {type(start).__name__} on {start.device}, and it fails: {error}. If it "
+            "uses tensors that have values, make them alike: .to('meta'), or a model that is made in FakeTensorMode."
+        ) from error
     norm, counts = like.detach().new_zeros(task.structure.batch), task.structure.batch
     status, steps, method = (norm.new_zeros(counts, dtype=torch.int32) for _ in range(3))
     return Found(like, None, status, steps, norm, method, like.detach())

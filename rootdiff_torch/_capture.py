@@ -31,6 +31,12 @@ SPARSE = (
     "it is or uses a sparse tensor that is differentiated, which the implicit derivative cannot follow. Pass its "
     "values through args as a dense tensor, and build the sparse one inside. A constant may stay sparse."
 )
+#: What is wrong with a nested tensor.
+NESTED = (
+    "it is a nested tensor, of sequences with lengths of their own. Pad them, torch.nested.to_padded_tensor(x, 0.0), "
+    "and mask what the residual makes of the padding; where entries do not meet, take x.values() with batch_ndim=1; or "
+    "solve sequence by sequence."
+)
 _RUNNING, _AFFINE, _REST = ("running_mean", "running_var"), ("weight", "bias"), ("momentum", "eps", "cudnn_enabled")
 #: Methods of tensors that do not read what they hold.
 _OF_SHAPES = ("size", "dim", "ndimension", "numel", "stride", "is_floating_point", "is_complex", "__len__")

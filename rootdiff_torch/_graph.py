@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch.fx import _symbolic_trace
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils import _pytree as pytree
 
 from rootdiff._adapter import F
@@ -55,10 +58,7 @@ def graphed(entry: F) -> F:
 
     @wraps(entry)
     def called(*args: Any, **options: Any) -> Any:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            raise TransformError(
-                f"{name}: torch.jit.trace would record the steps of one solve. Take torch.export, which records a root."
-            )
+        refuse_tracing(name)
         if not one_graph():
             return entry(*args, **options)
         if torch.compiler.is_dynamo_compiling():
@@ -72,6 +72,21 @@ def graphed(entry: F) -> F:
     return called  # type: ignore[return-value]
 
 
+def refuse_tracing(name: str) -> None:
+    """Raise if what records Python is around a call: it would record the steps of one solve, not a root."""
+    if torch.compiler.is_dynamo_compiling():
+        return
+    tracer = "torch.jit.trace" if torch.jit.is_tracing() else ""  # type: ignore[attr-defined, no-untyped-call]
+    if _symbolic_trace._is_fx_tracing_flag and not torch.compiler.is_compiling() and get_proxy_mode() is None:
+        tracer = "torch.fx.symbolic_trace"
+    elif TransformType.Functionalize in levels():
+        tracer = "torch.func.functionalize"
+    if tracer:
+        raise TransformError(
+            f"{name}: {tracer} would record the steps of one solve. Take torch.export, which records a root."
+        )
+
+
 def inlined(function: F) -> F:
     """Return `function`, which PyTorch traces as a part of one graph; where it breaks graphs, it is not traced."""
     _PARTS.add(function.__code__)
@@ -82,7 +97,11 @@ def one_graph() -> bool:
     """Return whether PyTorch is tracing, and must not leave anything out of the graph."""
     if not _SUPPORTED:
         return False
-    return _unbroken() if torch.compiler.is_dynamo_compiling() else torch.compiler.is_exporting()
+    return (
+        _unbroken()
+        if torch.compiler.is_dynamo_compiling()
+        else torch.compiler.is_exporting() or get_proxy_mode() is not None
+    )
 
 
 @torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]

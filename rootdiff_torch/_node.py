@@ -23,6 +23,7 @@ from torch._dynamo.variables import higher_order_ops
 from torch._guards import detect_fake_mode
 from torch._higher_order_ops.base_hop import BaseHOP
 from torch._inductor.virtualized import V
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from rootdiff._arguments import describe
 from rootdiff._errors import ArgumentError
@@ -188,6 +189,9 @@ class _Solve(BaseHOP):
         return super().__call__(subgraph, *operands, **kwargs)  # type: ignore[no-untyped-call]
 
     def _call_Autograd(self, subgraph: Any, *operands: Any, **kwargs: Any) -> Any:
+        if get_proxy_mode() is not None and detect_fake_mode(operands) is None:  # make_fx, with values
+            with torch._C._AutoDispatchBelowAutograd():
+                return super().__call__(subgraph, *operands, **kwargs)  # type: ignore[no-untyped-call]
         call = _CALLS.get(subgraph)
         if call is None:
             call = _CALLS[subgraph] = _Call.of(subgraph, [isinstance(part, Tensor) for part in operands], **kwargs)

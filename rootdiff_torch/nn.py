@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rootdiff._errors import ArgumentTypeError
+from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._operator import LinearOperator
 from rootdiff._registry import get_adjoint, get_solver
@@ -20,11 +21,13 @@ from rootdiff._solver import Solver
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.solvers import Given
 from rootdiff_torch._adapter import fixed_point, root
+from rootdiff_torch._capture import NESTED
 from rootdiff_torch._derivatives import is_differentiable
-from rootdiff_torch._graph import inlined, one_graph, refuse
+from rootdiff_torch._distributed import check_captured, is_distributed, localized
+from rootdiff_torch._graph import inlined, one_graph, refuse, refuse_tracing
 from rootdiff_torch._random import drawing_once
 from rootdiff_torch._stability import jacobian_penalty, spectral_radius
-from rootdiff_torch._transforms import has_values, is_wrapped, uncompiled
+from rootdiff_torch._transforms import TransformError, has_values, is_wrapped, uncompiled
 
 __all__ = ["FixedPointLayer", "ImplicitLayer", "jacobian_penalty", "spectral_radius"]
 
@@ -87,7 +90,8 @@ class ImplicitLayer(nn.Module):
     Attributes
     ----------
     last : Solution or None
-        That of the last call, detached; None before the first and under a transform of torch.func.
+        That of the last call, detached, of DTensors that of the local systems; None before the first and under a
+        transform of torch.func.
     failures : int or integer tensor, ()
         How many systems have failed in all calls; set it to 0 to count anew.
     states : list of pytrees like y
@@ -161,6 +165,7 @@ class ImplicitLayer(nn.Module):
     @inlined
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Return the root for these inputs; its dtype is that of the layer's parameters, also under autocast."""
+        refuse_tracing(type(self).__name__)
         if not one_graph():
             return self._now(inputs, keywords)
         for name in ("warm_start", "warm_adjoint", "intermediate"):
@@ -170,6 +175,14 @@ class ImplicitLayer(nn.Module):
 
     @uncompiled
     def _now(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        if is_distributed((inputs, keywords)):
+            weights = dict((*self.named_parameters(), *self.named_buffers()))
+            names = ("inputs", "inputs", "parameters")
+            (inputs, keywords, weights), spread = localized((inputs, keywords, weights), self.batch_ndim, names)
+            if not isinstance(self.residual, nn.Module):
+                named = {name.removeprefix("named."): weight for name, weight in weights.items()}
+                check_captured(partial(self.residual, **named, **keywords), [self._begin(inputs, keywords), *inputs])
+            return spread(torch.func.functional_call(self, weights, inputs, keywords))
         residual, start, options = drawing_once(self.residual), self._begin(inputs, keywords), self._options()
         kept = dict.fromkeys(self.intermediate if self.training else (), start)
         if kept:
@@ -230,6 +243,8 @@ class ImplicitLayer(nn.Module):
                 f"{type(self).__name__}: there is no tensor among its inputs, which would tell the batch and the "
                 "device. Give the layer a start."
             )
+        if x.is_nested:
+            raise ArgumentError(f"{type(self).__name__}: of its inputs: {NESTED}")
         batch, shape = x.shape[: self.batch_ndim], x.shape[self.batch_ndim :] if self.shape is None else self.shape
         floating = (p.dtype for p in self.parameters() if p.is_floating_point())
         dtype = next(floating, x.dtype if is_differentiable(x) else torch.get_default_dtype())
@@ -247,6 +262,9 @@ class ImplicitLayer(nn.Module):
             return None if further is None else further(info)
 
         return keep
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise TransformError(f"{type(self).__name__}: torch.jit.script cannot hold a solve. Take torch.export.")
 
     def extra_repr(self) -> str:
         own = {name: getattr(self, name) for name in ("shape", "start", "warm_start", "warm_adjoint", "intermediate")}

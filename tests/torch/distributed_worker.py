@@ -13,13 +13,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_module, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import rootdiff_torch as rd
 
 PROCESSES = 2
 SAMPLES = 4
-KINDS = ("ddp", "fsdp", "fsdp-layer")
+KINDS = ("ddp", "fsdp", "fsdp-layer", "dtensor")
 
 
 def data() -> Tensor:
@@ -59,9 +60,18 @@ def wrapped(kind: str) -> nn.Module:
     if kind == "ddp":
         return DistributedDataParallel(network)
     mesh = init_device_mesh("cpu", (PROCESSES,))
+    if kind == "dtensor":
+        return distribute_module(network, mesh)
     if kind == "fsdp-layer":
         fully_shard(network[1], mesh=mesh)
     return fully_shard(network, mesh=mesh)
+
+
+def part(kind: str, rank: int) -> Tensor:
+    """Return what a process has of the data."""
+    if kind == "dtensor":
+        return distribute_tensor(data(), init_device_mesh("cpu", (PROCESSES,)), [Shard(0)])
+    return data().chunk(PROCESSES)[rank]
 
 
 def run(rank: int, path: str) -> None:
@@ -69,7 +79,7 @@ def run(rank: int, path: str) -> None:
     # processes meet in a file: a free port may be taken by the time it is used
     dist.init_process_group("gloo", init_method=f"file://{path}.store", rank=rank, world_size=PROCESSES)
     try:
-        found = {kind: gradients(wrapped(kind), data().chunk(PROCESSES)[rank]) for kind in KINDS}
+        found = {kind: gradients(wrapped(kind), part(kind, rank)) for kind in KINDS}
         if rank == 0:
             torch.save(found, path)
         dist.barrier()  # nobody leaves while the other still talks to it

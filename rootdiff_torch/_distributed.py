@@ -1,0 +1,128 @@
+"""Batches that are spread over processes, as DTensors: each process solves the systems that it has."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from rootdiff._adapter import F
+from rootdiff._errors import ArgumentError
+from rootdiff._solution import Solution
+from rootdiff_torch._capture import tensors_used
+from rootdiff_torch._derivatives import tensors
+
+_CAPTURED = (
+    "residual: it closes over a DTensor, or over a tensor that is differentiated, and each process would see its part "
+    "alone. Pass it through args; in a layer it may be a parameter of a module, on which distribute_module was called, "
+    "or one that the layer has by name."
+)
+#: The fields of a `Solution` of which each system has its part.
+_OF_SYSTEMS = ("y", "status", "steps", "residual_norm", "method", "approximate", "error")
+
+
+def distributed(entry: F) -> F:
+    """Return an entry point ``(function, y0, *args, **options)`` that solves DTensors by their local parts."""
+
+    @wraps(entry)
+    def called(*args: Any, **options: Any) -> Any:
+        if not is_distributed(args[1:]):
+            return entry(*args, **options)
+        function, *others = args
+        names = ["y0", *(f"args[{place}]" for place in range(len(args)))]
+        local, spread = localized(others, options.get("batch_ndim", 0), names)
+        check_captured(function, local)
+        found = entry(function, *local, **options)
+        return spread(found) if isinstance(found, Solution) else found
+
+    return called  # type: ignore[return-value]
+
+
+def check_captured(function: Callable[..., Any], local: Sequence[Any]) -> None:
+    """Raise if a function, of local parts, closes over what is differentiated: the gradient would be one process's."""
+    try:
+        captured = tensors_used(lambda *_: function(*local), tensors(local))
+    except RuntimeError as error:
+        if "DTensor" not in str(error):
+            raise
+        raise ArgumentError(_CAPTURED) from error
+    if captured:
+        raise ArgumentError(_CAPTURED)
+
+
+def is_distributed(tree: Any) -> bool:
+    """Return whether there are DTensors in a pytree."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and any(isinstance(leaf, kind) for leaf in tensors(tree))
+
+
+def localized(trees: Sequence[Any], batch_ndim: int, names: Sequence[str]) -> tuple[list[Any], Callable[[Any], Any]]:
+    """Return the local parts of pytrees of DTensors, and what makes DTensors of a local solution.
+
+    The first one is sharded along axes of the batch, the others as it is, or replicated: the gradients of these are
+    summed over the processes.
+    """
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+
+    first = next(leaf for leaf in tensors(trees) if isinstance(leaf, DTensor))
+    mesh, placements, batch = first.device_mesh, first.placements, tuple(first.shape[:batch_ndim])
+    lead = [part.dim if isinstance(part, Shard) else None for part in placements]
+
+    def part(name: str, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not (leaf.ndim or isinstance(leaf, DTensor)):
+            return leaf
+        if not isinstance(leaf, DTensor):
+            raise ArgumentError(
+                f"{name}: it is a plain tensor beside DTensors. Say how it is spread, with "
+                "torch.distributed.tensor.distribute_tensor(tensor, mesh, [Replicate()]), or of a module with "
+                "distribute_module."
+            )
+        fits = all(
+            isinstance(one, Replicate) or (one == two and tuple(leaf.shape[:batch_ndim]) == batch)
+            for one, two in zip(leaf.placements, placements, strict=False)
+        )
+        if leaf.device_mesh != mesh or not fits:
+            raise ArgumentError(
+                f"{name}: it has the placements {leaf.placements} on {leaf.device_mesh}, beside {placements} on "
+                f"{mesh} of systems {batch}. It must have these, with the axes of the systems in front, or be "
+                "replicated: call its .redistribute()."
+            )
+        sums = [
+            Partial() if isinstance(one, Replicate) and not isinstance(two, Replicate) else one
+            for one, two in zip(leaf.placements, placements, strict=True)
+        ]
+        # a redistribution that changes nothing sums the gradient
+        return leaf.redistribute(mesh, leaf.placements).to_local(grad_placements=sums)
+
+    if any(
+        isinstance(one, Partial) or (dim is not None and dim >= batch_ndim)
+        for one, dim in zip(placements, lead, strict=True)
+    ):
+        raise ArgumentError(
+            f"{names[0]}: it has the placements {placements}, but only axes of the batch may be sharded: each process "
+            f"solves whole systems (batch_ndim={batch_ndim}). Call its .redistribute()."
+        )
+    local = [
+        optree.tree_map(lambda leaf, name=name: part(name, leaf), tree)
+        for name, tree in zip(names, trees, strict=False)
+    ]
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        shape = torch.Size((*batch, *leaf.shape[batch_ndim:]))
+        stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        return DTensor.from_local(leaf, mesh, placements, run_check=False, shape=shape, stride=stride)
+
+    def spread(found: Any) -> Any:
+        if not isinstance(found, Solution):
+            return optree.tree_map(whole, found)
+        return found._replace(**{name: optree.tree_map(whole, getattr(found, name)) for name in _OF_SYSTEMS})
+
+    return local, spread
