@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, cast
 
 from rootdiff._adapter import Adapter
 from rootdiff._bound import P
+from rootdiff._built_in import AdjointName, SolverName
 from rootdiff._errors import ArgumentTypeError
 from rootdiff._failure import OnFailure, report
 from rootdiff._gradient_error import measure
@@ -20,7 +21,7 @@ from rootdiff._loop import StepInfo
 from rootdiff._problems import continuation_start, scalar_problem, with_path
 from rootdiff._registry import get_solver
 from rootdiff._report import GradientReport
-from rootdiff._solution import Solution
+from rootdiff._solution import Solution, Y
 from rootdiff._solver import Solver
 from rootdiff._space import per_system, weights
 from rootdiff._sparsity import Pattern
@@ -44,10 +45,10 @@ def root(
     adapter: Adapter,
     /,
     residual: Callable[..., Any],
-    y0: Any,
+    y0: Y,
     *args: Any,
-    solver: str | Solver = "auto",
-    adjoint: str | LinearSolver = "auto",
+    solver: SolverName | Solver = "auto",
+    adjoint: AdjointName | LinearSolver = "auto",
     rtol: float | None = None,
     atol: float | None = None,
     max_steps: int | None = None,
@@ -69,7 +70,7 @@ def root(
     check: bool = False,
     has_aux: bool = False,
     cuda_graph: bool = False,
-) -> Solution:
+) -> Solution[Y]:
     """Find y with ``residual(y, *args) = 0``, $differentiable.
 
     Parameters
@@ -171,10 +172,10 @@ def fixed_point(
     adapter: Adapter,
     /,
     cell: Callable[..., Any],
-    z0: Any,
+    z0: Y,
     *args: Any,
-    solver: str | Solver = "auto",
-    adjoint: str | LinearSolver = "auto",
+    solver: SolverName | Solver = "auto",
+    adjoint: AdjointName | LinearSolver = "auto",
     rtol: float | None = None,
     atol: float | None = None,
     max_steps: int | None = None,
@@ -193,7 +194,7 @@ def fixed_point(
     check: bool = False,
     has_aux: bool = False,
     cuda_graph: bool = False,
-) -> Solution:
+) -> Solution[Y]:
     """Find z with ``z = cell(z, *args)``, $differentiable.
 
     Parameters
@@ -234,9 +235,9 @@ def implicit(
     adapter: Adapter,
     /,
     residual: Callable[..., Any],
-    y: Any,
+    y: Y,
     *args: Any,
-    adjoint: str | LinearSolver = "auto",
+    adjoint: AdjointName | LinearSolver = "auto",
     batch_ndim: int = 0,
     rtol: float | None = None,
     atol: float | None = None,
@@ -247,7 +248,7 @@ def implicit(
     jvp: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
-) -> Solution:
+) -> Solution[Y]:
     """Return `y`, a root that was found elsewhere, $differentiable.
 
     By a solver of yours, a simulator, a table. Whether ``residual(y, *args) = 0`` is judged as at the end of `root`;
@@ -299,11 +300,11 @@ def least_squares(
     adapter: Adapter,
     /,
     residual: Callable[..., Any],
-    y0: Any,
+    y0: Y,
     *args: Any,
     loss: Loss = "linear",
-    solver: str | Solver = "auto",
-    adjoint: str | LinearSolver = "auto",
+    solver: SolverName | Solver = "auto",
+    adjoint: AdjointName | LinearSolver = "auto",
     bounds: Any = None,
     batch_ndim: int = 0,
     y_scale: Any = None,
@@ -314,7 +315,7 @@ def least_squares(
     verbose: bool = False,
     history: bool = False,
     has_aux: bool = False,
-) -> Solution:
+) -> Solution[Y]:
     """Find y with the least squares of ``residual(y, *args)``, $differentiable.
 
     Parameters
@@ -374,10 +375,10 @@ def minimize(
     adapter: Adapter,
     /,
     objective: Callable[..., Any],
-    y0: Any,
+    y0: Y,
     *args: Any,
-    solver: str | Solver = "auto",
-    adjoint: str | LinearSolver = "auto",
+    solver: SolverName | Solver = "auto",
+    adjoint: AdjointName | LinearSolver = "auto",
     bounds: Any = None,
     batch_ndim: int = 0,
     y_scale: Any = None,
@@ -388,7 +389,7 @@ def minimize(
     verbose: bool = False,
     history: bool = False,
     has_aux: bool = False,
-) -> Solution:
+) -> Solution[Y]:
     """Find y where ``objective(y, *args)`` has a minimum, $differentiable.
 
     Parameters
@@ -477,8 +478,8 @@ def root_scalar(
     residual: Callable[..., Any],
     bracket: Any,
     *args: Any,
-    solver: str | Solver = "chandrupatla",
-    adjoint: str | LinearSolver = "auto",
+    solver: SolverName | Solver = "chandrupatla",
+    adjoint: AdjointName | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
     derivatives: Derivatives = "finite-difference",
 ) -> Solution:
@@ -542,8 +543,8 @@ def continuation(
     max_step: float | None = None,
     max_steps: int = 500,
     history: bool = False,
-    solver: str | Solver = "auto",
-    adjoint: str | LinearSolver = "auto",
+    solver: SolverName | Solver = "auto",
+    adjoint: AdjointName | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
     derivatives: Derivatives = "finite-difference",
 ) -> Solution:
@@ -662,7 +663,7 @@ def gradient_report(
     y: Any,
     *args: Any,
     cotangent: Any = None,
-    adjoint: str | LinearSolver = "auto",
+    adjoint: AdjointName | LinearSolver = "auto",
     batch_ndim: int = 0,
     jac: Callable[..., Any] | None = None,
     jvp: Callable[..., Any] | None = None,

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentTypeError
 from rootdiff._inverse import Inverse
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Y = TypeVar("Y", default=Any)
+else:
+    from typing import TypeVar
+
+    Y = TypeVar("Y")
 
 
 class Status(IntEnum):
@@ -177,7 +186,7 @@ class RawSolution(NamedTuple):
     error: Array | None = None
 
 
-class Solution(NamedTuple):
+class Solution(NamedTuple, Generic[Y]):
     """A root and how it was found; a pytree, so that it passes through ``jit``, ``vmap`` and ``torch.func``.
 
     Attributes
@@ -216,7 +225,7 @@ class Solution(NamedTuple):
     (True, array([1.41421356]))
     """
 
-    y: Any
+    y: Y
     status: Array
     steps: Array
     residual_norm: Array
@@ -308,6 +317,10 @@ class Solution(NamedTuple):
                 "sol.y is differentiable: use torch.autograd or torch.func, jax.grad or jax.jvp."
             )
         return self.sensitivities
+
+
+# PyTorch 2.6 takes a class for a named tuple, and so for a pytree, only if `tuple` is its one base.
+Solution.__bases__ = (tuple,)
 
 
 def _named(argnums: int | tuple[int, ...] | None) -> dict[str, Any]:

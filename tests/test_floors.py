@@ -34,6 +34,7 @@ FLOORS = {
     "_environment": 0,
     "_settings": 1,
     "_solution": 0,
+    "_built_in": 0,
     "_structure": 1,
     "_bounds": 1,
     "_squares": 1,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+from typing import get_args
 
 import jax
 import pytest
@@ -14,7 +15,7 @@ import pytest
 import rootdiff
 import rootdiff_jax
 import rootdiff_torch
-from rootdiff import _registry
+from rootdiff import _built_in, _registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -84,3 +85,7 @@ def test_a_page_names_every_solver_and_adjoint(backend):
 
 def test_readme_is_read_in_minutes():
     assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") < 200
+
+
+def test_editors_offer_every_solver_and_adjoint():
+    assert {*get_args(_built_in.Solvers), *get_args(_built_in.Adjoints)} == set().union(*NAMES.values())
