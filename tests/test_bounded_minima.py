@@ -256,6 +256,8 @@ def test_a_curvature_that_bounds_hold_is_no_saddle() -> None:
         lambda y: y[0] ** 2 - y[1] ** 2, zero, bounds=(-1, 1), solver="newton", on_failure="ignore"
     )
     assert free.status == Status.SADDLE
+    top = rootdiff_torch.minimize(lambda y: -(y**2).sum(), zero, bounds=(0, 1), solver="newton", on_failure="ignore")
+    assert top.status == Status.SADDLE
 
 
 # --- bounds that are only just reached

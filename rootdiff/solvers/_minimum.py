@@ -67,13 +67,13 @@ class Minimum(Solver):
             weights = row_weights(xp, equations(raw.y), residual.loss)
             off = equations.operator(raw.y).error_sizes(weights, True)
         scale = start_scale(xp, y0, residual.scale)
-        held, slopes, weak = xp.zeros_like(raw.y) > 0, hessian, None
+        f, held, slopes, weak = residual(raw.y), xp.zeros_like(raw.y) > 0, hessian, None
         if residual.box is not None:
-            held, slopes, weak = _active(residual, judge, raw, scale, hessian, off)
+            f, held, slopes, weak = _active(residual, judge, raw, scale, hessian, off)
             raw = raw._replace(factors=None)  # those of the judged residual lack what held unknowns do to the others
         if off is not None:
             off = xp.where(held, xp.zeros_like(off), off)
-            raw = _with_error_of_slopes(residual, raw, slopes, off, rtol, scale)
+            raw = _with_error_of_slopes(residual, raw, f, slopes, off, rtol, scale)
         falls, flat = _curvature(residual, raw.y, hessian, off, held)
         success, status = raw.status <= int(Status.AT_PRECISION), raw.status
         stopped = success | (status == int(Status.STALLED)) | (status == int(Status.ILL_DETERMINED))
@@ -129,30 +129,30 @@ def _beyond(residual: Residual, at: Array, hessian: Array | None) -> Residual:
 
 def _active(
     residual: Residual, judge: Any, raw: RawSolution, scale: Array, hessian: Array, off: Array | None
-) -> tuple[Array, Array, Array]:
-    """Return the unknowns that bounds hold, (*batch, n), the Jacobian of the residual, and where one is only just held.
+) -> tuple[Array, Array, Array, Array]:
+    """Return the residual, the unknowns that bounds hold, (*batch, n), its Jacobian, and where one is just reached.
 
-    That is so, (*batch), where an unknown is within its error, or tolerance, of a bound, and the gradient along it is
-    what such errors of the unknowns, or the error of the gradient, make of zero.
+    Such a bound holds nothing here. It is one, (*batch), where an unknown is within its error, or tolerance, of it,
+    and the gradient along it is what such errors of the unknowns, or the error of the gradient, make of zero.
     """
     assert residual.box is not None
     xp, y = residual.xp, raw.y
     gradient, (lo, hi) = residual.free(y), residual.box.limits(y)
     lower, upper = sides(y, gradient, lo, hi)
-    held = lower | upper
-    place = numbers(xp, y)
-    jacobian = xp.where(held[..., None], xp.astype(place[:, None] == place, y.dtype), hessian)
     allowed = allowed_error(xp, judge, y, scale, xp.isfinite(raw.residual_norm) | True)
     if raw.error is not None:
         allowed = xp.where(xp.isfinite(raw.error), xp.maximum(raw.error, allowed), allowed)
     least = xp.sum(xp.abs(hessian) * allowed[..., None, :], axis=-1)
     least = least if off is None else least + _MARGIN * off
     near = (xp.minimum(xp.abs(y - lo), xp.abs(hi - y)) <= allowed) & (lo < hi)
-    return held, jacobian, some(xp, near & (xp.abs(gradient) <= least))
+    weak = near & (xp.abs(gradient) <= least)
+    held, place = (lower | upper) & ~weak, numbers(xp, y)
+    jacobian = xp.where(held[..., None], xp.astype(place[:, None] == place, y.dtype), hessian)
+    return xp.where(held, residual(y), gradient), held, jacobian, some(xp, weak)
 
 
 def _with_error_of_slopes(
-    residual: Residual, raw: RawSolution, hessian: Array, off: Array, rtol: float, scale: Array
+    residual: Residual, raw: RawSolution, f: Array, hessian: Array, off: Array, rtol: float, scale: Array
 ) -> RawSolution:
     """Return the solution with the error that y has where the gradient is `off` by measured slopes.
 
@@ -167,7 +167,7 @@ def _with_error_of_slopes(
     each = residual.backend.lu_solve(factors, xp.stack(by_row))
     more = xp.sqrt(xp.sum(each * each, axis=0))
     beyond = (raw.status == int(Status.CONVERGED)) & ~is_within(xp, more, rtol * xp.abs(raw.y))
-    step = residual.backend.lu_solve(factors, residual(raw.y))
+    step = residual.backend.lu_solve(factors, f)
     explained = (raw.status == int(Status.STALLED)) & is_within(xp, step, _MARGIN * more)
     error = error + xp.where(xp.isfinite(more), more, xp.inf)
     allowed = _ILL * xp.maximum(xp.abs(raw.y), scale)
