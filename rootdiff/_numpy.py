@@ -272,7 +272,7 @@ def _copied(leaf: Any) -> Any:
 
 
 def _read_only(leaf: Any) -> Any:
-    if not isinstance(leaf, np.ndarray) or not leaf.flags.writeable:
+    if not isinstance(leaf, np.ndarray):  # its flags are not read: of a broadcast array NumPy would warn
         return leaf
     array = leaf.view()
     array.flags.writeable = False
