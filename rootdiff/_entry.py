@@ -66,6 +66,7 @@ def root(
     max_evaluations: int | None = None,
     callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
+    progress: bool = False,
     history: bool = False,
     check: bool = False,
     has_aux: bool = False,
@@ -96,7 +97,7 @@ def root(
         Which of `args` carry the batch axes too: one entry each, 0 or None or a container of these, as the
         $in_axes. With it the systems that still run are solved as a smaller batch, so that finished ones
         cost nothing; everything that differs between systems must then come through `args`. Native solvers without
-        `correct`, `bounds`, `callback`, `verbose` and `history`; ignored otherwise.
+        `correct`, `bounds`, `callback`, `verbose`, `progress` and `history`; ignored otherwise.
         $batched_args
     y_scale : number, $array or pytree of them, broadcast to `y0`, optional
         The size that each unknown may have, in its own units, positive: 1e-6 for microns in metres. It tells to which
@@ -132,6 +133,8 @@ def root(
         $callback
     verbose : bool
         Whether to print a line per step.
+    progress : bool
+        Whether to show one line that moves with the steps, by tqdm, on standard error.
     history : bool
         Whether to return the norms of residual and step, and the method, of each step as ``sol.history``.
         $history
@@ -190,6 +193,7 @@ def fixed_point(
     max_evaluations: int | None = None,
     callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
+    progress: bool = False,
     history: bool = False,
     check: bool = False,
     has_aux: bool = False,
@@ -205,7 +209,7 @@ def fixed_point(
         Initial guess. Not differentiated.
     *args, adjoint, rtol, atol, max_steps, batch_ndim, batched_args, y_scale
         As for `root`.
-    on_failure, correct, bounds, callback, verbose, history, check, has_aux$fixed_point_options
+    on_failure, correct, bounds, callback, verbose, progress, history, check, has_aux$fixed_point_options
         As for `root`.
     jac_sparsity : "detect", tuple, sparse array or Pattern, optional
         As for `root`, of the derivative of the cell; "auto" then takes `Newton`, whatever the size.
@@ -313,6 +317,7 @@ def least_squares(
     derivatives: Derivatives = "finite-difference",
     callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
+    progress: bool = False,
     history: bool = False,
     has_aux: bool = False,
 ) -> Solution[Y]:
@@ -324,7 +329,7 @@ def least_squares(
         ``residual(y, *args)`` returns a floating array, or a pytree of such, with at least as many numbers as there are
         unknowns: of a batch, for each system along the axes after those of the batch.
         $residual
-    y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, history, has_aux$options
+    y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, progress, history, has_aux$options
         As for `root`. A failure is a `y` that is no minimum.
     loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"}
         What is summed, as SciPy names it: rho(r^2), where "linear" is r^2. The others grow slower than that where r is
@@ -387,6 +392,7 @@ def minimize(
     derivatives: Derivatives = "finite-difference",
     callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
+    progress: bool = False,
     history: bool = False,
     has_aux: bool = False,
 ) -> Solution[Y]:
@@ -398,7 +404,7 @@ def minimize(
         ``objective(y, *args)`` returns a real floating number: of a batch, one for each system, as an array with the
         batch axes alone. A minimum is a local one.
         $residual
-    y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, history, has_aux$options
+    y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, progress, history, has_aux$options
         As for `root`. A failure is a `y` that is no minimum.
     solver : str or Solver
         "auto" takes `NewtonTrustRegion`, which descends, and forms the Hessian. Others are those of `root`, of the
@@ -543,6 +549,7 @@ def continuation(
     max_step: float | None = None,
     max_steps: int = 500,
     history: bool = False,
+    progress: bool = False,
     solver: SolverName | Solver = "auto",
     adjoint: AdjointName | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
@@ -566,6 +573,8 @@ def continuation(
         Longest step, in the same unit; default: none. Shorter ones resolve a path of which `history` is to tell.
     max_steps : int
         Steps along the path.
+    progress : bool
+        Whether to show one line that moves along the path, by tqdm, on standard error.
     history : bool
         Whether to return the path as ``sol.history``, a `Path`: the parts of the way and y there.
         $path

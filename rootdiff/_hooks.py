@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rootdiff._backend import Array
 from rootdiff._bounds import bound_vectors, check_order
 from rootdiff._loop import StepInfo
+from rootdiff._progress import shown_by_tqdm
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure
 
@@ -37,6 +38,7 @@ class Hooks:
     bounds: tuple[Any, Any] | None = None
     callback: Callable[[StepInfo], Any] | None = None
     verbose: bool = False
+    progress: bool = False
     history: bool = False
     check: bool = False
     records: list[StepInfo] = field(default_factory=list, compare=False)
@@ -44,7 +46,8 @@ class Hooks:
     def attach(self, residual: Residual, structure: Structure, y: Array) -> Residual:
         """Return the residual with these hooks, for unknowns shaped like the flat vector `y`."""
         correct = self._correction(structure, y)
-        observe = self._observer(structure) if self.callback or self.verbose or self.history else None
+        watched = self.callback or self.verbose or self.progress or self.history
+        observe = self._observer(structure) if watched else None
         return replace(residual, correct=correct, observe=observe)
 
     def box(self, structure: Structure, y: Array) -> tuple[Array, Array] | None:
@@ -75,12 +78,17 @@ class Hooks:
         return correct
 
     def _observer(self, structure: Structure) -> Callable[[StepInfo], bool]:
+        show = shown_by_tqdm() if self.progress else None
+
         def observe(info: StepInfo) -> bool:
             info = info._replace(y=structure.unravel(info.y))
             if self.history:
                 self.records.append(info)
             if self.verbose:
                 print(line(structure.backend, info))
+            if show is not None:
+                part = getattr(info, "fraction", None)  # of a path
+                show(line(structure.backend, info).strip(), None if part is None else float(part))
             told = None if self.callback is None else self.callback(_copied(structure.backend, info))
             return told is True or (structure.backend.is_array(told) and _is_true(structure.backend.xp, told))
 

@@ -163,7 +163,7 @@ def task(
     """
     check_policy(options.on_failure)
     check_function("cell" if fixed_point else "residual", function)
-    for name in ("verbose", "history", "check", "cuda_graph", "has_aux"):
+    for name in ("verbose", "progress", "history", "check", "cuda_graph", "has_aux"):
         value = getattr(options if name in ("cuda_graph", "has_aux") else options.hooks, name)
         if not isinstance(value, bool):
             raise ArgumentTypeError(f"{name}: got {value!r}; it must be True or False.")

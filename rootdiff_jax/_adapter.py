@@ -183,7 +183,7 @@ def _attach(
     if JAX.is_concrete((y + 0, operands, hooks.bounds)):
         structure = replace(structure, backend=SteppingBackend())  # which checks the values of the bounds
     else:
-        for name in ("callback", "verbose", "history"):
+        for name in ("callback", "verbose", "progress", "history"):
             if getattr(hooks, name):
                 raise ArgumentError(
                     f"{name}: it needs concrete arrays, but this solve is traced (by jax.jit, grad, vmap or another "

@@ -279,9 +279,9 @@ def _explicit(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 def _check_recordable(device: torch.device, hooks: Hooks) -> None:
     check_device(device)
-    if hooks.callback is not None or hooks.verbose or hooks.history:
+    if hooks.callback is not None or hooks.verbose or hooks.progress or hooks.history:
         raise ArgumentError(
-            "cuda_graph: recorded steps are not seen by Python. Leave out cuda_graph, or callback, verbose and history."
+            "cuda_graph: Python does not see recorded steps. Leave it out, or callback, verbose, progress and history."
         )
 
 

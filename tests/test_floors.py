@@ -32,6 +32,7 @@ FLOORS = {
     "_freezing": 0,
     "_reached": 0,
     "_environment": 0,
+    "_progress": 1,
     "_settings": 1,
     "_solution": 0,
     "_built_in": 0,

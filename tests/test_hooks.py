@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from array_api_compat import array_namespace as xp
@@ -290,3 +292,25 @@ def test_jax_traces_bounds_and_what_a_correction_closes_over():
         assert method.tolist() == [rootdiff.Method.NEWTON] * 2
         with pytest.raises(ArgumentError, match="history"):
             jax.grad(lambda a: rd.root(squares, starts[0], a, history=True).y.sum())(a)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_progress_is_one_line_that_moves(name, capsys):
+    sol = HARNESSES[name]().solve(squares, [30.0, 1.0], A, solver="newton", progress=True).solution
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"{int(sol.steps)}step" in shown.err
+    assert "|f|" in shown.err
+    HARNESSES[name]().solve(squares, [30.0, 1.0], A, solver="newton")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_of_a_path_is_a_part_of_the_way(capsys):
+    rootdiff.continuation(lambda y, a: y**3 + y - a, np.zeros(1), 0.0, 10.0, progress=True)
+    assert "100/100" in capsys.readouterr().err
+
+
+def test_progress_says_that_tqdm_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ArgumentError, match=r"^progress: .*pip install tqdm"):
+        rootdiff.root(lambda y: y - 1, 0.0, progress=True)
