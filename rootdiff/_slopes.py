@@ -111,7 +111,8 @@ class Slopes:
         room = None
         if self.box is not None and of_first:
             ways = self.primals[0] - self.box[0], self.box[1] - self.primals[0]
-            room = tuple(np.stack([way[index] for _, index in entries]) for way in ways)
+            none = np.full(x.shape[1:], np.inf)
+            room = tuple(np.stack([none if place else way[index] for place, index in entries]) for way in ways)
         shape = (*self.value.shape[:-1], -1) if x.ndim > 1 else (-1,)
 
         def along(steps: Array) -> Array:

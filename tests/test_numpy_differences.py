@@ -397,3 +397,24 @@ def test_errors_of_fine_differences_are_of_the_size_of_the_true_ones() -> None:
     assert 1 < np.median(ratios) < 5
     assert np.min(ratios) > 0.3
     assert np.max(ratios) < 10
+
+
+@pytest.mark.parametrize("dtypes", [("float64", "float64"), ("float64", "float32")])
+def test_differences_of_several_entries_at_once_are_those_of_each(dtypes):
+    rng = np.random.default_rng(0)
+    y, a = (rng.uniform(0.5, 2.0, (4, 3)).astype(dtype) for dtype in dtypes)
+    y[1, 0], y[2, 1] = 0.0, 1e-12
+
+    def f(y, a):
+        return np.exp(y) * a - np.roll(y, 1, axis=-1) ** 2
+
+    entries = [(place, (..., k)) for place in (0, 1) for k in range(3)]
+    box = np.zeros_like(y), np.full_like(y, np.inf)
+    together, alone = (Slopes(f, (y, a), f(y, a), box=box) for _ in range(2))
+    found = together.quick(entries)
+    for (place, index), slope in zip(entries, found, strict=True):
+        one = alone.quick([(place, index)])[0]
+        np.testing.assert_array_equal(slope.value, one.value)
+        np.testing.assert_array_equal(np.isfinite(slope.error), np.isfinite(one.error))
+        # an unknown on its bound has no step to both sides
+        assert not np.isfinite(slope.error[1]).any() if (place, index[1]) == (0, 0) else np.isfinite(slope.error).any()
