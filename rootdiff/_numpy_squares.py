@@ -16,7 +16,7 @@ from rootdiff._derivatives import DerivativeRules, GivenResidual, of_matrix
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
-from rootdiff._squares import OBJECTIVE, flat_bounds, flat_equations, slopes_of_loss, with_loss
+from rootdiff._squares import OBJECTIVE, flat_bounds, flat_equations, of_what, slopes_of_loss, with_loss
 from rootdiff._structure import Structure
 from rootdiff._task import Task
 
@@ -118,7 +118,7 @@ class Gradient(Residual):
             r, matrix = parts(y, *parameters)
             return _product(matrix, slopes_of_loss(np, loss, r)[0])
 
-        return cls(function, equations.parameters, backend, equations=equations, parts=parts, loss=loss)
+        return cls(function, equations.parameters, backend, parts=parts, loss=loss, **of_what(loss, equations))
 
     def only(self, places: Sequence[int]) -> Gradient:
         parts = Residual(self.parts, self.parameters, self.backend).only(places).function
@@ -154,7 +154,7 @@ class Bounded(Residual):
 
         box = Box(free, lambda y: limits(y, *free.parameters))
         plain = free.parameters, free.backend
-        return cls(function, *plain, limits=limits, box=box, equations=free.equations, loss=free.loss)
+        return cls(function, *plain, limits=limits, box=box, squares=free.squares, objective=free.objective)
 
     def only(self, places: Sequence[int]) -> Bounded:
         limits = Residual(self.limits, self.parameters, self.backend).only(places).function

@@ -46,11 +46,9 @@ class Residual:
         A point, and the residual there, which is not evaluated again at this very array.
     pattern : Pattern or None
         Where the Jacobian of each system may have entries, if that is known.
-    equations : Residual or None
-        Where this is the gradient of half a sum of squares: what is squared, (*batch, m). Or where it is that of an
+    squares, objective : Residual or None
+        Where this is the gradient of half a sum of squares: what is squared, (*batch, m). Where it is that of an
         objective: this, (*batch, 1).
-    loss : str or None
-        Which loss the equations have, or "objective".
     box : Box or None
         The bounds of a minimum, where this is the condition within them.
     """
@@ -67,12 +65,17 @@ class Residual:
     scale: Array | None = field(default=None, kw_only=True)
     known: tuple[Array, Array] | None = field(default=None, kw_only=True)
     pattern: Pattern | None = field(default=None, kw_only=True)
-    equations: Residual | None = field(default=None, kw_only=True)
-    loss: str | None = field(default=None, kw_only=True)
+    squares: Residual | None = field(default=None, kw_only=True)
+    objective: Residual | None = field(default=None, kw_only=True)
     box: Box | None = field(default=None, kw_only=True)
 
     #: The array namespace.
     xp: ClassVar[Any] = property(attrgetter("backend.xp"))
+
+    @property
+    def equations(self) -> Residual | None:
+        """What is minimised, where this is its gradient: what is squared, or an objective."""
+        return self.objective if self.squares is None else self.squares
 
     @property
     def free(self) -> Residual:

@@ -103,7 +103,12 @@ def flat_bounds(structure: Structure, bounds: Any, args: tuple[Any, ...], y: Arr
     return bound_vectors(structure, bounds, y)
 
 
-def row_weights(xp: Any, r: Array, loss: str | None) -> Array:
+def of_what(loss: str, minimised: Residual) -> dict[str, Any]:
+    """Return the field of a gradient, a `Residual`, that holds what is minimised."""
+    return {"objective" if loss == OBJECTIVE else "squares": minimised}
+
+
+def row_weights(xp: Any, r: Array, loss: str) -> Array:
     """Return what the rows of the Jacobian of `r` are summed with in the gradient: r for half the sum of squares."""
     return xp.ones_like(r) if loss == OBJECTIVE else r
 
@@ -136,9 +141,9 @@ def _parted(value: Array, y: Array) -> tuple[Array, Array, Array]:
 def minimised(found: Residual, loss: str, bounded: bool = False) -> Residual:
     """Return the gradient of the equations, or the objective, that `found` is, which may be followed by bounds."""
     flat, backend = found.function, found.backend
-    whole = replace(found, function=gradient(backend, flat, loss, bounded), loss=loss)
+    whole = replace(found, function=gradient(backend, flat, loss, bounded))
     if not bounded:
-        return replace(whole, equations=found)
+        return replace(whole, **of_what(loss, found))
 
     def of_y(y: Array, *parameters: Array) -> Array:
         return _parted(flat(y, *parameters), y)[0]
@@ -146,5 +151,5 @@ def minimised(found: Residual, loss: str, bounded: bool = False) -> Residual:
     def limits(y: Array) -> tuple[Array, Array]:
         return _parted(flat(y, *found.parameters), y)[1:]
 
-    equations = replace(found, function=of_y)
-    return replace(whole, equations=equations, box=Box(replace(found, function=gradient(backend, of_y, loss)), limits))
+    box = Box(replace(found, function=gradient(backend, of_y, loss)), limits)
+    return replace(whole, **of_what(loss, replace(found, function=of_y)), box=box)

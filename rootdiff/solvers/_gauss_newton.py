@@ -13,7 +13,6 @@ from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import every, is_finite, is_within, norm2, per_system
-from rootdiff._squares import OBJECTIVE
 from rootdiff.solvers._bounded import within
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region
@@ -62,15 +61,15 @@ class GaussNewton(LevenbergMarquardt):
         return True
 
     def init(self, residual: Residual, y: Array) -> State:
-        if residual.equations is None or residual.loss == OBJECTIVE:
+        if residual.squares is None:
             raise ArgumentError("solver: GaussNewton minimises a sum of squares. Call least_squares, or take 'auto'.")
         region = Region(residual.xp.zeros_like(y), -per_system(residual.xp, y, 1))
         return self._at(residual, y, region, running(residual.xp, y))
 
     def step(self, residual: Residual, state: State) -> State:
-        assert residual.equations is not None
+        assert residual.squares is not None
         xp, y, (region, r, matrix) = residual.xp, state.iterate.y, state.memory
-        equations = replace(residual.equations, active=residual.active, correct=residual.correct, box=residual.box)
+        equations = replace(residual.squares, active=residual.active, correct=residual.correct, box=residual.box)
         weights = self.weigh(xp, matrix, region.scale)._replace(rows=xp.ones_like(r))
         metric = weights.metric
         radius = xp.where(region.radius < 0, self.first_radius(xp, y, metric), region.radius)
@@ -112,9 +111,9 @@ class GaussNewton(LevenbergMarquardt):
 
     def _at(self, residual: Residual, y: Array, region: Region, status: Array) -> State:
         """Return the state at a point, whose norm is that of r."""
-        assert residual.equations is not None
+        assert residual.squares is not None
         xp = residual.xp
-        r, matrix = residual.equations.with_jacobian(y)
+        r, matrix = residual.squares.with_jacobian(y)
         gradient = (xp.matrix_transpose(matrix) @ r[..., None])[..., 0]
         if residual.box is not None:
             gradient = condition(xp, y, gradient, *residual.box.limits(y))

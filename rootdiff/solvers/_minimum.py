@@ -13,7 +13,6 @@ from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import every, is_finite, is_within, norm2, numbers, per_system, some
-from rootdiff._squares import OBJECTIVE, row_weights
 from rootdiff._verdict import allowed_error, judged, start_scale
 from rootdiff.solvers._given import Given
 
@@ -64,7 +63,8 @@ class Minimum(Solver):
         equations = residual.equations
         off = None
         if equations is not None:
-            weights = row_weights(xp, equations(raw.y), residual.loss)
+            value = equations(raw.y)
+            weights = xp.ones_like(value) if residual.squares is None else value
             off = equations.operator(raw.y).error_sizes(weights, True)
         scale = start_scale(xp, y0, residual.scale)
         f, held, slopes, weak = residual(raw.y), xp.zeros_like(raw.y) > 0, hessian, None
@@ -184,16 +184,16 @@ def _curvature(residual: Residual, y: Array, hessian: Array, off: Array | None, 
     known to more. So is an exact Hessian of an objective. Where slopes are measured, and the gradient is `off` by them,
     zeros are seen as such. Unknowns that are `held` by bounds, (*batch, n), take no part.
     """
-    xp, precision, equations = residual.xp, residual.backend.precision(y.dtype), residual.equations
+    xp, precision, squares = residual.xp, residual.backend.precision(y.dtype), residual.squares
     bounded, place = residual.box is not None, numbers(xp, y)
     unit = xp.where(held[..., None], xp.astype(place[:, None] == place, y.dtype), xp.zeros_like(hessian))
     if bounded:
         hessian = xp.where(held[..., None] | held[..., None, :], unit, hessian)
-    if equations is None or residual.loss == OBJECTIVE:
-        exact = residual.loss == OBJECTIVE and precision <= float(xp.finfo(y.dtype).eps)
+    if squares is None:
+        exact = residual.objective is not None and precision <= float(xp.finfo(y.dtype).eps)
         return _definite(xp, hessian, precision, 10 * precision if exact else precision**0.5)
-    _, slopes = equations.with_jacobian(y)
-    errors = equations.operator(y).errors
+    _, slopes = squares.with_jacobian(y)
+    errors = squares.operator(y).errors
     if errors is not None:
         slopes = xp.where(xp.abs(slopes) <= _MARGIN * errors(), xp.zeros_like(slopes), slopes)
     if bounded:

@@ -12,7 +12,6 @@ from rootdiff._iterate import Iterate, State, running
 from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, every, is_finite, max_norm, norm2, numbers, per_system
-from rootdiff._squares import OBJECTIVE
 from rootdiff.solvers._bounded import within
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region, Weights
@@ -78,14 +77,14 @@ class NewtonTrustRegion(TrustRegionSolver):
         return True
 
     def init(self, residual: Residual, y: Array) -> State:
-        if residual.loss != OBJECTIVE:
+        if residual.objective is None:
             raise ArgumentError("solver: NewtonTrustRegion minimises an objective. Call minimize, or take 'auto'.")
         region = Region(residual.xp.zeros_like(y), -per_system(residual.xp, y, 1))
         return self._at(residual, y, region, running(residual.xp, y))
 
     def step(self, residual: Residual, state: State) -> State:
-        assert residual.equations is not None
-        xp, y, objective = residual.xp, state.iterate.y, residual.equations
+        assert residual.objective is not None
+        xp, y, objective = residual.xp, state.iterate.y, residual.objective
         region, metric, value, gradient, hessian, curvature, held = state.memory
         radius = xp.where(region.radius < 0, self.first_radius(xp, y, metric), region.radius)
         values, vectors, slope = curvature
@@ -178,8 +177,8 @@ class NewtonTrustRegion(TrustRegionSolver):
 
     def _at(self, residual: Residual, y: Array, region: Region, status: Array) -> State:
         """Return the state at a point. Its norm is zero where the gradient is, and no curvature is negative."""
-        assert residual.equations is not None
-        xp, value = residual.xp, residual.equations(y)[..., 0]
+        assert residual.objective is not None
+        xp, value = residual.xp, residual.objective(y)[..., 0]
         gradient, hessian = residual.free.with_jacobian(y)
         hessian = (hessian + xp.matrix_transpose(hessian)) / 2
         finite = is_finite(xp, gradient) & every(xp, is_finite(xp, hessian)) & xp.isfinite(value)
