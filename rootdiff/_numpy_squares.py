@@ -56,7 +56,7 @@ class GivenEquations(GivenResidual):
         structure = self.rules.structure
         assert self.rules.jac is not None
         if len(structure.shapes) > 1 or structure.complex_leaves[0]:
-            raise ArgumentError("jac: of what is minimised it is for a y0 that is one real array. Leave it away.")
+            raise ArgumentError("jac: least_squares and minimize take it only if y0 is one real array. Leave it out.")
         given = np.asarray(structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args))
         r = super()._of_y(y)
         batch, shape, size = structure.batch, structure.shapes[0], r.shape[-1] * y.shape[-1]

@@ -144,5 +144,5 @@ def _compare(
         raise ArgumentError(
             f"{rule}: it is not the derivative of the residual with respect to {of}. {words[0]} "
             f"{given[place]:.6g}{where}; differences of the residual give {difference.value[place]:.6g}, with an error "
-            f"of about {difference.error[place]:.1g}. Check the rule, or leave it away: then differences are taken."
+            f"of about {difference.error[place]:.1g}. Check the rule, or leave it out: then differences are taken."
         )

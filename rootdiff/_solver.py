@@ -42,7 +42,7 @@ class Claim(NamedTuple):
 class Solver(ABC):
     """A way to find a root; a value, made of plain settings.
 
-    Of a dataclass those annotated as numbers, literals or solvers are checked when it is made.
+    If it is a dataclass, settings that are annotated as numbers, literals or solvers are checked when it is made.
     """
 
     def __post_init__(self) -> None:

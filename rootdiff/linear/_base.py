@@ -81,7 +81,7 @@ class LinearSolver(ABC):
         given = {name: value for name, value in (("known", known), ("guess", guess)) if value is not None}
         for name in given.keys() & getattr(self, "__dataclass_fields__", {}).keys():
             raise ArgumentError(
-                f"{type(self).__name__}: it has a setting {name!r}, a name of `LinearSolver`'s own. Name it otherwise."
+                f"{type(self).__name__}: it has a setting {name!r}, which LinearSolver itself uses. Rename it."
             )
         return with_settings(self, **given) if given else self
 

@@ -32,8 +32,8 @@ class _Cycle(NamedTuple):
 class GMRES(Krylov):
     """Restarted GMRES with right preconditioning: products with the Jacobian only, never its entries.
 
-    Where it would be restarted, and has no preconditioner, a symmetric matrix is found out by two products and solved
-    by conjugate gradients, which no restart slows down; GMRES goes on where these fail.
+    Before its first restart, without a preconditioner, two products test whether the matrix is symmetric. If it is,
+    conjugate gradients take over, which need no restart; if they fail, GMRES goes on.
 
     Parameters
     ----------

@@ -26,8 +26,8 @@ _ARMIJO = 1e-4
 _FAST = 0.1
 #: A residual up to this many times the change that roundings of y bring about may be nothing but rounding.
 _NOISY = 10.0
-#: Whether it is, is asked where a step did not reduce it to below the one part, or to below the other, of eps^(1/2).
-#: Where it is, corrections that are not shorter than this part of the last ones are those of rounding too.
+#: Whether it is, we ask only after a step that did not halve f, or that reduced it to below eps^(1/2) of what it was.
+#: If it is, corrections that are longer than a quarter of the last ones are rounding too.
 _FALLING, _SHORTER = 0.5, 0.25
 
 Solve: TypeAlias = Callable[[Array], Array]
@@ -37,8 +37,8 @@ Solve: TypeAlias = Callable[[Array], Array]
 class Newton(IterativeSolver):
     """Newton's method, globalised by Armijo backtracking on the sum of squares.
 
-    A whole step after which the simplified correction is a tenth as long is taken too, whatever the units of the rows
-    make of the sum of squares.
+    A full step is also accepted if the simplified correction after it is at most a tenth as long, even if the sum of
+    squares grows: rows may have very different units.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ class _Memory(NamedTuple):
 class NewtonKrylov(IterativeSolver):
     """Matrix-free Newton: a Krylov method solves for each correction only as exactly as the convergence deserves.
 
-    Of at most ten unknowns, where the Krylov space is that of all of them, each correction is solved for to rounding.
+    For at most ten unknowns each correction is solved to rounding accuracy.
 
     Parameters
     ----------

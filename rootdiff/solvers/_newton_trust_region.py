@@ -37,8 +37,9 @@ class _Curvature(NamedTuple):
 class NewtonTrustRegion(TrustRegionSolver):
     """Newton's method for the minimum of an objective, within a scaled trust region.
 
-    For `minimize`. Each step is the lowest point of the quadratic model in the region, so that directions of negative
-    curvature, at a saddle too, are gone along. It ends where the objective resolves no further step; Newton corrections
+    For `minimize`. Each step is the lowest point of the quadratic model in the region, so that it follows directions of
+    negative curvature, also away from a saddle. It ends where the objective resolves no further step; Newton
+    corrections
     of its gradient follow.
 
     Parameters

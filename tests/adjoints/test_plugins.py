@@ -93,7 +93,7 @@ def test_a_setting_of_a_taken_name_is_refused() -> None:
             return LU().solve(operator, rhs)
 
     sol = rootdiff.root(_double, np.ones(1), np.array([4.0]), solver="newton", adjoint=Mine())
-    with pytest.raises(rootdiff.ArgumentError, match=r"Mine: it has a setting 'known'.*Name it otherwise"):
+    with pytest.raises(rootdiff.ArgumentError, match=r"Mine: it has a setting 'known'.*Rename it"):
         sol.vjp(np.ones(1))
 
 
