@@ -141,11 +141,11 @@ class Structure:
             output = self._rearranged(output, leaves, tree)
             leaves, tree = self.backend.flatten(output)
         if tree != self.tree:
+            ours = _words(self.backend, self.tree, self.shapes, self.dtypes, self.batch)
             raise ArgumentError(
-                f"{role}: it returned {_describe_tree(self.backend, output)}, but y0 is "
-                f"{_words(self.tree, self.shapes, self.dtypes, self.batch)}. It must return the structure of y0, or "
-                "as many numbers in another one; a list of numbers is stacked into one array with the framework's "
-                "`stack`, and what else it returns needs has_aux=True."
+                f"{role}: it returned {_describe_tree(self.backend, output)}, but y0 is {ours}. It must return the "
+                "structure of y0, or as many numbers in another one; a list of numbers is stacked into one array with "
+                "the framework's `stack`, and what else it returns needs has_aux=True."
             )
         for leaf, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
             if not self.backend.is_array(leaf):
@@ -343,14 +343,31 @@ def flat_residual(
 def _describe_tree(backend: Backend, tree: Any) -> str:
     leaves, structure = backend.flatten(tree)
     shapes = tuple(tuple(getattr(leaf, "shape", ())) for leaf in leaves)
-    return _words(structure, shapes, tuple(getattr(leaf, "dtype", type(leaf).__name__) for leaf in leaves), ())
+    return _words(backend, structure, shapes, tuple(getattr(leaf, "dtype", type(leaf).__name__) for leaf in leaves), ())
 
 
-def _words(tree: Any, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[Any, ...], batch: tuple[int, ...]) -> str:
-    leaves = ", ".join(f"{dtype}{list(batch + shape)}" for shape, dtype in zip(shapes, dtypes, strict=True))
+class _Leaf(str):
+    """The words for a leaf, which a container shows without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _words(
+    backend: Backend,
+    tree: Any,
+    shapes: tuple[tuple[int, ...], ...],
+    dtypes: tuple[Any, ...],
+    batch: tuple[int, ...],
+) -> str:
+    """Return a pytree as its user would write it, with dtypes and shapes for leaves."""
+    leaves = [_Leaf(f"{dtype}{list(batch + shape)}") for shape, dtype in zip(shapes, dtypes, strict=True)]
     if str(tree) in ("PyTreeSpec(*)", "PyTreeDef(*)"):
-        return f"one array, {leaves}"
-    return f"{tree} of {leaves or 'nothing'}"
+        return f"one array, {leaves[0]}"
+    try:
+        return repr(backend.unflatten(tree, leaves))
+    except Exception:  # a container of the user's that takes arrays only
+        return f"{tree} of {', '.join(leaves)}"
 
 
 def _advice(equations: int, unknowns: int) -> str:

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import rootdiff
+import rootdiff_jax
+import rootdiff_torch
 from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, RootdiffError, UnknownNameError
 from tests.harness import Harness
 
@@ -297,3 +301,12 @@ def test_numpy_solves_in_extended_precision() -> None:
     assert sol.y.dtype == np.longdouble
     assert np.max(np.abs(sol.y**3 - a)) <= 20 * np.finfo(np.longdouble).eps
     np.testing.assert_allclose(sol.vjp(np.ones(2, np.longdouble))[0], 1 / (3 * np.cbrt(a) ** 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_a_structure_is_shown_as_it_was_written(name):
+    zeros = {"numpy": np.zeros, "torch": torch.zeros, "jax": jnp.zeros}[name]
+    solve = {"numpy": rootdiff, "torch": rootdiff_torch, "jax": rootdiff_jax}[name].root
+    shown = r"it returned \[\S*float(64|32)\[2\]\], but y0 is \{'a': \S*\[2\], 'b': \(\S*\[3\],\)\}\. It must"
+    with pytest.raises(ArgumentError, match=shown):
+        solve(lambda y: [y["a"]], {"a": zeros(2), "b": (zeros(3),)})
