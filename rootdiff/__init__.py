@@ -76,6 +76,7 @@ from rootdiff.solvers import (
     NewtonTrustRegion,
     PseudoTransient,
     SciPy,
+    SciPyMinimizer,
     TrustRegion,
 )
 
@@ -131,6 +132,7 @@ __all__ = [
     "Reuse",
     "RootdiffError",
     "SciPy",
+    "SciPyMinimizer",
     "Solution",
     "Solver",
     "SparseLU",

@@ -248,8 +248,8 @@ class Backend(Protocol):
         """Return ``function(evaluate, jacobian, y, *values)``, computed by NumPy on the host.
 
         `evaluate` and `jacobian` are those of the `Residual`, from NumPy arrays to NumPy arrays; the `values` are
-        numbers, which may be traced here, but not there. The function returns a vector like `y`, (*batch, n), and
-        int32 step counts, (*batch).
+        numbers or arrays, which may be traced here, but not there. The function returns a vector like `y`, (*batch, n),
+        and int32 step counts, (*batch).
         """
 
         def lifted(array: Any, dtype: Any) -> Array:
@@ -258,7 +258,10 @@ class Backend(Protocol):
         def there(function: Function) -> Function:
             return lambda array: self.to_numpy(function(lifted(array, y.dtype)))
 
-        root, steps = function(there(residual), there(residual.jacobian), self.to_numpy(y), *values)
+        def plain(value: Any) -> Any:
+            return self.to_numpy(value) if self.is_array(value) and value.ndim else value
+
+        root, steps = function(there(residual), there(residual.jacobian), self.to_numpy(y), *map(plain, values))
         return lifted(root, y.dtype), lifted(steps, self.xp.int32)
 
 

@@ -19,7 +19,7 @@ from rootdiff._failure import OnFailure, report
 from rootdiff._gradient_error import measure
 from rootdiff._loop import StepInfo
 from rootdiff._problems import continuation_start, scalar_problem, with_path
-from rootdiff._registry import get_solver
+from rootdiff._registry import get_minimizer, get_solver
 from rootdiff._report import GradientReport
 from rootdiff._solution import Solution, Y
 from rootdiff._solver import Solver
@@ -335,7 +335,8 @@ def least_squares(
         What is summed, as SciPy names it: rho(r^2), where "linear" is r^2. The others grow slower than that where r is
         larger than 1: divide a residual by the size that its errors may have.
     solver : str or Solver
-        "auto" takes `GaussNewton`, which descends. Others are those of `root`, of the gradient.
+        "auto" takes `GaussNewton`, which descends. Others are "scipy:least_squares:trf",
+        "...:dogbox", "...:lm"$ox_squares. Those of `root` look for a root of the gradient.
     bounds : tuple (lo, hi) or callable, optional
         Numbers, None, or pytrees like `y0`, that y lies between; or ``bounds(*args)``, which returns such a tuple. The
         minimum has derivatives in them$within.
@@ -372,7 +373,7 @@ def least_squares(
     [2.092, 0.523]
     """
     check_loss(loss)
-    chosen = GaussNewton() if solver == "auto" else get_solver(solver, adapter.backend().name)
+    chosen = GaussNewton() if solver == "auto" else get_minimizer(solver, adapter.backend().name)
     return _solved(adapter, _task(adapter, residual, y0, args, _within(adapter, locals(), Minimum(solver=chosen))))
 
 
@@ -407,7 +408,8 @@ def minimize(
     y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, progress, history, has_aux$options
         As for `root`. A failure is a `y` that is no minimum.
     solver : str or Solver
-        "auto" takes `NewtonTrustRegion`, which descends, and forms the Hessian. Others are those of `root`, of the
+        "auto" takes `NewtonTrustRegion`, which descends, and forms the Hessian. There are "scipy:minimize:BFGS",
+        "...:L-BFGS-B" and the others of `SciPyMinimizer`$ox_minimize. Others are those of `root`, of the
         gradient, such as "newton_krylov" for many unknowns; they may end at a saddle, which is no success.
     bounds : tuple (lo, hi) or callable, optional
         Numbers, None, or pytrees like `y0`, that y lies between; or ``bounds(*args)``, which returns such a tuple. The
@@ -441,7 +443,7 @@ def minimize(
     >>> round(float(sol.y[0]), 4)
     0.6931
     """
-    chosen = NewtonTrustRegion() if solver == "auto" else get_solver(solver, adapter.backend().name)
+    chosen = NewtonTrustRegion() if solver == "auto" else get_minimizer(solver, adapter.backend().name)
     options = _within(adapter, locals() | {"loss": OBJECTIVE}, MinimumOfObjective(solver=chosen))
     return _solved(adapter, _task(adapter, objective, y0, args, options))
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from rootdiff import linear, solvers
 from rootdiff._names import Names
 from rootdiff._solver import Solver
 from rootdiff.linear import LinearFunction, LinearSolver
+from rootdiff.solvers._scipy_minimizer import OF_SQUARES, Method
 
 SOLVERS: Names[Solver] = Names("solver", "rootdiff.solvers", Solver)  # type: ignore[type-abstract]
 ADJOINTS: Names[LinearSolver] = Names("adjoint", "rootdiff.adjoints", LinearSolver)  # type: ignore[type-abstract]
+#: Those of `least_squares` and `minimize` alone, which find no roots.
+MINIMIZERS: Names[Solver] = Names("solver", "rootdiff.minimizers", Solver)  # type: ignore[type-abstract]
 
 
 def register_solver(name: str, factory: Callable[[], Solver], backends: Iterable[str] | None = None) -> None:
@@ -105,6 +108,12 @@ def get_solver(name: str | Solver, backend: str | None = None) -> Solver:
     return SOLVERS.get(name, backend)
 
 
+def get_minimizer(name: str | Solver, backend: str | None = None) -> Solver:
+    """Return the solver of a name that `least_squares` and `minimize` know; the rest is as for `get_solver`."""
+    of_roots = not isinstance(name, str) or name in SOLVERS.names(backend)
+    return (SOLVERS if of_roots else MINIMIZERS).get(name, backend)
+
+
 def get_adjoint(name: str | LinearSolver, backend: str | None = None) -> LinearSolver:
     """Return the adjoint solver of a registered name; as `get_solver`.
 
@@ -166,6 +175,11 @@ for _name, _solver in {
     register_solver(_name, _solver)
 for _method in ("hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"):
     register_solver(f"scipy:{_method}", partial(solvers.SciPy, method=_method))
+for _method in get_args(Method):
+    _entry = "least_squares" if _method in OF_SQUARES else "minimize"
+    MINIMIZERS.register(f"scipy:{_entry}:{_method}", partial(solvers.SciPyMinimizer, method=_method))
+MINIMIZERS.register("gauss_newton", solvers.GaussNewton)
+MINIMIZERS.register("newton_trust_region", solvers.NewtonTrustRegion)
 for _name, _adjoint in {
     "auto": linear.AutoLinear,
     "lu": linear.LU,

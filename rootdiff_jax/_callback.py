@@ -32,7 +32,9 @@ def on_host(function: HostFunction, residual: Any, y: Array, *values: Any) -> tu
         start, settings, operands = np.asarray(given[0]), given[1 : len(values) + 1], given[len(values) + 1 :]
         with jax.enable_x64(wide):
             evaluated, formed = (lambda v: evaluate(v, *operands)), (lambda v: jacobian(v, *operands))
-            root, steps = function(evaluated, formed, start, *(value.item() for value in settings))
+            root, steps = function(
+                evaluated, formed, start, *(value if value.ndim else value.item() for value in settings)
+            )
         root = np.ascontiguousarray(root, dtype=start.dtype)
         return root.view(halved.dtype).reshape(halved.shape), np.asarray(steps, dtype=np.int32)
 

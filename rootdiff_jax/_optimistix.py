@@ -17,7 +17,9 @@ from rootdiff._settings import runtime, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import max_norm
+from rootdiff._squares import OBJECTIVE
 from rootdiff._verdict import judged
+from rootdiff.solvers._correct import corrected_minimum
 
 Method = Literal["Newton", "Chord", "Dogleg", "LevenbergMarquardt", "BFGS"]
 _METHODS: tuple[str, ...] = get_args(Method)
@@ -26,6 +28,8 @@ _METHODS: tuple[str, ...] = get_args(Method)
 @dataclass(frozen=True, kw_only=True)
 class Optimistix(Solver):
     """A solver of Optimistix (extra ``optimistix``); BFGS minimises the sum of squares.
+
+    In `least_squares` it takes the equations, in `minimize` BFGS the objective.
 
     Whether a point is a root is judged by rootdiff: its residual must be one that a change of `y` within tolerance
     explains. Derivatives are rootdiff's too, so they are those of the residual itself, also after a minimiser.
@@ -75,6 +79,13 @@ class Optimistix(Solver):
             )
         solver = self.resolved(y0.dtype, jnp)
         y, steps = solver._run(residual, y0)
+        if solver._minimises(residual):
+            steps = jnp.broadcast_to(jnp.astype(steps, jnp.int32), y.shape[:-1])
+            status = jnp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
+            raw = RawSolution(
+                y, jnp.astype(status, jnp.int32), steps, max_norm(jnp, residual(y)), error=jnp.full_like(y, jnp.inf)
+            )
+            return corrected_minimum(solver, residual, raw)
         first = residual(y0)
         norm, first_norm = max_norm(jnp, residual(y)), max_norm(jnp, first)
         status = jnp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
@@ -85,15 +96,22 @@ class Optimistix(Solver):
         started = jnp.isfinite(norm) & jnp.isfinite(first_norm)
         return judged(solver, residual, y0, first, RawSolution(y, status, steps, norm), started)
 
+    def _minimises(self, residual: Residual) -> bool:
+        """Whether what is minimised is known, and this method is one for it; else it finds a root of the gradient."""
+        squares, objective = ("LevenbergMarquardt", "Dogleg", "BFGS"), ("BFGS",)
+        return residual.equations is not None and self.method in (objective if residual.loss == OBJECTIVE else squares)
+
     def _run(self, residual: Residual, y0: Array) -> tuple[Array, Array]:
         optimistix = _optimistix()
-        solution = optimistix.root_find(
-            lambda y, _: residual(y),
-            getattr(optimistix, self.method)(rtol=self.rtol, atol=self.rtol if self.atol is None else self.atol),
-            y0,
-            max_steps=self.max_steps,
-            throw=False,
-        )
+        function: Any = residual
+        search = optimistix.root_find
+        if self._minimises(residual):
+            equations: Any = residual.equations
+            of_squares = residual.loss != OBJECTIVE
+            search = optimistix.least_squares if of_squares else optimistix.minimise
+            function = equations if of_squares else (lambda y: jnp.sum(equations(y)))
+        method = getattr(optimistix, self.method)(rtol=self.rtol, atol=self.rtol if self.atol is None else self.atol)
+        solution = search(lambda y, _: function(y), method, y0, max_steps=self.max_steps, throw=False)
         return solution.value, solution.stats["num_steps"]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 WORDS = {
     "imports": "jax, jax.numpy as jnp, rootdiff_jax as rd",
     "xp": "jnp",
+    "ox_squares": ', "optimistix:LevenbergMarquardt" and "optimistix:Dogleg"',
+    "ox_minimize": ', and "optimistix:BFGS"',
     "asarray": "jnp.array",
     "array": "array",
     "differentiable": "differentiable in `args` and in what the residual closes over",

@@ -26,4 +26,5 @@ from rootdiff.solvers._newton_krylov import NewtonKrylov as NewtonKrylov
 from rootdiff.solvers._newton_trust_region import NewtonTrustRegion as NewtonTrustRegion
 from rootdiff.solvers._pseudo_transient import PseudoTransient as PseudoTransient
 from rootdiff.solvers._scipy import SciPy as SciPy
+from rootdiff.solvers._scipy_minimizer import SciPyMinimizer as SciPyMinimizer
 from rootdiff.solvers._trust_region import TrustRegion as TrustRegion

@@ -1,0 +1,155 @@
+"""SciPy's methods for minima."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from scipy import optimize
+
+from rootdiff._backend import Array
+from rootdiff._errors import ArgumentError
+from rootdiff._residual import Residual
+from rootdiff._settings import runtime, with_settings
+from rootdiff._solution import RawSolution, Status
+from rootdiff._solver import Solver
+from rootdiff._space import is_finite, max_norm
+from rootdiff._squares import OBJECTIVE
+from rootdiff.solvers._correct import corrected_minimum
+
+Method = Literal[
+    "trf",
+    "dogbox",
+    "lm",
+    "Nelder-Mead",
+    "Powell",
+    "CG",
+    "BFGS",
+    "Newton-CG",
+    "L-BFGS-B",
+    "TNC",
+    "SLSQP",
+    "trust-constr",
+]
+#: Methods of `scipy.optimize.least_squares`; the others are those of `scipy.optimize.minimize`.
+OF_SQUARES = ("trf", "dogbox", "lm")
+_UNBOUNDED = ("lm", "CG", "BFGS", "Newton-CG")
+_WITHOUT_GRADIENT = ("Nelder-Mead", "Powell")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SciPyMinimizer(Solver):
+    """A method of `scipy.optimize.least_squares` or `scipy.optimize.minimize`, on the host, one system after the other.
+
+    For `least_squares` and `minimize`. It goes as far as its arithmetic leads; Newton corrections of the gradient
+    follow, and whether a point is a minimum is judged by rootdiff. SciPy's own flag is not read.
+
+    Parameters
+    ----------
+    method : {"trf", "dogbox", "lm"}, of sums of squares; of an objective {"Nelder-Mead", "Powell", "CG", "BFGS", \
+"Newton-CG", "L-BFGS-B", "TNC", "SLSQP", "trust-constr"}
+        Those of sums of squares take the exact Jacobian, the others the exact gradient, but Nelder-Mead and Powell.
+        "lm", "CG", "BFGS" and "Newton-CG" take no bounds.
+    rtol, atol : float, optional
+        Tolerances on `y`, with the meaning and defaults of `IterativeSolver`.
+    max_steps : int
+        Iterations, or evaluations of the methods that count these (trf, dogbox, lm, TNC), per system.
+
+    References
+    ----------
+    Virtanen et al. (2020), "SciPy 1.0".
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> solver = rootdiff.SciPyMinimizer(method="L-BFGS-B")
+    >>> rootdiff.minimize(lambda y, a: np.sum((y - a) ** 4 + y**2), np.zeros(2), 1.0, solver=solver).y.round(4)
+    array([0.4102, 0.4102])
+    """
+
+    method: Method = "BFGS"
+    rtol: float | None = runtime(None)
+    atol: float | None = runtime(None)
+    max_steps: int = 1000
+
+    def resolved(self, dtype: Any, xp: Any) -> Self:
+        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
+
+    def solve(self, residual: Residual, y0: Array) -> RawSolution:
+        xp, equations, box = residual.xp, residual.equations, residual.box
+        entry = "least_squares" if self.method in OF_SQUARES else "minimize"
+        if equations is None or (residual.loss == OBJECTIVE) != (entry == "minimize"):
+            raise ArgumentError(f"solver: {self.method} of SciPy is one for {entry}. Call that, or take 'auto'.")
+        if residual.observe is not None:
+            raise ArgumentError(
+                "solver: SciPy takes its own steps, which callback, verbose and history do not reach. Take 'auto'."
+            )
+        if box is not None and self.method in _UNBOUNDED:
+            bounded = "'dogbox' or 'trf'" if entry == "least_squares" else "'L-BFGS-B', 'SLSQP' or 'trust-constr'"
+            raise ArgumentError(f"solver: {self.method} of SciPy takes no bounds. Take {bounded}, or 'auto'.")
+        limits = () if box is None else box.limits(y0)
+        y, steps = residual.backend.on_host(self._solve_batch, _Minimised.of(equations), y0, *limits)
+        finite, status = is_finite(xp, residual(y0)), xp.zeros_like(steps)
+        status = xp.where(steps >= self.max_steps, status + int(Status.MAX_STEPS), status + int(Status.STALLED))
+        status = xp.where(finite, status, int(Status.NONFINITE_START))
+        raw = RawSolution(
+            y, xp.astype(status, xp.int32), steps, max_norm(xp, residual(y)), error=xp.full_like(y, xp.inf)
+        )
+        return corrected_minimum(self.resolved(y0.dtype, xp), residual, raw)
+
+    def _solve_batch(self, evaluate: Any, jacobian: Any, y0: Any, *limits: Any) -> tuple[Any, Any]:
+        """Return the minima, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""
+        y, steps = np.array(y0), np.zeros(y0.shape[:-1], dtype=np.int32)
+        lo, hi = limits or (np.full_like(y, -np.inf), np.full_like(y, np.inf))
+        with np.errstate(all="ignore"):
+            for index in np.ndindex(steps.shape):
+                free = lo[index] < hi[index]
+
+                def at(point: Any, function: Any, index: Any = index, free: Any = free) -> Any:
+                    whole = np.array(y)
+                    whole[index][free] = point
+                    return np.asarray(function(whole), dtype=np.float64)[index]
+
+                if free.any() and np.all(np.isfinite(at(y[index][free], evaluate))):
+                    bounds = (lo[index][free], hi[index][free]) if limits else None
+                    slope = lambda point, at=at, free=free: at(point, jacobian)[..., free]  # noqa: E731
+                    found = self._solve_one(lambda point, at=at: at(point, evaluate), slope, y[index][free], bounds)
+                    y[index][free], steps[index] = found.x, min(found.get("nit", found.get("nfev")), 2**31 - 1)
+        return y, steps
+
+    def _solve_one(self, evaluate: Any, slope: Any, start: Any, bounds: Any) -> Any:
+        start, eps = start.astype(np.float64), float(np.finfo(start.dtype).eps)
+        if self.method in OF_SQUARES:
+            within = {} if bounds is None else {"bounds": bounds}
+            tolerances = dict.fromkeys(("xtol", "ftol", "gtol"), max(eps, 4e-16))
+            return optimize.least_squares(
+                evaluate, start, slope, method=self.method, max_nfev=self.max_steps, **tolerances, **within
+            )
+        count = "maxfun" if self.method == "TNC" else "maxiter"
+        return optimize.minimize(
+            lambda point: float(evaluate(point)[0]),
+            start,
+            method=self.method,
+            jac=None if self.method in _WITHOUT_GRADIENT else (lambda point: slope(point)[0]),
+            bounds=None if bounds is None else optimize.Bounds(*bounds),
+            tol=eps,
+            options={count: self.max_steps},
+        )
+
+
+@dataclass(frozen=True)
+class _Minimised(Residual):
+    """What is minimised, whose Jacobian may have more or fewer rows than unknowns."""
+
+    plain: Residual = field(kw_only=True)
+
+    @classmethod
+    def of(cls, plain: Residual) -> _Minimised:
+        return cls(plain.function, plain.parameters, plain.backend, plain=plain)
+
+    def _of_y(self, y: Array) -> Array:
+        return replace(self.plain, parameters=self.parameters)(y)
+
+    def jacobian(self, y: Array) -> Array:
+        return replace(self.plain, parameters=self.parameters).with_jacobian(y)[1]
