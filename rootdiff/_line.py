@@ -121,7 +121,7 @@ def central(line: Line, size: Any) -> Slope:
     step, both = line.allowed(line.step)
     step, eps = np.where(both, step, 0), np.finfo(line.value.dtype).eps
     t, ends = step[..., None], (line.change(step), line.change(-step))
-    value = np.where(t != 0, (ends[0] - ends[1]) / (2 * t), 0)
+    value = (ends[0] - ends[1]) / np.where(t == 0, 1, 2 * t)
     noise = np.fmax.accumulate(np.concat([line.noise[None], eps * np.abs(value * size[..., None])]), axis=0)
     line, change = replace(line, noise=noise[:-1]), np.maximum(*map(np.abs, ends))
     clear = (change == 0) | (line.noise <= eps ** (1 / 4) * change)

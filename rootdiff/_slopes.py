@@ -23,6 +23,8 @@ _LONGEST = 0.25
 _NUDGES = (3, 5)
 #: The rounding that one difference met is passed on to the next one, up to this many times what was known.
 _MORE = 8.0
+#: Numbers of which operations on all cost less than as many operations on parts of them, which stay in a cache.
+_AT_ONCE = 2**14
 #: Entries whose ratios to their tangents are within this factor take one step together.
 _MAGNITUDE = 100.0
 
@@ -99,7 +101,8 @@ class Slopes:
         Where `entry` is asked for one of them after it, that takes one evaluation more.
         """
         arrays = {place: self.primals[place] for place, _ in entries}
-        if len({array.dtype for array in arrays.values()}) > 1:
+        many = len(entries) > 1 and len(entries) * self.value.size > _AT_ONCE
+        if many or len({array.dtype for array in arrays.values()}) > 1:
             return [found for entry in entries for found in self.quick([entry])]
         x = np.stack([arrays[place][index] for place, index in entries])
         size, of_first = np.abs(x), 0 in arrays
@@ -116,9 +119,8 @@ class Slopes:
         shape = (*self.value.shape[:-1], -1) if x.ndim > 1 else (-1,)
 
         def along(steps: Array) -> Array:
-            return np.stack(
-                [self._moved(entry, step).reshape(shape) for entry, step in zip(entries, steps, strict=True)]
-            )
+            parts = [self._moved(entry, step).reshape(shape) for entry, step in zip(entries, steps, strict=True)]
+            return np.stack(parts) if len(parts) > 1 else parts[0][None]
 
         length = scale(size, np.stack([largest[place] for place, _ in entries]), unit)
         line = self._line(along, length, size, x, room, 1.0 if unit is None else unit, self.value.reshape(shape))
