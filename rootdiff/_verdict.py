@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, status_where
-from rootdiff._inverse import Factors
+from rootdiff._inverse import Inverse, SparseFactors
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
@@ -85,7 +86,7 @@ class _Found(NamedTuple):
 
     status: Array
     error: Array
-    factors: Factors | None = None
+    factors: Inverse | None = None
 
 
 def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSolution, asked: Array) -> RawSolution:
@@ -107,7 +108,9 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
         scale = start_scale(xp, start, residual.scale)
         point = _Point(residual, start, first, first_norm, scale, y, f, raw.residual_norm)
         within = allowed_error(xp, solver, y, scale, is_deep(solver, raw.residual_norm, first_norm))
-        found = _by_rows(point, within, failed) if matrix is None else _by_corrections(point, matrix, within, failed)
+        sparse = raw.factors if matrix is None and isinstance(raw.factors, SparseFactors) else None
+        told = matrix is not None or sparse is not None
+        found = _by_corrections(point, matrix, sparse, within, failed) if told else _by_rows(point, within, failed)
         found = found._replace(status=unless_random(residual, y, f, first_norm, found.status))
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
@@ -137,24 +140,25 @@ class _Point(NamedTuple):
     norm: Array
 
 
-def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) -> _Found:
+def _by_corrections(
+    point: _Point, matrix: Array | None, sparse: SparseFactors | None, within: Array, failed: Array
+) -> _Found:
     """Judge by Newton corrections: that of the residual, the one after it, and those of noise.
 
-    `matrix` is the Jacobian, (*batch, n, n), `within` the allowed error, `failed` the status without success.
+    `matrix` is the Jacobian, (*batch, n, n), or `sparse` has the factors of that before the last step. `within` is the
+    allowed error, `failed` the status without success.
     """
     residual, y, y0, norm = point.residual, point.y, point.y0, point.norm
     xp, backend = residual.xp, residual.backend
     eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).smallest_normal)
-    factors = backend.lu_factor(matrix)
-
-    def correction(vector: Array) -> Array:
-        return backend.lu_solve(factors, vector)
-
+    factors = backend.lu_factor(matrix) if matrix is not None else sparse
+    assert factors is not None
+    correction = partial(factors.apply, backend)
     step = correction(point.f)
-    finite = every(xp, is_finite(xp, matrix))
+    finite = is_finite(xp, factors[0]) if matrix is None else every(xp, is_finite(xp, matrix))  # its values
     regular = finite & is_finite(xp, step)
     step = xp.where(regular[..., None], step, xp.zeros_like(step))
-    near = _sampled(point, y, residual.moved(y, -step), matrix, correction)
+    near = _sampled(point, y, residual.moved(y, -step), matrix, None if matrix is None else correction)
     following = xp.abs(correction(near.f))
     of_noise = _corrections_of_noise(residual, correction, near.noise)
     told = regular | ((norm == 0) & (near.unfelt[..., 0] > 0))
@@ -166,7 +170,7 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
     shorter = max_norm(xp, following / unit) <= _SHORTER * max_norm(xp, error / unit)
     explains = every(xp, following <= xp.maximum(explained, _BELOW * within))
     is_root = told & (shorter | explains | (norm < underflow(xp, y)))
-    if residual.equations is not None:
+    if residual.equations is not None and matrix is not None:
         # the smallest eigenvalue of a Hessian makes noise along it an error of every unknown, larger than a step that
         # a gradient far above noise asks for: then each row must be explained too
         moved = (xp.abs(matrix) @ (within + _MARGIN * eps * xp.abs(y))[..., None])[..., 0]
@@ -175,7 +179,8 @@ def _by_corrections(point: _Point, matrix: Array, within: Array, failed: Array) 
     size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
     # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before
     still = near.noise <= tiny
-    lost = still & every(xp, matrix == 0) & (point.first != 0)
+    empty = xp.zeros_like(still) if matrix is None else every(xp, matrix == 0)
+    lost = still & empty & (point.first != 0)
     verdict = _Verdict(
         converged=is_root & every(xp, (error <= within) & (of_noise <= within)),
         attained=is_root & every(xp, error <= unit),

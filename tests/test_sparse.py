@@ -468,3 +468,18 @@ def test_a_gradient_in_a_large_parameter_costs_few_calls(derivatives: Any) -> No
     of_b = sp.diags_array(2 * b * sol.y - np.roll(b, 2)) - sp.diags_array(b) @ shifted(n, 2)
     wanted = -of_b.T @ spsolve(sp.csc_array(matrix.T), w)
     np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-8)
+
+
+def test_a_large_sparse_root_at_the_rounding_of_its_residual_is_one_and_its_error_is_told() -> None:
+    n, options = 3000, {"jac_sparsity": ("banded", (1, 1)), "solver": "newton"}
+
+    def chain(y: Any, offset: Any) -> Any:
+        held = (np.concat([[0], y, [0]]) + offset) - offset
+        return 2 * held[1:-1] - held[:-2] - held[2:] + (y**3 - 1) / n**2
+
+    sol = rootdiff.root(chain, np.zeros(n), 1e3, **options)
+    assert sol.status == Status.AT_PRECISION
+    exact = rootdiff.root(chain, np.zeros(n), 0.0, **options)
+    assert exact.status == Status.CONVERGED
+    assert np.all(np.abs(sol.y - exact.y) <= sol.error)
+    assert np.max(sol.error) < 1e-6  # 1e3 eps, times the condition of 2e6, times what noise may hide
