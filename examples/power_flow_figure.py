@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from scipy.sparse import issparse
 from scipy.sparse.csgraph import shortest_path
 
 mpl.use("Agg")
@@ -17,15 +18,16 @@ KINDS = (("load (PQ)", "o", "#1f77b4"), ("generator (PV)", "s", "#d95f02"), ("re
 LINES = {"numpy": ("NumPy", "-", "o"), "torch": ("PyTorch", "--", "s"), "jax": ("JAX", ":", "^")}
 
 
-def draw(case: Any, differences: tuple[Any, Any], results: list[Any], folder: Path) -> Path:
+def draw(case: Any, some: Any, differences: tuple[Any, Any], results: list[Any], folder: Path) -> Path:
     """Save the figure of one case and return its path."""
     figure, axes = plt.subplots(2, 2, figsize=(13, 8.5), layout="constrained")
     answer = results[0].answer
     profile(axes[0, 0], case, answer)
-    network(figure, axes[0, 1], case, answer)
-    sensitivities(axes[1, 0], case, differences, answer)
+    (plane if issparse(case.admittance) else network)(figure, axes[0, 1], case, answer)
+    sensitivities(axes[1, 0], case, some, differences, answer)
     history(axes[1, 1], results)
-    figure.suptitle(f"{case.name}-bus power flow: losses {answer.losses * case.base:.2f} MW", fontsize=14)
+    title = f"{case.name}: power flow of {len(case.number)} buses, losses {answer.losses * case.base:.2f} MW"
+    figure.suptitle(title, fontsize=14)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"power_flow_{len(case.number)}.png"
     figure.savefig(path, dpi=130)
@@ -58,15 +60,16 @@ def profile(axes: Any, case: Any, answer: Any) -> None:
     label_buses(axes, case)
 
 
-def sensitivities(axes: Any, case: Any, differences: tuple[Any, Any], answer: Any) -> None:
+def sensitivities(axes: Any, case: Any, some: Any, differences: tuple[Any, Any], answer: Any) -> None:
     x, wide = rank(case)[case.load_bus], 0.4
     parts = (
         ("active (MW/MW)", answer.gradient_p, differences[0], -0.5 * wide, "#1b9e77"),
         ("reactive (MW/Mvar)", answer.gradient_q, differences[1], 0.5 * wide, "#e6ab02"),
     )
     for label, gradient, difference, shift, color in parts:
-        axes.bar(x + shift, gradient, width=wide, color=color, edgecolor=color, linewidth=0.5, label=label, zorder=2)
-        last = axes.plot(x + shift, difference, ".", color="black", markersize=5 if len(x) < 50 else 2, zorder=3)
+        axes.vlines(x + shift, 0, gradient, linewidth=3 if len(x) < 50 else 0.7, color=color, label=label, zorder=2)
+        size = 5 if len(some) < 50 else 2
+        last = axes.plot(x[some] + shift, difference, ".", color="black", markersize=size, zorder=3)
     last[0].set_label("PYPOWER, differences")
     axes.axhline(0, color="0.3", linewidth=0.8)
     axes.set(title="Sensitivity of the losses to each load", ylabel="d(losses)/d(load)")
@@ -107,6 +110,17 @@ def network(figure: Any, axes: Any, case: Any, answer: Any) -> None:
     figure.colorbar(dots, ax=axes, label="d(losses)/d(active load) (MW/MW)", shrink=0.85)
 
 
+def plane(figure: Any, axes: Any, case: Any, answer: Any) -> None:
+    """Draw the buses with loads in the plane of angle and magnitude: a large network is a cloud."""
+    angle, magnitude = np.rad2deg(answer.angle[case.load_bus]), answer.magnitude[case.load_bus]
+    spread = np.max(np.abs(answer.gradient_p))
+    dots = axes.scatter(
+        angle, magnitude, c=answer.gradient_p, s=4, cmap="RdBu_r", vmin=-spread, vmax=spread, rasterized=True
+    )
+    axes.set(title="Active sensitivity of the loads", xlabel="voltage angle (degrees)", ylabel="magnitude (pu)")
+    figure.colorbar(dots, ax=axes, label="d(losses)/d(active load) (MW/MW)", shrink=0.85)
+
+
 def history(axes: Any, results: list[Any]) -> None:
     for result in results:
         name, style, marker = LINES[result.backend]
@@ -115,8 +129,8 @@ def history(axes: Any, results: list[Any]) -> None:
         size = 9 - 2 * list(LINES).index(result.backend)  # equal curves stay visible
         axes.semilogy(limits, norms, style, marker=marker, markersize=size, label=name)
     axes.set(
-        title=f"Convergence from a flat start ({results[0].solver})",
-        xlabel="steps allowed (max_steps)",
+        title=f"Convergence ({results[0].solver})",
+        xlabel="step",
         ylabel="largest power mismatch (pu)",
     )
     axes.set_ylim(1e-16, None)
