@@ -238,7 +238,11 @@ class NumpyBackend(Backend):
     def refined(self) -> NumpyBackend | None:
         return None if self.complex_step or self.fine else replace(self, fine=True, quick=False)
 
-    lu_factor, lu_solve = staticmethod(_lu.factor), staticmethod(_lu.solve)
+    def lu_factor(self, matrix: Array) -> Factors:
+        return _lu.factor(matrix)
+
+    def lu_solve(self, factors: Factors, rhs: Array, transpose: bool = False) -> Array:
+        return _lu.solve(factors, rhs, transpose)
 
 
 def _pulled_back(
