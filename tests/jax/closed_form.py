@@ -1,15 +1,15 @@
 """A residual with a root in closed form, with every derivative of it that matters present.
 
 f(y, theta) = M(theta) d + 0.3 d (P d) + 0.2 d sin(d) with d = y - c(theta): the root is c(theta). There
-df/dy is M(theta), nonsymmetric, and neither d2f/dy2 nor d2f/dy dtheta is zero. The oracle of a derivative is that
-of `c`.
+df/dy is M(theta), nonsymmetric, and neither d2f/dy2 nor d2f/dy dtheta is zero. The oracles are derivatives of `c`, of
+all orders in one program.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,3 +64,32 @@ def f(y: Any, theta: Any) -> Any:
 def loss(y: Any) -> Any:
     """Return a scalar with all derivatives."""
     return jnp.sum(jnp.array([1.0, -2.0, 0.5]) * y + jnp.sin(y))
+
+
+class Derivatives(NamedTuple):
+    """The root of one theta, (3,), its first two derivatives, and its loss with the first three of that."""
+
+    y: np.ndarray
+    jacobian: np.ndarray
+    curvature: np.ndarray
+    loss: np.ndarray
+    gradient: np.ndarray
+    hessian: np.ndarray
+    third: np.ndarray
+
+
+@jax.jit
+def _derivatives(theta: Any) -> Derivatives:
+    def total(theta: Any) -> Any:
+        return loss(c(theta))
+
+    hessian = jax.hessian(total)
+    of_root, of_total = (c, jax.jacfwd(c), jax.hessian(c)), (total, jax.grad(total), hessian, jax.jacfwd(hessian))
+    return Derivatives(*(function(theta) for function in (*of_root, *of_total)))
+
+
+def exact(theta: Any) -> Derivatives:
+    """Return what is exact for parameters (2,), or for several, (count, 2)."""
+    if np.ndim(theta) == 2:
+        return Derivatives(*map(np.stack, zip(*map(exact, theta), strict=True)))
+    return Derivatives(*map(np.asarray, _derivatives(jnp.asarray(theta))))

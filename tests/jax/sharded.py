@@ -155,7 +155,7 @@ def by_vmap(kind: AxisType, compiled: bool) -> None:
         return y, gradient
 
     def all_at_once(thetas: Any, starts: Any) -> Any:
-        return value_and_grad(of_each, thetas, starts), jax.jvp(lambda t: of_one(t, START), (thetas,), (thetas,))
+        return value_and_grad(of_one, thetas, START), jax.jvp(lambda t: of_each(t, starts), (thetas,), (thetas,))
 
     with jax.set_mesh(mesh):
         inputs = jax.device_put(jnp.asarray(THETAS), rows), jax.device_put(jnp.asarray(STARTS), rows)
@@ -165,7 +165,7 @@ def by_vmap(kind: AxisType, compiled: bool) -> None:
             np.testing.assert_allclose(y, c(THETAS), **EXACT)
             np.testing.assert_allclose(tangent, np.einsum("kij,kj->ki", slopes, THETAS), **EXACT)
         else:
-            found = value_and_grad(of_one, inputs[0], START)
+            found = value_and_grad(of_each, *inputs)
         assert found[0].sharding.is_equivalent_to(rows, 2)
         check(*found)
 

@@ -12,7 +12,7 @@ import pytest
 
 import rootdiff_jax as rd
 from tests.harness import THOROUGH
-from tests.jax.closed_form import EXACT, HYBR, NEWTON, SOLVER, START, THETA, c, f, loss
+from tests.jax.closed_form import EXACT, HYBR, NEWTON, SOLVER, START, THETA, exact, f, loss
 
 
 def closing(theta: Any, **options: Any) -> Any:
@@ -35,8 +35,8 @@ def test_closure(solver: str, adjoint: str) -> None:
         return (jax.grad(objective)(theta),) * 2
 
     second, first = jax.jit(jax.jacfwd(gradient, has_aux=True))(THETA)
-    np.testing.assert_allclose(first, jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)
-    np.testing.assert_allclose(second, jax.hessian(lambda t: loss(c(t)))(THETA), **EXACT)
+    np.testing.assert_allclose(first, exact(THETA).gradient, **EXACT)
+    np.testing.assert_allclose(second, exact(THETA).hessian, **EXACT)
 
 
 @pytest.mark.transform("closures over tracers: vmap of grad, jvp inside vmap")
@@ -46,10 +46,10 @@ def test_closure_under_vmap(solver: str) -> None:
     solve = partial(closing, solver=solver)
     if THOROUGH or solver == HYBR:  # the rule is the same whichever solver found the root
         found = jax.jit(jax.vmap(jax.grad(lambda theta: loss(solve(theta)))))(thetas)
-        np.testing.assert_allclose(found, jax.vmap(jax.grad(lambda t: loss(c(t))))(thetas), **EXACT)
+        np.testing.assert_allclose(found, exact(thetas).gradient, **EXACT)
     if THOROUGH or solver == NEWTON:
         tangent = jax.jit(jax.vmap(lambda t: jax.jvp(solve, (t,), (jnp.ones(2),))[1]))(thetas)
-        np.testing.assert_allclose(tangent, jax.vmap(jax.jacfwd(c))(thetas).sum(-1), **EXACT)
+        np.testing.assert_allclose(tangent, exact(thetas).jacobian.sum(-1), **EXACT)
 
 
 @pytest.mark.transform("closures over tracers of two transforms at once, beside args")
@@ -59,8 +59,7 @@ def test_closure_over_two_levels() -> None:
         return loss(rd.root(residual, jnp.asarray(START), 1.0, solver=SOLVER).y)
 
     found = jax.jit(jax.grad(jax.grad(mixed, argnums=1)))(*THETA)
-    exact = jax.hessian(lambda t: loss(c(t)))(THETA)[0, 1]
-    np.testing.assert_allclose(found, exact, **EXACT)
+    np.testing.assert_allclose(found, exact(THETA).hessian[0, 1], **EXACT)
 
 
 @pytest.mark.transform("bound methods and partials")
@@ -76,10 +75,10 @@ def test_bound_method() -> None:
     first = rd.root(model.residual, jnp.asarray(START), solver=SOLVER).y
     model.theta = jnp.asarray(THETA) + 0.1  # a changed attribute must be seen, though the method is the same
     second = rd.root(model.residual, jnp.asarray(START), solver=SOLVER).y
-    np.testing.assert_allclose(first, c(THETA), **EXACT)
-    np.testing.assert_allclose(second, c(THETA + 0.1), **EXACT)
+    np.testing.assert_allclose(first, exact(THETA).y, **EXACT)
+    np.testing.assert_allclose(second, exact(THETA + 0.1).y, **EXACT)
     gradient = jax.grad(lambda t: loss(rd.root(Model(t).residual, jnp.asarray(START), solver=SOLVER).y))(THETA)
-    np.testing.assert_allclose(gradient, jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)
+    np.testing.assert_allclose(gradient, exact(THETA).gradient, **EXACT)
 
 
 @pytest.mark.transform("a pullback that waits, while what the residual reads changes in place")

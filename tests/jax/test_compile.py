@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import rootdiff_jax as rd
-from tests.jax.closed_form import EXACT, SOLVER, START, THETA, c, f, loss
+from tests.jax.closed_form import EXACT, SOLVER, START, THETA, exact, f, loss
 
 
 class Compiles:
@@ -79,10 +79,10 @@ def test_marked_settings_of_a_users_solver_are_runtime_values() -> None:
 @pytest.mark.transform("no new compile: other settings of the solvers in a chain, of one in a chain in a chain")
 def test_settings_of_a_chain_are_runtime_values() -> None:
     def chain(steps: int, rtol: float) -> Any:
-        return call(rd.Chain([rd.Chord(max_steps=steps), rd.Chain([rd.TrustRegion(), rd.Newton(rtol=rtol)])]))
+        return call(rd.Chain([rd.FixedPoint(max_steps=steps), rd.Chain([rd.FixedPoint(), rd.Newton(rtol=rtol)])]))
 
     assert compiles(chain(1, 1e-8), chain(2, 1e-9), chain(50, 1e-6)) == 0
-    assert compiles(chain(1, 1e-8), call(rd.Chain([rd.Chord(max_steps=1), rd.Newton(rtol=1e-8)]))) > 0
+    assert compiles(chain(1, 1e-8), call(rd.Chain([rd.FixedPoint(max_steps=1), rd.Newton(rtol=1e-8)]))) > 0
 
 
 def test_settings_of_a_chain_reach_their_solver() -> None:
@@ -134,7 +134,7 @@ def test_scipy_solves_in_the_precision_of_the_program_in_whatever_thread(dtype: 
 def test_settings_of_scipy_reach_the_host() -> None:
     def error(rtol: float) -> float:
         solver = rd.SciPy(method="df-sane", rtol=rtol)
-        return float(jnp.max(jnp.abs(call(solver)() - c(THETA))))
+        return float(jnp.max(jnp.abs(call(solver)() - exact(THETA).y)))
 
     assert error(1e-12) < 1e-10 < error(1e-3) < 1e-1
     short = rd.SciPy(max_steps=2)
@@ -155,7 +155,7 @@ def test_fresh_closures() -> None:
     assert compiles(*(lambda k=k: fresh(1.0 + k, arrays[k]) for k in range(3))) == 0
     gradients = [lambda k=k: jax.grad(lambda t: loss(fresh(1.0 + k, t)))(arrays[k]) for k in range(3)]
     assert compiles(*gradients) == 0
-    np.testing.assert_allclose(gradients[2](), jax.grad(lambda t: loss(c(t)))(arrays[2]), **EXACT)
+    np.testing.assert_allclose(gradients[2](), exact(arrays[2]).gradient, **EXACT)
 
 
 def test_fresh_closures_over_custom_rules() -> None:
@@ -198,4 +198,4 @@ def test_donated_initial_guess() -> None:
     y = jnp.asarray(START) + 0.0
     found = step(y, jnp.asarray(THETA))
     assert y.is_deleted()
-    np.testing.assert_allclose(found, c(THETA), **EXACT)
+    np.testing.assert_allclose(found, exact(THETA).y, **EXACT)

@@ -42,14 +42,18 @@ def solve(p: Any, scale: Any, solver: str = SOLVER) -> Any:
 @pytest.mark.transform("pytree y and args with integer, boolean, None, int and str leaves: grad, jvp, jit")
 def test_pytree() -> None:
     p, scale = ARGS["p"], ARGS["scale"]
-    sol = jax.jit(solve)(p, scale)
+
+    def total(p: Any, scale: Any) -> Any:
+        sol = solve(p, scale)
+        return sol.y["v"].sum(), sol
+
+    (by_p, by_scale), sol = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(p, scale)
     assert sol.y["none"] is None
     np.testing.assert_allclose(sol.y["u"], [9.0, 1.0], **EXACT)
     np.testing.assert_allclose(sol.y["v"], [13.5, -1.0], **EXACT)
-    by_p, by_scale = jax.grad(lambda p, scale: solve(p, scale).y["v"].sum(), argnums=(0, 1))(p, scale)
     np.testing.assert_allclose(by_p, [-2.0, 0.0, 9.0], **EXACT)
     np.testing.assert_allclose(by_scale, 9.0, **EXACT)
-    _, tangent = jax.jvp(lambda p: solve(p, scale).y["v"], (p,), (np.array([1.0, 0.0, 1.0]),))
+    tangent = jax.jit(lambda p, v: jax.jvp(lambda p: solve(p, scale).y["v"], (p,), (v,))[1])(p, np.array([1.0, 0, 1]))
     np.testing.assert_allclose(tangent, [9.0, -2.0], **EXACT)
 
 

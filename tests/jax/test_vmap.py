@@ -11,7 +11,7 @@ import pytest
 
 import rootdiff_jax as rd
 from tests.harness import covering
-from tests.jax.closed_form import EXACT, HYBR, NEWTON, SOLVER, SOLVERS, START, THETA, c, f, loss
+from tests.jax.closed_form import EXACT, HYBR, NEWTON, SOLVER, SOLVERS, START, THETA, exact, f, loss
 
 THETAS = np.stack([THETA, THETA + 0.3, [-0.2, 1.1]])
 STARTS = np.stack([START, START + 3.0, START - 1.0])
@@ -19,10 +19,6 @@ STARTS = np.stack([START, START + 3.0, START - 1.0])
 
 def solve(y0: Any, theta: Any, **options: Any) -> Any:
     return rd.root(f, y0, theta, **{"solver": SOLVER, **options}).y
-
-
-def gradients(theta: Any) -> Any:
-    return jax.vmap(jax.grad(lambda theta: loss(c(theta))))(theta)
 
 
 @pytest.mark.transform("vmap over args, over the initial guess, over both")
@@ -34,14 +30,14 @@ def test_vmap(solver: str, over: tuple[bool, bool]) -> None:
     y0, theta = STARTS if over_start else START, THETAS if over_args else THETA
     axes = (0 if over_start else None, 0 if over_args else None)
     y = jax.vmap(lambda y0, theta: solve(y0, theta, solver=solver), in_axes=axes)(jnp.asarray(y0), jnp.asarray(theta))
-    np.testing.assert_allclose(y, np.broadcast_to(c(theta), (3, 3)), **EXACT)
+    np.testing.assert_allclose(y, np.broadcast_to(exact(theta).y, (3, 3)), **EXACT)
 
 
 @pytest.mark.transform("vmap, nested and over another axis than the first")
 def test_nested_vmap() -> None:
     inner = jax.vmap(solve, in_axes=(None, 1))
     y = jax.vmap(inner, in_axes=(0, None))(jnp.asarray(STARTS), jnp.asarray(THETAS.T))
-    np.testing.assert_allclose(y, np.broadcast_to(c(THETAS), (3, 3, 3)), **EXACT)
+    np.testing.assert_allclose(y, np.broadcast_to(exact(THETAS).y, (3, 3, 3)), **EXACT)
 
 
 @pytest.mark.transform("vmap of grad")
@@ -61,7 +57,7 @@ def test_vmap_of_grad(solver: str, adjoint: str, jit: bool) -> None:
         return loss(solve(jnp.asarray(START), theta, solver=solver, adjoint=adjoint))
 
     function = jax.vmap(jax.grad(objective))
-    np.testing.assert_allclose((jax.jit(function) if jit else function)(THETAS), gradients(THETAS), **EXACT)
+    np.testing.assert_allclose((jax.jit(function) if jit else function)(THETAS), exact(THETAS).gradient, **EXACT)
 
 
 @pytest.mark.transform("grad of vmap")
@@ -80,15 +76,14 @@ def test_grad_of_vmap(solver: str, adjoint: str) -> None:
         y = jax.vmap(lambda theta: solve(jnp.asarray(START), theta, solver=solver, adjoint=adjoint))(thetas)
         return loss(y)
 
-    np.testing.assert_allclose(jax.grad(objective)(THETAS), gradients(THETAS), **EXACT)
+    np.testing.assert_allclose(jax.grad(objective)(THETAS), exact(THETAS).gradient, **EXACT)
 
 
 @pytest.mark.transform("vmap of hessian")
 @pytest.mark.parametrize("adjoint", ["lu", pytest.param("gmres", marks=pytest.mark.exhaustive)])
 def test_vmap_of_hessian(adjoint: str) -> None:
     hessian = jax.hessian(lambda theta: loss(solve(jnp.asarray(START), theta, adjoint=adjoint)))
-    exact = jax.vmap(jax.hessian(lambda theta: loss(c(theta))))(THETAS)
-    np.testing.assert_allclose(jax.jit(jax.vmap(hessian))(THETAS), exact, **EXACT)
+    np.testing.assert_allclose(jax.jit(jax.vmap(hessian))(THETAS), exact(THETAS).hessian, **EXACT)
 
 
 @pytest.mark.transform("vmap of jvp and of vjp")
@@ -101,13 +96,13 @@ def test_vmap_of_jvp_and_vjp() -> None:
         return tangent, pullback(jnp.asarray(w))[0]
 
     tangents, cotangents = jax.jit(jax.vmap(both))(THETAS)
-    jacobians = jax.vmap(jax.jacfwd(c))(THETAS)
+    jacobians = exact(THETAS).jacobian
     np.testing.assert_allclose(tangents, jacobians @ v, **EXACT)
     np.testing.assert_allclose(cotangents, w @ jacobians, **EXACT)
 
 
 def test_systems_of_a_batch_stop_each_on_its_own() -> None:
-    starts = jnp.stack([STARTS[0], c(THETAS[1]), STARTS[2]])  # the second is a root already
+    starts = jnp.stack([STARTS[0], exact(THETAS[1]).y, STARTS[2]])  # the second is a root already
     sol = jax.jit(jax.vmap(lambda y0, theta: rd.root(f, y0, theta, solver=SOLVER)))(starts, jnp.asarray(THETAS))
     alone = [rd.root(f, y0, jnp.asarray(theta), solver=SOLVER) for y0, theta in zip(starts, THETAS, strict=True)]
     assert sol.steps.tolist() == [int(one.steps) for one in alone]
