@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from array_api_compat import array_namespace
 import rootdiff
 from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, Status
 from tests.harness import Harness
+from tests.minima import SQUARES, V, W
 
-THETA = np.array([1.2, 0.7, 2.0])
-W, V = np.array([0.7, -1.3]), np.array([0.3, -0.4, 1.1])
+residual, jacobian, THETA = SQUARES.function, SQUARES.jac, SQUARES.theta
+minimum, sensitivity = SQUARES.minimum, SQUARES.sensitivity
 #: NIST, Statistical Reference Datasets, nonlinear regression: data and certified values.
 NIST = json.loads((Path(__file__).parent / "data" / "nist.json").read_text(encoding="utf-8"))
 MODELS = {
@@ -25,45 +25,6 @@ MODELS = {
     "MGH09": lambda xp, b, x: b[0] * (x**2 + x * b[1]) / (x**2 + x * b[2] + b[3]),
     "MGH17": lambda xp, b, x: b[0] + b[1] * xp.exp(-x * b[3]) + b[2] * xp.exp(-x * b[4]),
 }
-
-
-def residual(y: Any, theta: Any) -> Any:
-    """Five equations of two unknowns and three parameters, which no y satisfies."""
-    xp = array_namespace(y)
-    u, v = y[..., 0], y[..., 1]
-    a, b, c = theta[..., 0], theta[..., 1], theta[..., 2]
-    return xp.stack([u - a, u * v - b * c, v**2 - c, u + v * a, u**2 * b - 1], axis=-1)
-
-
-def jacobian(y: Any, theta: Any) -> Any:
-    u, v, one = y[..., 0], y[..., 1], np.ones_like(y[..., 0])
-    rows = [[one, 0 * u], [v, u], [0 * u, 2 * v], [one, theta[..., 0] * one], [2 * u * theta[..., 1], 0 * u]]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
-
-
-def minimum(theta: np.ndarray) -> np.ndarray:
-    """Return the root of the gradient near (1, 1), by Newton's method with complex steps of J^T r."""
-    y = np.ones(2)
-    for _ in range(50):
-        y = y - np.linalg.solve(slopes(y, theta)[0], gradient(y, theta))
-    return y
-
-
-def gradient(y: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    return jacobian(y, theta).T @ residual(y, theta)
-
-
-def slopes(y: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Hessian, (2, 2), and the derivative of the gradient with respect to theta, (2, 3)."""
-    of_y = [np.imag(gradient(y + 1e-20j * e, theta)) / 1e-20 for e in np.eye(2)]
-    of_theta = [np.imag(gradient(y + 0j, theta + 1e-20j * e)) / 1e-20 for e in np.eye(3)]
-    return np.stack(of_y, axis=-1), np.stack(of_theta, axis=-1)
-
-
-def sensitivity(theta: np.ndarray) -> np.ndarray:
-    """Return dy/dtheta, (2, 3)."""
-    of_y, of_theta = slopes(minimum(theta), theta)
-    return -np.linalg.solve(of_y, of_theta)
 
 
 def torch_fit(name: str) -> Any:
@@ -78,84 +39,6 @@ def torch_fit(name: str) -> Any:
 
 
 # --- the derivative
-
-
-def test_vjp_and_jvp_have_the_whole_hessian(backend: Harness) -> None:
-    exact = sensitivity(THETA)
-    y = minimum(THETA)
-    matrix, r = jacobian(y, THETA), residual(y, THETA)
-    assert np.linalg.norm(r) > 1
-    of_gauss_newton = -np.linalg.solve(matrix.T @ matrix, slopes(y, THETA)[1])
-    assert np.abs(of_gauss_newton - exact).max() > 0.05
-    pulled = backend.vjp(residual, np.ones(2), THETA, w=W, entry="least_squares")
-    pushed = backend.jvp(residual, np.ones(2), THETA, v=(V,), entry="least_squares")
-    np.testing.assert_allclose(pulled.y, y, rtol=1e-10)
-    np.testing.assert_allclose(pulled.derivative[0], W @ exact, rtol=1e-6)
-    np.testing.assert_allclose(pushed.derivative, exact @ V, rtol=1e-6)
-
-
-@pytest.mark.parametrize("backend", ["numpy", "torch"], indirect=True)
-def test_a_batch_is_that_of_its_systems(backend: Harness) -> None:
-    theta = THETA * np.array([[1.0], [1.1], [0.9], [1.3]])
-    w = np.ones((4, 1)) * W
-    found = backend.vjp(residual, np.ones((4, 2)), theta, w=w, batch_ndim=1, entry="least_squares")
-    np.testing.assert_allclose(found.y, [minimum(one) for one in theta], rtol=1e-9)
-    np.testing.assert_allclose(found.derivative[0], [W @ sensitivity(one) for one in theta], rtol=1e-6)
-
-
-def test_transforms_of_jax() -> None:
-    import jax
-    import jax.numpy as jnp
-
-    import rootdiff_jax
-
-    jax.config.update("jax_enable_x64", True)
-    thetas = np.stack([THETA, 1.1 * THETA])
-
-    def first(theta: Any) -> Any:
-        return rootdiff_jax.least_squares(residual, jnp.ones(2), theta).y[0]
-
-    hessian, values = jax.jit(lambda thetas: (jax.hessian(first)(thetas[0]), jax.vmap(first)(thetas)))(thetas)
-    np.testing.assert_allclose(hessian, _curvature(THETA), rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(values, [minimum(theta)[0] for theta in thetas], rtol=1e-12)
-
-
-def test_transforms_of_torch() -> None:
-    import torch
-
-    import rootdiff_torch
-
-    thetas = np.stack([THETA, 1.1 * THETA])
-
-    def first(theta: Any) -> Any:
-        return rootdiff_torch.least_squares(residual, torch.ones(2).double(), theta).y[0]
-
-    found = torch.func.vmap(torch.func.hessian(first))(torch.tensor(thetas))
-    np.testing.assert_allclose(found, [_curvature(theta) for theta in thetas], rtol=1e-6, atol=1e-8)
-
-
-def _curvature(theta: np.ndarray) -> np.ndarray:
-    """Return the Hessian of the first unknown, (3, 3), by differences of its gradient."""
-    steps = 1e-5 * np.eye(3)
-    return np.stack([(sensitivity(theta + h)[0] - sensitivity(theta - h)[0]) / 2e-5 for h in steps])
-
-
-def test_what_the_residual_closes_over_is_differentiated() -> None:
-    import torch
-
-    import rootdiff_torch
-
-    theta = torch.tensor(THETA, requires_grad=True)
-    y = rootdiff_torch.least_squares(lambda y: residual(y, theta), torch.ones(2).double()).y
-    (y @ torch.tensor(W)).backward()
-    np.testing.assert_allclose(theta.grad, W @ sensitivity(THETA), rtol=1e-9)
-
-
-@pytest.mark.parametrize("options", [{"jac": jacobian}, {"derivatives": "complex-step"}], ids=["jac", "complex step"])
-def test_exact_slopes_in_numpy(options: dict[str, Any]) -> None:
-    found = rootdiff.least_squares(residual, np.ones(2), THETA, **options)
-    np.testing.assert_allclose(found.y, minimum(THETA), rtol=1e-13)
-    np.testing.assert_allclose(found.jacobian()[0], sensitivity(THETA), rtol=1e-8)
 
 
 def test_a_wrong_jac_is_refused() -> None:
@@ -207,18 +90,6 @@ def test_any_solver_of_roots_and_a_looser_tolerance() -> None:
         found = rootdiff_torch.least_squares(residual, torch.ones(2).double(), torch.tensor(THETA), solver=solver)
         np.testing.assert_allclose(found.y, minimum(THETA), rtol=1e-4)
         assert bool(found.converged)
-
-
-def test_single_precision() -> None:
-    import torch
-
-    import rootdiff_torch
-
-    theta = torch.tensor(THETA).float().requires_grad_()
-    found = rootdiff_torch.least_squares(residual, torch.ones(2), theta)
-    np.testing.assert_allclose(found.y.detach(), minimum(THETA), rtol=1e-5)
-    (found.y @ torch.tensor(W).float()).backward()
-    np.testing.assert_allclose(theta.grad, W @ sensitivity(THETA), rtol=1e-4)
 
 
 # --- losses
@@ -452,18 +323,6 @@ def test_no_minimum_at_all_is_no_success() -> None:
 # --- inputs
 
 
-def test_pytrees_complex_numbers_aux_and_pickling() -> None:
-    def two(y: Any, a: Any) -> Any:
-        return {"far": y["p"] - a, "near": [2 * y["p"] + 0j, y["q"] - 1j]}, a.sum()
-
-    found = rootdiff.least_squares(two, {"p": np.ones(2), "q": np.array(0j)}, np.array([5.0, 10.0]), has_aux=True)
-    np.testing.assert_allclose(found.y["p"], [1.0, 2.0], rtol=1e-9)
-    np.testing.assert_allclose(found.y["q"], 1j, rtol=1e-9)
-    assert found.aux == 15
-    again = pickle.loads(pickle.dumps(rootdiff.least_squares(residual, np.ones(2), THETA)))
-    np.testing.assert_allclose(again.vjp(W)[0], W @ sensitivity(THETA), rtol=1e-6)
-
-
 def test_errors_name_what_came_and_what_to_do() -> None:
     y0, a = np.ones(2), 1.0
     for function, match in (
@@ -481,8 +340,3 @@ def test_errors_name_what_came_and_what_to_do() -> None:
         rootdiff.root(lambda y: y, y0, solver=rootdiff.GaussNewton())
     with pytest.raises(ArgumentError, match=r"does not begin with the batch axes of y0, \(4,\)"):
         rootdiff.least_squares(lambda y: y[0], np.ones((4, 2)), batch_ndim=1)
-
-
-def test_history_tells_the_steps() -> None:
-    found = rootdiff.least_squares(residual, np.ones(2), THETA, history=True)
-    assert len(found.history.residual_norm) >= 3
