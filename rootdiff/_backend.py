@@ -158,6 +158,8 @@ class Backend(Protocol):
 
     # loops and branches, and what they need of arrays
 
+    #: Whether the unknowns of one system lie on several devices, each of which would get the whole matrix to factor it.
+    spread: bool = False
     #: Whether array values may be unknown while Python runs, so that nothing can branch on them.
     traced: ClassVar[bool] = False
 

@@ -26,7 +26,7 @@ from rootdiff._solution import Solution
 from rootdiff._structure import Structure
 from rootdiff._task import Derivatives, Options, Task
 from rootdiff_jax._backend import JaxBackend, SteppingBackend
-from rootdiff_jax._mesh import made_of, partition, vary, varying_axes
+from rootdiff_jax._mesh import is_spread, made_of, partition, vary, varying_axes
 from rootdiff_jax._precision import in_own_settings, under_users_settings
 from rootdiff_jax._problem import Inputs, Problem, split
 from rootdiff_jax._rule import solve, solve_watched
@@ -119,6 +119,7 @@ class JaxAdapter(Adapter):
             pattern=task.pattern,
             loss=options.loss,
             bounded=options.within is not None,
+            spread=is_spread(y),
         )
         scale = None if task.scale is None else made_of(y, jax.lax.stop_gradient(task.scale))
         inputs = Inputs(y, solver_values, adjoint_values, of_correct, scale, operands)

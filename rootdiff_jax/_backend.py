@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,11 +36,12 @@ class JaxBackend(Backend):
     """JAX; `reverse_only` is for a residual with a `custom_vjp` in it, which has no forward mode.
 
     Its products with the Jacobian are then transposes of products with the transposed Jacobian. One that is not
-    `differentiable` has neither.
+    `differentiable` has neither. The unknowns of a system may be `spread` over devices.
     """
 
     reverse_only: bool = False
     differentiable: bool = True
+    spread: bool = False
 
     name = "jax"
     traced = True
@@ -155,14 +157,25 @@ class JaxBackend(Backend):
             def rmatvec(cotangent: Array) -> Array:
                 return pullback(cotangent)[0]
 
-            return value, transpose(rmatvec), rmatvec, lambda: _products_with_units(rmatvec, value, -2)
+            return value, transpose(rmatvec), rmatvec, lambda: self._formed(rmatvec, value, -2)
         value, matvec = jax.linearize(function, y)
         return (
             value,
             partial(_apart, matvec),
             partial(_apart, transpose(matvec)),
-            lambda: _products_with_units(matvec, y, -1),
+            lambda: self._formed(matvec, y, -1),
         )
+
+    def _formed(self, product: Function, like: Array, axis: int) -> Array:
+        """Return the Jacobian or, along the axis -2, its transpose; of unknowns that are spread, not silently."""
+        if self.spread:
+            warnings.warn(
+                f"y0: the {like.shape[-1]} unknowns of a system are spread over devices, and its Jacobian, which this "
+                "solve forms, will be gathered on each of them. Without a matrix, above 1024 unknowns: solver='auto', "
+                "'newton_krylov', 'anderson' or 'df_sane', adjoint='auto', 'gmres', 'bicgstab', 'cg' or 'lsmr'.",
+                stacklevel=2,
+            )
+        return _products_with_units(product, like, axis)
 
     def products(
         self, function: Function, y: Array, vectors: Array, transpose: bool = False

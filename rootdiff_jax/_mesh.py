@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 
 
 def varying_axes(value: Any) -> frozenset[Any]:
@@ -22,6 +22,13 @@ def partition(value: Any) -> Any:
     """Return how `value`, an array or its type, is spread over the explicit axes of a mesh."""
     kind: Any = value if isinstance(value, jax.core.ShapedArray) else jax.typeof(value)
     return kind.sharding.spec
+
+
+def is_spread(vector: Any) -> bool:
+    """Return whether the last axis is known to be spread over devices: under jit, over explicit axes only."""
+    if isinstance(vector, jax.core.Tracer) or not isinstance(vector.sharding, NamedSharding):
+        return partition(vector)[-1] is not None
+    return len(vector.sharding.spec) == vector.ndim and vector.sharding.spec[-1] is not None
 
 
 def has_explicit_axes() -> bool:

@@ -89,6 +89,7 @@ class Problem:
     pattern: Pattern | None = None
     loss: str | None = None
     bounded: bool = False
+    spread: bool = False
 
     def call(self, y: Array, *operands: Array) -> Array:
         """Return the residual of all systems, (*batch, n)."""
@@ -111,7 +112,7 @@ class Problem:
 
     def residual(self, operands: tuple[Any, ...]) -> Residual:
         """Return the residual with its parameters bound."""
-        backend = JaxBackend(self.function.reverse_only, self.function.differentiable)
+        backend = JaxBackend(self.function.reverse_only, self.function.differentiable, self.spread)
         residual = Residual(self.call, operands, backend, fixed_point=self.fixed_point, pattern=self.pattern)
         if self.loss is not None:
             return minimised(replace(residual, function=self._equations), self.loss, self.bounded)

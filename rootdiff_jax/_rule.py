@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rootdiff._adapter import Found
 from rootdiff._backend import Array
@@ -41,10 +41,18 @@ def solve(problem: Problem, inputs: Inputs) -> Found:
 
 def solve_watched(problem: Problem, inputs: Inputs, observe: Callable[[StepInfo], bool]) -> Found:
     """Return the root of concrete arrays, not compiled and without derivative; `observe` is called after each step."""
-    backend = SteppingBackend(problem.function.reverse_only, problem.function.differentiable)
+    backend = SteppingBackend(problem.function.reverse_only, problem.function.differentiable, problem.spread)
+    mesh, spread = jax.sharding.get_mesh(), partition(inputs.y0)[-1] is not None
+
+    def told(info: StepInfo) -> bool:  # on the user's mesh, whose axes are explicit, unlike those of the solve
+        if not spread:
+            return observe(info)
+        parts = [jax.device_put(part, NamedSharding(mesh, part.sharding.spec)) for part in info[1:]]
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return observe(StepInfo(info.method, *parts))
 
     def watched(inputs: Inputs) -> Found:
-        return _run(problem, inputs, replace(problem.residual(inputs.operands), backend=backend, observe=observe))
+        return _run(problem, inputs, replace(problem.residual(inputs.operands), backend=backend, observe=told))
 
     return _left_to_xla(watched, inputs)
 

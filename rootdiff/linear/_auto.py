@@ -29,9 +29,10 @@ _PROBE, _PROBE_ROW = 1e-4, 1e-2
 class AutoLinear(LinearSolver):
     """`LU` for at most 1024 unknowns and 2^24 matrix entries in the batch, or where a factorisation is at hand.
 
-    So too, sparse, where the pattern of the Jacobian is known. Else, and for fixed points of more than 64 unknowns and
-    few right-hand sides, `GMRES`, with what the solver knows of the inverse as preconditioner; the systems in which it
-    does not reach its tolerance are solved again, by `LU` if their matrices have at most 2^24 entries, else by `LSMR`.
+    So too, sparse, where the pattern of the Jacobian is known. Else, for fixed points of more than 64 unknowns and few
+    right-hand sides, and for one system spread over devices, `GMRES`, with what the solver knows of the inverse as
+    preconditioner; the systems in which it does not reach its tolerance are solved again, by `LU` if their matrices
+    have at most 2^24 entries and are not spread, else by `LSMR`.
     One system of more than 256 unknowns that `LU` would have to factor is tried in JAX by a short GMRES before, which
     is believed only if a second one shows that the matrix is not singular.
 
@@ -47,7 +48,8 @@ class AutoLinear(LinearSolver):
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         shape, known = operator.shape[:-1], self.known
-        dense, many = is_dense(shape), not has_few_unknowns(shape)
+        spread = operator.backend.spread
+        dense, many = is_dense(shape) and not spread, not has_few_unknowns(shape)
         lu = LU().starting_from(known)
         if isinstance(operator.original, Sparse):
             return lu.solve(operator, rhs)
@@ -60,7 +62,7 @@ class AutoLinear(LinearSolver):
             return lu.solve(operator, rhs)
         first = (GMRES(max_restarts=1) if dense else GMRES()).starting_from(known, self.guess)
         x, info = checked(operator, first, rhs)
-        return _again(operator, rhs, x, info, lu if fits(shape) else LSMR().starting_from(known))
+        return _again(operator, rhs, x, info, lu if fits(shape) and not spread else LSMR().starting_from(known))
 
     def _tries(self, operator: LinearOperator, rhs: Array) -> bool:
         """Return whether a short GMRES may save a factorisation."""

@@ -43,9 +43,9 @@ class Auto(Solver):
     `PseudoTransient`, each for the systems in which those before it failed; one system of more than 64 unknowns is
     tried before by a `NewtonKrylov` that takes few products, or, where products come from differences, by `Chord`,
     which forms few Jacobians; not where the user gives the Jacobian or its pattern. Above: `NewtonKrylov`, then
-    `DFSane`, both after `Newton` where the pattern is known. Equations
-    of one unknown, in which there is no direction to choose: `Newton`, then `PseudoTransient`. A residual without a
-    derivative, such as one that calls out of a JAX program: `DFSane`, then `Broyden` from the identity.
+    `DFSane`, both after `Newton` where the pattern is known; so too, at any size, for one system spread over devices.
+    Equations of one unknown, in which there is no direction to choose: `Newton`, then `PseudoTransient`. A residual
+    without a derivative, such as one that calls out of a JAX program: `DFSane`, then `Broyden` from the identity.
 
     Parameters
     ----------
@@ -90,6 +90,8 @@ class Auto(Solver):
     def _chosen(self, residual: Residual, y0: Array) -> Chain:
         if not residual.backend.differentiable:  # in PyTorch to know it takes an evaluation
             return self._chain(self.fixed_point, _BY_VALUES)
+        if residual.backend.spread:
+            return self._chain(self.fixed_point, _FREE)
         sparing: Solver | None = _FEW_PRODUCTS
         if residual.backend.precision(y0.dtype) > residual.xp.finfo(y0.dtype).eps:  # derivatives are differences
             sparing = None if residual.gives_jacobian else _FEW_JACOBIANS

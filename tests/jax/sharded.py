@@ -1,11 +1,20 @@
-"""Run by test_sharding in a process of its own, with two CPU devices: prints one line per case that holds."""
+"""Run by test_sharding in a process of its own, with so many CPU devices: prints one line per case that holds.
+
+``python -m tests.jax.sharded DEVICES CASE ...``
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+import warnings
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=2 {os.environ.get('XLA_FLAGS', '')}"
+# devices of a busy machine that wait for each other would end the process after 40 seconds
+os.environ["XLA_FLAGS"] = (
+    f"--xla_force_host_platform_device_count={sys.argv[1]} --xla_cpu_collective_call_terminate_timeout_seconds=600 "
+    f"{os.environ.get('XLA_FLAGS', '')}"
+)
 
 from functools import partial
 from typing import Any
@@ -122,6 +131,60 @@ def by_jit_of_one_system() -> None:
     assert "all-gather" not in compiled.as_text()
     np.testing.assert_allclose(found, root, **EXACT)
     np.testing.assert_allclose(product, jnp.cos(root), **EXACT)
+
+
+def watched_one_system() -> None:
+    """A solve of such a system by steps, whose arrays have the types of the user's."""
+    mesh = jax.make_mesh((2,), ("n",))
+    with jax.set_mesh(mesh):
+        start, seen = jax.device_put(jnp.full(64, 0.5), PartitionSpec("n")), list[Any]()
+        sol = rd.root(lambda y: y + y**3 - 2, start, solver="df_sane", history=True, callback=seen.append)
+        assert sol.history.residual_norm.shape == (len(seen),)
+        for array in (seen[-1].y, sol.y):
+            assert array.sharding.is_equivalent_to(start.sharding, 1)
+        np.testing.assert_allclose(seen[-1].y * sol.y, np.ones(64), **EXACT)
+
+
+def told_of_matrices() -> None:
+    """What is said where the Jacobian of such a system is to be formed; "auto" forms none."""
+
+    def total(a: Any, **options: Any) -> Any:
+        return jnp.sum(rd.root(lambda y, a: y + y**3 - a, start, a, **options).y)
+
+    with jax.set_mesh(jax.make_mesh((2,), ("n",))), warnings.catch_warnings():
+        start = jax.device_put(jnp.ones(2048), PartitionSpec("n"))
+        warnings.simplefilter("error")
+        jax.eval_shape(jax.grad(total), 2.0)
+        with pytest.warns(UserWarning, match="the 2048 unknowns of a system are spread over devices, and its Jacobian"):
+            jax.eval_shape(partial(total, solver="newton"), 2.0)
+
+
+def by_jit_without_gathers(solver: Any, adjoint: str) -> None:
+    """One system spread over all devices that couples neighbours: these exchange their ends, no more."""
+    mesh = jax.make_mesh((jax.device_count(),), ("n",), axis_types=(AxisType.Auto,))
+    n, spread = 2048, NamedSharding(mesh, PartitionSpec("n"))
+    below, above = (0.75, 0.75) if adjoint == "cg" else (0.5, 1.0)
+
+    def residual(y: Any, a: Any) -> Any:  # scaled so that the plain iteration contracts
+        return 0.15 * (a + below * jnp.roll(y, 1) + above * jnp.roll(y, -1) - 4 * y - y**3)
+
+    def total(a: Any, y0: Any) -> Any:
+        y = rd.root(residual, y0, a, solver=solver, adjoint=adjoint).y
+        return jnp.sum(jnp.sin(y)), y
+
+    root = np.linspace(-1.0, 1.0, n)
+    a = 4 * root + root**3 - below * np.roll(root, 1) - above * np.roll(root, -1)
+    given = jax.device_put(a, spread), jax.device_put(np.zeros(n), spread)
+    compiled = jax.jit(jax.grad(total, has_aux=True)).lower(*given).compile()
+    gradient, y = compiled(*given)
+    text = compiled.as_text()
+    assert "collective-permute" in text
+    assert not {"all-gather", "all-to-all"} & set(re.findall(r"all-gather|all-to-all", text))
+    for array in (gradient, y):
+        assert array.sharding.is_equivalent_to(spread, 1)
+    np.testing.assert_allclose(y, root, rtol=0, atol=1e-11)
+    product = (4 + 3 * root**2) * gradient - above * np.roll(gradient, 1) - below * np.roll(gradient, -1)
+    np.testing.assert_allclose(product, np.cos(root), rtol=0, atol=1e-10)
 
 
 def by_shifts_of_fixed_vectors() -> None:
@@ -330,6 +393,12 @@ CASES = {
     "jit-auto-batched-args": partial(with_batched_args, AxisType.Auto),
     "jit-explicit-batched-args": partial(with_batched_args, AxisType.Explicit),
     "jit-explicit-one-system": by_jit_of_one_system,
+    "eager-explicit-watched": watched_one_system,
+    "jit-explicit-told": told_of_matrices,
+    "jit-auto-newton_krylov-gmres": partial(by_jit_without_gathers, "newton_krylov", "gmres"),
+    "jit-auto-anderson-cg": partial(by_jit_without_gathers, "anderson", "cg"),
+    "jit-auto-df_sane-lsmr": partial(by_jit_without_gathers, "df_sane", "lsmr"),
+    "jit-auto-broyden-bicgstab": partial(by_jit_without_gathers, rd.Broyden(initial="identity"), "bicgstab"),
     "jit-auto-shifts": by_shifts_of_fixed_vectors,
     "shard_map-gmres": by_shard_map,
     "shard_map-one-start": by_shard_map_from_one_start,
@@ -339,6 +408,6 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
+    for name in sys.argv[2:]:
         CASES[name]()
         print(name)

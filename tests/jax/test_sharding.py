@@ -21,6 +21,7 @@ CASES = {
     "jit-auto-batched-args": "jit over a sharded batch whose finished systems are taken out: no all-gather",
     "jit-explicit-batched-args": "jit over such a batch with explicit sharding: no all-gather",
     "jit-explicit-one-system": "jit over one system spread over explicit axes, iterative adjoint: no all-gather",
+    "jit-explicit-told": "a Jacobian that is formed of one system spread over explicit axes: a warning",
     "jit-auto-shifts": "jit over one sharded system that couples neighbours, in GMRES: no all-gather",
     "jit-explicit-many": "jit over a large sharded batch of single unknowns, with explicit sharding",
     "jit-explicit-vmap": "jit(vmap) over explicit axes: value, grad, jvp, from one start and from one each",
@@ -32,13 +33,33 @@ CASES = {
     "shard_map-sums-twice": "second derivatives of shard_map with sums over devices in the residual",
     "shard_map-shared": "grad of shard_map, with respect to a replicated parameter",
 }
+#: One system over eight devices, by each matrix-free solver and adjoint: no all-gather.
+WITHOUT_GATHERS = ["newton_krylov-gmres", "anderson-cg", "df_sane-lsmr", "broyden-bicgstab"]
 
 
 @pytest.mark.parametrize(
     "cases", [pytest.param([*CASES], marks=[pytest.mark.transform(words) for words in CASES.values()])]
 )
 def test_two_devices(cases: list[str]) -> None:
-    command = [sys.executable, "-m", "tests.jax.sharded", *cases]
+    _hold(2, cases)
+
+
+@pytest.mark.transform("jit over one system spread over eight devices, matrix-free solvers and adjoints: no all-gather")
+@pytest.mark.parametrize(
+    "pair", [WITHOUT_GATHERS[0], *(pytest.param(p, marks=pytest.mark.exhaustive) for p in WITHOUT_GATHERS[1:])]
+)
+def test_eight_devices_gather_nothing(pair: str) -> None:
+    _hold(8, [f"jit-auto-{pair}"])
+
+
+@pytest.mark.exhaustive  # each operation is a program, whose parts may wait for threads that a busy machine lacks
+@pytest.mark.transform("callback and history of one system spread over explicit axes")
+def test_a_solve_of_one_system_is_watched() -> None:
+    _hold(2, ["eager-explicit-watched"])
+
+
+def _hold(devices: int, cases: list[str]) -> None:
+    command = [sys.executable, "-m", "tests.jax.sharded", str(devices), *cases]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout.split() == cases, done.stderr[-4000:]
 
