@@ -6,23 +6,17 @@ import numpy as np
 
 
 def exact_solve(matrix, rhs):
-    """Return the solution of ``matrix @ x = rhs``, rounded to float64 from its exact value (Bareiss 1968)."""
-    rows = [[Fraction(float(v)) for v in row] + [Fraction(float(b))] for row, b in zip(matrix, rhs, strict=True)]
-    common = max(value.denominator for row in rows for value in row)  # floats: powers of two
-    work = [[int(value * common) for value in row] for row in rows]
-    n, last = len(work), 1
-    for k in range(n):
-        pivot = next(i for i in range(k, n) if work[i][k])
-        work[k], work[pivot] = work[pivot], work[k]
-        head = work[k]
-        for i in range(k + 1, n):
-            factor = work[i][k]
-            work[i] = [0] * (k + 1) + [(head[k] * work[i][j] - factor * head[j]) // last for j in range(k + 1, n + 1)]
-        last = head[k]
-    x = [Fraction(0)] * n
-    for i in reversed(range(n)):
-        x[i] = (work[i][n] - sum((work[i][j] * x[j] for j in range(i + 1, n)), Fraction(0))) / work[i][i]
-    return np.array([float(value) for value in x])
+    """Return the solution of ``matrix @ x = rhs``, rounded to float64, corrected until exact residuals vanish."""
+    fractions = np.array([[Fraction(float(v)) for v in row] for row in np.column_stack([matrix, rhs])])
+    common, unit = max(value.denominator for value in fractions.flat), 2**300  # floats: powers of two
+    exact = np.vectorize(int, otypes=[object])(fractions * common)
+    a, b = exact[:, :-1], exact[:, -1] * unit
+    x, step = np.zeros(len(b), dtype=object), np.ones(len(b))
+    while np.max(np.abs(step)) > 1e-30 * max(1.0, np.max(np.abs(x / unit))):
+        step = np.linalg.solve(np.asarray(matrix, float), [float(Fraction(v, common * unit)) for v in b - a @ x])
+        assert np.all(np.isfinite(step))
+        x = x + [int(Fraction(value) * unit) for value in step]
+    return np.array([float(Fraction(value, unit)) for value in x])
 
 
 def matrix_of_condition(rng, n, condition, dtype=np.float64, symmetric=False):

@@ -37,11 +37,11 @@ class Quadratic:
         return self.jac(*primals).T @ u, -self.b.T @ u
 
 
-def draw(rng: np.random.Generator, condition: float) -> Quadratic:
+def draw(rng: np.random.Generator, condition: float, n: int = N) -> Quadratic:
     """Return a problem whose Jacobian at the root has nearly this condition."""
-    jacobian = matrix_of_condition(rng, N, condition)
-    y, s, theta, w = (rng.standard_normal(size) for size in (N, N, PARAMETERS, N))
-    b = rng.standard_normal((N, PARAMETERS))
+    jacobian = matrix_of_condition(rng, n, condition)
+    y, s, theta, w = (rng.standard_normal(size) for size in (n, n, PARAMETERS, n))
+    b = rng.standard_normal((n, PARAMETERS))
     # where a rounding of c moves the root out of its own basin there is no root to speak of in this precision
     s *= min(1.0, 1e-4 / (np.finfo(float).eps * condition**2))
     a = jacobian - np.diag(s * y)

@@ -54,9 +54,7 @@ def test_jaxopt_74_percent_off_at_condition_1e4_in_float32(harness: Harness) -> 
     assert np.linalg.norm(out.derivative[0] - expected) <= 10 * accuracy * 1e4 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(
-    ("harness", "solver"), _pairs(("auto", "anderson", "fixed_point", "broyden"), ("anderson", "broyden"))
-)
+@pytest.mark.parametrize(("harness", "solver"), _pairs(("auto", "anderson", "fixed_point", "broyden"), ("broyden",)))
 def test_torchdeq_89_percent_off_at_its_default_tolerance(harness: Harness, solver: str) -> None:
     rng = np.random.default_rng(1)
     weak = rng.standard_normal((20, 20))
@@ -79,7 +77,7 @@ def test_optimistix_through_a_minimiser_0_instead_of_0_354(harness: Harness, sol
     np.testing.assert_allclose(out.derivative[0], 1 / (2 * np.sqrt(2)), rtol=1e-9)
 
 
-@pytest.mark.parametrize(("harness", "adjoint"), _pairs(("auto", "lu", "gmres", "bicgstab", "lsmr"), ("auto", "gmres")))
+@pytest.mark.parametrize(("harness", "adjoint"), _pairs(("auto", "lu", "gmres", "bicgstab", "lsmr"), ("auto",)))
 def test_optimistix_singular_jacobian_0_with_success_flag(harness: Harness, adjoint: str) -> None:
     # the second equation is twice the first but for the parameter: there is a root only at a_0 = a_1
     def f(y: Any, a: Any) -> Any:
