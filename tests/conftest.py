@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let JAX, which compiles for each case, take one case of each test; the others wait for test-all.
 
     NumPy and PyTorch take all. JAX takes each value once of a test that is marked `each_in_jax`. Without jit, whose
-    loops are those with jit, it takes one case of each file, and one of each test that tells the two apart.
+    loops are those with jit, it takes one case of each test that tells the two apart; tests/jax has more of them.
     """
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
@@ -77,13 +77,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 name = getattr(value, "name", value)
                 if isinstance(name, str) and name in ("jax", "jax-jit"):
                     cases.setdefault((item.nodeid.partition("[")[0], name), []).append(item)
-    seen = set[str]()
     for (test, name), of_test in cases.items():
         some = cover([{(of, id(value)) for of, value in item.callspec.params.items()} for item in of_test])
         if name == "jax" and (test, "jax-jit") in cases:
-            file = test.partition("::")[0]
-            some = [] if file in seen and "jax-jit" not in inspect.getsource(of_test[0].function) else some[:1]
-            seen.add(file)
+            some = some[:1] if "jax-jit" in inspect.getsource(of_test[0].function) else []
         elif not of_test[0].get_closest_marker("each_in_jax"):
             some = some[:1]
         for place, item in enumerate(of_test):

@@ -31,7 +31,7 @@ def residual(y: Any, scale: Any, weight: Any) -> Any:
 
 
 #: JAX compiles two programs for each: it takes one whose memory is large. Each solver is tested with NumPy and PyTorch,
-#: a chain of those that factor in JAX by a test below, and an eager program by that of gradients.
+#: a chain of those that factor in JAX by a test below.
 RARE = {("jax", solver) for solver in NATIVE} | {("jax-jit", solver) for solver in NATIVE} - {("jax-jit", "broyden")}
 CASES = [
     pytest.param(name, solver, marks=[pytest.mark.exhaustive] if (name, solver) in RARE else [])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import rootdiff_torch as rd
+from tests.harness import covering
 
 _GENERATOR = torch.Generator().manual_seed(7)
 _DRAWN = torch.randn(3, 3, generator=_GENERATOR, dtype=torch.float64)
@@ -25,10 +26,7 @@ WEIGHTS = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
 #: Solvers stop at an error of eps^(3/4) = 2e-12; derivatives multiply that by a few.
 TOL = 1e-9
 
-KINDS = pytest.mark.parametrize(
-    ("solver", "adjoint"),
-    [("newton", "lu"), ("newton", "gmres"), ("scipy:hybr", "lu"), ("scipy:hybr", "gmres")],
-)
+KINDS = pytest.mark.parametrize(("solver", "adjoint"), covering(["newton", "scipy:hybr"], ["lu", "gmres"], together=1))
 
 
 def residual(y: Tensor, theta: Tensor, w: Tensor) -> Tensor:
