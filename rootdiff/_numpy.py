@@ -14,6 +14,7 @@ from rootdiff import _backend
 from rootdiff import _numpy_lu as _lu
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._inverse import Factors
 from rootdiff._slopes import Slopes
 
 #: Entries of a vector up to which a loop over them beats NumPy's own reduction, which is one loop per vector...

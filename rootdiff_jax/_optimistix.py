@@ -17,7 +17,6 @@ from rootdiff._settings import runtime, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import max_norm
-from rootdiff._squares import OBJECTIVE
 from rootdiff._verdict import judged
 from rootdiff.solvers._correct import corrected_minimum
 
@@ -98,8 +97,8 @@ class Optimistix(Solver):
 
     def _minimises(self, residual: Residual) -> bool:
         """Whether what is minimised is known, and this method is one for it; else it finds a root of the gradient."""
-        squares, objective = ("LevenbergMarquardt", "Dogleg", "BFGS"), ("BFGS",)
-        return residual.equations is not None and self.method in (objective if residual.loss == OBJECTIVE else squares)
+        of_squares = residual.squares is not None and self.method in ("LevenbergMarquardt", "Dogleg", "BFGS")
+        return of_squares or (residual.objective is not None and self.method == "BFGS")
 
     def _run(self, residual: Residual, y0: Array) -> tuple[Array, Array]:
         optimistix = _optimistix()
@@ -107,7 +106,7 @@ class Optimistix(Solver):
         search = optimistix.root_find
         if self._minimises(residual):
             equations: Any = residual.equations
-            of_squares = residual.loss != OBJECTIVE
+            of_squares = residual.squares is not None
             search = optimistix.least_squares if of_squares else optimistix.minimise
             function = equations if of_squares else (lambda y: jnp.sum(equations(y)))
         method = getattr(optimistix, self.method)(rtol=self.rtol, atol=self.rtol if self.atol is None else self.atol)

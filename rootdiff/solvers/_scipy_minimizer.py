@@ -15,7 +15,6 @@ from rootdiff._settings import runtime, with_settings
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import is_finite, max_norm
-from rootdiff._squares import OBJECTIVE
 from rootdiff.solvers._correct import corrected_minimum
 
 Method = Literal[
@@ -77,9 +76,10 @@ class SciPyMinimizer(Solver):
         return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
-        xp, equations, box = residual.xp, residual.equations, residual.box
+        xp, box = residual.xp, residual.box
         entry = "least_squares" if self.method in OF_SQUARES else "minimize"
-        if equations is None or (residual.loss == OBJECTIVE) != (entry == "minimize"):
+        equations = residual.squares if entry == "least_squares" else residual.objective
+        if equations is None:
             raise ArgumentError(f"solver: {self.method} of SciPy is one for {entry}. Call that, or take 'auto'.")
         if residual.observe is not None:
             raise ArgumentError(
