@@ -86,6 +86,21 @@ class Beside(NamedTuple):
     error: Array
     operator: Callable[[Array], LinearOperator]
 
+    def point(self, xp: Any) -> Array:
+        """Return a point the error away, (*batch, n)."""
+        error = xp.where(xp.isfinite(self.error), self.error, xp.zeros_like(self.y))
+        # of several sizes and signs: moved as one, unknowns would leave a function of their differences as it is
+        return self.y + error * weights(xp, self.y, per_system(xp, self.y, 0, xp.int32) + 1)
+
+    def is_far(self, xp: Any) -> Array:
+        """Return where that may have another matrix, (*batch).
+
+        A step towards a double root is as long as its error, within the default tolerance eps^(3/4) at the end; towards
+        a simple root it is far shorter, and no matrix changes.
+        """
+        limit = float(xp.finfo(self.y.dtype).eps) ** (7 / 8) * xp.abs(self.y)
+        return some(xp, xp.isfinite(self.error) & (self.error > limit))
+
 
 def solve(
     operator: LinearOperator,
@@ -129,16 +144,11 @@ def resolved(operator: LinearOperator, adjoint: LinearSolver, rhs: Array) -> tup
 
 def _wavers(operator: LinearOperator, beside: Beside, x: Array, rhs: Array, inverse: Inverse | None) -> Array:
     """Return whether, a root's error away from it, another `x` would solve the system, (*batch)."""
-    xp, y = operator.backend.xp, beside.y
-    error = xp.where(xp.isfinite(beside.error), beside.error, xp.zeros_like(y))
-    # a step towards a double root is as long as its error, within the default tolerance eps^(3/4) at the end; towards a
-    # simple root it is far shorter, and no matrix changes
-    open_ = some(xp, error > float(xp.finfo(y.dtype).eps) ** (7 / 8) * xp.abs(y))
+    xp = operator.backend.xp
+    open_ = beside.is_far(xp)
 
     def look(x: Array) -> Array:
-        # of several sizes and signs: moved as one, unknowns would leave a function of their differences as it is
-        aside = error * weights(xp, y, per_system(xp, y, 0, xp.int32) + 1)
-        changed = beside.operator(y + aside).matvec(x) - rhs
+        changed = beside.operator(beside.point(xp)).matvec(x) - rhs
         if inverse is None:
             return open_ & ~(norm2(xp, changed) <= SINGULAR_AT * norm2(xp, rhs))
         other = operator.inverted_by(inverse)(changed)

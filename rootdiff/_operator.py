@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Self
 
 from rootdiff._backend import Array, Backend
 from rootdiff._inverse import Inverse
@@ -96,21 +97,26 @@ class Dense(LinearOperator):
 
     remade: Callable[[], Array] = field(kw_only=True)
 
+    @classmethod
+    def of(cls, backend: Backend, matrix: Array, precision: float, remade: Callable[[], Array] | None = None) -> Self:
+        """Return the operator of matrices, (*batch, n, n), whose entries have such relative errors."""
+        across = backend.xp.matrix_transpose(matrix)
+        return cls(
+            backend,
+            lambda v: (matrix @ v[..., None])[..., 0],
+            lambda u: (across @ u[..., None])[..., 0],
+            lambda: matrix,
+            precision,
+            tuple(matrix.shape),
+            remade=remade or (lambda: matrix),
+        )
+
 
 def by_entries(operator: LinearOperator) -> LinearOperator:
     """Return the same operator with its matrices at hand: for few unknowns these cost no more than products."""
     if operator.transposed:
         return by_entries(operator.T).T
-    matrix = operator.dense()
-    across = operator.backend.xp.matrix_transpose(matrix)
-    return Dense(
-        operator.backend,
-        lambda v: (matrix @ v[..., None])[..., 0],
-        lambda u: (across @ u[..., None])[..., 0],
-        lambda: matrix,
-        operator.precision,
-        operator.shape,
-        remade=operator.dense,
-        errors=operator.errors,
-        finer=operator.finer,
-    )
+    if isinstance(operator, Dense):
+        return operator
+    found = Dense.of(operator.backend, operator.dense(), operator.precision, operator.dense)
+    return replace(found, errors=operator.errors, finer=operator.finer)

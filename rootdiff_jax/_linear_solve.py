@@ -16,14 +16,15 @@ from rootdiff import _implicit
 from rootdiff._adapter import Found
 from rootdiff._backend import Array
 from rootdiff._failure import GOES_ON
-from rootdiff._operator import LinearOperator
+from rootdiff._operator import Dense, LinearOperator
 from rootdiff._residual import Residual
+from rootdiff._sizes import has_few_unknowns
 from rootdiff.linear import AutoLinear
 from rootdiff_jax._backend import settled
 from rootdiff_jax._mesh import alike, made_of, vary, varying_axes
 from rootdiff_jax._precision import in_own_settings
 from rootdiff_jax._problem import Problem, failed
-from rootdiff_jax.xla import in_blocks
+from rootdiff_jax.xla import in_blocks, is_cut
 
 
 def linear_solve(
@@ -44,23 +45,29 @@ def linear_solve(
     # inside shard_map everything that `custom_linear_solve` takes varies over the mesh alike
     summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)
     settings = tuple(vary(value, varying_axes(y)) for value in settings)
+    error = None if outputs.error is None else lax.stop_gradient(outputs.error)
+    matrices = None if summed else _matrices(problem, operands, y, error)
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
         @in_own_settings
         def solve(several: int | None, b: Array, values: Any) -> Array:
-            settings, y, factors, operands, status, error = values
+            settings, y, factors, operands, status, error, matrices = values
             adjoint = problem.adjoint.fill(settings)
             if several is None and isinstance(adjoint, AutoLinear):
                 adjoint = replace(adjoint, few=False)
 
             def part(residual: Residual, arrays: Any) -> Array:
-                b, y, factors, status, error = arrays
+                b, y, factors, status, error, matrices = arrays
                 # no status is negative, but the compiler does not know: it makes nothing of the right-hand sides, which
                 # would take memory through the whole forward solve, before the root is found
                 b = settled(jnp.where(status[..., None] >= 0, b, jnp.zeros_like(b)))
 
-                def at(y: Array) -> LinearOperator:
-                    operator = _for_several(residual.operator(y), several or 0)
+                def at(point: Array) -> LinearOperator:
+                    if matrices is None:
+                        operator = _for_several(residual.operator(point), several or 0)
+                    else:
+                        matrix = matrices[0 if point is y else 1]
+                        operator = Dense.of(residual.backend, matrix, residual.backend.precision(matrix.dtype))
                     return operator.T if of_transpose else operator
 
                 beside = None if error is None else _implicit.Beside(y, error, at)
@@ -71,11 +78,11 @@ def linear_solve(
                     x = jnp.where(largest == 0, 0, x)
                 return x if problem.on_failure in GOES_ON else jnp.where(failed(status)[..., None], largest, x)
 
-            residual, arrays = problem.residual(operands), (b, y, factors, status, error)
+            residual, arrays = problem.residual(operands), (b, y, factors, status, error, matrices)
             return part(residual, arrays) if several else in_blocks(part, residual, y, arrays, settings)
 
-        error = None if outputs.error is None else lax.stop_gradient(outputs.error)
-        values, inside = _varied((settings, y, outputs.factors, operands, outputs.status, error), summed)
+        values = (settings, y, outputs.factors, operands, outputs.status, error, matrices)
+        values, inside = _varied(values, summed)
         by_number = _by_number(solve) if problem.adjoint.solver.direct else partial(solve, 0)
         return lambda _, b: vary(by_number(alike(b, summed), inside(values)), summed)
 
@@ -98,6 +105,28 @@ def linear_solve(
     except ValueError:  # a while_loop in the residual has no transpose: forward mode only
         x = lax.custom_linear_solve(product, rhs, solver(transposed))
     return alike(x, summed)
+
+
+def _matrices(
+    problem: Problem, operands: tuple[Any, ...], y: Array, error: Array | None
+) -> tuple[Array, Array | None] | None:
+    """Return the Jacobians at the root and its error away from it, of few unknowns: two copies of the residual.
+
+    The solve, and that of the transpose, have them as constants, where each would hold copies of its own. None where
+    they are not needed, or in so large a batch that they would not stay in a processor's cache.
+    """
+    residual = problem.residual(operands)
+    wanted = problem.adjoint.solver.direct and has_few_unknowns(y.shape) and residual.pattern is None
+    if not wanted or is_cut(residual, y):
+        return None
+    y, operands = lax.stop_gradient((y, operands))
+    residual = problem.residual(operands)
+    xp, matrix = residual.xp, residual.jacobian(y)
+    if error is None:
+        return matrix, None
+    beside = _implicit.Beside(y, error, residual.operator)
+    far = xp.any(beside.is_far(xp))
+    return matrix, residual.backend.when(far, residual.jacobian, (beside.point(xp),), matrix)
 
 
 def marked(problem: Problem, outputs: Found, tangent: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from rootdiff_jax._precision import for_lapack
 
 #: A program for a CPU reduces one number after the other, and each call of it lists three buffers for each reduction in
 #: its text, executed or not, and more for one of over 32 numbers. So up to so many rows of up to this length are
-#: folded: cut into pieces, and the sum of these into numbers. A compiler makes one loop of it, and may make the result,
+#: folded: cut into pieces, and the sum of these into halves. A compiler makes one loop of it, and may make the result,
 #: and the row, anew for each use, with other roundings.
 _ROWS, _LENGTH, _PIECE = 64, 128, 8
 #: Numbers up to which the copies that this makes cost nothing.
@@ -117,16 +118,19 @@ def _is_short(x: Array, axis: Any) -> bool:
 
 def _folded(operation: Callable[[Array, Array], Array], x: Array, keepdims: bool) -> Array:
     """Return what an operation reduces the rows of `x` to."""
-
-    def all_of(parts: list[Array]) -> Array:
-        while len(parts) > 1:
-            parts = [*map(operation, parts[::2], parts[1::2]), *parts[len(parts) // 2 * 2 :]]
-        return parts[0]
-
-    def cut(x: Array, start: int, length: int) -> list[Array]:
-        return [x[..., k : k + length] for k in range(start, x.shape[-1], length)]
-
-    whole = x.shape[-1] // _PIECE * _PIECE  # a piece that is not whole is cut into numbers too
-    pieces = cut(all_of(cut(x[..., :whole], 0, _PIECE)), 0, 1) if whole else []
-    result = all_of(pieces + cut(x, whole, 1))
+    count, parts = x.shape[-1], [x]
+    if count > 2 * _PIECE:  # the compiler makes an array that is read at more places than this for itself
+        cut = [x[..., k : k + _PIECE] for k in range(0, count, _PIECE)]
+        whole = count // _PIECE
+        parts = [reduce(operation, cut[:whole]), *cut[whole:]]
+    result = reduce(operation, (_halved(operation, part) for part in parts))
     return result if keepdims else result[..., 0]
+
+
+def _halved(operation: Callable[[Array, Array], Array], x: Array) -> Array:
+    """Return what an operation reduces the rows of `x` to, each as a row of one number."""
+    count = x.shape[-1]
+    if count == 1:
+        return x
+    even = _halved(operation, operation(x[..., : count // 2], x[..., count // 2 : count // 2 * 2]))
+    return operation(even, x[..., -1:]) if count % 2 else even

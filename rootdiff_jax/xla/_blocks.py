@@ -33,6 +33,11 @@ def block_size(y: Array) -> int:
     return -(-count // (count // most))  # blocks of nearly the same size
 
 
+def is_cut(residual: Residual, y: Array) -> bool:
+    """Return whether a batch like `y` is solved block by block."""
+    return residual.divisible and block_size(y) > 0
+
+
 def in_blocks(
     function: Callable[[Residual, Any], Any], residual: Residual, y: Array, arrays: Any, settings: tuple[Any, ...]
 ) -> Any:
