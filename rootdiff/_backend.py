@@ -171,10 +171,13 @@ class Backend(Protocol):
         """
         return in_python(cond, body, state, assess)
 
-    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
+    def when(
+        self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any, often: bool = False
+    ) -> Any:
         """Return ``function(*operands)`` where `needed`, a boolean scalar, holds, else `otherwise`, a pytree like it.
 
-        The function is run only then. Its arrays come in as operands where they are computed for it alone.
+        The function is run only then: hardly ever, unless `often` is told, so that a compiler is to make it small, not
+        fast. Its arrays come in as operands where they are computed for it alone.
         """
         return function(*operands) if needed else otherwise
 

@@ -60,7 +60,9 @@ class JaxBackend(Backend):
     def while_loop(self, cond: Function, body: Function, state: Any, assess: Function = take_new) -> Any:
         return while_loop(cond, lambda state: assess(body(state), state), _varying_alike(state))
 
-    def when(self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
+    def when(
+        self, needed: Array, function: Function, operands: tuple[Any, ...], otherwise: Any, often: bool = False
+    ) -> Any:
         # a loop, since vmap runs both branches of lax.cond; and that inside, since XLA moves work that a loop does not
         # change out of it, but not out of a branch
         def once(carry: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -71,7 +73,11 @@ class JaxBackend(Backend):
             inputs = [carried.get(id(leaf), leaf) for leaf in leaves]
 
             def called() -> Any:
-                return jax.tree.map(on_mesh, function(*jax.tree.unflatten(tree, map(on_mesh, inputs))))
+                token = xla.HARDLY_EVER.set(xla.HARDLY_EVER.get() or not often)
+                try:
+                    return jax.tree.map(on_mesh, function(*jax.tree.unflatten(tree, map(on_mesh, inputs))))
+                finally:
+                    xla.HARDLY_EVER.reset(token)
 
             return jnp.zeros_like(held), lax.cond(held, called, lambda: value)
 

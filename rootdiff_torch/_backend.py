@@ -84,7 +84,9 @@ class TorchBackend(Backend):
         loop = while_loop if self.predicts else in_python
         return loop(cond, body, state, assess)
 
-    def when(self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any) -> Any:
+    def when(
+        self, needed: Tensor, function: Function, operands: tuple[Any, ...], otherwise: Any, often: bool = False
+    ) -> Any:
         return function(*operands) if holds(needed) else otherwise
 
     def indices(self, mask: Tensor, count: int) -> Tensor:

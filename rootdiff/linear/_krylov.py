@@ -160,7 +160,7 @@ class Krylov(LinearSolver):
         def cycles(*start: Any) -> _State:
             return backend.while_loop(running, body, _State(*start))  # type: ignore[no-any-return]
 
-        state = backend.when(running(start), cycles, start, start)
+        state = backend.when(running(start), cycles, start, start, often=True)
         return state.x, LinearInfo(state.status, relative_size(xp, state.norm, size))
 
     def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:

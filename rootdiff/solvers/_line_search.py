@@ -61,7 +61,7 @@ def made_once(
     if search is None or is_cheaper_than_a_branch(operands[0].shape):
         return make(*operands)
     begins = residual.xp.any(residual.of_active(~search.trying))
-    return residual.backend.when(begins, make, operands, old)  # type: ignore[no-any-return]
+    return residual.backend.when(begins, make, operands, old, often=True)  # type: ignore[no-any-return]
 
 
 def backtrack(
@@ -186,7 +186,7 @@ def backtrack(
         return backend.while_loop(lambda carry: xp.any(open_(carry)), body, (first, going, count))[0]  # type: ignore[no-any-return]
 
     start = trial(residual.moved(y, step), None)
-    return backend.when(xp.any(residual.of_active(~start.accepted)), further, start, start)  # type: ignore[no-any-return]
+    return backend.when(xp.any(residual.of_active(~start.accepted)), further, start, start, often=True)  # type: ignore[no-any-return]
 
 
 def nudged(xp: Any, y: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,8 @@ from rootdiff_jax._precision import for_lapack
 
 #: So many row exchanges are compiled into one operation.
 _EXCHANGES = 8
+#: Whether what is traced now hardly ever runs: then a small program counts, not a fast one.
+HARDLY_EVER = ContextVar("hardly ever", default=False)
 
 
 def factor(matrix: Array) -> tuple[Array, Array]:
@@ -51,7 +54,7 @@ def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     `rhs` is (*batch, n) or (several, *batch, n).
     """
     matrix, order = factors
-    if are_better_together(order.shape):
+    if are_better_together(order.shape) and not HARDLY_EVER.get():
         if rhs.ndim > order.ndim:
             return jax.vmap(lambda one: solve(factors, one, transpose))(rhs)
         if order.shape == rhs.shape:

@@ -16,6 +16,13 @@ def test_a_program_holds_few_copies_of_the_residual(solver):
     assert found.equations <= equations
 
 
+def test_rare_branches_of_a_batch_are_small():
+    """Elimination, an operation of its own for each entry, is left to what runs in each solve."""
+    found = size(rootdiff_solve("newton", batch_ndim=1, batched_args=(0,)), (64, 8), compiled=False)
+    assert found.copies <= 14
+    assert found.equations <= 11500
+
+
 def test_copies_do_not_grow_with_the_unknowns():
     few, many = (size(rootdiff_solve("newton"), (n,), compiled=False) for n in (10, 100))
     assert many.copies <= few.copies + 1
