@@ -109,3 +109,10 @@ def test_calls_of_other_libraries_and_ours_give_the_same_numbers() -> None:
                 np.testing.assert_allclose(theirs, ours, rtol=1e-6, atol=1e-8, err_msg=row[0])
                 compared += 1
     assert compared >= 16
+
+
+def test_the_gallery_shows_the_code_of_each_example() -> None:
+    shown = re.findall(r'--8<-- "(.*)"', (ROOT / "docs" / "examples.md").read_text(encoding="utf-8"))
+    assert all((ROOT / name).exists() for name in shown)
+    parts = {"ieee_cases.py", "power_flow_figure.py"}  # of the power flow
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} - parts <= {Path(name).name for name in shown}
