@@ -72,12 +72,16 @@ def graphed(entry: F) -> F:
     return called  # type: ignore[return-value]
 
 
+#: PyTorch 2.6 has the second name alone, which later versions warn of.
+_is_fx_tracing = getattr(_symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing)
+
+
 def refuse_tracing(name: str) -> None:
     """Raise if what records Python is around a call: it would record the steps of one solve, not a root."""
     if torch.compiler.is_dynamo_compiling():
         return
     tracer = "torch.jit.trace" if torch.jit.is_tracing() else ""  # type: ignore[attr-defined, no-untyped-call]
-    if _symbolic_trace._is_fx_tracing_flag and not torch.compiler.is_compiling() and get_proxy_mode() is None:
+    if _is_fx_tracing() and not torch.compiler.is_compiling() and get_proxy_mode() is None:
         tracer = "torch.fx.symbolic_trace"
     elif TransformType.Functionalize in levels():
         tracer = "torch.func.functionalize"

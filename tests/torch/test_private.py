@@ -41,6 +41,9 @@ def private_names(path: Path) -> Iterator[str]:
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
+            aliases |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
             yield from filter(_is_private, (f"{node.module}.{name.name}" for name in node.names))
         elif isinstance(node, ast.Attribute):
             root, _, rest = ast.unparse(node).partition(".")
