@@ -233,9 +233,9 @@ def test_a_layer_takes_the_option(device: None) -> None:
     assert Tape.replays > 0
 
 
-@pytest.mark.parametrize("option", [{"verbose": True}, {"history": True}, {"callback": print}])
+@pytest.mark.parametrize("option", [{"verbose": True}, {"progress": True}, {"history": True}, {"callback": print}])
 def test_python_sees_no_recorded_step(option: dict[str, Any], device: None) -> None:
-    with pytest.raises(ArgumentError, match=r"cuda_graph: .*callback, verbose and history"):
+    with pytest.raises(ArgumentError, match=r"cuda_graph: .*callback, verbose, progress and history"):
         rootdiff_torch.root(lambda y: y**2 - 2, torch.ones(1), cuda_graph=True, **option)
 
 
