@@ -10,10 +10,11 @@ from typing import Any
 
 import optree
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from rootdiff._adapter import F
-from rootdiff._errors import ArgumentError
+from rootdiff._errors import ArgumentError, ConvergenceError
 from rootdiff._solution import Solution
 from rootdiff_torch._capture import tensors_used
 from rootdiff_torch._derivatives import tensors
@@ -38,7 +39,7 @@ def distributed(entry: F) -> F:
         names = ["y0", *(f"args[{place}]" for place in range(len(args)))]
         local, spread = localized(others, options.get("batch_ndim", 0), names)
         check_captured(function, local)
-        found = entry(function, *local, **options)
+        found = raised_alike(lambda: entry(function, *local, **options), others)
         return spread(found) if isinstance(found, Solution) else found
 
     return called  # type: ignore[return-value]
@@ -56,6 +57,31 @@ def check_captured(function: Callable[..., Any], local: Sequence[Any]) -> None:
         raise ArgumentError(_CAPTURED)
 
 
+def raised_alike(solve: Callable[[], Any], trees: Any) -> Any:
+    """Return what a solve returns; a failure is raised on all processes: none waits for another."""
+    mesh = _first(trees).device_mesh
+    found, error = None, None
+    try:
+        found = solve()
+    except ConvergenceError as failure:
+        error = failure
+    failed = torch.tensor(int(error is not None), device=mesh.device_type)
+    for axis in range(mesh.ndim):
+        dist.all_reduce(failed, dist.ReduceOp.MAX, group=mesh.get_group(axis))
+    if failed:
+        raise error or ConvergenceError(
+            "root: systems of another process have no root that can be vouched for; the error there tells which. "
+            "on_failure='warn', 'keep', 'nan', 'ignore' or 'approximate' returns what there is."
+        )
+    return found
+
+
+def _first(trees: Any) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    return next(leaf for leaf in tensors(trees) if isinstance(leaf, DTensor))
+
+
 def is_distributed(tree: Any) -> bool:
     """Return whether there are DTensors in a pytree."""
     kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
@@ -70,7 +96,7 @@ def localized(trees: Sequence[Any], batch_ndim: int, names: Sequence[str]) -> tu
     """
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-    first = next(leaf for leaf in tensors(trees) if isinstance(leaf, DTensor))
+    first = _first(trees)
     mesh, placements, batch = first.device_mesh, first.placements, tuple(first.shape[:batch_ndim])
     lead = [part.dim if isinstance(part, Shard) else None for part in placements]
 

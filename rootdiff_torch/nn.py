@@ -23,7 +23,7 @@ from rootdiff.solvers import Given
 from rootdiff_torch._adapter import fixed_point, root
 from rootdiff_torch._capture import NESTED
 from rootdiff_torch._derivatives import is_differentiable
-from rootdiff_torch._distributed import check_captured, is_distributed, localized
+from rootdiff_torch._distributed import check_captured, is_distributed, localized, raised_alike
 from rootdiff_torch._graph import inlined, one_graph, refuse, refuse_tracing
 from rootdiff_torch._random import drawing_once
 from rootdiff_torch._stability import jacobian_penalty, spectral_radius
@@ -176,13 +176,15 @@ class ImplicitLayer(nn.Module):
     @uncompiled
     def _now(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         if is_distributed((inputs, keywords)):
+            given = inputs, keywords
             weights = dict((*self.named_parameters(), *self.named_buffers()))
             names = ("inputs", "inputs", "parameters")
             (inputs, keywords, weights), spread = localized((inputs, keywords, weights), self.batch_ndim, names)
             if not isinstance(self.residual, nn.Module):
                 named = {name.removeprefix("named."): weight for name, weight in weights.items()}
                 check_captured(partial(self.residual, **named, **keywords), [self._begin(inputs, keywords), *inputs])
-            return spread(torch.func.functional_call(self, weights, inputs, keywords))
+            solve = partial(torch.func.functional_call, self, weights, inputs, keywords)
+            return spread(raised_alike(solve, given))
         residual, start, options = drawing_once(self.residual), self._begin(inputs, keywords), self._options()
         kept = dict.fromkeys(self.intermediate if self.training else (), start)
         if kept:

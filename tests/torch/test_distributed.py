@@ -60,6 +60,12 @@ def test_batch_sharded_layer(found: dict[str, list[torch.Tensor]]) -> None:
     close(found["dtensor"], gradients(model(), data()))
 
 
+def test_a_failure_on_one_process_is_raised_on_all(found: dict[str, Any]) -> None:
+    first, last = found["failure"]
+    assert first.startswith("root: systems of another process have no root")
+    assert last.startswith("root: 1 of 2 systems")
+
+
 @pytest.fixture
 def mesh(tmp_path: pathlib.Path) -> Iterator[DeviceMesh]:
     """A mesh of this process alone."""
