@@ -106,8 +106,8 @@ def optimistix_newton(y0: Any, a: Any) -> Any:
     return optimistix.root_find(residual, solver, y0, a, throw=False).value
 
 
-def dispatched(solver: str, n: int) -> tuple[int, int, int]:
-    """Return the operations that PyTorch dispatches in a solve of `n` unknowns and in its backward pass, and the steps.
+def dispatched(solver: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the operations that PyTorch dispatches in a solve and in its backward pass, and the steps.
 
     By `solver` "by hand", five steps of Newton's method with one factorisation each, and one adjoint solve.
     """
@@ -128,23 +128,28 @@ def dispatched(solver: str, n: int) -> tuple[int, int, int]:
     def law(y: Any, a: Any) -> Any:
         return torch.tanh(y) + y**3 + 0.3 * torch.roll(y, 1, -1) - a
 
+    jacobian: Any = torch.func.jacrev(law)
+    if len(shape) > 1:
+        jacobian = torch.vmap(jacobian)
+
     def by_hand(y0: Any, a: Any) -> tuple[Any, int]:
         y, steps = y0, 5
         for _ in range(steps):
-            y = y - torch.linalg.solve(torch.func.jacrev(law)(y, a.detach()), law(y, a.detach()))
+            y = y - torch.linalg.solve(jacobian(y, a.detach()), law(y, a.detach())[..., None])[..., 0]
         y = y.detach().requires_grad_()
-        matrix = torch.func.jacrev(law)(y, a.detach()).detach()
+        matrix = jacobian(y, a.detach()).detach()
         f = law(y, a)
         y_again = y.detach() - f + f.detach()
-        y_again.register_hook(lambda w: torch.linalg.solve(matrix.T, w))
+        y_again.register_hook(lambda w: torch.linalg.solve(matrix.mT, w[..., None])[..., 0])
         return y_again, steps
 
     def by_library(y0: Any, a: Any) -> tuple[Any, int]:
-        found = rootdiff_torch.root(law, y0, a, solver=solver)
-        return found.y, int(found.steps)
+        options = {"batch_ndim": 1, "batched_args": (0,)} if len(shape) > 1 else {}
+        found = rootdiff_torch.root(law, y0, a, solver=solver, **options)
+        return found.y, int(found.steps.max())
 
-    y0 = torch.ones(n, dtype=torch.float64)
-    a = torch.linspace(1.0, 3.0, n, dtype=torch.float64, requires_grad=True)
+    y0 = torch.ones(shape, dtype=torch.float64)
+    a = torch.linspace(1.0, 3.0, shape[-1], dtype=torch.float64).expand(shape).clone().requires_grad_()
     solve = by_hand if solver == "by hand" else by_library
     solve(y0, a)  # what is done only once is not counted
     with Count() as forward:
@@ -176,10 +181,11 @@ def main() -> None:
             found = size(rootdiff_solve(solver, **options), shape)
             _show(solver, shape, found, found.seconds / peer.seconds)
     print("\n| PyTorch | unknowns | forward | per step | backward |\n|---|---:|---:|---:|---:|")
-    for n in (8, 64):
+    for shape in ((8,), (64,), BATCH):
         for solver in ("by hand", "newton", "auto"):
-            forward, backward, steps = dispatched(solver, n)
-            print(f"| {solver} | {n} | {forward} | {forward / max(steps, 1):.0f} | {backward} |", flush=True)
+            forward, backward, steps = dispatched(solver, shape)
+            unknowns = " x ".join(map(str, shape))
+            print(f"| {solver} | {unknowns} | {forward} | {forward / max(steps, 1):.0f} | {backward} |", flush=True)
 
 
 def counts() -> dict[str, int]:
@@ -190,7 +196,7 @@ def counts() -> dict[str, int]:
             program = size(rootdiff_solve(solver), (n,), compiled=False)
             found[f"jax {solver} {n} copies"], found[f"jax {solver} {n} equations"] = program.copies, program.equations
     for solver in ("newton", "auto"):
-        forward, backward, _ = dispatched(solver, 8)
+        forward, backward, _ = dispatched(solver, (8,))
         found[f"torch {solver} 8 forward"], found[f"torch {solver} 8 backward"] = forward, backward
     return found
 

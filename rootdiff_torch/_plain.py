@@ -17,6 +17,8 @@ from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution, Status
 from rootdiff._solver import run
+from rootdiff.linear import LinearInfo
+from rootdiff_torch import _host
 from rootdiff_torch._backend import BACKEND, Linearization
 from rootdiff_torch._capture import check_followed, check_graph
 from rootdiff_torch._contexts import on_plain_tensors, without_history
@@ -39,7 +41,11 @@ def find(problem: Problem, y0: Tensor, parameters: Sequence[Tensor]) -> tuple[Te
         if problem.follows and problem.direct is None:
             check_followed(problem.function, (start, *plain))
         residual, solver = problem.bound(tuple(plain), start)
-        raw = run(solver, residual, start)
+        watched = problem.observe or problem.correct or problem.loss or problem.pattern
+        if watched is None and _host.is_small(start, solver):
+            raw = _host.find(solver, residual, start, problem.first)
+        else:
+            raw = run(solver, residual, start)
         unravel = problem.structure.unravel
         if bool((raw.status == int(Status.SINGULAR)).any()) and not residual.differentiable:
             raise ArgumentError(_DETACHED)
@@ -131,6 +137,9 @@ class _AtRoot(Residual):
         problem, y, (allowed, error, *known), _ = self.point
         lead = rhs.shape[: rhs.ndim - y.ndim]
         failed = allowed.expand((*lead, *allowed.shape)).isinf() if problem.outcome.any_failed else None
+        if problem.adjoint.direct and self.pattern is None and _host.is_small(y, problem.adjoint):
+            given = (y, error, transpose, problem.adjoint, rhs, problem.on_failure, failed)
+            return self._noted(*_host.solve(self.operator, *given))
 
         def at(y: Tensor) -> LinearOperator:
             operator = self.operator(y)
@@ -141,10 +150,14 @@ class _AtRoot(Residual):
 
         adjoint = problem.adjoint.starting_from(BACKEND.unflatten(problem.outcome.byproduct, known))
         beside = _implicit.Beside(y, error, at)
-        x, info = _implicit.solve(at(y), adjoint, rhs, problem.on_failure, failed, beside)
-        if problem.on_failure not in GOES_ON and bool((BACKEND.to_numpy(info.status) > Status.AT_PRECISION).any()):
+        return self._noted(*_implicit.solve(at(y), adjoint, rhs, problem.on_failure, failed, beside))
+
+    def _noted(self, x: Tensor, info: LinearInfo) -> Tensor:
+        """Return the solution of a linear solve; note in the outcome whether a system failed."""
+        problem = self.point.problem
+        if problem.on_failure not in GOES_ON and bool((info.status > int(Status.AT_PRECISION)).any()):
             problem.outcome.any_failed = True
-        return x  # type: ignore[no-any-return]
+        return x
 
     def products(self, y: Tensor, vectors: Tensor, transpose: bool = False) -> tuple[Tensor, Tensor | None]:
         if y is not self.point.y:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rootdiff_torch
 from rootdiff import ArgumentError
-from rootdiff_torch import _adapter, _backend, _namespace
+from rootdiff_torch import _adapter, _backend, _host, _namespace
 from rootdiff_torch.cuda import _loops, _recording
 from rootdiff_torch.nn import FixedPointLayer
 from tests.harness import covering
@@ -64,7 +64,7 @@ def tensors(tree: Any) -> list[Tensor]:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors as if on another device, whose graphs are tapes."""
-    for module in (_backend, _loops, _namespace):
+    for module in (_backend, _host, _loops, _namespace):
         monkeypatch.setattr(module, "is_on_cpu", lambda tensor: False)
     monkeypatch.setattr(_recording, "Graph", Tape)
     monkeypatch.setattr(_recording, "_on_own_stream", lambda device, work: work())
