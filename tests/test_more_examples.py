@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import brentq
 
 from tests.test_examples import ROOT, is_figure, run
@@ -143,3 +144,32 @@ def solve(flow, spread, draws, seed, batch):
 if __name__ == "__main__":
     sys.exit(ensemble.main(sys.argv[2:], solve))
 """
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # attention has no batching rule
+@pytest.mark.parametrize("name", ["deq_images", "deq_text"])
+def test_equilibria_of_a_model_are_those_of_the_unrolled_one(monkeypatch, tmp_path, capsys, name):
+    """The table tells what each keeps; the states and their gradients are those of a hundred steps."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    example = importlib.import_module(name)
+    sys.modules.pop(name)
+    small = {"deq_images": ("--epochs", 1, "--width", 4), "deq_text": ("--batches", 3, "--width", 20)}[name]
+    assert example.main([*map(str, small), "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    rows = dict(re.findall(r"^(\w[\w ]*?) {2,}\d.* ([\d.]+)$", printed, re.MULTILINE))
+    ours, unrolled = ("rootdiff", "unrolled") if name == "deq_images" else ("equilibrium", "8 unrolled")
+    assert float(rows[ours]) < 0.6 * float(rows[unrolled])
+    assert is_figure(tmp_path / f"{name}.png")
+    monkeypatch.setattr(example, "TOLERANCE", 1e-6)
+    torch.manual_seed(0)
+    if name == "deq_images":
+        cell, finds = example.Cell(4), (example.Equilibrium(4), example.Unrolled(4, 100))
+        drive = cell.drive(torch.rand(3, 1, 8, 8))
+    else:
+        cell, finds = example.Block(20), (example.Equilibrium(100), example.unrolled(100))
+        drive = [torch.rand(2, 5, 20, requires_grad=True)]
+    found, expected = (find(cell, *drive) for find in finds)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    total = lambda states: sum((state**2).sum() for state in (states if isinstance(states, tuple) else [states]))
+    gradients = [torch.autograd.grad(total(z), drive, retain_graph=True) for z in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
