@@ -63,6 +63,15 @@ def test_bounds_are_lists_too():
     np.testing.assert_allclose(sol.y, [math.sqrt(2), 3.0], rtol=1e-11)
 
 
+def test_pairs_of_bounds_one_for_each_unknown_are_refused():
+    """Two of them would be taken for the lower and the upper bounds."""
+    pairs = [(0.0, 1.0), (0.0, 2.0)]
+    with pytest.raises(rootdiff.ArgumentTypeError, match=r"tuple\(zip\(\*pairs\)\)"):
+        rootdiff.minimize(lambda y: np.sum((y - 3) ** 2), [0.5, 0.5], bounds=pairs)
+    sol = rootdiff.minimize(lambda y: np.sum((y - 3) ** 2), [0.5, 0.5], bounds=tuple(zip(*pairs, strict=True)))
+    np.testing.assert_allclose(sol.y, [1.0, 2.0])
+
+
 def test_torch_takes_lists_and_numbers_and_keeps_the_tape():
     a = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     y = rootdiff_torch.root(lambda y, a: [y[0] ** 2 - a, y[1] - 3.0], [1, 1], a).y
