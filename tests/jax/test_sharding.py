@@ -37,8 +37,16 @@ CASES = {
 WITHOUT_GATHERS = ["newton_krylov-gmres", "anderson-cg", "df_sane-lsmr", "broyden-bicgstab"]
 
 
+#: What other cases hold as well: that of explicit sharding, and that of sums, whose parameter is replicated too.
+RARE = ("jit-auto-batched-args", "shard_map-shared")
+
+
+def _together(cases: list[str], *marks: pytest.MarkDecorator) -> Any:
+    return pytest.param(cases, marks=[*marks, *(pytest.mark.transform(CASES[name]) for name in cases)])
+
+
 @pytest.mark.parametrize(
-    "cases", [pytest.param([*CASES], marks=[pytest.mark.transform(words) for words in CASES.values()])]
+    "cases", [_together([name for name in CASES if name not in RARE]), _together([*RARE], pytest.mark.exhaustive)]
 )
 def test_two_devices(cases: list[str]) -> None:
     _hold(2, cases)
