@@ -27,7 +27,18 @@ from rootdiff._space import per_system, weights
 from rootdiff._sparsity import Pattern
 from rootdiff._squares import OBJECTIVE, Loss, check_loss
 from rootdiff._structure import flat_cotangent
-from rootdiff._task import INEXACT, Derivatives, Options, Task, check_function, checked_args, detect, of_kind, task
+from rootdiff._task import (
+    INEXACT,
+    Derivatives,
+    Options,
+    Task,
+    check_function,
+    checked_args,
+    detect,
+    of_kind,
+    solved,
+    task,
+)
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import (
     Auto,
@@ -110,14 +121,16 @@ def root(
         return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; return the
         best iterate without a word, with the derivatives at it, which mean little; or the same with a warning.
         $on_failure
-    jac_sparsity : "detect", tuple, sparse array or Pattern, optional
+    jac_sparsity : "auto", "detect", tuple, sparse array or Pattern, optional
         Where df/dy of one system, (n, n) for the flattened `y0`, may have entries: a sparse array of SciPy, PyTorch or
         JAX that stores something there; ``("banded", (l, u))`` for so many diagonals below and above the main one; what
-        `detect_sparsity` returns, or "detect" to ask it here. With it a Jacobian costs as many products as a row has
-        entries, or little more, and is solved with by `SparseLU`, in `Newton` and in the derivative of the root; one
-        product more tells whether the Jacobian has entries elsewhere: then the status is WRONG_SPARSITY, or an
-        ArgumentError where values are known. A pattern is made once for a residual and passed on: compiled programs are
-        made for it. Solvers other than `Newton`, and systems of one unknown, do without.
+        `detect_sparsity` returns, or "detect" to ask it here, and again at iterates that have other entries; "auto"
+        does so for more than 64 unknowns where values are known, and takes what it finds if that is sparse. With it a
+        Jacobian costs as many products as a row has entries, or little more, and is solved with by `SparseLU`, in
+        `Newton` and in the derivative of the root; one product more tells whether the Jacobian has entries elsewhere:
+        then the status is WRONG_SPARSITY, or an ArgumentError where values are known. A pattern is made once for a
+        residual and passed on: compiled programs are made for it. Solvers other than `Newton`, and systems of one
+        unknown, do without.
     $derivatives
     correct : callable, optional
         ``correct(trial, y)`` returns the point to try in place of `trial`, a step away from the iterate `y`: a limit
@@ -767,7 +780,7 @@ def _task(
 
 def _solved(adapter: Adapter, task: Task) -> Solution:
     """Return the root as the user gets it; raise or warn of failures that the rule has not reported."""
-    found, structure = adapter.solve(task), task.structure
+    found, structure = solved(adapter, task), task.structure
     xp, nothing = structure.backend.xp, adapter.nothing
     solution = Solution(
         structure.unravel(found.y),

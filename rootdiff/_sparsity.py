@@ -17,8 +17,8 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import SparseFactors
 
 _KINDS = (
-    "it must be None, 'detect', ('banded', (l, u)), a Pattern of detect_sparsity, or a sparse array of SciPy, PyTorch "
-    "or JAX, (n, n), that stores something where df/dy may have entries"
+    "it must be None, 'auto', 'detect', ('banded', (l, u)), a Pattern of detect_sparsity, or a sparse array of SciPy, "
+    "PyTorch or JAX, (n, n), that stores something where df/dy may have entries"
 )
 #: Products that are made at a time.
 TOGETHER = 32
@@ -130,13 +130,18 @@ class Pattern:
         return Pattern.known, (self.size, np.array(self.indptr), np.array(self.indices))
 
     def __repr__(self) -> str:
-        (count, n), plan = self.shape, self.plan(True)
-        return f"Pattern({count} x {n}, {len(self.indices)} entries, {plan.number + len(plan.dense)} products)"
+        return f"Pattern({self.shape[0]} x {self.size}, {len(self.indices)} entries, {self.products} products)"
 
     @cached_property
     def rows(self) -> Any:
         """The row of each entry."""
         return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.indptr))
+
+    @property
+    def products(self) -> int:
+        """Number of products that tell the entries."""
+        plan = self.plan(True)
+        return plan.number + len(plan.dense)
 
     @property
     def shape(self) -> tuple[int, int]:

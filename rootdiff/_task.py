@@ -16,7 +16,10 @@ from rootdiff._failure import OnFailure, check_policy
 from rootdiff._hooks import Hooks
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._residual import Residual
+from rootdiff._sizes import has_few_unknowns
+from rootdiff._solution import Status
 from rootdiff._solver import Solver
+from rootdiff._sparse import WrongPatternError
 from rootdiff._sparsity import Pattern
 from rootdiff._squares import flat_bounds, flat_equations, minimised
 from rootdiff._structure import Structure, flat_residual, split_args
@@ -24,11 +27,15 @@ from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Nothing
 
 if TYPE_CHECKING:
-    from rootdiff._adapter import Adapter
+    from rootdiff._adapter import Adapter, Found
 
 Derivatives = Literal["finite-difference", "complex-step"]
 #: What the arrays that are differentiated may hold.
 INEXACT = ("real floating", "complex floating")
+#: Points at which a pattern is detected anew, at most.
+_REPAIRS = 4
+#: Products per unknown below which "auto" takes a Jacobian for sparse.
+_SPARSE = 0.25
 
 
 @dataclass(frozen=True)
@@ -202,12 +209,38 @@ def _check_bounds(adapter: Adapter, task: Task, args: tuple[Any, ...]) -> None:
         check_order(task.backend.xp, lo, hi)
 
 
-def _pattern(adapter: Adapter, task: Task) -> Pattern:
+def _pattern(adapter: Adapter, task: Task) -> Pattern | None:
     """Return the pattern that `jac_sparsity` tells: that of the residual, or of the cell of a fixed point."""
     given, size = task.options.jac_sparsity, task.structure.size
+    if isinstance(given, str) and given == "auto":
+        if has_few_unknowns(task.start.shape) or not adapter.is_concrete((task.start, task.args)):
+            return None
+        found = detect(adapter, task)
+        return found if found.products < _SPARSE * size else None
     if isinstance(given, str) and given == "detect":
         return detect(adapter, task)
     return Pattern.of(given, size, diagonal=task.fixed_point)
+
+
+def solved(adapter: Adapter, task: Task) -> Found:
+    """Return what a task leads to; where it is to detect the pattern, with that of other points too as they need it."""
+    pattern = task.pattern if isinstance(task.options.jac_sparsity, str) else None
+    for _ in range(0 if pattern is None else _REPAIRS):
+        try:
+            found = adapter.solve(task)
+        except WrongPatternError as error:
+            point = error.y
+        else:
+            if found.best is None or not bool(task.backend.xp.any(found.status == int(Status.WRONG_SPARSITY))):
+                return found
+            point = found.best
+        assert pattern is not None
+        before, pattern = pattern, pattern | detect(adapter, replace(task, start=point))
+        if pattern is before:
+            break
+        task = replace(task, pattern=pattern)
+        task.options.hooks.records.clear()
+    return adapter.solve(task)
 
 
 def detect(adapter: Adapter, task: Task) -> Pattern:

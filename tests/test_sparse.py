@@ -213,6 +213,31 @@ def test_entries_that_come_with_y_are_found_missing_and_two_patterns_joined_have
     np.testing.assert_allclose(upwind(found.y, A), 0, atol=1e-12)
 
 
+def test_a_pattern_that_is_detected_follows_entries_that_come_with_y(package: Harness) -> None:
+    options = {"jac_sparsity": "detect", "solver": "newton"}
+    found = package.solve(upwind, 1 + np.arange(N) / N, A, **options)
+    np.testing.assert_allclose(upwind(found.y, A), 0, atol=1e-12)
+    if package.name == "jax":  # a transformed call has no values to detect a pattern from
+        return
+    found = package.vjp(upwind, 1 + np.arange(N) / N, A, w=np.ones(N), **options)
+    np.testing.assert_allclose(found.derivative[0], [0, 0, N], rtol=1e-8, atol=1e-8)
+
+
+def test_auto_takes_a_pattern_where_it_is_sparse_and_can_be_known() -> None:
+    import jax
+
+    import rootdiff_jax
+
+    sol = rootdiff.root(ring, np.ones(N), A, jac_sparsity="auto", solver="newton")
+    assert type(sol.sensitivities.factors).__name__ == "SparseFactors"
+    for f, n in ((ring, 20), (lambda y, a: ring(y, a) + y.sum(), N)):  # few unknowns, and a dense Jacobian
+        sol = rootdiff.root(f, np.ones(n), A, jac_sparsity="auto", solver="newton")
+        assert type(sol.sensitivities.factors).__name__ != "SparseFactors"
+    with jax.enable_x64(True):  # no values
+        found = jax.jit(lambda a: rootdiff_jax.root(ring, jax.numpy.ones(N), a, jac_sparsity="auto", solver="newton").y)
+        np.testing.assert_allclose(found(A), rootdiff.root(ring, np.ones(N), A).y, rtol=1e-10)
+
+
 def test_an_empty_row_is_a_singular_jacobian(package: Harness) -> None:
     def without(y: Any, a: Any) -> Any:
         xp = namespace(y)
