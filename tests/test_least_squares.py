@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,25 +15,6 @@ from tests.minima import SQUARES, V, W
 
 residual, jacobian, THETA = SQUARES.function, SQUARES.jac, SQUARES.theta
 minimum, sensitivity = SQUARES.minimum, SQUARES.sensitivity
-#: NIST, Statistical Reference Datasets, nonlinear regression: data and certified values.
-NIST = json.loads((Path(__file__).parent / "data" / "nist.json").read_text(encoding="utf-8"))
-MODELS = {
-    "Misra1a": lambda xp, b, x: b[0] * (1 - xp.exp(-b[1] * x)),
-    "Thurber": lambda xp, b, x: (b[0] + x * (b[1] + x * (b[2] + x * b[3]))) / (1 + x * (b[4] + x * (b[5] + x * b[6]))),
-    "MGH09": lambda xp, b, x: b[0] * (x**2 + x * b[1]) / (x**2 + x * b[2] + b[3]),
-    "MGH17": lambda xp, b, x: b[0] + b[1] * xp.exp(-x * b[3]) + b[2] * xp.exp(-x * b[4]),
-}
-
-
-def torch_fit(name: str) -> Any:
-    """Return the fit of a data set of NIST's from its second start, as a function of the data."""
-    import torch
-
-    import rootdiff_torch
-
-    data, model = NIST[name], MODELS[name]
-    x, start = (torch.tensor(array, dtype=torch.float64) for array in (data["x"], data["starts"][1]))
-    return lambda y: rootdiff_torch.least_squares(lambda b, y: model(torch, b, x) - y, start, y)
 
 
 # --- the derivative
@@ -178,50 +157,6 @@ def test_differences_of_a_loss_are_those_of_the_residual(loss: Any) -> None:
     exact = by_tape.grad.numpy()
     # differences of measured slopes know four digits, more or fewer as f is rounded
     np.testing.assert_allclose(found.vjp(np.ones(2))[0], exact, atol=1e-4 * np.abs(exact).max())
-
-
-# --- NIST
-
-
-@pytest.mark.parametrize("start", [0, 1])
-@pytest.mark.parametrize("name", MODELS)
-def test_certified_parameters_from_both_starts(name: str, start: int) -> None:
-    import torch
-
-    import rootdiff_torch
-
-    data, model = NIST[name], MODELS[name]
-    x, y, b0 = (torch.tensor(array, dtype=torch.float64) for array in (data["x"], data["y"], data["starts"][start]))
-    found = rootdiff_torch.least_squares(lambda b, y: model(torch, b, x) - y, b0, y)
-    np.testing.assert_allclose(found.y, data["parameters"], rtol=1e-9)
-    assert ((model(torch, found.y, x) - y) ** 2).sum().item() == pytest.approx(data["squares"], rel=1e-9)
-
-
-@pytest.mark.parametrize("name", ["Misra1a", "MGH09"])
-def test_certified_parameters_by_differences_within_the_error_that_is_told(name: str) -> None:
-    data, model = NIST[name], MODELS[name]
-    x, y, b0 = (np.array(data[key]) for key in ("x", "y", "starts"))
-    found = rootdiff.least_squares(lambda b, y: model(np, b, x) - y, b0[1], y)
-    off = np.abs(found.y - data["parameters"])
-    assert (off <= 1e-8 * np.abs(found.y)).all()
-    assert (off <= 10 * found.error + 1e-10 * np.abs(found.y)).all()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_sensitivities_of_certified_parameters_to_the_data(name: str) -> None:
-    """For r = f(b) - y the derivative is H^-1 J^T, with the Hessian H of half the sum of squares."""
-    import torch
-
-    data, model, fit = NIST[name], MODELS[name], torch_fit(name)
-    x, y = (torch.tensor(data[key], dtype=torch.float64) for key in ("x", "y"))
-    found, b = torch.autograd.functional.jacobian(lambda y: fit(y).y, y), fit(y).y
-    hessian = torch.autograd.functional.hessian(lambda b: ((model(torch, b, x) - y) ** 2).sum() / 2, b)
-    matrix = torch.autograd.functional.jacobian(lambda b: model(torch, b, x), b)
-    root = hessian.diagonal().sqrt()
-    exact = torch.linalg.solve(hessian / root / root[:, None], (matrix / root).T) / root[:, None]
-    np.testing.assert_allclose(
-        found / exact.abs().amax(-1, keepdim=True), exact / exact.abs().amax(-1, keepdim=True), atol=1e-9
-    )
 
 
 # --- what is no minimum, or not the only one

@@ -22,9 +22,10 @@ def corrected(
     """Return the solution after full Newton corrections of the `stopped` systems, (*batch), that are next to a root.
 
     The secants of a solver do not tell the error next to a multiple root, a Newton correction does. Corrections are
-    made from where f has fallen to the square root of `rtol` of its value at the start, as long as each reduces f as
-    it does next to a root, until one is within tolerance. Above the sizes at which a Jacobian is formed by default,
-    unless `dense` tells that the solver forms it, and where there is none, nothing is done.
+    made from where f has fallen to the square root of `rtol` of its value at the start, until one is within tolerance,
+    as long as each reduces f as it does next to a root, or, of a gradient, the correction after it. Above the sizes at
+    which a Jacobian is formed by default, unless `dense` tells that the solver forms it, that of a gradient, and where
+    there is none, nothing is done.
 
     Parameters
     ----------
@@ -43,11 +44,16 @@ def corrected(
     def correct(carry: tuple[Array, RawSolution]) -> tuple[Array, RawSolution]:
         going, raw = carry
         f, matrix = residual.with_jacobian(raw.y)
-        direction = -backend.lu_solve(backend.lu_factor(matrix), f)
+        factors = backend.lu_factor(matrix)
+        direction = -backend.lu_solve(factors, f)
         y = residual.moved(raw.y, xp.where(xp.isfinite(direction), direction, 0.0))
         f_new = residual(y)
         norm = max_norm(xp, f_new)
-        contracts = going & (norm2(xp, f_new) <= CONTRACTION * norm2(xp, f))
+        contracts = norm2(xp, f_new) <= CONTRACTION * norm2(xp, f)
+        if dense:  # rows of a gradient have units of their own: rounding of one may hide what the others gain
+            rest, eps = xp.abs(backend.lu_solve(factors, f_new)), float(xp.finfo(f.dtype).eps)
+            contracts = contracts | every(xp, rest <= CONTRACTION * xp.abs(direction) + 4 * eps * xp.abs(y))
+        contracts = going & contracts
         scale = start_scale(xp, y, residual.scale)
         allowed = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
         within = contracts & ((norm == 0) | every(xp, xp.abs(direction) <= allowed))
