@@ -66,8 +66,8 @@ def bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, A
     pairs = isinstance(bounds, list) and any(isinstance(pair, tuple) for pair in bounds)
     if pairs or not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise ArgumentTypeError(
-            f"bounds: got {bounds!r}; it must be a tuple (lo, hi) of numbers, pytrees like y0 or None. A list of pairs, "
-            "one for each unknown, is turned into it by tuple(zip(*pairs))."
+            f"bounds: got {bounds!r}; it must be a tuple (lo, hi) of numbers, pytrees like y0 or None. A list of "
+            "pairs, one for each unknown, is turned into it by tuple(zip(*pairs))."
         )
     if any(structure.complex_leaves):
         raise ArgumentError("bounds: complex unknowns have no order. Use correct= of root, or real unknowns.")
