@@ -173,3 +173,10 @@ def test_equilibria_of_a_model_are_those_of_the_unrolled_one(monkeypatch, tmp_pa
     total = lambda states: sum((state**2).sum() for state in (states if isinstance(states, tuple) else [states]))
     gradients = [torch.autograd.grad(total(z), drive, retain_graph=True) for z in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+
+
+def test_brusselator_keeps_the_exact_mean_and_its_derivatives(tmp_path):
+    printed = run("examples/brusselator.py", "--points", 24, "--output", tmp_path)
+    assert "1152 unknowns" in printed
+    assert all(abs(float(part)) < 1e-8 for part in re.search(r"A and B: (.*)", printed)[1].split())
+    assert is_figure(tmp_path / "brusselator.png")
