@@ -16,7 +16,7 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._failure import OnFailure, check_policy
 from rootdiff._operator import LinearOperator
 from rootdiff._registry import get_adjoint, get_solver
-from rootdiff._solution import Solution
+from rootdiff._solution import Solution, Status
 from rootdiff._solver import Solver
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.solvers import Given
@@ -81,6 +81,9 @@ class ImplicitLayer(nn.Module):
     warm_adjoint : bool
         Start the linear solve of a backward pass from the last solution, where it has the right shape: for adjoints
         that iterate, in training on the same batch or with slowly changing gradients. The derivatives stay exact.
+    budget : int, optional
+        Stop after so many steps of the solver, which is no failure then: the iterate is used as it is, with the
+        derivatives at it, and is not looked at any further.
     intermediate : sequence of int
         The steps after which, in training, the iterate is kept in `states`.
     **options
@@ -137,6 +140,7 @@ class ImplicitLayer(nn.Module):
         on_failure: OnFailure = "raise",
         warm_start: bool = False,
         warm_adjoint: bool = False,
+        budget: int | None = None,
         intermediate: Sequence[int] = (),
         **options: Any,
     ) -> None:
@@ -148,7 +152,7 @@ class ImplicitLayer(nn.Module):
         self.shape, self.start, self.intermediate = shape, start, tuple(intermediate)
         self.warm_start, self.warm_adjoint = warm_start, warm_adjoint
         self.solver, self.adjoint = solver, _FromLast(linear) if warm_adjoint else adjoint
-        self.batch_ndim, self.on_failure = batch_ndim, on_failure
+        self.batch_ndim, self.on_failure, self.budget = batch_ndim, on_failure, budget
         signature = inspect.signature(self._solve)
         self._defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
         for name in options.keys() - self._defaults.keys():
@@ -168,7 +172,7 @@ class ImplicitLayer(nn.Module):
         refuse_tracing(type(self).__name__)
         if not one_graph():
             return self._now(inputs, keywords)
-        for name in ("warm_start", "warm_adjoint", "intermediate"):
+        for name in ("warm_start", "warm_adjoint", "budget", "intermediate"):
             if getattr(self, name):
                 refuse(f"{name}: one graph keeps nothing from call to call. Leave it out.")
         return self._output(self._root(self.residual, self._begin(inputs, keywords), inputs, keywords, self._options()))
@@ -187,14 +191,17 @@ class ImplicitLayer(nn.Module):
             return spread(raised_alike(solve, given))
         residual, start, options = drawing_once(self.residual), self._begin(inputs, keywords), self._options()
         kept = dict.fromkeys(self.intermediate if self.training else (), start)
-        if kept:
+        if kept or self.budget is not None:
             options["callback"] = self._keeping(kept)
+        if self.budget is not None:
+            options["on_failure"] = "ignore"
         solution = self._root(residual, start, inputs, keywords, options)
         leaves = (solution.status, *pytree.tree_leaves(solution.y))
         self.last, self.states = None, []
         if has_values(leaves[-1]) and not any(map(is_wrapped, leaves)):
             self.last = pytree.tree_map_only(Tensor, Tensor.detach, solution)
-            self.failures = self.failures + (~solution.converged).sum()
+            stopped = (solution.status == int(Status.STOPPED)) & (self.budget is not None)
+            self.failures = self.failures + (~(solution.converged | stopped)).sum()
         as_root: dict[str, Any] = {"solver": Given(), "on_failure": "ignore"}
         as_root |= {name: options[name] for name in ("adjoint", "batch_ndim", "has_aux") if name in options}
         self.states = [self._root(residual, y, inputs, keywords, as_root).y for y in kept.values()]
@@ -255,13 +262,14 @@ class ImplicitLayer(nn.Module):
         )
 
     def _keeping(self, kept: dict[int, Any]) -> Callable[[Any], Any]:
-        """Return the callback, which keeps the iterates after these steps, or the last ones before."""
+        """Return the callback, which keeps the iterates after these steps, or the last ones before, and a budget."""
         steps, further = itertools.count(1), vars(self)["callback"]
 
         def keep(info: Any) -> Any:
             step = next(steps)
             kept.update((wanted, info.y) for wanted in kept if step <= wanted)
-            return None if further is None else further(info)
+            told = None if further is None else further(info)
+            return True if self.budget is not None and step >= self.budget else told
 
         return keep
 
@@ -269,7 +277,10 @@ class ImplicitLayer(nn.Module):
         raise TransformError(f"{type(self).__name__}: torch.jit.script cannot hold a solve. Take torch.export.")
 
     def extra_repr(self) -> str:
-        own = {name: getattr(self, name) for name in ("shape", "start", "warm_start", "warm_adjoint", "intermediate")}
+        own = {
+            name: getattr(self, name)
+            for name in ("shape", "start", "warm_start", "warm_adjoint", "budget", "intermediate")
+        }
         function = {} if isinstance(self.residual, nn.Module) else {"residual": self.residual}
         shown = {"solver": self.solver, "adjoint": self.adjoint} | self._options() | {"on_failure": self.on_failure}
         parts = function | own | {"batch_ndim": self.batch_ndim} | shown

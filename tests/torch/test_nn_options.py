@@ -171,19 +171,26 @@ def test_warn_keeps_the_best_iterate_and_counts_failures() -> None:
     assert layer.failures == 0
 
 
-def test_a_budget_without_failure() -> None:
+@pytest.mark.parametrize("budget", [{"budget": 3}, {"max_steps": 3, "on_failure": "ignore"}])
+def test_a_budget_without_failure(budget: dict[str, Any]) -> None:
     """Three steps of the iteration, without a word, and the derivative by the theorem at where they lead."""
-    layer = rd.nn.FixedPointLayer(
-        lambda z, x: (z**2 + x) / 4, solver="fixed_point", max_steps=3, on_failure="ignore", adjoint="lu"
-    )
+    calls: list[Tensor] = []
+
+    def cell(z: Tensor, x: Tensor) -> Tensor:
+        calls.append(z)
+        return (z**2 + x) / 4
+
+    layer = rd.nn.FixedPointLayer(cell, solver="fixed_point", adjoint="lu", **budget)
     x = torch.tensor([[1.0]], dtype=torch.float64, requires_grad=True)
     z = layer(x)
+    if "budget" in budget:  # the start, each step, and a look at what the cell closes over; nothing judges the last
+        assert len(calls) == 5
     expected = 0.0
     for _ in range(3):
         expected = (expected**2 + 1) / 4
     assert z.item() == pytest.approx(expected, rel=1e-12)
     assert float(torch.autograd.grad(z.sum(), x)[0]) == pytest.approx(0.25 / (1 - expected / 2), rel=1e-12)
-    assert layer.failures == 1
+    assert layer.failures == ("budget" not in budget)
 
 
 @pytest.mark.parametrize("adjoint", ["lu", "one_step"])
