@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -64,6 +65,22 @@ def test_eight_devices_gather_nothing(pair: str) -> None:
 @pytest.mark.transform("callback and history of one system spread over explicit axes")
 def test_a_solve_of_one_system_is_watched() -> None:
     _hold(2, ["eager-explicit-watched"])
+
+
+@pytest.mark.exhaustive
+def test_memory_of_a_device_falls_with_their_number() -> None:
+    """As does its work; and what it exchanges is no vector of unknowns."""
+    command = [sys.executable, "-m", "benchmarks.scaling_devices", "--size", "128", "--solve"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    found = re.findall(r"^ +(\d) +(\d+) x 128 +(\S+) +\S+ +(\S+) +(\d+) +\d+ +\d+ +(\d+) ", done.stdout, re.MULTILINE)
+    rows = [tuple(map(float, row)) for row in found]
+    assert [row[0] for row in rows] == [1, 2, 4, 8, 1, 2, 4, 8], done.stderr[-4000:]
+    assert all(gathers == 0 and largest <= 4 * 128 * 8 for *_, gathers, largest in rows)
+    for first, last in ((rows[0][2:4], rows[3][2:4]), (rows[0][2:4], rows[4][2:4])):
+        assert all(1 / 10 < one / whole < 1 / 6 for whole, one in zip(first, last, strict=True))
+    apart = [float(number) for number in re.findall(r": (\S+) apart", done.stdout)]
+    assert len(apart) == 2
+    assert max(apart) < 1e-12
 
 
 def _hold(devices: int, cases: list[str]) -> None:
