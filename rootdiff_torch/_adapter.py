@@ -120,13 +120,13 @@ class TorchAdapter(Adapter):
             for leaf in tensors(arg):
                 if not self.is_parameter(leaf) and is_followed(leaf):
                     raise ArgumentError(f"args[{index}]: {NESTED if leaf.is_nested else SPARSE}")
-                if has_values(unknowns[0]) and not has_values(leaf):
-                    raise ArgumentError(f"args[{index}]: it has no values (a FakeTensor, or on meta), but y0 has.")
                 if leaf.device != device and not (leaf.device.type == "cpu" and leaf.ndim == 0):
                     raise ArgumentError(
                         f"args[{index}]: it is on device {leaf.device}, but y0 is on {device}. Move one of them with "
                         ".to()."
                     )
+                if has_values(unknowns[0]) and not has_values(leaf):
+                    raise ArgumentError(f"args[{index}]: it has no values (a FakeTensor), but y0 has.")
 
     def measured(self, task: Task) -> Residual:
         if not has_values(task.start):
