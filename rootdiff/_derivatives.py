@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator as Products
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
+from rootdiff._by_products import ByProducts, of_parts
+from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._rules import check_rules
@@ -77,14 +79,17 @@ class GivenResidual(Residual):
         return self.operator(y).rmatvec(cotangent)
 
     def products(self, y: Array, vectors: Array, transpose: bool = False) -> tuple[Array, Array | None]:
-        if self.rules.jvp is None:
-            return super().products(y, vectors, transpose)
-        return np.stack([self.jvp(y, vector) for vector in vectors]), None
+        if self.rules.jvp is not None:
+            return np.stack([self.jvp(y, vector) for vector in vectors]), None
+        given = self.by_jac(y)
+        if isinstance(given, ByProducts):
+            return (given.rmatvec if transpose else given.matvec)(vectors), None
+        return super().products(y, vectors, transpose)
 
     def operator(self, y: Array) -> LinearOperator:
         rules, n = self.rules, y.shape[-1]
         found = self.by_jac(y)
-        if found is None and self.pattern is not None:
+        if self.pattern is not None and (found is None or isinstance(found, ByProducts)):
             found = sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
         if found is None:
             matrix = cache(lambda: self.jacobian(y))
@@ -99,11 +104,13 @@ class GivenResidual(Residual):
         if self.rules.jac is None:
             return None
         given, eps, shape = self._given(y), float(np.finfo(y.dtype).eps), (*y.shape, y.shape[-1])
+        if isinstance(given, Products):
+            return ByProducts.of(self.backend, given, y)
         if not sp.issparse(given):
             return of_matrix(self.backend, lambda: given, eps, shape)
         pattern = Pattern.known(shape[-1], given.indptr, given.indices)
         entries = Entries(given.data, np.zeros((), dtype=bool))
-        products = (lambda v: given @ v), (lambda u: given.T @ u)
+        products = (lambda v: (given @ v.T).T), (lambda u: (given.T @ u.T).T)
         return Sparse(self.backend, *products, given.toarray, eps, shape, pattern=pattern, entries=lambda: entries)
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
@@ -135,37 +142,38 @@ class GivenResidual(Residual):
         return super().parameter_errors(y, cotangent) if self.rules.vjp is None else ()
 
     def _given(self, y: Array) -> Any:
-        """Return what `jac` returns, (*batch, n, n); sparse, sorted and without duplicates, if that is sparse."""
+        """Return what `jac` returns, (*batch, n, n); of one system maybe sparse, sorted and unique, or products."""
         structure = self.rules.structure
         assert self.rules.jac is not None
         if len(structure.shapes) > 1:
             raise ArgumentError("jac: it is for a y0 that is one array; for a pytree give jvp or vjp.")
         given = structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args)
-        shape, size = structure.shapes[0], math.prod(structure.shapes[0])
-        is_sparse = sp.issparse(given)
-        matrix = given if is_sparse else np.asarray(given)
-        wanted = structure.batch + ((size, size) if is_sparse else shape + shape)
+        shape, size, is_complex = structure.shapes[0], math.prod(structure.shapes[0]), structure.complex_leaves[0]
+        of_one = sp.issparse(given) or isinstance(given, Products)
+        matrix = given if of_one else as_array(given)
+        wanted = structure.batch + ((size, size) if of_one else shape + shape)
         if matrix.shape != wanted:
-            of_what = (
-                "a sparse matrix for one system, flattened" if is_sparse else "the batch axes, those of the residual"
-            )
+            of_what = "a matrix of one system, flattened" if of_one else "the batch axes, those of the residual"
+            diagonal = " For a diagonal return scipy.sparse.diags_array of it." if matrix.shape == shape else ""
             raise ArgumentError(
-                f"jac: it returned shape {matrix.shape}, but must return {wanted}: {of_what}, those of y."
+                f"jac: it returned shape {matrix.shape}, but must return {wanted}: {of_what}, those of y.{diagonal}"
             )
-        if np.iscomplexobj(matrix.data if is_sparse else matrix) and not structure.complex_leaves[0]:
+        if np.iscomplexobj(matrix) and not is_complex:
             raise ArgumentError(
                 "jac: it returned complex numbers, but y0 is real. Return the derivative of real parts."
             )
-        if is_sparse:
+        # a holomorphic residual acts on real and imaginary parts as multiplication by its derivative does
+        if isinstance(matrix, Products):
+            return of_parts(matrix) if is_complex else matrix
+        if of_one:
             matrix = sp.csr_array(matrix)
-            if structure.complex_leaves[0]:
+            if is_complex:
                 matrix = sp.block_array([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]], format="csr")
             matrix = matrix.astype(y.dtype)
             matrix.sum_duplicates()
             return matrix
         matrix = matrix.reshape(*structure.batch, size, size)
-        if structure.complex_leaves[0]:
-            # a holomorphic residual acts on real and imaginary parts as multiplication by its derivative does
+        if is_complex:
             real, imag = np.real(matrix), np.imag(matrix)
             matrix = np.concat([np.concat([real, -imag], axis=-1), np.concat([imag, real], axis=-1)], axis=-2)
         return np.astype(matrix, y.dtype)
@@ -203,6 +211,20 @@ class GivenResidual(Residual):
 def of_matrix(backend: Any, matrix: Callable[[], Array], precision: float, shape: tuple[int, ...]) -> LinearOperator:
     products = (lambda v: np.matvec(matrix(), v)), (lambda u: np.matvec(np.matrix_transpose(matrix()), u))
     return LinearOperator(backend, *products, matrix, precision, shape)
+
+
+def as_array(given: Any) -> Any:
+    """Return what `jac` returns as an array of numbers."""
+    try:
+        matrix = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # sparse ones of PyTorch and JAX
+        matrix = np.asarray(None)
+    if matrix.dtype.kind not in "biufc":
+        raise ArgumentTypeError(
+            f"jac: it returned {type(given).__name__}, of which NumPy makes no array of numbers. Return a dense array; "
+            "or, for root, one of scipy.sparse or a scipy.sparse.linalg.LinearOperator."
+        )
+    return matrix
 
 
 def _cotangent(index: int, leaf: Array, value: Any) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from rootdiff._arguments import is_parameter
 from rootdiff._backend import Array
 from rootdiff._bounds import Box, condition, sides
-from rootdiff._derivatives import DerivativeRules, GivenResidual, of_matrix
+from rootdiff._derivatives import DerivativeRules, GivenResidual, as_array, of_matrix
 from rootdiff._errors import ArgumentError
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
@@ -57,7 +57,7 @@ class GivenEquations(GivenResidual):
         assert self.rules.jac is not None
         if len(structure.shapes) > 1 or structure.complex_leaves[0]:
             raise ArgumentError("jac: least_squares and minimize take it only if y0 is one real array. Leave it out.")
-        given = np.asarray(structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args))
+        given = as_array(structure.backend.call(self.rules.jac, structure.unravel(y), self.rules.args))
         r = super()._of_y(y)
         batch, shape, size = structure.batch, structure.shapes[0], r.shape[-1] * y.shape[-1]
         inner = given.shape[len(batch) : given.ndim - len(shape)]

@@ -24,8 +24,9 @@ WORDS = {
     "derivatives": """
         jac : callable, optional
             ``jac(y, *args)`` returns df/dy, (*batch, *shape, *shape), where `y0` is one array; or, of one system, a
-            sparse array of SciPy, (n, n), which is factored as such. Where derivatives, or a `gradient_report`, are
-            asked for, or a solve fails, one product tells whether a rule is right.
+            sparse array of SciPy, (n, n), which is factored as such, or a `scipy.sparse.linalg.LinearOperator`, whose
+            products serve where no matrix is formed; with its `rmatvec` for a vjp of many unknowns. Where derivatives,
+            or a `gradient_report`, are asked for, or a solve fails, one product tells whether a rule is right.
         jvp : callable, optional
             ``jvp((y, *args), (y_dot, *args_dot))`` returns the derivative of the residual; the tangent of a leaf that
             is not differentiated is None.

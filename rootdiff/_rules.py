@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rootdiff._backend import Array
+from rootdiff._by_products import ByProducts, MissingTransposeError
 from rootdiff._errors import ArgumentError
 from rootdiff._line import Slope
 from rootdiff._sizes import is_dense
@@ -75,6 +77,10 @@ def _look(residual: GivenResidual, backend: Any, y: Array, where: Array) -> None
             known = doubtful & ~_differs(np.matvec(entries.value, along_y), of_y)
             unseen = _rough(y) * _size(product, of_y)[..., None] / np.abs(along_y)[..., None, :]
             _compare("jac", "y", by_jac.dense(), entries._replace(noise=unseen), known[..., None], _ENTRY)
+        if isinstance(by_jac, ByProducts) and rules.vjp is None:
+            u = _row_weights(y, of_y, counts)
+            with suppress(MissingTransposeError):
+                _compare("jac", "y", np.sum(by_jac.rmatvec(u) * along_y), _weighed(u, of_y))
     if rules.jvp is not None:
         _compare("jvp", "y", residual.jvp(y, along_y), of_y, counts)
     if rules.vjp is not None:

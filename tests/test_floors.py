@@ -54,6 +54,7 @@ FLOORS = {
     "linear": 3,
     "solvers": 3,
     "_derivatives": 3,
+    "_by_products": 1,
     "_rules": 3,
     "_problems": 3,
     "_hooks": 3,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+from scipy.sparse.linalg import LinearOperator
 
 import rootdiff
 from rootdiff import ArgumentError, ArgumentTypeError
@@ -348,3 +349,68 @@ def test_a_right_rule_at_a_zero_of_which_nothing_tells_the_size(name: str, unit:
         rootdiff.gradient_report(f, y, known, **_rule(name, jac, -np.eye(2)))
         with pytest.raises(ArgumentError, match=f"^{name}: it is not the derivative"):
             rootdiff.gradient_report(f, y, known, **_rule(name, lambda y, t: 1.01 * jac(y, t), -np.eye(2)))
+
+
+def ring(y: Any, t: Any) -> Any:
+    return 3 * y + y**3 - t * np.roll(y, 1) - 1
+
+
+def of_ring(y: Any, t: Any) -> Any:
+    n = len(y)
+    return scipy.sparse.diags_array(3 + 3 * y**2) - t * scipy.sparse.eye_array(n).tocsr()[np.arange(n) - 1]
+
+
+def products(y: Any, t: Any, transposed: bool = True) -> Any:
+    """The Jacobian of the ring by products with vectors, (n,)."""
+    n, diagonal = len(y), 3 + 3 * y**2
+    back = {"rmatvec": lambda u: np.conj(diagonal) * u - t * np.roll(u, -1)} if transposed else {}
+    return LinearOperator((n, n), dtype=y.dtype, matvec=lambda v: diagonal * v - t * np.roll(v, 1), **back)
+
+
+@pytest.mark.parametrize(
+    ("n", "options"), [(5, {}), (2000, {}), (2000, {"jac_sparsity": "detect"}), (90, {"solver": "newton_krylov"})]
+)
+def test_a_jac_of_products_serves_as_the_matrix_does(n: int, options: Any) -> None:
+    w = np.cos(np.arange(n))
+    by_matrix = rootdiff.root(ring, np.zeros(n), 0.7, jac=of_ring)
+    sol = rootdiff.root(ring, np.zeros(n), 0.7, jac=products, **options)
+    np.testing.assert_allclose(sol.y, by_matrix.y, rtol=1e-12)
+    np.testing.assert_allclose(sol.vjp(w)[0], by_matrix.vjp(w)[0], rtol=1e-8)
+    np.testing.assert_allclose(sol.jvp(1.0), by_matrix.jvp(1.0), rtol=1e-8)
+
+
+def test_a_jac_of_complex_products() -> None:
+    y0 = np.full(4, 0.2 + 0.1j)
+    found = [rootdiff.root(ring, y0, 0.7, jac=jac, adjoint="gmres") for jac in (of_ring, products)]
+    np.testing.assert_allclose(*(sol.y for sol in found), rtol=1e-12)
+    np.testing.assert_allclose(*(sol.vjp(1j * y0)[0] for sol in found), rtol=1e-8)
+
+
+def test_a_jac_without_products_of_the_transpose() -> None:
+    for n in (5, 2000):
+        sol = rootdiff.root(ring, np.zeros(n), 0.7, jac=lambda y, t: products(y, t, transposed=False))
+        np.testing.assert_allclose(sol.jvp(1.0), rootdiff.root(ring, np.zeros(n), 0.7, jac=of_ring).jvp(1.0), rtol=1e-8)
+        if n == 5:
+            np.testing.assert_allclose(sol.vjp(np.ones(n))[0], np.sum(sol.jvp(1.0)), rtol=1e-8)
+    with pytest.raises(ArgumentError, match=r"jac: the LinearOperator.* has no rmatvec.* vjp of 2000 unknowns"):
+        sol.vjp(np.ones(2000))
+
+
+def test_wrong_products_of_the_transpose_are_found() -> None:
+    def forgetful(y: Any, t: Any) -> Any:
+        right = products(y, t)
+        return LinearOperator(right.shape, dtype=float, matvec=right.matvec, rmatvec=right.matvec)
+
+    sol = rootdiff.root(ring, np.zeros(2000), np.linspace(0.1, 1, 2000), jac=forgetful)
+    with pytest.raises(ArgumentError, match="jac: it is not the derivative of the residual"):
+        sol.vjp(np.ones(2000))
+
+
+def test_a_jac_of_another_kind_is_refused_by_name() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ArgumentTypeError, match=r"jac: it returned Tensor, .* one of scipy.sparse"):
+        rootdiff.root(ring, np.zeros(3), 0.7, jac=lambda y, t: torch.eye(3).to_sparse())
+    with pytest.raises(ArgumentError, match=r"returned shape \(3,\).* For a diagonal return scipy.sparse.diags_array"):
+        rootdiff.root(lambda y, t: y**3 - t, np.ones(3), 0.7, jac=lambda y, t: 3 * y**2)
+    with pytest.raises(ArgumentTypeError, match="jac: it returned csr_array"):
+        rootdiff.least_squares(ring, np.zeros(3), 0.7, jac=of_ring)
