@@ -23,6 +23,7 @@ from rootdiff._numpy_adapter import (
     implicit,
     least_squares,
     minimize,
+    ode,
     root,
     root_scalar,
 )
@@ -153,6 +154,7 @@ __all__ = [
     "implicit",
     "least_squares",
     "minimize",
+    "ode",
     "register_adjoint",
     "register_solver",
     "root",

@@ -65,6 +65,14 @@ class Adapter(Protocol):
         """Return a pytree of the same values, in none of which a derivative is taken."""
         return tree
 
+    def along(self, step: Callable[..., Any], state: Any, columns: tuple[Array, ...]) -> Any:
+        """Return the outputs of ``step(state, row) -> (state, output)``, tuples, stacked, along the rows of columns."""
+        outputs = []
+        for place in range(columns[0].shape[0]):
+            state, output = step(state, tuple(column[place] for column in columns))
+            outputs.append(output)
+        return tuple(self.backend().xp.stack(parts, axis=0) for parts in zip(*outputs, strict=True))
+
     def called(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         """Return ``function(y, *args)``, in which derivatives are taken, once more after the solve."""
         return self.backend().call(function, y, args)

@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from rootdiff import _entry
+from rootdiff import _entry, _ode
 from rootdiff._adapter import Adapter, F, Found
 from rootdiff._arguments import frozen, is_parameter
 from rootdiff._bound import bound
@@ -26,6 +26,7 @@ from rootdiff._loop import IterativeSolver
 from rootdiff._numpy import Calls, NumpyBackend
 from rootdiff._numpy_squares import of_squares
 from rootdiff._numpy_words import WORDS
+from rootdiff._ode import Ode
 from rootdiff._residual import Residual
 from rootdiff._sensitivities import Binding, Sensitivities
 from rootdiff._solution import Status
@@ -199,6 +200,7 @@ implicit = with_wrap(bound(_entry.implicit, NUMPY), NUMPY)
 least_squares = bound(_entry.least_squares, NUMPY)
 minimize = bound(_entry.minimize, NUMPY)
 conditions = Conditions(NUMPY)
+ode = Ode(bound(_ode.integrate, NUMPY))
 continuation = bound(_entry.continuation, NUMPY)
 gradient_report = bound(_entry.gradient_report, NUMPY)
 detect_sparsity = bound(_entry.detect_sparsity, NUMPY)

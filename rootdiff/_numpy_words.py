@@ -67,6 +67,11 @@ WORDS = {
     "y_scale": "The steps of differences are as long as it allows, too.",
     "bounds": ", and no difference leaves it",
     "solution": "With `y`, `status`, `steps`, `residual_norm`, and the methods `vjp`, `jvp` and `jacobian`.",
+    "steps": """
+        Of ``sol.vjp``, ``sol.jvp`` and ``sol.jacobian`` the arguments are ``(y0, t, *args)``. Each takes
+        one sparse linear solve for all steps at once, of times * stages * n unknowns: their Jacobian has a band, and is
+        made of differences, as those of `root`.
+    """,
     "aux": ", and is the value alone",
     "implicit_example": """
         >>> from scipy.optimize import newton

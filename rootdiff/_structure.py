@@ -154,9 +154,10 @@ class Structure:
                     f"{self.backend.name} arrays like y0."
                 )
             if tuple(leaf.shape) != self.batch + shape:
+                counts = (0, 0) if role == "f" else (math.prod(leaf.shape), math.prod(self.batch + shape))
                 raise ArgumentError(
                     f"{role}: it returned shape {tuple(leaf.shape)}, but y0 has shape {self.batch + shape}. It must "
-                    f"return one value per unknown; {_advice(math.prod(leaf.shape), math.prod(self.batch + shape))}."
+                    f"return one value per unknown; {_advice(*counts)}."
                 )
             if leaf.dtype != dtype and not self.complex_step and not self._is_wider(leaf.dtype, dtype):
                 raise ArgumentTypeError(

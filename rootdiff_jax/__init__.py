@@ -18,6 +18,7 @@ from rootdiff_jax._adapter import gradient_report as gradient_report
 from rootdiff_jax._adapter import implicit as implicit
 from rootdiff_jax._adapter import least_squares as least_squares
 from rootdiff_jax._adapter import minimize as minimize
+from rootdiff_jax._adapter import ode as ode
 from rootdiff_jax._adapter import root as root
 from rootdiff_jax._adapter import root_scalar as root_scalar
 from rootdiff_jax._optimistix import Optimistix

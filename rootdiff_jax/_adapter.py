@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from rootdiff import _entry
+from rootdiff import _entry, _ode
 from rootdiff._adapter import Adapter, F, Found
 from rootdiff._bound import bound
 from rootdiff._conditions import Conditions
@@ -21,6 +21,7 @@ from rootdiff._entry import with_wrap
 from rootdiff._errors import ArgumentError
 from rootdiff._hooks import History, Hooks
 from rootdiff._loop import StepInfo
+from rootdiff._ode import Ode
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution
 from rootdiff._structure import Structure
@@ -57,6 +58,9 @@ class JaxAdapter(Adapter):
 
     def cut(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
+
+    def along(self, step: Callable[..., Any], state: Any, columns: tuple[Any, ...]) -> Any:
+        return jax.lax.scan(step, state, columns)[1]
 
     def is_parameter(self, leaf: Any) -> bool:
         return isinstance(leaf, jax.Array | float | complex)
@@ -222,6 +226,7 @@ implicit = with_wrap(bound(_entry.implicit, JAX), JAX)
 least_squares = bound(_entry.least_squares, JAX)
 minimize = bound(_entry.minimize, JAX)
 conditions = Conditions(JAX)
+ode = Ode(bound(_ode.integrate, JAX))
 continuation = bound(_entry.continuation, JAX)
 gradient_report = bound(_entry.gradient_report, JAX)
 detect_sparsity = bound(_entry.detect_sparsity, JAX)

@@ -33,6 +33,11 @@ WORDS = {
     """,
     "check": ", and only outside of a trace",
     "solution": "With `y`, `status`, `steps`, `residual_norm` and `method`; of these `y` alone has a derivative.",
+    "steps": """
+        `y` is differentiable in `y0`, `t`, `args` and in what `f` closes over. The steps are one ``jax.lax.scan``,
+        which is compiled in each eager call: put it under ``jax.jit``. More than one derivative takes forward mode
+        first, ``jacrev(jacfwd(...))``.
+    """,
     "untraced": ", outside of a trace",
     "notes": """
         A program is compiled once for all residuals with the same jaxpr, all values of their constants and all

@@ -20,6 +20,7 @@ from rootdiff_torch._adapter import gradient_report as gradient_report
 from rootdiff_torch._adapter import implicit as implicit
 from rootdiff_torch._adapter import least_squares as least_squares
 from rootdiff_torch._adapter import minimize as minimize
+from rootdiff_torch._adapter import ode as ode
 from rootdiff_torch._adapter import root as root
 from rootdiff_torch._adapter import root_scalar as root_scalar
 from rootdiff_torch._transforms import TransformError as TransformError

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
 
-from rootdiff import _entry
+from rootdiff import _entry, _ode
 from rootdiff._adapter import Adapter, F, Found
 from rootdiff._bound import P, T, bound
 from rootdiff._compaction import compactable
@@ -24,6 +24,7 @@ from rootdiff._environment import Environment
 from rootdiff._errors import ArgumentError
 from rootdiff._freezing import Freezer
 from rootdiff._hooks import Hooks
+from rootdiff._ode import Ode
 from rootdiff._residual import Residual
 from rootdiff._solution import Status
 from rootdiff._structure import Structure
@@ -299,6 +300,7 @@ implicit = with_wrap(_entry_point(_entry.implicit), TORCH)
 least_squares = _entry_point(_entry.least_squares)
 minimize = _entry_point(_entry.minimize)
 conditions = Conditions(TORCH)
+ode = Ode(_entry_point(_ode.integrate))
 continuation = _entry_point(_entry.continuation)
 gradient_report = _entry_point(_entry.gradient_report)
 detect_sparsity = _entry_point(_entry.detect_sparsity)

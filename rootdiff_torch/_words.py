@@ -34,6 +34,9 @@ WORDS = {
             `verbose` or `history`.
     """,
     "solution": "With `y`, which is differentiable, and `status`, `steps` and `residual_norm`, which are not.",
+    "steps": """
+        `y` is differentiable in `y0`, `t`, `args` and in what `f` closes over: a root on the tape for each step.
+    """,
     "raises": """
         TransformError
             If an argument is batched by autograd's own vmap; `torch.func.vmap` works.

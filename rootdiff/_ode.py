@@ -1,0 +1,207 @@
+"""Ordinary differential equations by implicit steps, each of which is a root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Generic, Literal, get_args
+
+from rootdiff import _entry
+from rootdiff._adapter import Adapter
+from rootdiff._arguments import check_meaning, describe
+from rootdiff._backend import Array
+from rootdiff._bound import P
+from rootdiff._built_in import AdjointName, SolverName
+from rootdiff._errors import ArgumentError, ArgumentTypeError, ConvergenceError
+from rootdiff._failure import OnFailure, check_policy, report
+from rootdiff._implicit_steps import METHODS, columns, of_all, of_step, of_vectors
+from rootdiff._numbers import as_unknown
+from rootdiff._solution import Solution, Status
+from rootdiff._solver import Solver
+from rootdiff._task import check_function, checked_args
+from rootdiff._trajectory import AtTimes, Judged
+from rootdiff._verdict import start_scale
+from rootdiff.linear import LinearSolver
+
+MethodName = Literal["backward_euler", "bdf2", "trapezoid", "radau3", "radau5", "lobatto4"]
+
+
+def integrate(
+    adapter: Adapter,
+    /,
+    f: Callable[..., Any],
+    y0: Any,
+    t: Any,
+    *args: Any,
+    method: MethodName = "radau5",
+    solver: SolverName | Solver = "auto",
+    adjoint: AdjointName | LinearSolver = "auto",
+    rtol: float | None = None,
+    atol: float | None = None,
+    batch_ndim: int = 0,
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Integrate ``dy/dt = f(t, y, *args)`` from `y0`, by an implicit step from each time to the next.
+
+    Each step is a root, and has the derivative of one: that of `y` is the derivative of the numbers that are returned.
+    How far these are from the solution of the equation is not told, and no step is chosen: shorter ones are nearer. For
+    steps that adapt take diffrax or torchdiffeq.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(t, y, *args)`` returns the rate of change, a pytree like `y`; `t` is an array without an axis.
+    y0 : $array, number or pytree of them, (*batch, ...), floating
+        The value at the first time.
+    t : $array or list of numbers, (times,), real floating
+        The times, at least two, increasing; of all systems, in the precision of `y0`.
+    *args : pytrees
+        As for `root`.
+    method : {"backward_euler", "bdf2", "trapezoid", "radau3", "radau5", "lobatto4"}
+        Of order 1, 2, 2, 3, 5, 4. A stiff equation takes those that damp its fast parts, "backward_euler", "bdf2",
+        "radau3" and "radau5"; "trapezoid" and "lobatto4" keep the amplitude of oscillations. The unknowns of a step are
+        as many values of y as the method has stages: 1, 1, 1, 2, 3, 2.
+    solver, adjoint, rtol, atol, batch_ndim, on_failure
+        As for `root`, of each step.
+
+    Returns
+    -------
+    Solution
+        `y` has an axis of times after those of the batch: (*batch, times, ...). Of each system `status` is that of
+        the first step that fails, `steps` those of the solver in all steps, and `residual_norm` the largest.
+
+    Raises
+    ------
+    $errors
+
+    Notes
+    -----
+    $steps
+
+    References
+    ----------
+    Hairer & Wanner (1996), "Solving Ordinary Differential Equations II".
+
+    Examples
+    --------
+    >>> import $imports
+    >>> sol = rd.ode.integrate(lambda t, y, a: -a * y, 1.0, [0.0, 0.5, 1.0], 2.0)
+    >>> [round(value, 4) for value in sol.y.tolist()]
+    [1.0, 0.3679, 0.1354]
+    """
+    check_function("f", f)
+    check_policy(on_failure)
+    if method not in METHODS:
+        raise ArgumentError(f"method: got {method!r}; allowed are {', '.join(map(repr, get_args(MethodName)))}.")
+    backend, y0, args = adapter.backend(), adapter.unknown(y0, args), checked_args(adapter, args)
+    structure = describe(backend, y0, batch_ndim)
+    start = structure.ravel(y0)
+    t = _times(adapter, t, start)
+    tableau = METHODS[method]
+    residual = partial(of_step, of_vectors(f, structure), tableau, backend.xp)
+    options: dict[str, Any] = {"adjoint": adjoint, "batch_ndim": batch_ndim, "on_failure": on_failure}
+    of_root = options | {"solver": solver, "rtol": rtol, "atol": atol}
+    stages, outcome = _taken(adapter, residual, start, len(tableau.nodes), t, args, of_root)
+    y = structure.unravel(stages[..., -1, :])
+    rest = dict.fromkeys(("method", "history", "sensitivities", "error", "aux", "evaluations"), adapter.nothing)
+    sol = Solution(y, *outcome[:3], approximate=outcome[3], **rest)
+    if not backend.measures:
+        return sol
+    # without a tape: all steps are one root, which has derivatives
+    banded = ("banded", tableau.widths(structure.size))
+    options |= {"solver": Judged(sol.status), "jac_sparsity": banded}
+    whole = _entry.root(adapter, partial(of_all, residual, structure), stages, y0, t, *args, **options)
+    over_time = replace(structure, batch=(*structure.batch, t.shape[0]))
+    return sol._replace(sensitivities=AtTimes(whole.sensitivities, over_time, stages))
+
+
+def _times(adapter: Adapter, t: Any, like: Array) -> Array:
+    """Return the times as an array of the dtype of `like`; raise if they are none."""
+    backend = adapter.backend()
+    check_meaning(backend, "t", t)
+    t, xp = adapter.lifted(as_unknown(backend, t, like)), backend.xp
+    if not backend.is_array(t) or not xp.isdtype(t.dtype, ("real floating", "integral")):
+        raise ArgumentTypeError(f"t: got {t!r}; it must be a {backend.name} array of real times, or a list of numbers.")
+    if t.ndim != 1 or t.shape[0] < 2:
+        raise ArgumentError(
+            f"t: it has shape {tuple(t.shape)}; it must be (times,), with at least two: that of y0 and one more."
+        )
+    t = xp.astype(t, like.dtype)
+    if adapter.is_concrete(t + 0) and not bool(xp.all(t[1:] > t[:-1])):
+        raise ArgumentError(
+            f"t: it must increase from each time to the next in {like.dtype}, the precision of y0. Sort it, leave out "
+            "equal times, and for a way back in time integrate -f over -t."
+        )
+    return t
+
+
+def _taken(
+    adapter: Adapter,
+    residual: Callable[..., Array],
+    start: Array,
+    count: int,
+    t: Array,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    """Return the stages of all steps, (*batch, times, stages, n), and status, steps, norm and approximate of them all.
+
+    From `start`, (*batch, n), by so many stages.
+    """
+    backend, place = adapter.backend(), start.ndim - 1
+    xp, rows = backend.xp, columns(backend.xp, t)
+
+    def step(state: tuple[Array, Array], row: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+        before, y = state
+        with _named(adapter, row):
+            zeros = xp.stack([xp.zeros_like(y)] * count, axis=-2)
+            scale = start_scale(xp, y)[..., None, :] + zeros
+            sol = _entry.root(adapter, residual, zeros, before, y, *row, args, y_scale=scale, **options)
+        stages = y[..., None, :] + sol.y
+        return (y, stages[..., -1, :]), (stages, sol.status, sol.steps, sol.residual_norm, sol.approximate)
+
+    stages, status, steps, norm, approximate = adapter.along(step, (start, start), rows)
+    first = xp.stack([start] * count, axis=-2)
+    stages = xp.concat([first[None, ...], stages], axis=0)
+    stages = xp.permute_dims(stages, (*range(1, 1 + place), 0, place + 1, place + 2))
+    failed = xp.astype(status > int(Status.AT_PRECISION), xp.int32)
+    own = xp.cumulative_sum(failed, axis=0) <= failed  # what comes after a failure is none of its own
+    status, norm = (xp.max(xp.where(own, part, xp.zeros_like(part)), axis=0) for part in (status, norm))
+    outcome = status, xp.sum(steps, axis=0, dtype=steps.dtype), norm, xp.any(approximate, axis=0)
+    if backend.traced and adapter.is_concrete((failed, norm, t)):  # where no step could tell
+        number = int(xp.argmax(xp.max(xp.reshape(failed, (failed.shape[0], -1)), axis=1)))
+        with _named(adapter, tuple(column[number] for column in rows)):
+            sol = Solution(stages, *outcome[:3])
+            report(backend, sol, options["on_failure"], options["solver"], (start, t, *args))
+    return stages, outcome
+
+
+@contextmanager
+def _named(adapter: Adapter, row: tuple[Array, Array, Array]) -> Iterator[None]:
+    """Tell of a failure in which step it is."""
+    try:
+        yield
+    except ConvergenceError as error:
+        if adapter.is_concrete(row):
+            start, h, _ = map(float, row)
+            error.add_note(
+                f"In the step from t = {start:.6g} to {start + h:.6g}: take shorter steps where y moves far."
+            )
+        raise
+
+
+@dataclass(frozen=True)
+class Ode(Generic[P]):
+    """Ordinary differential equations by implicit steps: `integrate`.
+
+    Examples
+    --------
+    >>> import numpy as np, rootdiff
+    >>> sol = rootdiff.ode.integrate(lambda t, y, a: -a * y, np.array([1.0]), [0.0, 0.5, 1.0], np.array([2.0]))
+    >>> sol.y[:, 0].round(4), sol.vjp(np.array([[0.0], [0.0], [1.0]]), argnums=2).round(4)
+    (array([1.    , 0.3679, 0.1354]), array([-0.1353]))
+    """
+
+    integrate: Callable[P, Solution]
