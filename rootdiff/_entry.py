@@ -349,7 +349,8 @@ def least_squares(
         larger than 1: divide a residual by the size that its errors may have.
     solver : str or Solver
         "auto" takes `GaussNewton`, which descends. Others are "scipy:least_squares:trf",
-        "...:dogbox", "...:lm"$ox_squares. Those of `root` look for a root of the gradient.
+        "...:dogbox", "...:lm"$ox_squares.
+        Those of `root` look for a root of the gradient.
     bounds : tuple (lo, hi) or callable, optional
         Numbers, None, or pytrees like `y0`, that y lies between; or ``bounds(*args)``, which returns such a tuple. The
         minimum has derivatives in them$within.
