@@ -11,7 +11,7 @@ part: it was masked out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
@@ -30,53 +30,83 @@ from rootdiff.linear._contract import SINGULAR_AT, checked
 _FINE = 1e-6
 
 
-def vjp(
+def vjps(
     residual: Residual,
     adjoint: LinearSolver,
     y: Array,
-    cotangent: Array,
+    cotangents: Sequence[Array],
     factors: Inverse | None = None,
     on_failure: str = "raise",
     failed: Array | None = None,
     error: Array | None = None,
-) -> tuple[tuple[Array, ...], LinearInfo]:
-    """Return ``w^T dy/dargs``, one cotangent per parameter: solve J^T u = w, then -u^T (df/dargs).
+) -> list[tuple[Array, ...]]:
+    """Return ``w^T dy/dargs``, one array per parameter, of each cotangent w: solve J^T u = w, then -u^T (df/dargs).
+
+    The rest is as for `solver`; what is measured is so once for all of them.
+    """
+    xp = residual.xp
+    y = regular_point(xp, y, failed)
+    solution = solver(lambda y: residual.operator(y).T, adjoint.starting_from(factors), y, on_failure, failed, error)
+    found = [solution(w) for w in cotangents]
+    if on_failure not in GOES_ON:
+        idle = [every(xp, w == 0)[..., None] for w in cotangents]
+        found = [xp.where(none, xp.zeros_like(u), u) for none, u in zip(idle, found, strict=True)]
+        if any(bool(xp.any(xp.isnan(u))) for u in found):
+            return [pullback(residual, y, u, failed) for u in found]
+    return residual.parameter_vjps(y, *(-u for u in found))
+
+
+def jvps(
+    residual: Residual,
+    adjoint: LinearSolver,
+    y: Array,
+    tangents: Sequence[tuple[Array, ...]],
+    factors: Inverse | None = None,
+    on_failure: str = "raise",
+    failed: Array | None = None,
+    error: Array | None = None,
+) -> list[Array]:
+    """Return ``(dy/dargs) v`` of each v, one tangent per parameter: solve J t = (df/dargs) v, then -t; as `vjps`."""
+    y = regular_point(residual.xp, y, failed)
+    solution = solver(residual.operator, adjoint.starting_from(factors), y, on_failure, failed, error)
+    return [-solution(residual.parameter_jvp(y, each)) for each in tangents]
+
+
+def solver(
+    operator_at: Callable[[Array], LinearOperator],
+    adjoint: LinearSolver,
+    y: Array,
+    on_failure: str,
+    failed: Array | None = None,
+    error: Array | None = None,
+) -> Callable[[Array], Array]:
+    """Return what solves with the operator at `y` for one right-hand side, (*batch, n), after the other.
+
+    All of them share the operator and what a solve has learnt of its inverse.
 
     Parameters
     ----------
-    factors : Inverse, optional
-        What the solver knows of the inverse of df/dy.
+    adjoint : LinearSolver
+        Starting from what the solver knows of the inverse of df/dy.
     failed : boolean array, (*batch), optional
         Systems whose `y` is no root.
     error : array, (*batch, n), optional
         Estimate of the error of `y`.
     """
-    xp = residual.xp
-    y = regular_point(xp, y, failed)
-    beside = None if error is None else Beside(y, error, lambda y: residual.operator(y).T)
-    u, info = solve(residual.operator(y).T, adjoint.starting_from(factors), cotangent, on_failure, failed, beside)
-    if on_failure in GOES_ON:
-        return residual.parameter_vjp(y, -u), info
-    idle = every(xp, cotangent == 0)[..., None]
-    return pullback(residual, y, xp.where(idle, xp.zeros_like(u), u), failed), info
+    operator, once = operator_at(y), dict[None, LinearOperator]()
 
+    def at_one_point(point: Array) -> LinearOperator:
+        return once.get(None) or once.setdefault(None, operator_at(point))
 
-def jvp(
-    residual: Residual,
-    adjoint: LinearSolver,
-    y: Array,
-    tangents: tuple[Array, ...],
-    factors: Inverse | None = None,
-    on_failure: str = "raise",
-    failed: Array | None = None,
-    error: Array | None = None,
-) -> tuple[Array, LinearInfo]:
-    """Return ``(dy/dargs) v``: solve J t = (df/dargs) v, then -t; the rest is as for `vjp`."""
-    y = regular_point(residual.xp, y, failed)
-    rhs = residual.parameter_jvp(y, tangents)
-    beside = None if error is None else Beside(y, error, residual.operator)
-    t, info = solve(residual.operator(y), adjoint.starting_from(factors), rhs, on_failure, failed, beside)
-    return -t, info
+    beside = None if error is None else Beside(y, error, at_one_point)
+
+    def solution(rhs: Array) -> Array:
+        nonlocal adjoint
+        x, info = solve(operator, adjoint, rhs, on_failure, failed, beside)
+        adjoint = adjoint.starting_from(info.factors)
+        return x
+
+    return solution
 
 
 class Beside(NamedTuple):

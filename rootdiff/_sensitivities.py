@@ -20,7 +20,6 @@ from rootdiff._backend import Array
 from rootdiff._derivatives import GivenResidual
 from rootdiff._environment import Environment
 from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure, flat_cotangent
 from rootdiff.linear import LinearSolver
@@ -74,35 +73,44 @@ class Sensitivities:
     environment: Environment = field(default_factory=Environment)
     believed: bool = False
 
-    def vjp(self, cotangent: Any, argnums: Argnums = None) -> Any:
-        """Return one cotangent per argument that `argnums` names."""
-        places, w = self._places("vjp", argnums), flat_cotangent("vjp", self.structure, cotangent, self.y)
+    def vjp(self, cotangent: Any, argnums: Argnums = None, several: bool = False) -> Any:
+        """Return one cotangent per argument that `argnums` names; with `several`, one for each row of `cotangent`."""
+        places = self._places("vjp", argnums)
+        given = _apart("vjp", cotangent) if several else [cotangent]
+        cotangents = [flat_cotangent("vjp", self.structure, one, self.y) for one in given]
         residual = self.residual.only(places)
-        if self.structure.is_empty or not places:
-            return self._like_args(argnums, places, [np.zeros_like(parameter) for parameter in residual.parameters])
-        with self._as_solved():
-            gradients, _ = _implicit.vjp(
-                residual, self.adjoint, self.y, w, self.factors, self.on_failure, self.failed, self.error
-            )
-        return self._like_args(argnums, places, gradients)
+        if self.structure.is_empty or not places or not cotangents:
+            gradients = [tuple(np.zeros_like(parameter) for parameter in residual.parameters)] * len(cotangents)
+        else:
+            with self._as_solved():
+                gradients = _implicit.vjps(residual, self.adjoint, self.y, cotangents, *self._known)
+        if not several:
+            return self._like_args(argnums, places, gradients[0])
+        shapes = [(len(gradients), *np.shape(parameter)) for parameter in residual.parameters]
+        stacks = [np.reshape([each[k] for each in gradients], shape) for k, shape in enumerate(shapes)]
+        return self._like_args(argnums, places, stacks)
 
-    def jvp(self, *tangents: Any, argnums: Argnums = None) -> Any:
-        """Return the derivative of y along one tangent per argument that `argnums` names."""
+    def jvp(self, *tangents: Any, argnums: Argnums = None, several: bool = False) -> Any:
+        """Return the derivative of y along one tangent per argument that `argnums` names, or `several` of them."""
         numbers = _numbers("jvp", argnums, len(self.args))
         if len(tangents) != len(numbers):
             wanted = "so give as many" if argnums is None else f"so argnums={argnums!r} takes {len(numbers)}"
             raise ArgumentError(f"jvp: got {len(tangents)} tangents; the solve had {len(self.args)} args, {wanted}.")
-        given = dict(zip(numbers, tangents, strict=True))
-        flat = tuple(
-            part for index, arg in enumerate(self.args) for part in self._tangents(index, arg, given.get(index))
-        )
-        if self.structure.is_empty:
-            return self.structure.unravel(self.y)
-        with self._as_solved():
-            derivative, _ = _implicit.jvp(
-                self.residual, self.adjoint, self.y, flat, self.factors, self.on_failure, self.failed, self.error
-            )
-        return self.structure.unravel(derivative)
+        flat = []
+        for each in _apart("jvp", tangents) if several else [tangents]:
+            given = dict(zip(numbers, each, strict=True))
+            parts = (self._tangents(index, arg, given.get(index)) for index, arg in enumerate(self.args))
+            flat.append(tuple(itertools.chain.from_iterable(parts)))
+        found = [self.y] * len(flat)
+        if not self.structure.is_empty and flat:
+            with self._as_solved():
+                found = _implicit.jvps(self.residual, self.adjoint, self.y, flat, *self._known)
+        return self.structure.unravel(np.reshape(found, (len(flat), *self.y.shape)) if several else found[0])
+
+    @property
+    def _known(self) -> tuple[Any, ...]:
+        """What the solve knows, as `_implicit.vjps` takes it."""
+        return self.factors, self.on_failure, self.failed, self.error
 
     def jacobian(self, argnums: Argnums = None) -> Any:
         """Return dy/dargs, one entry per argument that `argnums` names: a linear solve for each entry of it."""
@@ -113,12 +121,10 @@ class Sensitivities:
         if any(block.size for block in blocks):
             with self._as_solved():
                 y = _implicit.regular_point(np, self.y, self.failed)
-                operator, adjoint = self.residual.operator(y), self.adjoint.starting_from(self.factors)
-                beside = None if self.error is None else _implicit.Beside(y, self.error, _once(self.residual.operator))
+                factors, *known = self._known
+                solution = _implicit.solver(self.residual.operator, self.adjoint.starting_from(factors), y, *known)
                 for place, index, rhs in _parameter_columns(self.residual, y, places):
-                    column, info = _implicit.solve(operator, adjoint, rhs, self.on_failure, self.failed, beside)
-                    adjoint = adjoint.starting_from(info.factors)
-                    block = block_of[place]
+                    column, block = solution(rhs), block_of[place]
                     if Ellipsis in index:  # an entry of each system, which no other system depends on
                         rest, own = index[1:], tuple(np.indices(self.structure.batch))
                         block[(*(slice(None),) * lead, *rest)] = np.where(np.isnan(column), np.nan, 0)
@@ -234,16 +240,15 @@ def _numbers(method: str, argnums: Argnums, count: int) -> tuple[int, ...]:
     return found
 
 
-def _once(operator: Callable[[Array], LinearOperator]) -> Callable[[Array], LinearOperator]:
-    """Return the function, of which it is known that it is called at one point only."""
-    made: list[LinearOperator] = []
-
-    def at(y: Array) -> LinearOperator:
-        if not made:
-            made.append(operator(y))
-        return made[0]
-
-    return at
+def _apart(method: str, trees: Any) -> list[Any]:
+    """Return the pytrees of what leaves hold along their first axis."""
+    leaves, tree = optree.tree_flatten(trees)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    if len({shape[:1] for shape in shapes} | {()}) != 2 or () in shapes:
+        raise ArgumentError(
+            f"{method}: with several=True each leaf has one axis more, its first, of one length; got shapes {shapes}."
+        )
+    return [optree.tree_unflatten(tree, [np.asarray(leaf)[k] for leaf in leaves]) for k in range(shapes[0][0])]
 
 
 def _parameter_columns(residual: Residual, y: Array, places: Sequence[int]) -> Iterator[tuple[int, Any, Array]]:

@@ -242,7 +242,7 @@ class Solution(NamedTuple, Generic[Y]):
         """Boolean array, (*batch): whether each system's `status` is a success."""
         return self.status <= int(Status.AT_PRECISION)
 
-    def vjp(self, cotangent: Any, argnums: int | tuple[int, ...] | None = None) -> Any:
+    def vjp(self, cotangent: Any, argnums: int | tuple[int, ...] | None = None, several: bool = False) -> Any:
         """Return the cotangents of the arguments, one entry per argument (NumPy only).
 
         Parameters
@@ -251,6 +251,9 @@ class Solution(NamedTuple, Generic[Y]):
             The derivative of a scalar with respect to `y`.
         argnums : int or tuple of ints, optional
             The arguments to differentiate in, by their numbers in `args`; the others are constants, and cost nothing.
+        several : bool
+            Whether each leaf of `cotangent`, and then of the result, has one axis more, its first, along which there
+            are several cotangents: they share one factorisation and one set of differences.
 
         Returns
         -------
@@ -265,9 +268,9 @@ class Solution(NamedTuple, Generic[Y]):
         AdjointError
             If the linear solve fails and ``on_failure="raise"``.
         """
-        return self._sensitivities().vjp(cotangent, **_named(argnums))
+        return self._sensitivities().vjp(cotangent, **_named(argnums, several))
 
-    def jvp(self, *tangents: Any, argnums: int | tuple[int, ...] | None = None) -> Any:
+    def jvp(self, *tangents: Any, argnums: int | tuple[int, ...] | None = None, several: bool = False) -> Any:
         """Return the derivative of `y`, a pytree like it, along one tangent per argument (NumPy only).
 
         Parameters
@@ -276,6 +279,8 @@ class Solution(NamedTuple, Generic[Y]):
             One per argument, like it; None stands for zero, and costs nothing.
         argnums : int or tuple of ints, optional
             The arguments that the tangents are of, if not of all.
+        several : bool
+            Whether each leaf of the tangents, and then of the result, has one axis more, as for `vjp`.
 
         Raises
         ------
@@ -284,7 +289,7 @@ class Solution(NamedTuple, Generic[Y]):
         AdjointError
             If the linear solve fails and ``on_failure="raise"``.
         """
-        return self._sensitivities().jvp(*tangents, **_named(argnums))
+        return self._sensitivities().jvp(*tangents, **_named(argnums, several))
 
     def jacobian(self, argnums: int | tuple[int, ...] | None = None) -> Any:
         """Return dy/dargs, one entry per argument (NumPy only).
@@ -323,6 +328,6 @@ class Solution(NamedTuple, Generic[Y]):
 Solution.__bases__ = (tuple,)
 
 
-def _named(argnums: int | tuple[int, ...] | None) -> dict[str, Any]:
-    """Return the keyword to pass on, none for all arguments: derivatives of other adapters need not know it."""
-    return {} if argnums is None else {"argnums": argnums}
+def _named(argnums: int | tuple[int, ...] | None, several: bool = False) -> dict[str, Any]:
+    """Return the keywords that are not as by default, to pass on: derivatives of other adapters need not know them."""
+    return ({} if argnums is None else {"argnums": argnums}) | ({"several": True} if several else {})

@@ -64,10 +64,10 @@ class Derivative:
         self.known = {"factors": raw.factors, "error": raw.error}
 
     def vjp(self, w: Any) -> Any:
-        return _implicit.vjp(*self.at, w, **self.known)[0]
+        return _implicit.vjps(*self.at, [w], **self.known)[0]
 
     def jvp(self, *v: Any) -> Any:
-        return _implicit.jvp(*self.at, v, **self.known)[0]
+        return _implicit.jvps(*self.at, [v], **self.known)[0]
 
 
 class Strict(Adapter):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rootdiff
-from rootdiff import ArgumentError
+from rootdiff import ArgumentError, _numpy_lu, _superlu
 
 
 class Counted:
@@ -300,3 +300,56 @@ def test_auto_has_a_limit_for_one_system(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_limit_that_cannot_be_kept_is_refused(options: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=f"max_evaluations: .*{words}"):
         rootdiff.root(lambda y: y - 1, np.zeros(1), **options)
+
+
+def ring(y: Any, p: Any, q: Any) -> Any:
+    return 3 * y["u"] + y["u"] ** 3 - p[0] * np.roll(y["u"], 1) - p[1] - q * np.cos(np.arange(len(y["u"])))
+
+
+@pytest.mark.parametrize("options", [{}, {"jac_sparsity": "detect"}, {"adjoint": "gmres"}], ids=str)
+def test_several_cotangents_and_tangents_cost_the_differences_of_one(options: Any, monkeypatch: Any) -> None:
+    n, q = 90, np.array(0.4)
+    f, w = Counted(lambda y, p, q: {"u": ring(y, p, q)}), np.random.default_rng(0).standard_normal((40, n))
+    made: list[int] = []
+
+    def count(module: Any, name: str) -> None:
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda matrix: (made.append(matrix.shape[-1]), own(matrix))[1])
+
+    count(_numpy_lu, "factor")
+    count(_superlu, "_factored")
+    sol = rootdiff.root(f, {"u": np.zeros(n)}, np.array([0.7, 1.0]), q, **options)
+    sol.vjp({"u": w[0]})
+    made.clear()
+    ones, calls = f.of(lambda: [sol.vjp({"u": row}) for row in w[:3]])
+    factored, found = len(made), f.of(lambda: sol.vjp({"u": w}, several=True))
+    assert found[1] <= calls / 3 + 4
+    assert len(made) - factored <= 1 or options == {"adjoint": "gmres"}  # its triangles are solved by LU too
+    for k, one in enumerate(ones):
+        np.testing.assert_allclose(found[0][0][k], one[0], rtol=1e-7)
+        np.testing.assert_allclose(found[0][1][k], one[1], rtol=1e-7)
+    assert [part.shape for part in found[0]] == [(40, 2), (40,)]
+    np.testing.assert_array_equal(sol.vjp({"u": w}, argnums=1, several=True), found[0][1])
+    v, made[:] = np.array([[1.0, 0.0], [0.3, 2.0], [0.0, -1.0]]), []
+    along = sol.jvp(v, None, several=True)["u"]
+    assert len(made) <= 1 or options == {"adjoint": "gmres"}
+    np.testing.assert_allclose(along @ w.T, v @ found[0][0].T, rtol=1e-6, atol=1e-8)
+    assert sol.vjp({"u": w[:0]}, several=True)[0].shape == (0, 2)
+
+
+def test_several_cotangents_of_a_batch_in_which_a_system_has_no_root() -> None:
+    a = np.array([4.0, -1.0, 9.0])
+    sol = rootdiff.root(lambda y, a: y**2 - a, np.ones((3, 1)), a[:, None], batch_ndim=1, on_failure="nan")
+    w = np.array([[[1.0], [0.0], [1.0]], [[0.0], [1.0], [2.0]]])
+    wanted = [[[1 / 4], [0], [1 / 6]], [[0], [np.nan], [1 / 3]]]
+    np.testing.assert_allclose(sol.vjp(w, several=True)[0], wanted, rtol=1e-8)
+
+
+def test_several_need_an_axis_of_one_length() -> None:
+    sol = rootdiff.root(lambda y, a, b: y**2 - a - b, np.ones(2), np.array([1.0, 2.0]), np.array(2.0))
+    with pytest.raises(ArgumentError, match=r"vjp: with several=True each leaf has one axis more.*\[\(\)\]"):
+        sol.vjp(1.0, several=True)
+    with pytest.raises(ArgumentError, match=r"jvp: with several=True .*\(3, 2\), \(2,\)"):
+        sol.jvp(np.ones((3, 2)), np.ones(2), several=True)
+    with pytest.raises(ArgumentError, match=r"vjp: the cotangent has leaves of shape \[\(3,\)\]"):
+        sol.vjp(np.ones((4, 3)), several=True)

@@ -120,8 +120,8 @@ def _solved(processes: Processes, solver: str, adjoint: str, rank: int) -> tuple
     problem = Residual(residual, (a,), PartBackend(xp))
     raw = run(get_solver(solver), problem, np.zeros(PART))
     linear, known = get_adjoint(adjoint), {"factors": raw.factors, "error": raw.error}
-    (gradient,), _ = _implicit.vjp(problem, linear, raw.y, w, **known)
-    tangent, _ = _implicit.jvp(problem, linear, raw.y, (v,), **known)
+    ((gradient,),) = _implicit.vjps(problem, linear, raw.y, [w], **known)
+    (tangent,) = _implicit.jvps(problem, linear, raw.y, [(v,)], **known)
     return raw.y, raw.status, raw.steps, gradient, tangent
 
 
