@@ -74,7 +74,7 @@ def _gradient(problem: Quadratic, y: np.ndarray, adjoint: Any, options: Any) -> 
     given = Options(adjoint=adjoint, derivatives=options.get("derivatives", "finite-difference"))
     residual = NUMPY.measured(task(NUMPY, problem.f, y, (problem.theta,), given))
     with np.errstate(all="ignore"):
-        return _implicit.vjp(residual, adjoint, y, problem.w, None, "ignore")[0][0]
+        return _implicit.vjps(residual, adjoint, y, [problem.w], None, "ignore")[0][0]
 
 
 def _in_torch(problem: Quadratic, y: np.ndarray, adjoint: Any) -> Any:
