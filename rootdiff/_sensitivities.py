@@ -76,7 +76,7 @@ class Sensitivities:
     def vjp(self, cotangent: Any, argnums: Argnums = None, several: bool = False) -> Any:
         """Return one cotangent per argument that `argnums` names; with `several`, one for each row of `cotangent`."""
         places = self._places("vjp", argnums)
-        given = _apart("vjp", cotangent) if several else [cotangent]
+        given = apart("vjp", cotangent) if several else [cotangent]
         cotangents = [flat_cotangent("vjp", self.structure, one, self.y) for one in given]
         residual = self.residual.only(places)
         if self.structure.is_empty or not places or not cotangents:
@@ -97,7 +97,7 @@ class Sensitivities:
             wanted = "so give as many" if argnums is None else f"so argnums={argnums!r} takes {len(numbers)}"
             raise ArgumentError(f"jvp: got {len(tangents)} tangents; the solve had {len(self.args)} args, {wanted}.")
         flat = []
-        for each in _apart("jvp", tangents) if several else [tangents]:
+        for each in apart("jvp", tangents) if several else [tangents]:
             given = dict(zip(numbers, each, strict=True))
             parts = (self._tangents(index, arg, given.get(index)) for index, arg in enumerate(self.args))
             flat.append(tuple(itertools.chain.from_iterable(parts)))
@@ -240,7 +240,7 @@ def _numbers(method: str, argnums: Argnums, count: int) -> tuple[int, ...]:
     return found
 
 
-def _apart(method: str, trees: Any) -> list[Any]:
+def apart(method: str, trees: Any) -> list[Any]:
     """Return the pytrees of what leaves hold along their first axis."""
     leaves, tree = optree.tree_flatten(trees)
     shapes = [np.shape(leaf) for leaf in leaves]

@@ -10,6 +10,7 @@ import optree
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
+from rootdiff._sensitivities import apart
 from rootdiff._solution import RawSolution
 from rootdiff._solver import Solver
 from rootdiff._space import max_norm
@@ -37,19 +38,21 @@ class AtTimes:
     structure: Structure
     stages: Array
 
-    def vjp(self, cotangent: Any, **argnums: Any) -> Any:
+    def vjp(self, cotangent: Any, several: bool = False, **options: Any) -> Any:
         """Return the cotangents of y0, t and args."""
-        w = np.zeros_like(self.stages)
-        w[..., -1, :] = flat_cotangent("vjp", self.structure, cotangent, self.stages)
-        return self.of_stages.vjp(w, **argnums)
+        given = apart("vjp", cotangent) if several else [cotangent]
+        w = np.zeros((len(given), *self.stages.shape), dtype=self.stages.dtype)
+        for row, each in zip(w, given, strict=True):
+            row[..., -1, :] = flat_cotangent("vjp", self.structure, each, self.stages)
+        return self.of_stages.vjp(w if several else w[0], several=several, **options)
 
-    def jvp(self, *tangents: Any, **argnums: Any) -> Any:
+    def jvp(self, *tangents: Any, **options: Any) -> Any:
         """Return the derivative of y along tangents of y0, t and args."""
-        return self.structure.unravel(self.of_stages.jvp(*tangents, **argnums)[..., -1, :])
+        return self.structure.unravel(self.of_stages.jvp(*tangents, **options)[..., -1, :])
 
-    def jacobian(self, **argnums: Any) -> Any:
+    def jacobian(self, **options: Any) -> Any:
         """Return the derivatives of y in y0, t and args."""
-        return optree.tree_map(self._block, self.of_stages.jacobian(**argnums))
+        return optree.tree_map(self._block, self.of_stages.jacobian(**options))
 
     def _block(self, block: Array) -> Any:
         last = block.take(-1, axis=self.stages.ndim - 2)

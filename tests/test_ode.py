@@ -78,7 +78,10 @@ def test_derivatives_in_numpy(method: Any) -> None:
     tangents = [np.ones(2), np.arange(5.0), np.array([1.0, -1.0, 2.0])]
     along = sum(np.sum(gradient * v) for gradient, v in zip(gradients, tangents, strict=True))
     assert np.sum(W * sol.jvp(*tangents)) == pytest.approx(along, rel=1e-9)
-    np.testing.assert_allclose(sol.vjp(W, argnums=2), gradients[2], rtol=1e-12)
+    both = sol.vjp(np.stack([0 * W, W]), argnums=2, several=True)
+    np.testing.assert_allclose(both, [0 * A, gradients[2]], rtol=1e-12)
+    both = sol.jvp(*(np.stack([v, 2 * v]) for v in tangents), several=True)
+    np.testing.assert_allclose(both, np.multiply.outer([1, 2], sol.jvp(*tangents)), rtol=1e-8)
 
 
 @pytest.mark.parametrize("method", ["bdf2", "radau5"])
