@@ -63,11 +63,13 @@ def bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, A
     xp = structure.backend.xp
     if bounds is None:
         return xp.full_like(y, -xp.inf), xp.full_like(y, xp.inf)
-    pairs = isinstance(bounds, list) and any(isinstance(pair, tuple) for pair in bounds)
-    if pairs or not isinstance(bounds, tuple | list) or len(bounds) != 2:
+    several = isinstance(bounds, tuple | list)
+    # a pair of tuples: one pair for each unknown, as SciPy's minimize has them
+    pairs = several and any(isinstance(pair, tuple) for pair in bounds) and not isinstance(structure.unravel(y), tuple)
+    if pairs or not several or len(bounds) != 2:
         raise ArgumentTypeError(
-            f"bounds: got {bounds!r}; it must be a tuple (lo, hi) of numbers, pytrees like y0 or None. A list of "
-            "pairs, one for each unknown, is turned into it by tuple(zip(*pairs))."
+            f"bounds: got {bounds!r}; it must be (lo, hi): each a number, an array or pytree like y0, or None. Pairs, "
+            "one for each unknown, are turned into it by list(map(list, zip(*pairs)))."
         )
     if any(structure.complex_leaves):
         raise ArgumentError("bounds: complex unknowns have no order. Use correct= of root, or real unknowns.")
@@ -80,5 +82,5 @@ def bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, A
 
 def check_order(xp: Any, lo: Array, hi: Array) -> None:
     """Raise unless each lower bound is at most the upper one; of arrays with values."""
-    if bool(xp.any(~(lo <= hi))):
-        raise ArgumentError("bounds: lo is above hi, or NaN, for at least one unknown.")
+    if bool(xp.any(~(lo <= hi) | (lo == xp.inf) | (hi == -xp.inf))):
+        raise ArgumentError("bounds: lo is above hi, or NaN, or nothing is within them, for at least one unknown.")

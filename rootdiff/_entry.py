@@ -119,7 +119,8 @@ def root(
     on_failure : {"raise", "warn", "keep", "nan", "ignore", "approximate"}
         What to do when a system, or the linear solve of its derivative, fails: raise `ConvergenceError`; warn and
         return NaN for that system; warn and return its best iterate, whose derivatives are NaN; return NaN; return the
-        best iterate without a word, with the derivatives at it, which mean little; or the same with a warning.
+        best iterate without a word, with the derivatives at it, which mean little; or the same with a warning, and
+        derivatives of zero where the linear solve fails.
         $on_failure
     jac_sparsity : "auto", "detect", tuple, sparse array or Pattern, optional
         Where df/dy of one system, (n, n) for the flattened `y0`, may have entries: a sparse array of SciPy, PyTorch or

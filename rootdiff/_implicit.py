@@ -142,11 +142,14 @@ def solve(
 ) -> tuple[Array, LinearInfo]:
     """Solve a linear system of the rule, checked; a failed one is reported and becomes NaN, unless it goes on.
 
+    "approximate" makes it zero: one system must not end the training of what all share.
     Systems in `failed` have been reported before; they become NaN as well. With `beside` a system whose matrix changes
     within the error of the root is singular: so it is at a multiple root, which is known to half the digits.
     """
     xp = operator.backend.xp
     operator, x, info = resolved(operator, adjoint, rhs)
+    if on_failure == "approximate":
+        x = xp.where((info.status > int(Status.AT_PRECISION))[..., None], xp.zeros_like(x), x)
     if beside is not None and adjoint.exact:
         lost = (info.status <= int(Status.AT_PRECISION)) & _wavers(operator, beside, x, rhs, info.factors)
         info = info._replace(status=xp.astype(xp.where(lost, int(Status.SINGULAR), info.status), xp.int32))

@@ -186,7 +186,7 @@ def _each_factors(function: Callable[[Factors], Factors], tree: Any) -> Any:
 
 
 def _lowered(tensor: Tensor) -> Array:
-    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    return (tensor.detach() if tensor.requires_grad else tensor).resolve_neg().numpy()
 
 
 def _lifted(array: Array) -> Tensor:

@@ -148,8 +148,9 @@ class ImplicitLayer(nn.Module):
         check_policy(on_failure)
         get_solver(solver, "torch")
         linear = get_adjoint(adjoint, "torch")
-        self.residual, self.named = residual, nn.ParameterDict(parameters or {})
-        self.shape, self.start, self.intermediate = shape, start, tuple(intermediate)
+        self.residual, self.named = residual, nn.ParameterDict(_mapping(parameters))
+        self.shape, self.start, self.intermediate = shape, start, intermediate
+        self._check()
         self.warm_start, self.warm_adjoint = warm_start, warm_adjoint
         self.solver, self.adjoint = solver, _FromLast(linear) if warm_adjoint else adjoint
         self.batch_ndim, self.on_failure, self.budget = batch_ndim, on_failure, budget
@@ -165,6 +166,21 @@ class ImplicitLayer(nn.Module):
         self.last: Solution | None = None
         self.failures: Any = 0
         self.states: list[Any] = []
+
+    def _check(self) -> None:
+        """Raise unless shapes, steps and parameters are such."""
+        shapes = pytree.tree_leaves(self.shape, is_leaf=_is_shape)
+        if not all(_is_shape(shape) and min(shape, default=1) >= 0 for shape in shapes if shape is not None):
+            raise ArgumentTypeError(f"shape: got {self.shape!r}; it is a tuple of sizes, or a pytree of such.")
+        steps = self.intermediate
+        if not (isinstance(steps, Sequence) and all(isinstance(step, int) and step > 0 for step in steps)):
+            raise ArgumentTypeError(f"intermediate: got {steps!r}; it is a sequence of steps, such as (1, 5).")
+        for name, parameter in self.named.items():
+            if not isinstance(parameter, Tensor):
+                raise ArgumentTypeError(f"parameters: {name!r} is of type {type(parameter).__name__}; give a tensor.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"states": []}  # they have a history, which is not copied
 
     @inlined
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
@@ -285,6 +301,15 @@ class ImplicitLayer(nn.Module):
         shown = {"solver": self.solver, "adjoint": self.adjoint} | self._options() | {"on_failure": self.on_failure}
         parts = function | own | {"batch_ndim": self.batch_ndim} | shown
         return ", ".join(f"{name}={value!r}" for name, value in parts.items())
+
+
+def _mapping(parameters: Any) -> Mapping[str, Any]:
+    if not isinstance(parameters, Mapping | None):
+        raise ArgumentTypeError(f"parameters: got {type(parameters).__name__}; it is a mapping of names to tensors.")
+    for name in parameters or ():
+        if not name.isidentifier():
+            raise ArgumentError(f"parameters: the function cannot have an argument of the name {name!r}.")
+    return parameters or {}
 
 
 def _is_shape(part: Any) -> bool:

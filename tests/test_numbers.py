@@ -66,9 +66,11 @@ def test_bounds_are_lists_too():
 def test_pairs_of_bounds_one_for_each_unknown_are_refused():
     """Two of them would be taken for the lower and the upper bounds."""
     pairs = [(0.0, 1.0), (0.0, 2.0)]
-    with pytest.raises(rootdiff.ArgumentTypeError, match=r"tuple\(zip\(\*pairs\)\)"):
-        rootdiff.minimize(lambda y: np.sum((y - 3) ** 2), [0.5, 0.5], bounds=pairs)
-    sol = rootdiff.minimize(lambda y: np.sum((y - 3) ** 2), [0.5, 0.5], bounds=tuple(zip(*pairs, strict=True)))
+    for wrong in (pairs, tuple(pairs)):
+        with pytest.raises(rootdiff.ArgumentTypeError, match=r"list\(map\(list, zip\(\*pairs\)\)\)"):
+            rootdiff.minimize(lambda y: np.sum((y - 3) ** 2), [0.5, 0.5], bounds=wrong)
+    limits = list(map(list, zip(*pairs, strict=True)))
+    sol = rootdiff.minimize(lambda y: np.sum((y - 3) ** 2), [0.5, 0.5], bounds=limits)
     np.testing.assert_allclose(sol.y, [1.0, 2.0])
 
 

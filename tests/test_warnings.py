@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -110,3 +111,18 @@ def test_approximate_goes_on_from_the_best_iterate(rd: ModuleType, array: Callab
         assert all(warning.category is rd.ConvergenceWarning for warning in told)
         np.testing.assert_allclose(np.asarray(sol.y), [[2.5], [1.0]], rtol=1e-5)
         np.testing.assert_allclose(np.asarray(slopes), [[0.2], [0.5]], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::rootdiff.ConvergenceWarning")
+def test_approximate_leaves_out_what_cannot_be_computed() -> None:
+    """At the minimum of |f| that a system without a root ends at, df/dy is zero: w, which all share, has a gradient."""
+    x = np.array([[0.1], [1.0]])
+    expected = (root := (1 - math.sqrt(0.6)) / 2) ** 2 / (1 - 2 * root)
+    residual = lambda y, w, x: w * y**2 + x - y
+    options = {"batch_ndim": 1, "on_failure": "approximate", "solver": "newton"}
+    sol = rootdiff.root(residual, np.zeros((2, 1)), 1.0, x, **options)
+    np.testing.assert_allclose(sol.vjp(np.ones((2, 1)))[0], expected, rtol=1e-5)
+    w = torch.tensor(1.0, requires_grad=True, dtype=torch.float64)
+    y0 = torch.zeros(2, 1, dtype=torch.float64)
+    rootdiff_torch.root(residual, y0, w, torch.tensor(x), **options).y.sum().backward()
+    np.testing.assert_allclose(w.grad, expected, rtol=1e-5)

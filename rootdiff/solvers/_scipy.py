@@ -74,8 +74,8 @@ class SciPy(Solver):
         xp = residual.xp
         if residual.correct is not None or residual.observe is not None:
             raise ArgumentError(
-                "solver: SciPy takes its own steps, which correct, bounds, callback, verbose and history do not reach. "
-                "Use a native solver such as 'newton' or 'trust_region'."
+                "solver: SciPy takes its own steps, which correct, bounds, callback, progress, verbose and history do "
+                "not reach. Use a native solver such as 'newton' or 'trust_region'."
             )
         solver = self.resolved(y0.dtype, xp)
         first = residual(y0)

@@ -83,7 +83,8 @@ class SciPyMinimizer(Solver):
             raise ArgumentError(f"solver: {self.method} of SciPy is one for {entry}. Call that, or take 'auto'.")
         if residual.observe is not None:
             raise ArgumentError(
-                "solver: SciPy takes its own steps, which callback, verbose and history do not reach. Take 'auto'."
+                "solver: SciPy takes its own steps, which callback, progress, verbose and history do not reach. "
+                "Take 'auto'."
             )
         if box is not None and self.method in _UNBOUNDED:
             bounded = "'dogbox' or 'trf'" if entry == "least_squares" else "'L-BFGS-B', 'SLSQP' or 'trust-constr'"

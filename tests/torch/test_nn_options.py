@@ -218,3 +218,30 @@ def test_states_on_the_way_have_the_derivative_of_a_root(adjoint: str) -> None:
     layer.eval()
     layer(x)
     assert layer.states == []
+
+
+def test_a_layer_with_states_is_copied() -> None:
+    layer = rd.nn.FixedPointLayer(lambda z, x, w: w * z / 4 + x, parameters={"w": nn.Parameter(torch.ones(4))})
+    layer.intermediate = (1,)
+    layer(torch.ones(1, 4))
+    copied = copy.deepcopy(layer)
+    assert copied.states == []
+    assert len(layer.states) == 1
+    close(copied(torch.ones(1, 4)).detach(), layer(torch.ones(1, 4)).detach())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": 3}, "shape: got 3"),
+        ({"shape": (-3,)}, r"shape: got \(-3,\)"),
+        ({"intermediate": 3}, "intermediate: got 3"),
+        ({"intermediate": (0, -1)}, "intermediate: got"),
+        ({"parameters": [torch.ones(1)]}, "parameters: got list"),
+        ({"parameters": {"w": 3}}, "parameters: 'w' is of type int"),
+        ({"parameters": {"a.b": nn.Parameter(torch.ones(1))}}, "parameters: .* the name 'a.b'"),
+    ],
+)
+def test_bad_options_of_a_layer_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((rd.ArgumentError, rd.ArgumentTypeError), match=message):
+        rd.nn.FixedPointLayer(lambda z, x: z / 2 + x, **options)
