@@ -180,3 +180,12 @@ def test_brusselator_keeps_the_exact_mean_and_its_derivatives(tmp_path):
     assert "1152 unknowns" in printed
     assert all(abs(float(part)) < 1e-8 for part in re.search(r"A and B: (.*)", printed)[1].split())
     assert is_figure(tmp_path / "brusselator.png")
+
+
+def test_the_sensitivities_of_a_circuit_agree_with_differences(tmp_path):
+    printed = run("examples/circuit.py", "--side", 12, "--output", tmp_path)
+    rows = re.findall(rf"^(\w+) +{NUMBER} A/ohm, by differences +{NUMBER}$", printed, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["right", "down", "supply"]
+    for _, ours, difference in rows:
+        assert float(ours) == pytest.approx(float(difference), rel=1e-6)
+    assert is_figure(tmp_path / "circuit.png")
