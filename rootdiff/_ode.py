@@ -93,7 +93,7 @@ def integrate(
     """
     check_function("f", f)
     check_policy(on_failure)
-    if method not in METHODS:
+    if method not in get_args(MethodName):
         raise ArgumentError(f"method: got {method!r}; allowed are {', '.join(map(repr, get_args(MethodName)))}.")
     backend, y0, args = adapter.backend(), adapter.unknown(y0, args), checked_args(adapter, args)
     structure = describe(backend, y0, batch_ndim)
@@ -121,18 +121,24 @@ def _times(adapter: Adapter, t: Any, like: Array) -> Array:
     """Return the times as an array of the dtype of `like`; raise if they are none."""
     backend = adapter.backend()
     check_meaning(backend, "t", t)
-    t, xp = adapter.lifted(as_unknown(backend, t, like)), backend.xp
+    xp, numbers = backend.xp, t
+    try:
+        t = adapter.lifted(as_unknown(backend, t, like))
+    except ArgumentError as error:
+        raise ArgumentError(f"t: got {numbers!r}; its lists have different lengths. Give one list of times.") from error
     if not backend.is_array(t) or not xp.isdtype(t.dtype, ("real floating", "integral")):
         raise ArgumentTypeError(f"t: got {t!r}; it must be a {backend.name} array of real times, or a list of numbers.")
     if t.ndim != 1 or t.shape[0] < 2:
         raise ArgumentError(
             f"t: it has shape {tuple(t.shape)}; it must be (times,), with at least two: that of y0 and one more."
         )
+    if not backend.traced and t.device != like.device:
+        raise ArgumentError(f"t: it is on device {t.device}, but y0 is on {like.device}. Move it there.")
     t = xp.astype(t, like.dtype)
-    if adapter.is_concrete(t + 0) and not bool(xp.all(t[1:] > t[:-1])):
+    if adapter.is_concrete(t + 0) and not bool(xp.all(xp.isfinite(t[1:] - t[:-1]) & (t[1:] > t[:-1]))):
         raise ArgumentError(
-            f"t: it must increase from each time to the next in {like.dtype}, the precision of y0. Sort it, leave out "
-            "equal times, and for a way back in time integrate -f over -t."
+            f"t: it must be finite, and increase from each time to the next in {like.dtype}, the precision of y0. Sort "
+            "it, leave out equal times, and for a way back in time integrate -f over -t."
         )
     return t
 

@@ -66,10 +66,8 @@ class Structure:
         for leaf, shape, is_complex in zip(leaves, self.shapes, self.complex_leaves, strict=True):
             array = leaf if self.backend.is_array(leaf) else xp.asarray(leaf)
             lead = tuple(array.shape[: array.ndim - len(shape)])
-            if is_complex:
-                parts += [xp.reshape(xp.real(array), (*lead, -1)), xp.reshape(xp.imag(array), (*lead, -1))]
-            else:
-                parts.append(xp.reshape(array, (*lead, math.prod(shape))))
+            halves = (xp.real(array), xp.imag(array)) if is_complex else (array,)
+            parts += [xp.reshape(half, (*lead, math.prod(shape))) for half in halves]
         return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
     def unravel(self, vector: Array) -> Any:
@@ -120,7 +118,7 @@ class Structure:
                 raise ArgumentError(
                     f"{role}: shape {tuple(array.shape)} does not broadcast to {wanted}, that of y0."
                 ) from error
-            parts += [xp.reshape(array, (*self.batch, -1))] * (2 if is_complex else 1)
+            parts += [xp.reshape(array, (*self.batch, math.prod(shape)))] * (2 if is_complex else 1)
         return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
     def check(self, output: Any, role: str) -> Any:

@@ -146,6 +146,8 @@ def test_a_batch_of_pytrees() -> None:
     jacobian = sol.jacobian(2)["y"]
     assert jacobian.shape == (3, 3, 3)
     np.testing.assert_allclose(np.einsum("bta->tba", jacobian)[2], np.diag(0.2j * turned[:, 2]), atol=1e-5)
+    none = rootdiff.ode.integrate(f, {name: leaf[:0] for name, leaf in y0.items()}, t, a[:0], batch_ndim=1)
+    assert none.y["x"].shape == (0, 3, 2, 1)
     of_x = sol.jvp({"x": np.ones((3, 2, 1)), "y": None}, None, None)["x"]
     np.testing.assert_allclose(of_x, sol.y["x"], atol=1e-8)
 
@@ -177,10 +179,13 @@ def test_a_derivative_of_another_equation_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
+        ({"method": ["bdf2"]}, ArgumentError, r"method: got \['bdf2'\]"),
         ({"method": "rk4"}, ArgumentError, "method: got 'rk4'; allowed are 'backward_euler', 'bdf2'"),
         ({"t": [0.0]}, ArgumentError, r"t: it has shape \(1,\); it must be \(times,\), with at least two"),
-        ({"t": [0.0, 1.0, 1.0]}, ArgumentError, "t: it must increase from each time to the next"),
+        ({"t": [0.0, 1.0, 1.0]}, ArgumentError, "t: it must be finite, and increase from each time to the next"),
         ({"t": [1.0, 0.0]}, ArgumentError, "integrate -f over -t"),
+        ({"t": [0.0, np.inf]}, ArgumentError, "t: it must be finite"),
+        ({"t": [[0.0, 1.0], [2.0]]}, ArgumentError, "t: got .*different lengths"),
         ({"t": "now"}, ArgumentTypeError, "t: got 'now'; it must be a numpy array of real times"),
         ({"t": np.array([0j, 1j])}, ArgumentTypeError, "of real times"),
         ({"f": 3}, ArgumentTypeError, "f: got 3; it must be a function"),
