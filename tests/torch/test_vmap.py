@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacrev, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rootdiff_torch as rd
 from tests.torch.problem import KINDS, THETA, THETAS, TOL, WEIGHTS, W, close, loss, residual, solve, unrolled
@@ -170,3 +171,22 @@ def test_branching() -> None:
     with pytest.raises(RuntimeError, match="data-dependent control flow"):
         vmap(lambda theta: rd.root(branching, ZERO, theta).y)(THETAS)
     close(rd.root(branching, ZERO, THETA).y, unrolled(THETA))
+
+
+def test_cotangents_share_the_factors_of_the_solve() -> None:
+    n, sizes = 90, []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if "lu_factor" in str(function):
+                sizes.append(args[0].shape[-1])
+            return function(*args, **(kwargs or {}))
+
+    matrix = 4 * torch.eye(n, dtype=torch.float64) + torch.diag(torch.ones(n - 1, dtype=torch.float64), 1)
+    cell = lambda p: rd.root(lambda y, p: matrix @ y + y**3 - p[0] - p[1] * y.cos(), torch.zeros(n).double(), p).y
+    cotangents = torch.linspace(-1, 1, 12 * n, dtype=torch.float64).reshape(12, n)
+    with Counted():
+        _, pull = torch.func.vjp(cell, THETA)
+        (found,) = vmap(pull)(cotangents)
+    assert sizes.count(n) == 1  # that of the certificate
+    close(found, torch.stack([pull(w)[0] for w in cotangents]))
