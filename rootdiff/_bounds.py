@@ -64,8 +64,9 @@ def bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, A
     if bounds is None:
         return xp.full_like(y, -xp.inf), xp.full_like(y, xp.inf)
     several = isinstance(bounds, tuple | list)
-    # a pair of tuples: one pair for each unknown, as SciPy's minimize has them
-    pairs = several and any(isinstance(pair, tuple) for pair in bounds) and not isinstance(structure.unravel(y), tuple)
+    # two pairs may be meant as one for each of two unknowns, as SciPy's minimize has them
+    pairs = several and all(isinstance(pair, tuple) and len(pair) == 2 for pair in bounds)
+    pairs = pairs and not isinstance(structure.unravel(y), tuple)
     if pairs or not several or len(bounds) != 2:
         raise ArgumentTypeError(
             f"bounds: got {bounds!r}; it must be (lo, hi): each a number, an array or pytree like y0, or None. Pairs, "

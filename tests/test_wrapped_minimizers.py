@@ -101,7 +101,7 @@ def test_wrong_names_and_entries_are_refused() -> None:
         rootdiff.minimize(half_squares, START, DATA, solver="scipy:least_squares:lm")
     with pytest.raises(ArgumentError, match="BFGS of SciPy is one for minimize"):
         rootdiff.root(lambda y: y, START, solver=rootdiff.SciPyMinimizer())
-    with pytest.raises(ArgumentError, match="which callback, verbose and history do not reach"):
+    with pytest.raises(ArgumentError, match="which callback, progress, verbose and history do not"):
         rootdiff.minimize(half_squares, START, DATA, solver="scipy:minimize:BFGS", verbose=True)
     with pytest.raises(UnknownNameError, match="Did you mean 'scipy:minimize:BFGS'"):
         rootdiff.minimize(half_squares, START, DATA, solver="scipy:minimize:BFGX")
