@@ -69,8 +69,8 @@ def bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, A
     pairs = pairs and not isinstance(structure.unravel(y), tuple)
     if pairs or not several or len(bounds) != 2:
         raise ArgumentTypeError(
-            f"bounds: got {bounds!r}; it must be (lo, hi): each a number, an array or pytree like y0, or None. Pairs, "
-            "one for each unknown, are turned into it by list(map(list, zip(*pairs)))."
+            f"bounds: got {bounds!r}; it must be a tuple (lo, hi): each a number, an array or pytree like y0, or None. "
+            "Pairs, one for each unknown, are turned into it by list(map(list, zip(*pairs)))."
         )
     if any(structure.complex_leaves):
         raise ArgumentError("bounds: complex unknowns have no order. Use correct= of root, or real unknowns.")

@@ -308,7 +308,7 @@ def test_errors_name_what_came() -> None:
         ((np.nan, None), ArgumentError, "lo is above hi, or NaN"),
         ((np.inf, None), ArgumentError, "nothing is within them"),
         (lambda: (1.0, 0.0), ArgumentError, "lo is above hi"),
-        (3.0, ArgumentTypeError, r"got 3\.0; it must be \(lo, hi\)"),
+        (3.0, ArgumentTypeError, r"got 3\.0; it must be a tuple"),
         ((np.zeros(3), None), ArgumentError, r"shape \(3,\) does not broadcast"),
         (("lo", None), ArgumentTypeError, "it must hold|dtype"),
         ((1j, None), ArgumentTypeError, "real numbers"),
