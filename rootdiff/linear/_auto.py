@@ -12,7 +12,7 @@ from rootdiff._sizes import TRIED, fits, has_few_unknowns, is_dense, is_one_larg
 from rootdiff._solution import Status
 from rootdiff._space import every, max_norm, norm2, per_system, waves
 from rootdiff._sparse import Sparse
-from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, relative_size
+from rootdiff.linear._base import MARGIN, LinearInfo, LinearSolver, Point, refined, relative_size
 from rootdiff.linear._contract import SCREEN_AT, checked
 from rootdiff.linear._gmres import GMRES
 from rootdiff.linear._lsmr import LSMR
@@ -118,21 +118,10 @@ def attempt(operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
 def _solve(operator: LinearOperator, rhs: Array, rtol: float) -> tuple[Array, Array, Array]:
     """Return x, ``b - A x`` and its norm over that of b, after cycles until that is `rtol` or one gains too little."""
     xp = operator.backend.xp
-    size = norm2(xp, rhs)
-    goal = rtol * size
-
-    def cycle(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, residual, norm, _ = state
-        x = x + GMRES(restart=_CYCLE).cycle(operator, residual, norm, goal)
-        residual = rhs - operator.matvec(x)
-        return x, residual, norm2(xp, residual), norm
-
-    def gains(state: tuple[Array, ...]) -> Array:
-        return (state[2] > goal) & (state[2] <= _GAIN * state[3])
-
-    start = (xp.zeros_like(rhs), rhs, size, xp.full_like(size, xp.inf))
-    x, residual, norm, _ = operator.backend.while_loop(lambda state: xp.any(gains(state)), cycle, start)
-    return x, residual, relative_size(xp, norm, size)
+    start = Point(xp.zeros_like(rhs), rhs, norm2(xp, rhs))
+    goal, gmres = rtol * start.norm, GMRES(restart=_CYCLE)
+    at = refined(operator, rhs, start, lambda at: gmres.cycle(operator, at.residual, at.norm, goal), goal, _GAIN)
+    return at.x, at.residual, relative_size(xp, at.norm, start.norm)
 
 
 def _weights(xp: object, like: Array, phase: int) -> Array:

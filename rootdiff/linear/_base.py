@@ -7,17 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
-from rootdiff._backend import Array, status_where
+from rootdiff._backend import Array, select, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Inverse
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._settings import check_settings, with_settings
 from rootdiff._solution import Status
-from rootdiff._space import is_finite
+from rootdiff._space import is_finite, norm2
 
 #: Tolerances are this many times the accuracy of the products, so that rounding in the test itself does not matter.
 MARGIN = 10.0
+#: Steps of refinement: more gain too little to be worth their products.
+_MAX_REFINEMENTS = 10
 
 
 class LinearInfo(NamedTuple):
@@ -114,6 +116,43 @@ class LinearFunction(LinearSolver):
         x = self.function(operator, rhs)
         fits = operator.backend.is_array(x) and tuple(x.shape) == tuple(rhs.shape)  # else an error where it is checked
         return x, LinearInfo(finite_status(operator.backend.xp, x if fits else rhs))
+
+
+class Point(NamedTuple):
+    """An approximate solution x with its residual ``b - A x``, (*batch, n), and the norm of that, (*batch)."""
+
+    x: Array
+    residual: Array
+    norm: Array
+
+    @classmethod
+    def of(cls, operator: LinearOperator, rhs: Array, x: Array) -> Self:
+        residual = rhs - operator.matvec(x)
+        return cls(x, residual, norm2(operator.backend.xp, residual))
+
+
+def refined(
+    operator: LinearOperator, rhs: Array, start: Point, correction: Callable[[Point], Array], goal: Array, gain: float
+) -> Point:
+    """Return where corrections lead from `start`, until the residual norm is `goal` or one leaves more than `gain`.
+
+    Iterative refinement (Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 12.1).
+    """
+    backend, xp = operator.backend, operator.backend.xp
+
+    def unfinished(state: tuple[Point, Array, Array]) -> Array:
+        at, before, count = state
+        return (at.norm > goal) & (at.norm <= gain * before) & (count < _MAX_REFINEMENTS)
+
+    def body(state: tuple[Point, Array, Array]) -> tuple[Point, Array, Array]:
+        old, before, count = state
+        active = unfinished(state)
+        new = Point.of(operator, rhs, old.x + correction(old))
+        better = active & (new.norm < old.norm)
+        return select(xp, better, new, old), xp.where(active, old.norm, before), count + 1
+
+    first = (start, xp.full_like(start.norm, xp.inf), xp.zeros_like(start.norm, dtype=xp.int32))
+    return backend.while_loop(lambda state: xp.any(unfinished(state)), body, first)[0]  # type: ignore[no-any-return]
 
 
 def finite_status(xp: Any, x: Array, failure: Status = Status.NONFINITE) -> Array:

@@ -49,7 +49,11 @@ def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple
     """
     x, info = answered(operator, solver, rhs, "adjoint")
     if not solver.exact:
-        return x, _unchecked(operator.backend.xp, x, info)
+        xp = operator.backend.xp
+        status = xp.where(
+            (info.status <= int(Status.AT_PRECISION)) & ~is_finite(xp, x), int(Status.NONFINITE), info.status
+        )
+        return x, info._replace(status=xp.astype(status, xp.int32), relative_residual=per_system(xp, x, xp.nan))
     if info.factors is None and info.relative_residual is not None and is_ours(solver):
         return x, _judged(operator, solver, _Solved(x), rhs, info)
     solved = _Solved(x, rhs - operator.matvec(x))
@@ -105,12 +109,6 @@ def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: A
             f"{role}: {solver} returned {found}. With its solution it must return a LinearInfo whose status is an "
             f"integer array of shape {shape[:-1]}, (*batch)."
         )
-
-
-def _unchecked(xp: Any, x: Array, info: LinearInfo) -> LinearInfo:
-    finite = is_finite(xp, x)
-    status = xp.where((info.status <= int(Status.AT_PRECISION)) & ~finite, int(Status.NONFINITE), info.status)
-    return info._replace(status=xp.astype(status, xp.int32), relative_residual=per_system(xp, x, xp.nan))
 
 
 def _refined(operator: LinearOperator, inverse: Inverse, solved: _Solved, rhs: Array, wanted: bool) -> _Solved:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rootdiff._backend import Array, Backend, keep, select
+from rootdiff._backend import Array, keep, select
 from rootdiff._operator import LinearOperator, OfFixedPoint
 from rootdiff._settings import limited
 from rootdiff._space import norm2, numbers, projections
+from rootdiff.linear._base import Point
 from rootdiff.linear._cg import CG, is_symmetric, probes
-from rootdiff.linear._krylov import Krylov, Product, Start
+from rootdiff.linear._krylov import Krylov, Product
 
 #: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
 _RESTART, _UNRESTARTED = 30, 100
-#: Krylov vectors that there is room for at first: each step costs as much as there is room.
-_FIRST_ROOM = 10
 
 
 class _Cycle(NamedTuple):
@@ -58,7 +57,7 @@ class GMRES(Krylov):
 
     restart: int | None = limited(None, least=1)
 
-    def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
+    def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Point:
         first = super()._first(operator, rhs, size, goal)
         unrestarted = rhs.shape[-1] <= (self.restart or _UNRESTARTED)
         if unrestarted or self._preconditions or isinstance(operator.original, OfFixedPoint):
@@ -66,13 +65,12 @@ class GMRES(Krylov):
         backend, xp = operator.backend, operator.backend.xp
         u, v = probes(xp, rhs)  # a compiler moves this out of the loop of Newton's steps, but not out of the branch
 
-        def conjugate(start: Start) -> Start:
+        def conjugate(start: Point) -> Point:
             # a goal that is reached leaves out the systems that are not symmetric
             within = xp.where(is_symmetric(operator, u, v), goal, xp.full_like(goal, xp.inf))
             x = start.x + CG(preconditioner=None).cycle(operator, start.residual, start.norm, within)
-            residual = rhs - operator.matvec(x)
-            norm = norm2(xp, residual)
-            return select(xp, norm < start.norm, Start(x, residual, norm), start)  # type: ignore[no-any-return]
+            new = Point.of(operator, rhs, x)
+            return select(xp, new.norm < start.norm, new, start)  # type: ignore[no-any-return]
 
         return backend.when(xp.any(first.norm > goal), conjugate, (first,), first)  # type: ignore[no-any-return]
 
@@ -83,57 +81,28 @@ class GMRES(Krylov):
         m = min(self.restart or (n if n <= _UNRESTARTED else _RESTART), n)
         safe = xp.where(norm > 0, norm, 1.0)[..., None]
         first = (residual / safe)[..., None, :]
-        empty = xp.zeros_like(first[..., :0])
-        cycle = _Cycle(
-            first, empty[..., :0, :], xp.ones_like(first[..., :1]), norm, xp.zeros_like(norm, dtype=xp.int32)
-        )
+        steps = _indices(xp, residual, m + 1)
+        identity = _eye(xp, steps, residual.dtype)
+        basis = xp.concat([first, *[xp.zeros_like(first)] * m], axis=-2)
+        none = xp.zeros_like(norm, dtype=xp.int32)
+        cycle = _Cycle(basis, identity[..., :m, :m], identity, norm, none)
 
-        def product(vector: Array) -> Array:
-            return operator.matvec(precondition(vector))
+        def running(cycle: _Cycle) -> Array:
+            return (cycle.column < m) & (cycle.residual > goal)
 
-        for size in sorted({min(m, _FIRST_ROOM), m}):
-            cycle = _longer(backend, product, _widened(xp, cycle, size), norm, goal)
+        def body(cycle: _Cycle) -> _Cycle:
+            new = _arnoldi(xp, lambda vector: operator.matvec(precondition(vector)), cycle, steps, norm)
+            return keep(backend, running(cycle), new, cycle)  # type: ignore[no-any-return]
+
+        cycle = backend.while_loop(lambda cycle: xp.any(running(cycle)), body, cycle)
         # least squares of the Hessenberg system: R w = (beta Q e1) in the columns that were built
-        steps = _indices(xp, residual, m)
-        built = steps < cycle.column[..., None]
+        built = steps[..., :m] < cycle.column[..., None]
         g = xp.where(built, cycle.rotation[..., :m, 0] * norm[..., None], 0.0)
-        triangle = xp.where(built[..., None, :], cycle.triangle, _eye(xp, steps, g.dtype))
+        triangle = xp.where(built[..., None, :], cycle.triangle, identity[..., :m, :m])
         weights = backend.lu_solve(backend.lu_factor(triangle), g)
         weights = xp.where(xp.isfinite(weights), weights, 0.0)
         weights = xp.concat([weights, xp.zeros_like(weights[..., :1])], axis=-1)  # a part of the basis would be a copy
         return precondition(xp.sum(weights[..., None] * cycle.basis, axis=-2))
-
-
-def _longer(backend: Backend, product: Product, cycle: _Cycle, norm: Array, goal: Array) -> _Cycle:
-    """Add Krylov vectors to `cycle`, which has room for them, until the residual norm is `goal` or it is full."""
-    xp = backend.xp
-    room = cycle.triangle.shape[-1]
-    steps = _indices(xp, cycle.basis[..., 0, :], room + 1)
-
-    def running(cycle: _Cycle) -> Array:
-        return (cycle.column < room) & (cycle.residual > goal)
-
-    def body(cycle: _Cycle) -> _Cycle:
-        return keep(backend, running(cycle), _arnoldi(xp, product, cycle, steps, norm), cycle)  # type: ignore[no-any-return]
-
-    return backend.while_loop(lambda cycle: xp.any(running(cycle)), body, cycle)  # type: ignore[no-any-return]
-
-
-def _widened(xp: Any, cycle: _Cycle, room: int) -> _Cycle:
-    """Return `cycle` with room for so many Krylov vectors: zeros, and identity matrices, for those to come."""
-
-    def widened(matrix: Array, size: int) -> Array:
-        identity = _eye(xp, _indices(xp, cycle.basis[..., 0, :], size), matrix.dtype)
-        count = matrix.shape[-1]
-        right = xp.concat([matrix, xp.zeros_like(identity[..., :count, count:])], axis=-1)
-        return xp.concat([right, identity[..., count:, :]], axis=-2)
-
-    further = [xp.zeros_like(cycle.basis[..., :1, :])] * (room + 1 - cycle.basis.shape[-2])
-    return cycle._replace(
-        basis=xp.concat([cycle.basis, *further], axis=-2),
-        triangle=widened(cycle.triangle, room),
-        rotation=widened(cycle.rotation, room + 1),
-    )
 
 
 def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array) -> _Cycle:

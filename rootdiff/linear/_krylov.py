@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rootdiff._backend import Array, Backend, keep, select, status_where
@@ -13,7 +14,7 @@ from rootdiff._operator import LinearOperator, OfFixedPoint
 from rootdiff._settings import runtime
 from rootdiff._solution import Status
 from rootdiff._space import is_finite, norm2
-from rootdiff.linear._base import LinearInfo, LinearSolver, relative_size
+from rootdiff.linear._base import LinearInfo, LinearSolver, Point, relative_size
 from rootdiff.linear._contract import backward_stable
 
 Product: TypeAlias = Callable[[Array], Array]
@@ -22,15 +23,7 @@ Product: TypeAlias = Callable[[Array], Array]
 _PRODUCTS = 24
 
 
-class Start(NamedTuple):
-    """Where a solver starts: x with its residual ``b - A x``, (*batch, n), and the norm of that, (*batch)."""
-
-    x: Array
-    residual: Array
-    norm: Array
-
-
-def contract(operator: LinearOperator, rhs: Array, start: Start, goal: Array, inverse: Product | None) -> Start:
+def contract(operator: LinearOperator, rhs: Array, start: Point, goal: Array, inverse: Product | None) -> Point:
     """Return where ``x + M (b - A x)`` leads, in the systems in which that is on its way to a residual norm of `goal`.
 
     M is the `inverse`, or -1 where there is none. For a fixed point z = cell(z) the Jacobian is A = G - I, and
@@ -43,16 +36,14 @@ def contract(operator: LinearOperator, rhs: Array, start: Start, goal: Array, in
     """
     xp = operator.backend.xp
 
-    def body(carry: tuple[Start, Array, Array]) -> tuple[Start, Array, Array]:
+    def body(carry: tuple[Point, Array, Array]) -> tuple[Point, Array, Array]:
         old, active, count = carry
-        x = old.x - old.residual if inverse is None else old.x + inverse(old.residual)
-        residual = rhs - operator.matvec(x)
-        norm = norm2(xp, residual)
+        new = Point.of(operator, rhs, old.x - old.residual if inverse is None else old.x + inverse(old.residual))
         # where the norm would be after all the products, at the rate of this step
-        rate = xp.minimum(norm / xp.where(old.norm > 0, old.norm, 1.0), xp.ones_like(norm))
-        end = norm * rate ** xp.astype(_PRODUCTS - count, norm.dtype)
-        new = keep(operator.backend, active & (norm < old.norm), Start(x, residual, norm), old)
-        return new, active & (norm > goal) & (end <= goal), count + 1
+        rate = xp.minimum(new.norm / xp.where(old.norm > 0, old.norm, 1.0), xp.ones_like(new.norm))
+        end = new.norm * rate ** xp.astype(_PRODUCTS - count, new.norm.dtype)
+        active, falls = active & (new.norm > goal) & (end <= goal), active & (new.norm < old.norm)
+        return keep(operator.backend, falls, new, old), active, count + 1
 
     count = xp.ones_like(goal, dtype=xp.int32)
     carry = (start, start.norm > goal, count)
@@ -64,9 +55,7 @@ Preconditioner: TypeAlias = Literal["auto"] | Callable[[LinearOperator, Array], 
 
 
 class _State(NamedTuple):
-    x: Array
-    residual: Array
-    norm: Array
+    at: Point
     cycles: Array
     status: Array
 
@@ -125,52 +114,38 @@ class Krylov(LinearSolver):
         status = self._judge(xp, first.norm, goal, counts)
         open_ = (status == int(Status.RUNNING)) & (first.norm < size)
 
-        def attained(start: Start) -> Array:
-            """Return the status where a head start has come as far as rounding lets it: further cycles are vain."""
-            stable = open_ & backward_stable(operator, start.x, rhs, start.norm, size)
+        def vain(at: Point, status: Array, asked: Array) -> Array:
+            """Return the status, which tells where rounding allows no more, so that further cycles are vain."""
+            stable = asked & backward_stable(operator, at.x, rhs, at.norm, size, asked)
             return xp.astype(xp.where(stable, int(Status.AT_PRECISION), status), xp.int32)
 
-        start = _State(*first, counts, backend.when(xp.any(open_), attained, (first,), status))
-
         def body(state: _State) -> _State:
-            active = state.status == int(Status.RUNNING)
+            old, active = state.at, state.status == int(Status.RUNNING)
             within = xp.where(active, goal, xp.full_like(goal, xp.inf))
-            x = state.x + self.cycle(operator, state.residual, state.norm, within)
-            residual = rhs - operator.matvec(x)
-            norm = norm2(xp, residual)
+            new = Point.of(operator, rhs, old.x + self.cycle(operator, old.residual, old.norm, within))
             count = state.cycles + 1
-            status = self._judge(xp, norm, goal, count)
+            status = self._judge(xp, new.norm, goal, count)
             short = active & (status != int(Status.CONVERGED))
-            status = xp.where(short & ~(norm < 0.9 * state.norm), int(Status.STALLED), status)
-            # where rounding allows no more, further cycles are vain
-            stable = short & backward_stable(operator, x, rhs, norm, size, short)
-            status = xp.astype(xp.where(stable, int(Status.AT_PRECISION), status), xp.int32)
-            better = norm < state.norm
-            return _State(
-                xp.where((active & better)[..., None], x, state.x),
-                xp.where((active & better)[..., None], residual, state.residual),
-                xp.where(active & better, norm, state.norm),
-                count,
-                xp.where(active, status, state.status),
-            )
+            status = xp.where(short & ~(new.norm < 0.9 * old.norm), int(Status.STALLED), status)
+            status = xp.where(active, vain(new, status, short), state.status)
+            return _State(select(xp, active & (new.norm < old.norm), new, old), count, status)
 
         def running(state: _State) -> Array:
             return xp.any(state.status == int(Status.RUNNING))
 
-        def cycles(*start: Any) -> _State:
-            return backend.while_loop(running, body, _State(*start))  # type: ignore[no-any-return]
+        status = backend.when(xp.any(open_), vain, (first, status, open_), status)
+        start = _State(first, counts, status)
+        cycles = partial(backend.while_loop, running, body)
+        state = backend.when(running(start), cycles, (start,), start, often=True)
+        return state.at.x, LinearInfo(state.status, relative_size(xp, state.at.norm, size))
 
-        state = backend.when(running(start), cycles, start, start, often=True)
-        return state.x, LinearInfo(state.status, relative_size(xp, state.norm, size))
-
-    def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Start:
+    def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Point:
         """Return where to start: zero or a better guess, and for a fixed point where the plain iteration leads."""
         xp = operator.backend.xp
-        first = Start(xp.zeros_like(rhs), rhs, size)
+        first = Point(xp.zeros_like(rhs), rhs, size)
         if self.guess is not None:
-            residual = rhs - operator.matvec(self.guess)
-            norm = norm2(xp, residual)
-            first = select(xp, norm < size, Start(self.guess, residual, norm), first)
+            guess = Point.of(operator, rhs, self.guess)
+            first = select(xp, guess.norm < size, guess, first)
         if not isinstance(operator.original, OfFixedPoint):
             return first
         known = self._precondition(operator, rhs) if self._preconditions else None

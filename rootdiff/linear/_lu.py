@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from rootdiff._backend import Array, select
 from rootdiff._errors import ArgumentError
@@ -14,21 +14,12 @@ from rootdiff._sizes import is_dense
 from rootdiff._solution import Status
 from rootdiff._space import norm2
 from rootdiff._sparse import Sparse
-from rootdiff.linear._base import LinearInfo, LinearSolver, finite_status, relative_size
+from rootdiff.linear._base import LinearInfo, LinearSolver, Point, finite_status, refined, relative_size
 from rootdiff.linear._contract import backward_stable
 
-#: What a refinement step, one product and one solve, must at least gain, and how many may be taken: else n^3 work for
-#: new factors is the better use of time.
+#: What a refinement step, one product and one solve, must at least gain: else n^3 work for new factors is the better use
+#: of time.
 _GAIN = 0.1
-_MAX_REFINEMENTS = 10
-
-
-class _Refined(NamedTuple):
-    x: Array
-    residual: Array
-    norm: Array
-    last_norm: Array
-    count: Array
 
 
 @dataclass(frozen=True)
@@ -85,14 +76,14 @@ class LU(LinearSolver):
         """Refine from the factors at hand; where that stalls for any right-hand side of a matrix, factor it anew."""
         backend, xp = operator.backend, operator.backend.xp
         size = norm2(xp, rhs)
-        x, norm = _refine(operator, old, rhs, size)
+        x, norm = _solved(operator, old, rhs, size)
         stale = ~backward_stable(operator, x, rhs, norm, size)
         several = operator.several(rhs)
         stale = xp.any(stale, axis=tuple(range(several))) if several else stale
 
         def anew(rhs: Array) -> tuple[tuple[Array, Array], Inverse]:
             fresh = with_base(old, self.factor(operator))
-            again = _refine(operator, fresh, rhs, size)
+            again = _solved(operator, fresh, rhs, size)
             if stale.ndim == 0:  # of a single matrix: it is stale
                 return again, fresh
             each = stale | xp.zeros_like(norm, dtype=xp.bool)
@@ -146,30 +137,9 @@ def _status(xp: Any, x: Array, factors: Inverse) -> Array:
     return xp.where(factors.wrong, int(Status.WRONG_SPARSITY), status) if isinstance(factors, SparseFactors) else status
 
 
-def _refine(operator: LinearOperator, known: Inverse, rhs: Array, size: Array) -> tuple[Array, Array]:
-    """Return x and the norm of ``b - A x``, by an inverse at hand, refined while a step gains (Higham 2002, 12.1)."""
-    backend, xp, inverse = operator.backend, operator.backend.xp, operator.inverted_by(known)
-    goal = 2 * operator.precision * size
-
-    def unfinished(state: _Refined) -> Array:
-        return (state.norm > goal) & (state.norm <= _GAIN * state.last_norm) & (state.count < _MAX_REFINEMENTS)
-
-    def body(state: _Refined) -> _Refined:
-        active = unfinished(state)
-        x = state.x + inverse(state.residual)
-        residual = rhs - operator.matvec(x)
-        norm = norm2(xp, residual)
-        better = active & (norm < state.norm)
-        return _Refined(
-            xp.where(better[..., None], x, state.x),
-            xp.where(better[..., None], residual, state.residual),
-            xp.where(better, norm, state.norm),
-            xp.where(active, state.norm, state.last_norm),
-            state.count + 1,
-        )
-
-    x = inverse(rhs)
-    residual = rhs - operator.matvec(x)
-    start = _Refined(x, residual, norm2(xp, residual), xp.full_like(size, xp.inf), xp.zeros_like(size, dtype=xp.int32))
-    last = backend.while_loop(lambda state: xp.any(unfinished(state)), body, start)
-    return last.x, last.norm
+def _solved(operator: LinearOperator, known: Inverse, rhs: Array, size: Array) -> tuple[Array, Array]:
+    """Return x and the norm of ``b - A x``, by an inverse at hand, refined while a step gains."""
+    inverse, goal = operator.inverted_by(known), 2 * operator.precision * size
+    start = Point.of(operator, rhs, inverse(rhs))
+    at = refined(operator, rhs, start, lambda at: inverse(at.residual), goal, _GAIN)
+    return at.x, at.norm

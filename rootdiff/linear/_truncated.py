@@ -47,7 +47,10 @@ class Phantom(LinearSolver):
     exact: ClassVar[bool] = False
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        return _partial_sum(operator, rhs, self.steps, self.damping)
+        x = -self.damping * rhs
+        for _ in range(self.steps - 1):
+            x = x + self.damping * (operator.matvec(x) - rhs)
+        return x, LinearInfo(finite_status(operator.backend.xp, x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ class Neumann(LinearSolver):
     exact: ClassVar[bool] = False
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
-        return _partial_sum(operator, rhs, self.terms, 1.0)
+        return Phantom(steps=self.terms, damping=1.0).solve(operator, rhs)
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,3 @@ class Reuse(LinearSolver):
             )
         x = operator.inverted_by(self.known)(rhs)
         return x, LinearInfo(finite_status(operator.backend.xp, x))
-
-
-def _partial_sum(operator: LinearOperator, rhs: Array, terms: int, damping: float) -> tuple[Array, LinearInfo]:
-    xp = operator.backend.xp
-    x = -damping * rhs
-    for _ in range(terms - 1):
-        x = x + damping * (operator.matvec(x) - rhs)
-    return x, LinearInfo(finite_status(xp, x))
