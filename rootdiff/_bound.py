@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from string import Template
 from typing import Concatenate, ParamSpec, TypeVar
 
 from rootdiff._adapter import Adapter
 from rootdiff._errors import ArgumentTypeError, RootdiffError
-from rootdiff._names import add_backend
+from rootdiff._names import BACKENDS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +37,7 @@ def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> C
 
     An option that another framework alone has is refused by its name; an error calls the arguments as the entry does.
     """
-    add_backend(adapter.backend().name)
+    BACKENDS.setdefault(adapter.backend().name)
     signature = inspect.signature(function, eval_str=True)
     _, *parameters = signature.parameters.values()  # all but the adapter
     first, start = (p.name for p in parameters[:2])
@@ -50,11 +52,10 @@ def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> C
         try:
             return function(adapter, *args, **options)
         except RootdiffError as error:
-            if start in ("z0", "z", "y") and not error.named:
-                error.args = (re.sub(r"\by0\b", start, str(error)),)
-            if first == "objective" and not error.named:
-                error.args = (re.sub(r"^residual:", "objective:", str(error)),)
-            error.named = True
+            if not error.named:
+                message = re.sub(r"\by0\b", start if start in ("z0", "z", "y") else "y0", str(error))
+                message = re.sub("^residual:", "objective:", message) if first == "objective" else message
+                error.args, error.named = (message,), True
             raise
 
     entered = adapter.entered(entry)
@@ -70,17 +71,13 @@ def bound(function: Callable[Concatenate[Adapter, P], T], adapter: Adapter) -> C
 
 
 def filled(doc: str | None, words: Mapping[str, str]) -> str:
-    """Return a docstring with words in place of ``$name``, where there are such.
-
-    A line that is one such name alone takes a block of lines, or goes.
-    """
-
-    def block(match: re.Match[str]) -> str:
-        lines = inspect.cleandoc(words.get(match[2], ""))
-        return textwrap.indent(lines + "\n", match[1]) if lines else ""
-
-    words, text = SHARED | dict(words), inspect.cleandoc(doc or "") + "\n"
-    for _ in range(2):  # a block may hold others
-        text = re.sub(r"^( *)\$(\w+)\n", block, text, flags=re.MULTILINE)
-    text = re.sub(r"\$(\w+)", lambda match: words.get(match[1], ""), text)
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip()
+    """Return a docstring with words in place of ``$name``; a line of such a name alone takes a block, or goes."""
+    words, lines = defaultdict(str, SHARED | dict(words)), list[str]()
+    for line in inspect.cleandoc(doc or "").splitlines():
+        name = line.strip().removeprefix("$")
+        if line.endswith(f"${name}") and name.isidentifier():
+            block = filled(words[name], words)
+            lines += [textwrap.indent(block, line.partition("$")[0])] if block else []
+        elif line or lines[-1:] != [""]:
+            lines.append(Template(line).substitute(words))
+    return "\n".join(lines)

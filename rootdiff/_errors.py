@@ -13,11 +13,7 @@ ConvergenceWarning (UserWarning)      the same, under ``on_failure="warn"``
 
 from __future__ import annotations
 
-import re
 from typing import Any
-
-#: What a message is about: the statuses that it lists, or else the argument or the class with which it begins.
-_STATUS, _SUBJECT = re.compile(r"^  ([A-Z_]+):", re.MULTILINE), re.compile(r"(\w+)(?:\[\d+\])?:")
 
 
 class RootdiffError(Exception):
@@ -28,11 +24,12 @@ class RootdiffError(Exception):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        message = str(args[0]) if args else ""
-        subject = _SUBJECT.match(message)
-        places = [status.lower() for status in _STATUS.findall(message)]
-        if subject and not places:
-            places = [subject[1] if subject[1].islower() else "class"]
+        # what a message is about: the statuses that it lists, or else the argument or the class with which it begins
+        subject, *parts = (line.partition(":")[0] for line in str(args[0] if args else "").split("\n"))
+        subject = subject.partition("[")[0]
+        places = [part.strip().lower() for part in parts if part.isupper() and part.strip().isidentifier()]
+        if subject.isidentifier():
+            places = places or [subject if subject.islower() else "class"]
         if places:
             self.add_note(f"About this: {', '.join(f'docs/failure.md#{place}' for place in places)}")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from rootdiff._backend import Backend
 from rootdiff._errors import AdjointError, ArgumentError, ConvergenceError, ConvergenceWarning
@@ -70,37 +73,18 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     if on_failure == "nan":
         return True
     norms, steps = backend.to_numpy(solution.residual_norm), backend.to_numpy(solution.steps)
-    dtype, raised = solution.residual_norm.dtype, RAISED.get()
-    limits, rough = backend.xp.finfo(dtype), backend.precision(dtype) > backend.xp.finfo(dtype).eps
+    limits = backend.xp.finfo(solution.residual_norm.dtype)
     entry, sought = getattr(solver, "sought", ("root", "root"))
     lines = [
         f"{entry}: {_count(statuses, *(f'{verb} no {sought} that can be vouched for' for verb in ('has', 'have')))}."
     ]
-    for status in (s for s in Status if s > Status.RUNNING):
-        where = statuses == status
-        if not where.any():
-            continue
+    for status, where in _failures(statuses):
         worst = abs(norms[where].max())  # no minus zero
-        own = getattr(solver, "words", {})
-        cause, remedy = own.get(status, (status.cause, status.remedy))
-        if status in own:
-            cause = cause.format(off=_off(backend, solution, where))
-        if status is Status.MAX_STEPS and worst < limits.smallest_normal / limits.eps:
-            cause, remedy = f"{cause}, where the residual underflows", f"start elsewhere; {_UNDERFLOW}"
-        elif status is Status.MAX_STEPS and status not in own and _knows_no_error(backend, solution, where):
-            cause, remedy = _ASTRAY
-        elif status is Status.ILL_DETERMINED and _knows_no_error(backend, solution, where):
-            cause, remedy = _OF_MANY
-        elif status in _OF_DERIVATIVES and status not in own and rough:
-            remedy = f"{remedy}; differences know ten digits of a Jacobian: give jac if its condition asks for more"
-        if status is Status.STALLED and raised is not None:
-            cause, remedy = f"the solver raised {raised!r}", "see to that error, start elsewhere, or try another solver"
-        origin = _nonfinite_origin(backend, context) if status is Status.NONFINITE_START else ""
-        part = _undetermined(backend, solution, where) if status is Status.ILL_DETERMINED else ""
-        lines.append(
-            f"  {status.name}: {cause}{origin}{part}{_systems(where)}; after {steps[where].max()} steps the residual "
-            f"norm is {worst:.3g}.\n    To do: {remedy}."
-        )
+        cause, remedy = _words(backend, solution, status, where, worst, getattr(solver, "words", {}))
+        if status is Status.NONFINITE_START:
+            cause += _nonfinite_origin(backend, context)
+        end = f"after {steps[where].max()} steps the residual norm is {worst:.3g}"
+        lines.append(f"  {status.name}: {cause}{_systems(where)}; {end}.\n    To do: {remedy}.")
     rtol, atol = getattr(solver, "rtol", None), getattr(solver, "atol", None)
     rtol = float(limits.eps) ** 0.75 if rtol is None else rtol
     known = "by the size of y" if atol is None else format(atol, ".2g")
@@ -111,6 +95,33 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
     )
     _emit(on_failure, ConvergenceError("\n".join(lines), solution))
     return on_failure not in GOES_ON
+
+
+def _words(
+    backend: Backend, solution: Solution, status: Status, where: Any, worst: Any, own: dict[Status, tuple[str, str]]
+) -> tuple[str, str]:
+    """Return the cause and the remedy of the systems `where`, whose largest residual is the `worst`."""
+    dtype, raised = solution.residual_norm.dtype, RAISED.get()
+    limits = backend.xp.finfo(dtype)
+    cause, remedy = own.get(status, (status.cause, status.remedy))
+    y, error = _sizes(backend, solution, where)
+    # the Jacobian was asked for the error of one of these systems, and told none
+    rootless = is_dense((where.size, y.shape[-1])) and np.isinf(error).any()
+    if status is Status.STALLED and raised is not None:
+        return f"the solver raised {raised!r}", "see to that error, start elsewhere, or try another solver"
+    if status is Status.MAX_STEPS and worst < limits.smallest_normal / limits.eps:
+        return f"{cause}, where the residual underflows", f"start elsewhere; {_UNDERFLOW}"
+    if status in own:
+        return cause.format(off=_off(y, error)), remedy
+    if status is Status.MAX_STEPS and rootless:
+        return _ASTRAY
+    if status is Status.ILL_DETERMINED:
+        count = (error > _NO_DIGIT * y).sum(axis=-1).max(initial=0) if np.isfinite(error).all() else 0
+        part = f" ({count} of {y.shape[-1]} unknowns)" if y.shape[-1] > 1 and count else ""
+        return _OF_MANY if rootless else (cause + part, remedy)
+    if status in _OF_DERIVATIVES and backend.precision(dtype) > limits.eps:
+        remedy = f"{remedy}; differences know ten digits of a Jacobian: give jac if its condition asks for more"
+    return cause, remedy
 
 
 def report_adjoint(
@@ -138,14 +149,10 @@ def report_adjoint(
         return True
     lines = [f"adjoint: {_count(statuses, 'has no derivative', 'have no derivative')} that can be vouched for."]
     relative = backend.to_numpy(info.relative_residual)
-    for status in (s for s in Status if s > Status.RUNNING):
-        where = statuses == status
-        if where.any():
-            cause, remedy = adjoint_words(status, rough)
-            lines.append(
-                f"  {status.name}: {cause}{_systems(where)}; the relative residual of the linear solve is "
-                f"{relative[where].max():.3g}.\n    To do: {remedy}."
-            )
+    for status, where in _failures(statuses):
+        cause, remedy = adjoint_words(status, rough)
+        end = f"the relative residual of the linear solve is {relative[where].max():.3g}"
+        lines.append(f"  {status.name}: {cause}{_systems(where)}; {end}.\n    To do: {remedy}.")
     lines.append(f"  Adjoint solver: {adjoint}.")
     lines.append(
         "  on_failure='warn', 'keep' or 'nan' makes NaN of these systems' derivatives and leaves the others alone; the "
@@ -202,13 +209,18 @@ def _level_of_user() -> int:
     return level
 
 
+def _failures(statuses: Any) -> Iterator[tuple[Status, Any]]:
+    """Yield each failure that there is, with the mask of the systems that have it."""
+    for status in Status:
+        if status > Status.RUNNING and (where := statuses == status).any():
+            yield status, where
+
+
 def _count(statuses: Any, one: str, many: str) -> str:
     failed = int((statuses > Status.AT_PRECISION).sum())
-    return (
-        f"the system {one}"
-        if statuses.ndim == 0
-        else f"{failed} of {statuses.size} systems {one if failed == 1 else many}"
-    )
+    if statuses.ndim == 0:
+        return f"the system {one}"
+    return f"{failed} of {statuses.size} systems {one if failed == 1 else many}"
 
 
 def _systems(where: Any) -> str:
@@ -219,52 +231,32 @@ def _systems(where: Any) -> str:
     return f" (systems {shown}{', ...' if len(indices) > 5 else ''})"
 
 
-def _knows_no_error(backend: Backend, solution: Solution, where: Any) -> bool:
-    """Return whether the Jacobian was asked for the error of one of these systems, and told none: it is infinite."""
-    errors = () if solution.error is None else [backend.to_numpy(leaf) for leaf in backend.flatten(solution.error)[0]]
-    looked = is_dense((where.size, sum(error.size for error in errors) // where.size))
-    return looked and any((error[where] == float("inf")).any() for error in errors)
+def _sizes(backend: Backend, solution: Solution, where: Any) -> tuple[Any, Any]:
+    """Return the sizes of y and of its error in these systems, (systems, n); n is zero where no error is known."""
+    trees = ((), ()) if solution.error is None else (solution.y, solution.error)
+    leaves = [[abs(backend.to_numpy(leaf)[where]) for leaf in backend.flatten(tree)[0]] for tree in trees]
+    none, count = np.zeros((int(where.sum()), 0)), int(where.sum())
+    y, error = (np.concatenate([none, *(part.reshape(count, -1) for part in parts)], axis=-1) for parts in leaves)
+    return y, error
 
 
-def _off(backend: Backend, solution: Solution, where: Any) -> str:
-    """Return how far off these systems are, by the unknown of which that is the largest part, in words."""
-    worst: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    for pair in zip(*(backend.flatten(tree)[0] for tree in (solution.y, solution.error)), strict=True):
-        y, error = (abs(backend.to_numpy(leaf)[where].reshape(-1)) for leaf in pair)
-        parts = error / (y + (y == 0))
-        worst = max(worst, *zip(parts.tolist(), error.tolist(), y.tolist(), strict=True))
-    part, error, y = worst
-    if part == float("inf"):
+def _off(y: Any, error: Any) -> str:
+    """Return how far off systems are, by the unknown of which that is the largest part, in words."""
+    parts = np.nan_to_num(error / (y + (y == 0)), nan=0, posinf=np.inf)
+    place = np.unravel_index(parts.argmax(), parts.shape)
+    if np.isinf(parts[place]):
         return ", and how far off it is cannot be told: its Jacobian is singular, infinite, or too large to be formed"
-    return f": a Newton step changes an unknown of size {y:.3g} by {error:.2g}"
-
-
-def _undetermined(backend: Backend, solution: Solution, where: Any) -> str:
-    """Return how many unknowns have no digit in the system that has most of them, where that is known."""
-    found: Any = 0
-    total = 0
-    if solution.error is None:
-        return ""
-    for pair in zip(*(backend.flatten(tree)[0] for tree in (solution.y, solution.error)), strict=True):
-        y, error = (backend.to_numpy(leaf)[where].reshape(where.sum(), -1) for leaf in pair)
-        if not (abs(error) < float("inf")).all():
-            return ""
-        found, total = found + (error > _NO_DIGIT * abs(y)).sum(axis=-1), total + y.shape[-1]
-    return f" ({max(found)} of {total} unknowns)" if total > 1 and max(found) else ""
+    return f": a Newton step changes an unknown of size {y[place]:.3g} by {error[place]:.2g}"
 
 
 def _nonfinite_origin(backend: Backend, context: tuple[Any, ...]) -> str:
+    xp = backend.xp
+
+    def is_bad(leaf: Any) -> bool:
+        floating = backend.is_array(leaf) and is_of(xp, leaf.dtype, ("real floating", "complex floating"))
+        return floating and not bool(xp.all(xp.isfinite(leaf)))
+
     names = ["y0", *(f"args[{index}]" for index in range(len(context) - 1))]
-    holders = []
-    for name, tree in zip(names, context, strict=True):
-        for leaf in backend.flatten(tree)[0]:
-            xp = backend.xp
-            floating = backend.is_array(leaf) and is_of(xp, leaf.dtype, ("real floating", "complex floating"))
-            if floating and not bool(xp.all(xp.isfinite(leaf))):
-                holders.append(name)
-                break
-    return (
-        f" because {' and '.join(holders)} {'holds' if len(holders) == 1 else 'hold'} NaN or infinity"
-        if holders
-        else ""
-    )
+    holders = [n for n, tree in zip(names, context, strict=True) if any(map(is_bad, backend.flatten(tree)[0]))]
+    verb = "holds" if len(holders) == 1 else "hold"
+    return f" because {' and '.join(holders)} {verb} NaN or infinity" if holders else ""

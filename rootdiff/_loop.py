@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, Backend, keep, status_where
 from rootdiff._compaction import in_rounds, limit, room, round_size
 from rootdiff._iterate import Iterate, State, first_state, next_state
 from rootdiff._residual import Residual
 from rootdiff._resolution import End, is_lost
-from rootdiff._settings import runtime, with_settings
+from rootdiff._settings import runtime
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver, is_believed, named
@@ -51,9 +51,6 @@ class IterativeSolver(Solver):
     #: So many such steps if they are within tolerance: one, where a step is as long as the error; 0 where its length
     #: tells nothing of the error, so that a solve goes on as long as f falls at all.
     short_steps: ClassVar[int] = 3
-
-    def resolved(self, dtype: Any, xp: Any) -> Self:
-        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     @property
     def haste(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from threading import RLock
@@ -14,23 +13,8 @@ from typing import Any, Generic, TypeVar
 from rootdiff._errors import ArgumentTypeError, DuplicateNameError, UnknownNameError, with_article
 
 #: The backends that a name can be registered for; an adapter adds its own.
-BACKENDS = ["numpy", "torch", "jax"]
+BACKENDS = dict.fromkeys(("numpy", "torch", "jax"))
 T = TypeVar("T")
-
-
-def add_backend(name: str) -> None:
-    """Let things be registered for the backend of this name."""
-    if name not in BACKENDS:
-        BACKENDS.append(name)
-
-
-@dataclass(frozen=True)
-class _Entry(Generic[T]):
-    factory: Callable[[], T]
-    backends: tuple[str, ...] | None
-
-    def runs_on(self, backend: str | None) -> bool:
-        return backend is None or self.backends is None or backend in self.backends
 
 
 class Names(Generic[T]):
@@ -38,7 +22,7 @@ class Names(Generic[T]):
 
     def __init__(self, kind: str, group: str, base: type[T]) -> None:
         self.kind, self.group, self.base = kind, group, base
-        self._entries: dict[str, _Entry[T]] = {}
+        self._entries: dict[str, tuple[Callable[[], T], tuple[str, ...] | None]] = {}
         self._plugged = False
         self._lock = RLock()
 
@@ -55,13 +39,13 @@ class Names(Generic[T]):
             )
         if backends is not None:
             backends = (backends,) if isinstance(backends, str) else tuple(backends)
-            unknown = set(backends) - set(BACKENDS)
-            if unknown:
-                raise UnknownNameError(f"register_{self.kind}: backends {sorted(unknown)} are not among {BACKENDS}.")
+        unknown = set(backends or ()) - set(BACKENDS)
+        if unknown:
+            raise UnknownNameError(f"register_{self.kind}: backends {sorted(unknown)} are not among {[*BACKENDS]}.")
         with self._lock:
             if name in self._entries:
                 raise DuplicateNameError(f"register_{self.kind}: {name!r} is registered already; choose another name.")
-            self._entries[name] = _Entry(factory, backends)
+            self._entries[name] = factory, backends
 
     def get(self, spec: str | T, backend: str | None = None) -> T:
         """Return the object of a name; an object of this kind is returned as it is."""
@@ -73,11 +57,9 @@ class Names(Generic[T]):
                 f"{self.kind}: got {spec!r}; it must be a registered name or a {self.base.__name__}.{hint} "
                 f"Registered are {', '.join(self.names(backend))}."
             )
-        self._plug()
-        entry = self._entries.get(spec)
-        if entry is None or not entry.runs_on(backend):
-            raise UnknownNameError(self._unknown(spec, entry, backend))
-        made = entry.factory()
+        if spec not in self.names(backend):
+            raise UnknownNameError(self._unknown(spec, backend))
+        made = self._entries[spec][0]()
         if not isinstance(made, self.base):
             raise ArgumentTypeError(
                 f"{self.kind}: the factory of {spec!r} returned {made!r}; it must return a {self.base.__name__}."
@@ -87,12 +69,14 @@ class Names(Generic[T]):
     def names(self, backend: str | None = None) -> tuple[str, ...]:
         self._plug()
         entries = dict(self._entries)  # other threads may register meanwhile
-        return tuple(sorted(name for name, entry in entries.items() if entry.runs_on(backend)))
+        return tuple(
+            sorted(name for name, (_, on) in entries.items() if backend is None or on is None or backend in on)
+        )
 
-    def _unknown(self, name: str, entry: _Entry[T] | None, backend: str | None) -> str:
-        names = self.names(backend)
-        if entry is not None and entry.backends is not None:
-            reason = f"{name!r} does not run on {backend}, only on {', '.join(entry.backends)}."
+    def _unknown(self, name: str, backend: str | None) -> str:
+        names, (_, backends) = self.names(backend), self._entries.get(name, (None, None))
+        if backends is not None:
+            reason = f"{name!r} does not run on {backend}, only on {', '.join(backends)}."
         else:
             close = difflib.get_close_matches(name, names, n=1)
             reason = f"{name!r} is not registered." + (f" Did you mean {close[0]!r}?" if close else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentTypeError
@@ -22,6 +22,10 @@ else:
 class Status(IntEnum):
     """Why a solve stopped, per system; `CONVERGED` and `AT_PRECISION` are successes.
 
+    Attributes
+    ----------
+    cause, remedy : str. What happened, and what to try next, in words; a success has no remedy.
+
     Examples
     --------
     >>> from rootdiff import Status
@@ -29,103 +33,90 @@ class Status(IntEnum):
     'the step limit was reached'
     """
 
-    CONVERGED = 0
-    AT_PRECISION = 1
-    RUNNING = 2
-    MAX_STEPS = 3
-    STALLED = 4
-    SINGULAR = 5
-    NONFINITE = 6
-    NONFINITE_START = 7
-    INVALID_BRACKET = 8
-    ILL_DETERMINED = 9
-    RANDOM = 10
-    WRONG_SPARSITY = 11
-    SADDLE = 12
-    STOPPED = 13
-    MAX_EVALUATIONS = 14
-    DEGENERATE = 15
+    cause: str
+    remedy: str
+
+    def __new__(cls, value: int, cause: str = "", remedy: str = "") -> Self:
+        status = int.__new__(cls, value)
+        status._value_, status.cause, status.remedy = value, cause, remedy
+        return status
+
+    CONVERGED = (0, "the estimated error of y is within tolerance")
+    AT_PRECISION = (
+        1,
+        "the residual is down to its own rounding noise; the error that this leaves in y, beyond tolerance, is `error`",
+    )
+    RUNNING = (2, "the solve has not stopped")
+    MAX_STEPS = (3, "the step limit was reached", "raise max_steps, start closer to the root, or try another solver")
+    STALLED = (
+        4,
+        "no step reduces the residual any further, and it is not zero (a minimum of |f|, a kink or a wrong derivative)",
+        "start elsewhere, try another solver, and check that the residual has a root and is smooth",
+    )
+    SINGULAR = (
+        5,
+        "the Jacobian is singular to working precision",
+        "start elsewhere; check for a redundant equation, an unknown the residual does not depend on, or a residual "
+        "that tends to zero without a root, as 1/cosh(y) does",
+    )
+    NONFINITE = (
+        6,
+        "the Jacobian, or the residual after every trial step, is NaN or infinite",
+        "start elsewhere or closer to the root, or rewrite the residual so that it and its derivative are finite there",
+    )
+    NONFINITE_START = (
+        7,
+        "the residual at y0, or at an end of the bracket, has NaN or infinite entries",
+        "choose a start (and args) at which the residual is finite",
+    )
+    INVALID_BRACKET = (
+        8,
+        "the residual does not change its sign between the ends of the bracket, as far as they could be searched for",
+        "give a bracket (lo, hi) at whose ends the residual has opposite signs, or one starting point to search from",
+    )
+    ILL_DETERMINED = (
+        9,
+        "the rounding noise of the residual, or its underflow, may leave unknowns without a digit",
+        "use float64, write the residual without cancellation, or scale it so that it does not underflow",
+    )
+    RANDOM = (
+        10,
+        "the residual is random: it had another value when it was evaluated again at the same y",
+        "draw the random numbers before the solve and pass them through args (for dropout: one mask per solve)",
+    )
+    WRONG_SPARSITY = (
+        11,
+        "the Jacobian has entries outside of jac_sparsity",
+        "give a pattern that has them: where entries come and go with y, that of several points, "
+        "detect_sparsity(residual, y0, *args) | detect_sparsity(residual, y1, *args)",
+    )
+    SADDLE = (
+        12,
+        "the gradient is zero at y, but there is a direction along which the objective falls: a saddle or a maximum",
+        "start elsewhere, beside any symmetry that the start has",
+    )
+    STOPPED = (
+        13,
+        "the callback returned True",
+        "on_failure='keep' returns the best iterate; to go on, return nothing from the callback",
+    )
+    MAX_EVALUATIONS = (
+        14,
+        "the limit on the calls of the residual was reached",
+        "check that the residual has a root, start closer to it, or raise max_evaluations",
+    )
+    DEGENERATE = (
+        15,
+        "y is a minimum where a bound is only just reached: an unknown lies on it and the gradient along it is zero, "
+        "both to within tolerance, so that y has one-sided derivatives only",
+        "on_failure='keep' returns this y, whose derivatives are NaN; to have derivatives, move the bound, or leave it "
+        "away, or fix the unknown there",
+    )
 
     @property
     def success(self) -> bool:
         """Whether the returned point is a root to the accuracy asked for, or to that of its dtype."""
         return self <= Status.AT_PRECISION
-
-    @property
-    def cause(self) -> str:
-        """What happened, in words."""
-        return _WORDS[self][0]
-
-    @property
-    def remedy(self) -> str:
-        """What to try next, in words; empty for a success."""
-        return _WORDS[self][1]
-
-
-_WORDS: dict[Status, tuple[str, str]] = {
-    Status.CONVERGED: ("the estimated error of y is within tolerance", ""),
-    Status.AT_PRECISION: (
-        "the residual is down to its own rounding noise; the error that this leaves in y, beyond tolerance, is `error`",
-        "",
-    ),
-    Status.RUNNING: ("the solve has not stopped", ""),
-    Status.MAX_STEPS: (
-        "the step limit was reached",
-        "raise max_steps, start closer to the root, or try another solver",
-    ),
-    Status.STALLED: (
-        "no step reduces the residual any further, and it is not zero (a minimum of |f|, a kink or a wrong derivative)",
-        "start elsewhere, try another solver, and check that the residual has a root and is smooth",
-    ),
-    Status.SINGULAR: (
-        "the Jacobian is singular to working precision",
-        "start elsewhere; check for a redundant equation, an unknown the residual does not depend on, or a residual "
-        "that tends to zero without a root, as 1/cosh(y) does",
-    ),
-    Status.NONFINITE: (
-        "the Jacobian, or the residual after every trial step, is NaN or infinite",
-        "start elsewhere or closer to the root, or rewrite the residual so that it and its derivative are finite there",
-    ),
-    Status.NONFINITE_START: (
-        "the residual at y0, or at an end of the bracket, has NaN or infinite entries",
-        "choose a start (and args) at which the residual is finite",
-    ),
-    Status.INVALID_BRACKET: (
-        "the residual does not change its sign between the ends of the bracket, as far as they could be searched for",
-        "give a bracket (lo, hi) at whose ends the residual has opposite signs, or one starting point to search from",
-    ),
-    Status.ILL_DETERMINED: (
-        "the rounding noise of the residual, or its underflow, may leave unknowns without a digit",
-        "use float64, write the residual without cancellation, or scale it so that it does not underflow",
-    ),
-    Status.RANDOM: (
-        "the residual is random: it had another value when it was evaluated again at the same y",
-        "draw the random numbers before the solve and pass them through args (for dropout: one mask per solve)",
-    ),
-    Status.WRONG_SPARSITY: (
-        "the Jacobian has entries outside of jac_sparsity",
-        "give a pattern that has them: where entries come and go with y, that of several points, "
-        "detect_sparsity(residual, y0, *args) | detect_sparsity(residual, y1, *args)",
-    ),
-    Status.SADDLE: (
-        "the gradient is zero at y, but there is a direction along which the objective falls: a saddle or a maximum",
-        "start elsewhere, beside any symmetry that the start has",
-    ),
-    Status.STOPPED: (
-        "the callback returned True",
-        "on_failure='keep' returns the best iterate; to go on, return nothing from the callback",
-    ),
-    Status.MAX_EVALUATIONS: (
-        "the limit on the calls of the residual was reached",
-        "check that the residual has a root, start closer to it, or raise max_evaluations",
-    ),
-    Status.DEGENERATE: (
-        "y is a minimum where a bound is only just reached: an unknown lies on it and the gradient along it is zero, "
-        "both to within tolerance, so that y has one-sided derivatives only",
-        "on_failure='keep' returns this y, whose derivatives are NaN; to have derivatives, move the bound, or leave it "
-        "away, or fix the unknown there",
-    ),
-}
 
 
 class Method(IntEnum):

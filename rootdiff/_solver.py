@@ -6,15 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from traceback import walk_tb
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._failure import RAISED
 from rootdiff._residual import Residual
-from rootdiff._settings import check_settings
+from rootdiff._settings import check_settings, with_settings
 from rootdiff._solution import Method, RawSolution, Status
 from rootdiff._space import max_norm, per_system
 from rootdiff._verdict import judged
@@ -62,8 +62,9 @@ class Solver(ABC):
         return Claim(raw, residual.xp.zeros_like(active), residual.xp.zeros_like(y0))
 
     def resolved(self, dtype: Any, xp: Any) -> Self:
-        """Return this solver with the settings that derive from the dtype filled in."""
-        return self
+        """Return this solver with the settings that derive from the dtype filled in: `rtol`, where it has one."""
+        given = getattr(self, "rtol", 0) is not None
+        return self if given else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
 
 @contextmanager
@@ -76,23 +77,18 @@ def unjudged() -> Iterator[None]:
         _BELIEVES.reset(token)
 
 
-def _is_built_in(value: Any) -> bool:
-    """Return whether a class or a function is of this library, so that what it says of errors has been tested."""
-    return value.__module__.partition(".")[0] in _OURS
-
-
 def is_believed(value: Any) -> bool:
-    """Return whether what a class or a function says of its success needs no look."""
-    return _is_built_in(value) or _BELIEVES.get()
+    """Return whether what a class or a function says of its success needs no look: one of this library, tested."""
+    return value.__module__.partition(".")[0] in _OURS or _BELIEVES.get()
 
 
 def named(raw: RawSolution, solver: Solver) -> RawSolution:
     """Return the solution with the solver as its method, unless it names another."""
     if raw.method is not None:
         return raw
-    own = _is_built_in(type(solver))
-    method = _METHODS.get(type(solver).__name__.upper(), Method.OTHER) if own else Method.OTHER
-    return raw._replace(method=0 * raw.status + int(method))
+    own = type(solver).__module__.partition(".")[0] in _OURS
+    method = _METHODS.get(type(solver).__name__.upper()) if own else None
+    return raw._replace(method=0 * raw.status + int(method or Method.OTHER))
 
 
 def _is_a_failure(error: Exception) -> bool:
@@ -101,13 +97,12 @@ def _is_a_failure(error: Exception) -> bool:
     Libraries raise a `RuntimeError`, `ArithmeticError`, `ValueError` or `LookupError`, or a ``NoConvergence`` of their
     own. What the residual raises is for its author to see, and an argument of ours for the user.
     """
-    mistakes = isinstance(error, NotImplementedError | RecursionError | ArgumentError)
-    failure = isinstance(error, ArithmeticError | RuntimeError | ValueError | LookupError)
-    failure = failure or any(kind.__name__ == "NoConvergence" for kind in type(error).__mro__)
-    frames = walk_tb(error.__traceback__)
-    return (
-        failure and not mistakes and all(frame.f_globals.get("__name__") != Residual.__module__ for frame, _ in frames)
-    )
+    if isinstance(error, NotImplementedError | RecursionError | ArgumentError):
+        return False
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds.isdisjoint({"ArithmeticError", "RuntimeError", "ValueError", "LookupError", "NoConvergence"}):
+        return False
+    return all(frame.f_globals.get("__name__") != Residual.__module__ for frame, _ in walk_tb(error.__traceback__))
 
 
 def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = None) -> RawSolution:
@@ -138,17 +133,7 @@ def run(solver: Solver, residual: Residual, y0: Array, active: Array | None = No
     status = xp.where(xp.isfinite(size), raw.status, int(Status.NONFINITE))
     raw = raw._replace(status=xp.astype(status, xp.int32), residual_norm=size, error=None)
     asked = status <= int(Status.AT_PRECISION)
-    judge = _Tolerances(getattr(solver, "rtol", None), getattr(solver, "atol", None)).resolved(y0.dtype, xp)
+    rtol, atol = getattr(solver, "rtol", None), getattr(solver, "atol", None)
+    judge = SimpleNamespace(rtol=float(xp.finfo(y0.dtype).eps) ** 0.75 if rtol is None else rtol, atol=atol)
     raw = judged(judge, residual, y0, residual(y0), raw, asked if active is None else asked & active)
     return named(raw, solver)
-
-
-@dataclass(frozen=True)
-class _Tolerances:
-    """The tolerances by which a result is judged."""
-
-    rtol: float | None
-    atol: float | None
-
-    def resolved(self, dtype: Any, xp: Any) -> _Tolerances:
-        return self if self.rtol is not None else replace(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 
@@ -13,7 +13,7 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._registry import register_solver
 from rootdiff._residual import Residual
-from rootdiff._settings import runtime, with_settings
+from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import max_norm
@@ -61,9 +61,6 @@ class Optimistix(Solver):
     rtol: float | None = runtime(None)
     atol: float | None = runtime(None)
     max_steps: int = 256
-
-    def resolved(self, dtype: Any, xp: Any) -> Self:
-        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         if residual.backend.reverse_only:  # type: ignore[attr-defined]

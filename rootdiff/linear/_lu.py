@@ -17,8 +17,7 @@ from rootdiff._sparse import Sparse
 from rootdiff.linear._base import LinearInfo, LinearSolver, Point, finite_status, refined, relative_size
 from rootdiff.linear._contract import backward_stable
 
-#: What a refinement step, one product and one solve, must at least gain: else n^3 work for new factors is the better use
-#: of time.
+#: What a step of refinement, one product and one solve, must gain: else n^3 work for new factors is better use of time.
 _GAIN = 0.1
 
 

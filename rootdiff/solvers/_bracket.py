@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, select, status_where
 from rootdiff._errors import ArgumentError
-from rootdiff._iterate import State
-from rootdiff._loop import IterativeSolver, StepInfo
+from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
+from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
-from rootdiff._solver import named
+from rootdiff._solver import Solver, named
 from rootdiff._space import max_norm
 from rootdiff._verdict import allowed_error, is_deep, unless_random
 from rootdiff.solvers._bracket_end import around
@@ -48,23 +48,19 @@ class Bracket(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BracketSolver(IterativeSolver):
+class BracketSolver(Solver):
     """A solver for one unknown that keeps the root between two points; elementwise over all batch axes.
 
     A subclass says where in the bracket to look next (`fraction`).
     """
 
-    patience: ClassVar[int] = 0  # brackets always shrink
+    rtol: float | None = runtime(None)
+    atol: float | None = runtime(None)
+    max_steps: int = runtime(500)
 
     @abstractmethod
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         """Return the next point as a fraction, (*batch, 1), of the way from a to b."""
-
-    def init(self, residual: Residual, y: Array) -> State:
-        raise NotImplementedError("BracketSolver: it runs its own loop.")
-
-    def step(self, residual: Residual, state: State) -> State:
-        raise NotImplementedError("BracketSolver: it runs its own loop.")
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         if y0.shape[-1] != 1:
@@ -73,9 +69,6 @@ class BracketSolver(IterativeSolver):
                 "Use root_scalar for unknowns that do not depend on each other, or another solver."
             )
         return self.solve_bracket(residual, *search_bracket(residual, y0))
-
-    def solve_where(self, residual: Residual, y0: Array, active: Array) -> RawSolution:
-        return self.solve(residual, y0)
 
     def solve_bracket(self, residual: Residual, lo: Array, hi: Array) -> RawSolution:
         """Return the root between `lo` and `hi`, (*batch, 1), with a status per system."""
@@ -152,13 +145,7 @@ class BracketSolver(IterativeSolver):
             count=at.count + 1,
         )
         lost = at._replace(count=at.count + 1, status=xp.full_like(at.status, int(Status.NONFINITE)))
-        return self._stopped(xp, select_all(xp, ~xp.isnan(f)[..., 0], new, lost))
-
-
-def select_all(xp: Any, mask: Array, new: Bracket, old: Bracket) -> Bracket:
-    """Return `new` where `mask`, (*batch), holds, else `old`; for a single system too."""
-    pairs = zip(new, old, strict=True)
-    return Bracket(*[xp.where(mask[..., None] if a.ndim > mask.ndim else mask, a, b) for a, b in pairs])
+        return self._stopped(xp, select(xp, ~xp.isnan(f)[..., 0], new, lost))
 
 
 def half_width(xp: Any, a: Array, b: Array) -> Array:

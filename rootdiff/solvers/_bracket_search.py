@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rootdiff._backend import Array
+from rootdiff._backend import Array, select
 from rootdiff._residual import Residual
 from rootdiff._space import per_system, some
 
@@ -82,10 +82,7 @@ def _look(residual: Residual, search: _Search) -> _Search:
         found | some(xp, crossed),
         count + 1,
     )
-    old = search._replace(count=new.count)
-    return _Search(
-        *[xp.where(found[..., None] if a.ndim > found.ndim else found, b, a) for a, b in zip(new, old, strict=True)]
-    )
+    return select(xp, found, search._replace(count=new.count), new)  # type: ignore[no-any-return]
 
 
 def widened(residual: Residual, lo: Array, hi: Array) -> tuple[Array, Array]:

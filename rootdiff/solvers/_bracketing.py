@@ -31,8 +31,6 @@ class Bisection(BracketSolver):
     array([1.      , 1.414214])
     """
 
-    max_steps: int = 500
-
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         return residual.xp.full_like(at.a, 0.5)
 
@@ -57,8 +55,6 @@ class Chandrupatla(BracketSolver):
     >>> rootdiff.root_scalar(lambda y, a: y**2 - a, (0.0, 2.0), np.array([1.0, 2.0]), solver="chandrupatla").y
     array([1.        , 1.41421356])
     """
-
-    max_steps: int = 500
 
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         xp = residual.xp
@@ -92,8 +88,6 @@ class ITP(BracketSolver):
     array([1.        , 1.41421356])
     """
 
-    max_steps: int = 500
-
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         xp = residual.xp
         width = half_width(xp, at.a, at.b)
@@ -125,8 +119,6 @@ class BracketedNewton(BracketSolver):
     >>> rootdiff.root_scalar(lambda y, a: y**2 - a, (0.0, 2.0), np.array([1.0, 2.0]), solver="bracketed_newton").y
     array([1.        , 1.41421356])
     """
-
-    max_steps: int = 500
 
     def fraction(self, residual: Residual, at: Bracket, allowed: Array) -> Array:
         xp = residual.xp

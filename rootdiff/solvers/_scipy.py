@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from scipy import optimize
@@ -66,9 +66,6 @@ class SciPy(Solver):
     rtol: float | None = runtime(None)
     atol: float | None = runtime(None)
     max_steps: int = runtime(1000, least=1)
-
-    def resolved(self, dtype: Any, xp: Any) -> Self:
-        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from scipy import optimize
@@ -11,7 +11,7 @@ from scipy import optimize
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
-from rootdiff._settings import runtime, with_settings
+from rootdiff._settings import runtime
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import is_finite, max_norm
@@ -71,9 +71,6 @@ class SciPyMinimizer(Solver):
     rtol: float | None = runtime(None)
     atol: float | None = runtime(None)
     max_steps: int = 1000
-
-    def resolved(self, dtype: Any, xp: Any) -> Self:
-        return self if self.rtol is not None else with_settings(self, rtol=float(xp.finfo(dtype).eps) ** 0.75)
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp, box = residual.xp, residual.box
