@@ -11,7 +11,6 @@ import numpy as np
 import optree
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
 
 from rootdiff import _entry, _ode
 from rootdiff._adapter import Adapter, F, Found
@@ -46,16 +45,10 @@ from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import tensors
 from rootdiff_torch._distributed import distributed
 from rootdiff_torch._graph import graphed
+from rootdiff_torch._private import TransformType, forward_active, is_wrapped
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._rule import Root, apply
-from rootdiff_torch._transforms import (
-    forward_active,
-    has_values,
-    is_wrapped,
-    levels,
-    refuse_vectorized,
-    uncompiled,
-)
+from rootdiff_torch._transforms import has_values, levels, refuse_vectorized, uncompiled
 from rootdiff_torch._watching import TorchEnvironment, Watched
 from rootdiff_torch._words import WORDS
 from rootdiff_torch.cuda import check_device
@@ -127,7 +120,10 @@ class TorchAdapter(Adapter):
                         ".to()."
                     )
                 if has_values(unknowns[0]) and not has_values(leaf):
-                    raise ArgumentError(f"args[{index}]: it has no values (a FakeTensor), but y0 has.")
+                    raise ArgumentError(
+                        f"args[{index}]: it has no values (a FakeTensor), but y0 has. Make y0 in the same "
+                        "FakeTensorMode, or give values."
+                    )
 
     def measured(self, task: Task) -> Residual:
         if not has_values(task.start):
@@ -215,13 +211,7 @@ def _solve(task: Task, widened: torch.dtype | None) -> Found:
 def _shapes(task: Task) -> Found:
     """Return a root without values, of fake tensors or such on the device "meta", after one call of the residual."""
     start = task.start.detach()
-    try:
-        like = start + 0 * task.residual()(start)
-    except (AssertionError, RuntimeError) as error:
-        raise ArgumentError(
-            f"residual: y0 has no values, as {type(start).__name__} on {start.device}, and it fails: {error}. If it "
-            "uses tensors that have values, make them alike: .to('meta'), or a model that is made in FakeTensorMode."
-        ) from error
+    like = start + 0 * task.residual()(start)
     norm, counts = like.detach().new_zeros(task.structure.batch), task.structure.batch
     status, steps, method = (norm.new_zeros(counts, dtype=torch.int32) for _ in range(3))
     return Found(like, None, status, steps, norm, method, like.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 from rootdiff._backend import Backend, Function, in_python, take_new
-from rootdiff._errors import ArgumentError
+from rootdiff._errors import ArgumentError, RootdiffError
 from rootdiff._inverse import Factors
 from rootdiff_torch._derivatives import breaks_graph, differentiable, pullback, pullbacks, pushforward, tensors
 from rootdiff_torch._namespace import HALF, Namespace
+from rootdiff_torch._transforms import TransformError
 from rootdiff_torch.cuda import (
     check_not_made_in_first_step,
     holds,
@@ -28,11 +30,28 @@ from rootdiff_torch.cuda import (
 _T = TypeVar("_T")
 #: PyTorch's words where the gradient of a tensor without a graph is asked for.
 _NO_GRAPH = "does not require grad"
-_AUTOGRAD_OFF = (
-    "residual: a gradient that it takes itself (torch.autograd.grad, .backward()) finds no graph, since PyTorch keeps "
-    "none in the body of a torch.library.custom_op, in torch.inference_mode, or of a tensor that is detached. Take "
-    "torch.func.grad there, or the gradient outside of the operator; for inference_mode, torch.no_grad."
-)
+#: What a residual may meet, by PyTorch's words for it: our error, and what to do.
+_TOLD: dict[str, tuple[type[RootdiffError], str]] = {
+    _NO_GRAPH: (
+        ArgumentError,
+        "residual: a gradient that it takes itself (torch.autograd.grad, .backward()) finds no graph, since PyTorch "
+        "keeps none in the body of a torch.library.custom_op, in torch.inference_mode, or of a tensor that is "
+        "detached. Take torch.func.grad there, or the gradient outside of the operator; for inference_mode, "
+        "torch.no_grad.",
+    ),
+    r"data-dependent control flow|calling \.item\(\)|_local_scalar_dense|aten\.nonzero": (
+        TransformError,
+        "residual: it branches on the values of a tensor (if, while, .item(), float()), and under torch.func.vmap, or "
+        "of a FakeTensor, there is no one value. Write torch.where; a batch that is solved with batch_ndim, not with "
+        "vmap, may branch.",
+    ),
+    r"to FakeTensors|\bdevice meta\b|\bon meta\b|[Mm]eta tensor": (
+        ArgumentError,
+        "residual: it mixes tensors that have values with such as have none (FakeTensors, or on the device meta). To "
+        "solve, load the values, or module.to_empty(device=...); for shapes alone make all of them alike: .to('meta'), "
+        "or a model and inputs that are made in one FakeTensorMode.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -62,9 +81,10 @@ class TorchBackend(Backend):
                 if followed or _NO_GRAPH not in str(error):
                     raise
                 output = self._with_graph(function, y, args)
-        except RuntimeError as error:
-            if _NO_GRAPH in str(error):
-                raise ArgumentError(_AUTOGRAD_OFF) from error
+        except (RuntimeError, AssertionError) as error:
+            for words, (kind, told) in _TOLD.items():
+                if re.search(words, str(error)):
+                    raise kind(told) from error
             raise
         if before != [leaf._version for leaf in inputs if not leaf.is_inference()]:
             raise ArgumentError(

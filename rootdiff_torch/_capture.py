@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 from rootdiff._errors import ArgumentError
 from rootdiff_torch._contexts import Shared
 from rootdiff_torch._derivatives import graph_of, tensors
-from rootdiff_torch._transforms import depth, forward_active, is_dual, is_wrapped, levels, unwrapped
+from rootdiff_torch._private import forward_active, is_wrapped, unwrapped
+from rootdiff_torch._transforms import depth, is_dual, levels
 
 _ADVICE = (
     "residual: it uses a tensor from outside that is differentiated but cannot be followed (through torch.vmap, "

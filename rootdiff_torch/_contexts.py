@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rootdiff_torch._private import may_have_hooks
 from rootdiff_torch._transforms import refuse_vectorized
 
 
@@ -75,18 +76,10 @@ def on_plain_tensors(y: Tensor) -> Iterator[None]:
             stack.enter_context(torch.inference_mode(False))
         # the user's hooks on saved tensors, those of a checkpoint say, are not meant for the solver's graphs; a hook
         # that stores a tensor with its graph would keep it alive for ever
-        if _may_have_hooks():
+        if may_have_hooks():
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda tensor: tensor))
         stack.enter_context(torch.no_grad())
         yield
-
-
-def _may_have_hooks() -> bool:
-    """Return whether a user may have hooks on saved tensors; before PyTorch 2.7: whether there may be any."""
-    autograd: Any = torch._C._autograd
-    if hasattr(autograd, "_top_saved_tensors_default_hooks"):
-        return autograd._top_saved_tensors_default_hooks(False) is not None
-    return bool(autograd._saved_tensors_hooks_is_enabled())
 
 
 def without_history(tensor: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rootdiff._errors import ArgumentError
 from rootdiff._freezing import OURS
-from rootdiff_torch._transforms import hidden, is_dual, is_wrapped
+from rootdiff_torch._private import BackwardCFunction, is_wrapped
+from rootdiff_torch._transforms import hidden, is_dual
 
 
 def tensors(tree: Any) -> list[Tensor]:
@@ -168,8 +169,7 @@ def _is_derived(
 
 def custom_in(output: Tensor) -> set[str]:
     """Return the modules of the custom `autograd.Function`s in the graph of `output`, other than ours."""
-    custom = torch.autograd.function.BackwardCFunction
-    found = (type(node)._forward_cls for node in graph_of(output) if isinstance(node, custom))  # type: ignore[attr-defined]
+    found = (type(node)._forward_cls for node in graph_of(output) if isinstance(node, BackwardCFunction))  # type: ignore[attr-defined]
     return {function.__module__ for function in found if function.__module__.partition(".")[0] not in OURS}
 
 

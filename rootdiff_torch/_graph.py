@@ -12,33 +12,15 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
-from torch.fx import _symbolic_trace
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.utils import _pytree as pytree
 
 from rootdiff._adapter import F
 from rootdiff._solution import Solution
+from rootdiff_torch._private import TransformType, as_constant, get_proxy_mode, has_one_graph, is_fx_tracing, pytree
 from rootdiff_torch._transforms import TransformError, levels
 
-try:
-    from torch._dynamo.exc import SkipFrame, Unsupported
-    from torch._dynamo.symbolic_convert import InstructionTranslator
-    from torch._higher_order_ops.utils import setup_compilation_env
-
-    from rootdiff_torch._node import ENTRIES, SOLVE, word
-except (ImportError, AttributeError):  # an older PyTorch, which breaks the graph at a root
-    _SUPPORTED = False
-else:
-    _SUPPORTED = True
-
-    class RefusedError(TransformError, Unsupported):
-        """What one graph cannot hold; PyTorch passes on its own errors only."""
-
-        def __init__(self, message: str) -> None:
-            TransformError.__init__(self, message)
-            Unsupported.__init__(self, message)
-
+if has_one_graph:
+    from rootdiff_torch._node import ENTRIES, SOLVE, RefusedError, word
+    from rootdiff_torch._private import InstructionTranslator, SkipFrame, setup_compilation_env
 
 #: The options of an entry point that a graph can hold.
 _STATIC = ("solver", "adjoint", "batch_ndim", "on_failure", "y_scale", "rtol", "atol", "max_steps", "loss")
@@ -52,7 +34,7 @@ _INSTEAD = "Leave it out of the graph: torch.compile without fullgraph=True runs
 def graphed(entry: F) -> F:
     """Return an entry point that is one node where PyTorch traces one graph; elsewhere it is as before."""
     name = entry.__name__
-    if not _SUPPORTED:
+    if not has_one_graph:
         return entry
     ENTRIES[name] = entry
 
@@ -72,16 +54,12 @@ def graphed(entry: F) -> F:
     return called  # type: ignore[return-value]
 
 
-#: PyTorch 2.6 has the second name alone, which later versions warn of.
-_is_fx_tracing = getattr(_symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing)
-
-
 def refuse_tracing(name: str) -> None:
     """Raise if what records Python is around a call: it would record the steps of one solve, not a root."""
     if torch.compiler.is_dynamo_compiling():
         return
     tracer = "torch.jit.trace" if torch.jit.is_tracing() else ""  # type: ignore[attr-defined, no-untyped-call]
-    if _is_fx_tracing() and not torch.compiler.is_compiling() and get_proxy_mode() is None:
+    if is_fx_tracing() and not torch.compiler.is_compiling() and get_proxy_mode() is None:
         tracer = "torch.fx.symbolic_trace"
     elif TransformType.Functionalize in levels():
         tracer = "torch.func.functionalize"
@@ -99,7 +77,7 @@ def inlined(function: F) -> F:
 
 def one_graph() -> bool:
     """Return whether PyTorch is tracing, and must not leave anything out of the graph."""
-    if not _SUPPORTED:
+    if not has_one_graph:
         return False
     return (
         _unbroken()
@@ -108,7 +86,7 @@ def one_graph() -> bool:
     )
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+@as_constant
 def _unbroken() -> bool:
     traced = InstructionTranslator.current_tx()
     if not traced.one_graph and traced.f_code in _PARTS:  # the graph of what calls it has ended: not one more
@@ -116,22 +94,22 @@ def _unbroken() -> bool:
     return bool(traced.one_graph)
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+@as_constant
 def _transformed() -> bool:
     return bool(levels())
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+@as_constant
 def _autocast(device: str) -> bool:
     return torch.is_autocast_enabled(device)
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+@as_constant
 def _word(value: Any) -> str:
     return word(value)
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+@as_constant
 def refuse(message: str) -> NoReturn:
     """Raise, also while PyTorch traces what calls this: it cannot trace how our errors are made."""
     raise RefusedError(message)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rootdiff import _backend
-from rootdiff_torch._transforms import is_wrapped
+from rootdiff_torch._private import is_wrapped
 from rootdiff_torch.cuda import is_on_cpu
 
 HALF = (torch.float16, torch.bfloat16)

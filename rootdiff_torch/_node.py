@@ -19,11 +19,6 @@ from zlib import compress, decompress
 
 import torch
 from torch import Tensor, fx
-from torch._dynamo.variables import higher_order_ops
-from torch._guards import detect_fake_mode
-from torch._higher_order_ops.base_hop import BaseHOP
-from torch._inductor.virtualized import V
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from rootdiff._arguments import describe
 from rootdiff._errors import ArgumentError
@@ -31,6 +26,16 @@ from rootdiff._residual import Residual
 from rootdiff._solution import RawSolution, Solution
 from rootdiff._solver import Solver
 from rootdiff_torch._backend import BACKEND
+from rootdiff_torch._private import (
+    BaseHOP,
+    BaseHOPVariable,
+    Unsupported,
+    V,
+    below_autograd,
+    detect_fake_mode,
+    get_proxy_mode,
+    trace_as,
+)
 from rootdiff_torch._transforms import TransformError, levels, uncompiled
 
 #: The entry points by name, filled where they are made.
@@ -190,7 +195,7 @@ class _Solve(BaseHOP):
 
     def _call_Autograd(self, subgraph: Any, *operands: Any, **kwargs: Any) -> Any:
         if get_proxy_mode() is not None and detect_fake_mode(operands) is None:  # make_fx, with values
-            with torch._C._AutoDispatchBelowAutograd():
+            with below_autograd():
                 return super().__call__(subgraph, *operands, **kwargs)  # type: ignore[no-untyped-call]
         call = _CALLS.get(subgraph)
         if call is None:
@@ -226,14 +231,34 @@ def pull_back(
     return [part.clone(memory_format=_PLAIN) for part in call(tensors, sizes[1:], found, cotangents)]
 
 
-class _Traced(higher_order_ops.BaseHOPVariable):
+class RefusedError(TransformError, Unsupported):
+    """What one graph cannot hold; PyTorch passes on its own errors only."""
+
+    def __init__(self, message: str) -> None:
+        TransformError.__init__(self, message)
+        Unsupported.__init__(self, message)
+
+
+class _Traced(BaseHOPVariable):
     """What Dynamo takes the node for. Its inputs may be views of each other, as w and w.mT: it writes into none."""
 
     supports_aliasing = True
 
+    def call_function(self, *inputs: Any) -> Any:
+        try:
+            return super().call_function(*inputs)
+        except RefusedError:
+            raise
+        except Unsupported as error:
+            raise RefusedError(
+                "residual: PyTorch cannot trace it into one graph. Write torch.where in place of a branch on values, "
+                "or call torch.compile without fullgraph=True, which runs a root as it is. PyTorch says: "
+                f"{error}"
+            ) from error
+
 
 SOLVE = _Solve()
-getattr(higher_order_ops, "_hop_name_to_variable_class", {})[SOLVE.__name__] = _Traced
+trace_as(SOLVE.__name__, _Traced)
 
 
 @solve.register_fake

@@ -28,8 +28,9 @@ from rootdiff_torch._derivatives import (
 )
 from rootdiff_torch._failed import Missing, regular, without_masked
 from rootdiff_torch._plain import Point, find, pull_back_once, solve
+from rootdiff_torch._private import is_wrapped
 from rootdiff_torch._problem import Problem
-from rootdiff_torch._transforms import hidden, is_wrapped, outer_forward_mode, rule, without_tangents
+from rootdiff_torch._transforms import hidden, lasting, outer_forward_mode, rule, without_tangents
 from rootdiff_torch.cuda import isolated
 
 
@@ -183,7 +184,7 @@ def _solve(point: Point, transpose: bool, rhs: Tensor) -> Tensor:
 def _saved(ctx: Any) -> Sequence[Tensor]:
     """Return what a rule has saved, once it is known that it is what it was: PyTorch's error would not name it."""
     ctx.problem.check()
-    return ctx.saved_tensors  # type: ignore[no-any-return]
+    return [lasting(tensor) for tensor in ctx.saved_tensors]
 
 
 def _at_root(ctx: Any, saved: Sequence[Tensor]) -> Point:

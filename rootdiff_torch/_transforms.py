@@ -9,22 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from rootdiff._errors import RootdiffError
+from rootdiff_torch import _private
+from rootdiff_torch._private import AUTOGRAD_KEYS, FUNC_KEYS, FakeTensor, forward_active, is_vectorized, is_wrapped
 
 F = TypeVar("F", bound=Callable[..., Any])
-# torch.func has no public way to ask for its levels.
-_functorch = torch._C._functorch
-_Key = torch._C.DispatchKey
-_AUTOGRAD = (_Key.AutogradFunctionality, _Key.AutogradOther, _Key.AutogradNestedTensor, _Key.ADInplaceOrView)
-#: By which it dispatches to torch.func, and to what conj() and neg() leave for later.
-_FUNC = (
-    *(_Key.FuncTorchBatched, _Key.FuncTorchVmapMode, _Key.FuncTorchGradWrapper),
-    *(_Key.FuncTorchDynamicLayerFrontMode, _Key.FuncTorchDynamicLayerBackMode),
-    *(_Key.Conjugate, _Key.Negative, _Key.ZeroTensor),
-)
 
 
 class TransformError(RootdiffError, NotImplementedError):
@@ -38,34 +29,30 @@ class TransformError(RootdiffError, NotImplementedError):
     """
 
 
-#: Whether a transform of torch.func tracks a tensor.
-is_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
-
-
 def hidden(values: Sequence[Any]) -> bool:
     """Return whether a transform of torch.func is active, or tracks one of the tensors."""
-    return _functorch.peek_interpreter_stack() is not None or any(map(is_wrapped, values))
+    return _private.innermost_level() is not None or any(map(is_wrapped, values))
 
 
 def levels() -> list[Any]:
     """Return the kinds of the active transforms of torch.func, outermost first."""
-    return [level.key() for level in _functorch.get_interpreter_stack() or ()]
+    return [level.key() for level in _private.all_levels() or ()]
 
 
 def depth(tensor: Tensor | None = None) -> int:
     """Return the level of torch.func that tracks `tensor`, or that is active; 0: none."""
-    level = _functorch.maybe_current_level() if tensor is None else _functorch.maybe_get_level(tensor)
+    level = _private.current_depth() if tensor is None else _private.depth_of(tensor)
     return max(level or 0, 0)
 
 
-def unwrapped(tensor: Tensor) -> Tensor:
-    """Return what the innermost transform of torch.func that tracks `tensor` has wrapped."""
-    return _functorch.get_unwrapped(tensor)
+def lasting(tensor: Tensor) -> Tensor:
+    """Return `tensor` without the wrappers of transforms of torch.func that have ended.
 
-
-def forward_active() -> bool:
-    """Return whether a dual level is open."""
-    return forward_ad._current_level >= 0
+    PyTorch takes away one of them by itself; a pullback in a pullback puts a second one around a tensor that was saved.
+    """
+    while (inner := _private.unwrapped_if_ended(tensor)) is not tensor:
+        tensor = inner
+    return tensor
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -76,11 +63,6 @@ def has_values(tensor: Tensor) -> bool:
 def is_dual(tensor: Tensor) -> bool:
     """Return whether `tensor` carries a tangent of the current dual level."""
     return forward_active() and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
-
-
-def is_vectorized(tensor: Tensor) -> bool:
-    """Return whether `tensor` is batched by autograd's own vmap (``is_grads_batched``, ``vectorize``)."""
-    return bool(_functorch.is_legacy_batchedtensor(tensor))
 
 
 def refuse_vectorized(tensor: Tensor) -> None:
@@ -102,8 +84,8 @@ def rule(function: Callable[..., Any]) -> Callable[..., Any]:
         places = [place for place, value in enumerate(values) if isinstance(value, Tensor) and is_vectorized(value)]
         if not places:
             return function(ctx, *values)
-        level = torch._C._vmapmode_increment_nesting() - 1  # the only way to read the current level
-        torch._C._vmapmode_decrement_nesting()
+        level = _private.enter_vectorized() - 1  # the only way to read the current level
+        _private.leave_vectorized()
         kinds: list[bool] = []
 
         def of_batched(*parts: Tensor) -> tuple[Tensor, ...]:
@@ -113,8 +95,8 @@ def rule(function: Callable[..., Any]) -> Callable[..., Any]:
             kinds[:] = [part is not None for part in outputs]
             return tuple(part for part in outputs if part is not None)
 
-        found = iter(torch.vmap(of_batched)(*[torch._remove_batch_dim(values[place], level, 1, 0) for place in places]))
-        outputs = tuple(torch._add_batch_dim(next(found), 0, level) if kind else None for kind in kinds)
+        found = iter(torch.vmap(of_batched)(*[_private.without_axis(values[place], level, 1, 0) for place in places]))
+        outputs = tuple(_private.with_axis(next(found), 0, level) if kind else None for kind in kinds)
         return outputs if len(outputs) > 1 else outputs[0]
 
     return uncompiled(stacked)
@@ -129,13 +111,13 @@ def uncompiled(function: F) -> F:
 
     @wraps(function)
     def dispatched(*args: Any, **options: Any) -> Any:
-        excluded = torch._C._dispatch_tls_is_dispatch_key_excluded(_AUTOGRAD[0])
+        excluded = _private.is_key_excluded(AUTOGRAD_KEYS[0])
         if not excluded or torch.is_inference_mode_enabled():
             return function(*args, **options)
-        included, left = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-        for key in _AUTOGRAD if levels() else (*_AUTOGRAD, *_FUNC):
+        included, left = _private.included_keys(), _private.excluded_keys()
+        for key in AUTOGRAD_KEYS if levels() else (*AUTOGRAD_KEYS, *FUNC_KEYS):
             left = left.remove(key)
-        with torch._C._ForceDispatchKeyGuard(included, left):
+        with _private.dispatching_by(included, left):
             return function(*args, **options)
 
     return torch.compiler.disable(dispatched)  # type: ignore[no-any-return, no-untyped-call]
@@ -149,7 +131,7 @@ def outer_forward_mode() -> Iterator[None]:
     rule does must be done inside, and what it reads be freed by `without_tangents` from the tangents of the level
     that the rule is for, lest it call itself.
     """
-    with forward_ad._set_fwd_grad_enabled(forward_active()):
+    with _private.forward_mode(forward_active()):
         yield
 
 

@@ -22,7 +22,8 @@ from rootdiff._space import signs
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import base_of
 from rootdiff_torch._derivatives import is_differentiable
-from rootdiff_torch._transforms import is_wrapped, levels
+from rootdiff_torch._private import add_to_each, differences_of_each, is_wrapped, norms_of_each
+from rootdiff_torch._transforms import levels
 
 #: Values of tensors of at most so many entries are compared: a change of ``.data`` is no new version.
 _SMALL = 10_000
@@ -92,7 +93,7 @@ class Watched:
         small = [] if levels() else [pair for pair in plain if _is_small(pair[1], plain[0][1].device)]
         held = [user if user is alias else alias.data for user, alias in small]
         with torch.no_grad():
-            copies = torch._foreach_add(held, 0) if held else ()
+            copies = add_to_each(held, 0) if held else ()
         compared = {id(user) for user, alias in small if user is alias}
         return Watched(
             tuple((name(user), ref(user), user._version) for user, _ in plain if id(user) not in compared),
@@ -105,7 +106,7 @@ class Watched:
         if self.values and not changed and not levels():
             names, tensors, copies = zip(*self.values, strict=True)
             with torch.no_grad():  # of entries that are infinite or NaN the difference is NaN, and nothing is said
-                norms = torch.stack(torch._foreach_norm(torch._foreach_sub(tensors, copies)))
+                norms = torch.stack(norms_of_each(differences_of_each(tensors, copies)))
             changed = [name for name, moved in zip(names, (norms > 0).tolist(), strict=True) if moved]
         if changed:
             raise ChangedError(changed)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._failure import OnFailure, check_policy
@@ -22,12 +22,13 @@ from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.solvers import Given
 from rootdiff_torch._adapter import fixed_point, root
 from rootdiff_torch._capture import NESTED
-from rootdiff_torch._derivatives import is_differentiable
+from rootdiff_torch._derivatives import is_differentiable, tensors
 from rootdiff_torch._distributed import check_captured, is_distributed, localized, raised_alike
 from rootdiff_torch._graph import inlined, one_graph, refuse, refuse_tracing
+from rootdiff_torch._private import is_wrapped, pytree
 from rootdiff_torch._random import drawing_once
 from rootdiff_torch._stability import jacobian_penalty, spectral_radius
-from rootdiff_torch._transforms import TransformError, has_values, is_wrapped, uncompiled
+from rootdiff_torch._transforms import TransformError, has_values, uncompiled
 
 __all__ = ["FixedPointLayer", "ImplicitLayer", "jacobian_penalty", "spectral_radius"]
 
@@ -155,17 +156,19 @@ class ImplicitLayer(nn.Module):
         self.solver, self.adjoint = solver, _FromLast(linear) if warm_adjoint else adjoint
         self.batch_ndim, self.on_failure, self.budget = batch_ndim, on_failure, budget
         signature = inspect.signature(self._solve)
-        self._defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-        for name in options.keys() - self._defaults.keys():
+        defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        for name in options.keys() - defaults.keys():
+            close = _like(name, defaults)
             raise ArgumentTypeError(
-                f"{type(self).__name__}: it has no option {name!r}. Those of {self._solve.__name__} are "
-                f"{', '.join(self._defaults)}."
+                f"{type(self).__name__}: it has no option {name!r}.{close} Those of {self._solve.__name__} are "
+                f"{', '.join(defaults)}."
             )
-        for name in self._defaults.keys() - vars(self).keys():
-            setattr(self, name, options.get(name, self._defaults[name]))
+        for name in defaults.keys() - vars(self).keys():
+            setattr(self, name, options.get(name, defaults[name]))
         self.last: Solution | None = None
         self.failures: Any = 0
         self.states: list[Any] = []
+        self._defaults = defaults
 
     def _check(self) -> None:
         """Raise unless shapes, steps and parameters are such."""
@@ -178,6 +181,17 @@ class ImplicitLayer(nn.Module):
         for name, parameter in self.named.items():
             if not isinstance(parameter, Tensor):
                 raise ArgumentTypeError(f"parameters: {name!r} is of type {type(parameter).__name__}; give a tensor.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; raise where a new one is called almost as an option is: it would do nothing."""
+        known, is_state = vars(self), isinstance(value, nn.Module | nn.Parameter)
+        if "_defaults" in known and not (is_state or name in known or name[0] == "_" or hasattr(type(self), name)):
+            close = _like(name, (option for option in known if option[0] != "_"))
+            if close:
+                raise ArgumentTypeError(
+                    f"{type(self).__name__}: it has no attribute {name!r}.{close} One of your own needs another name."
+                )
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"states": []}  # they have a history, which is not copied
@@ -206,6 +220,14 @@ class ImplicitLayer(nn.Module):
             solve = partial(torch.func.functional_call, self, weights, inputs, keywords)
             return spread(raised_alike(solve, given))
         residual, start, options = drawing_once(self.residual), self._begin(inputs, keywords), self._options()
+        batches = {leaf.shape[: self.batch_ndim] for leaf in tensors((inputs, keywords))}
+        for leaf in tensors(start):
+            if batches and leaf.shape[: self.batch_ndim] not in batches:
+                raise ArgumentError(
+                    f"start: it has shape {tuple(leaf.shape)}, but must begin with the {self.batch_ndim} axes of the "
+                    f"batch, {' or '.join(str(tuple(batch)) for batch in batches)}. For the same start in all systems "
+                    "write start=lambda x: start.expand(len(x), -1)."
+                )
         kept = dict.fromkeys(self.intermediate if self.training else (), start)
         if kept or self.budget is not None:
             options["callback"] = self._keeping(kept)
@@ -301,6 +323,11 @@ class ImplicitLayer(nn.Module):
         shown = {"solver": self.solver, "adjoint": self.adjoint} | self._options() | {"on_failure": self.on_failure}
         parts = function | own | {"batch_ndim": self.batch_ndim} | shown
         return ", ".join(f"{name}={value!r}" for name, value in parts.items())
+
+
+def _like(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _mapping(parameters: Any) -> Mapping[str, Any]:

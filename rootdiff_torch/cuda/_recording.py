@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rootdiff._errors import ArgumentError
+from rootdiff_torch._private import copy_each
 
 _T = TypeVar("_T", Tensor, tuple[Tensor, ...])
 
@@ -231,4 +232,4 @@ def _copy(targets: Sequence[Any], sources: Sequence[Any]) -> None:
     ]
     for dtype in {new.dtype for new, _ in pairs}:
         chosen = [(new, old) for new, old in pairs if new.dtype is dtype]
-        torch._foreach_copy_([new for new, _ in chosen], [old for _, old in chosen])
+        copy_each([new for new, _ in chosen], [old for _, old in chosen])

@@ -81,6 +81,22 @@ def test_jacrev_adjoints(adjoint: str) -> None:
     close(jacrev(lambda w: solve(THETA, w, adjoint=adjoint))(W), jacrev(lambda w: unrolled(THETA, w))(W))
 
 
+@pytest.mark.transform("torch.func.jacrev of minimize and least_squares, of a gradient in the residual, and twice")
+@pytest.mark.parametrize("mode", [jacrev, lambda f: jacrev(jacrev(f)), lambda f: jacrev(jacfwd(jacrev(f)))])
+def test_jacrev_of_a_minimum(mode: object) -> None:
+    """The minimum of y.A y - b.y is (A + A^T)^-1 b; torch.linalg.solve is wrong in jacfwd of a derivative."""
+    a, b = W + 2 * torch.eye(3, dtype=torch.float64), WEIGHTS
+    start = torch.zeros(3, dtype=torch.float64)
+    oracle = mode(lambda a: torch.linalg.inv(a + a.mT) @ b)(a)  # type: ignore[operator]
+    pulled = lambda y, a: vjp(lambda y: y @ a @ y - b @ y, y)[1](torch.ones((), dtype=torch.float64))[0]
+    for ours in (
+        lambda a: rd.minimize(lambda y, a: y @ a @ y - b @ y, start, a).y,
+        lambda a: rd.least_squares(lambda y, a: (a + a.mT) @ y - b, start, a).y,
+        lambda a: rd.root(pulled, start, a).y,
+    ):
+        close(mode(ours)(a), oracle, 1e-8)  # type: ignore[operator]
+
+
 @pytest.mark.transform("torch.func.jacfwd")
 @KINDS
 def test_jacfwd(solver: str, adjoint: str) -> None:

@@ -303,6 +303,15 @@ def test_a_function_that_normalises_over_the_batch_is_refused(kind: str, tracked
     torch.testing.assert_close(solve(False), theta[:, :1].expand(-1, 3) / (1 - 0.1 / (1 + 1e-5) ** 0.5))
 
 
+@pytest.mark.transform("dropout in one graph: the solve fails as RANDOM", refused="ConvergenceError")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_random_cell_in_one_graph_is_told(backend: str) -> None:
+    cell, drop = Cell(), nn.Dropout(0.5)
+    layer = rd.nn.FixedPointLayer(lambda z, x: cell(drop(z), x), shape=(3,))
+    with pytest.raises(rd.ConvergenceError, match="RANDOM: the residual is random"):
+        torch.compile(layer, backend=backend, fullgraph=True)(THETAS)
+
+
 @pytest.mark.transform("BatchNorm in training, the batch as one system")
 @pytest.mark.parametrize("tracked", [False, True])
 @pytest.mark.parametrize("momentum", [0.1, None])

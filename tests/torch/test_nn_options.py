@@ -126,12 +126,28 @@ def test_what_is_misspelt_fails_in_the_constructor() -> None:
         ({"solver": "newtn"}, rd.UnknownNameError, "newton"),
         ({"adjoint": "gmress"}, rd.UnknownNameError, "gmres"),
         ({"on_failure": "explode"}, rd.ArgumentError, "on_failure.*'raise'"),
-        ({"rtoll": 1e-3}, rd.ArgumentTypeError, r"ImplicitLayer: it has no option 'rtoll'\. Those of root are .*rtol"),
+        ({"rtoll": 1e-3}, rd.ArgumentTypeError, r"no option 'rtoll'\. Did you mean 'rtol'\? Those of root are .*rtol"),
     ]:
         with pytest.raises(error, match=match):
             rd.nn.ImplicitLayer(cube, **options)
     with pytest.raises(rd.ArgumentTypeError, match="no tensor among its inputs"):
         rd.nn.ImplicitLayer(cube)(2.0)
+    layer = rd.nn.ImplicitLayer(cube)
+    for name, meant in [("slover", "solver"), ("max_step", "max_steps"), ("tol", "rtol"), ("shapes", "shape")]:
+        with pytest.raises(rd.ArgumentTypeError, match=f"no attribute '{name}'. Did you mean '.?{meant[1:]}'?"):
+            setattr(layer, name, 1e-3)
+    layer.note, layer.extra, layer.solver = "mine", nn.Linear(2, 2), "newton"  # as of any module
+    assert "extra" in dict(layer.named_children())
+    assert copy.deepcopy(layer).note == "mine"
+
+
+@pytest.mark.parametrize("start", [torch.zeros(5), lambda x: torch.zeros(5), (torch.zeros(3, 5), torch.zeros(2))])
+def test_a_start_without_the_batch_is_named(start: Any) -> None:
+    layer = rd.nn.FixedPointLayer(nn.RNNCell(2, 5), start=start)
+    with pytest.raises(rd.ArgumentError, match=r"start: it has shape \(\d,\), but must begin with .* batch, \(3,\)"):
+        layer(X.float())
+    layer.start = lambda x: torch.zeros(5).expand(len(x), -1)
+    assert layer(X.float()).shape == (3, 5)
 
 
 def test_the_repr_tells_every_option_that_is_set() -> None:

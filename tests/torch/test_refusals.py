@@ -76,16 +76,29 @@ def test_nested_tensors_are_refused(layout: torch.layout) -> None:
 @pytest.mark.transform("tensors with values beside fake or meta ones", refused="ArgumentError")
 def test_tensors_with_and_without_values_are_refused() -> None:
     with FakeTensorMode() as mode:
-        fake = mode.from_tensor(X)
+        fake, made = mode.from_tensor(X), rd.nn.ImplicitLayer(nn.Bilinear(2, 2, 2, dtype=torch.float64))
+    mixed = "residual: it mixes tensors that have values with such as have none"
     linear, law = nn.Linear(2, 2, dtype=torch.float64), lambda y, a: y - a
     for call, match in [
         (lambda: rd.root(law, X, fake), r"args[0]: it has no values"),
-        (
-            lambda: rd.root(law, fake, X),
-            "residual: y0 has no values, as FakeTensor on cpu, and it fails: Please convert",
-        ),
-        (lambda: rd.root(linear, X.to("meta")), "residual: y0 has no values, as Tensor on meta"),
+        (lambda: rd.root(law, fake, X), mixed),
+        (lambda: rd.root(law, X, X.to("meta")), "args[0]: it is on device meta"),
+        (lambda: rd.root(linear, X.to("meta")), mixed),
+        (lambda: rd.root(nn.Linear(2, 2, device="meta"), torch.zeros(2)), mixed),
+        (lambda: rd.root(lambda y: y - X.to("meta"), X), mixed),
+        (lambda: rd.root(lambda y: y - fake, X), mixed),
+        (lambda: rd.nn.ImplicitLayer(nn.Bilinear(2, 2, 2, device="meta"))(X.float()), mixed),
+        (lambda: made(X), mixed),
         (lambda: rd.nn.spectral_radius(law, X.to("meta"), X.to("meta")), "z: it has no values"),
     ]:
         with pytest.raises(rd.ArgumentError, match=re.escape(match)):
             call()
+
+
+@pytest.mark.transform("a residual that branches on the values of a FakeTensor", refused="TransformError")
+def test_a_branch_without_values_is_refused() -> None:
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(X)
+    for residual in (lambda y: y - 1 if y.sum() > 0 else y, lambda y: y - float(y.sum())):
+        with pytest.raises(rd.TransformError, match=r"residual: it branches on the values .* Write torch\.where"):
+            rd.root(residual, fake)
