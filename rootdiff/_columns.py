@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from rootdiff._backend import Array
-from rootdiff._line import Slope, first_step
+from rootdiff._line import Slope
 from rootdiff._space import weights
 
 if TYPE_CHECKING:
@@ -131,7 +131,6 @@ def _along(slopes: Slopes, columns: Sequence[Column]) -> tuple[Callable[[Any], A
 
     The third part is what the change may be off.
     """
-    eps = np.finfo(slopes.value.dtype).eps
     places = sorted({column.place for column in columns})
     primals = dict(zip(places, (slopes.primals[place] for place in places), strict=True))
     steps = {place: np.zeros_like(primal) for place, primal in primals.items()}
@@ -142,11 +141,12 @@ def _along(slopes: Slopes, columns: Sequence[Column]) -> tuple[Callable[[Any], A
     for (place, index, slope), part in zip(columns, parts, strict=True):
         entry = primals[place][index]
         size, part = np.where(entry == 0, slopes.of_zero(place, index), np.abs(entry)), part.reshape(entry.shape)
-        step = np.astype(first_step(entry.dtype) / (_SHORTER * len(columns)) * size * part, entry.dtype)
+        first = max(slopes.eps, np.finfo(entry.dtype).eps) ** (1 / 3)
+        step = np.astype(first / (_SHORTER * len(columns)) * size * part, entry.dtype)
         steps[place][index] = step
         told = told + slope.value * step[..., None]
         # the rounding of f shows too little by chance in some of many systems: that of the terms is known
-        allowed = allowed + slope.error * np.abs(step[..., None]) + eps * size[..., None] * np.abs(slope.value)
+        allowed = allowed + slope.error * np.abs(step[..., None]) + slopes.eps * size[..., None] * np.abs(slope.value)
 
     def change(part: Any) -> Array:
         moved = list(slopes.primals)

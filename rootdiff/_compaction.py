@@ -96,8 +96,8 @@ def with_scale(residual: Residual, scale: Array | None) -> Residual:
         assert take is not None
         return with_scale(take(pick, count), taken(residual.xp, scale, pick, scale.ndim - 1))
 
-    backend = residual.backend.with_scale(scale)
-    return replace(residual, scale=scale, backend=backend, take=take and take_scaled)
+    scaled = residual.with_backend(residual.backend.with_scale(scale))
+    return replace(scaled, scale=scale, take=take and take_scaled)
 
 
 def limit(backend: Backend, shape: tuple[int, ...]) -> int:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rootdiff._backend import Array
-from rootdiff._line import FELT, Line, Slope, first_step, is_short, power_of_two
+from rootdiff._line import FELT, Line, Slope, is_short, power_of_two
 
 #: Steps after the first one that a derivative may cost.
 _MAX_CHANGES = 6
@@ -81,9 +81,8 @@ def _of_silent(line: Line, silent: Array, step: Any, longer: Any) -> Slope:
 
 def _measured(line: Line, step: Any, change: Array) -> Slope:
     """Return the derivative from the `step` that f feels, by a `change`, and from those that it leads to."""
-    eps = np.finfo(line.value.dtype).eps
     # relative errors that a smooth f, and one of large rounding, may leave
-    good, rough = eps ** (1 / 2), eps ** (1 / 4)
+    good, rough = line.eps ** (1 / 2), line.eps ** (1 / 4)
     wanted = np.where(is_short(line, step), good, rough)[..., None]
     best, own = _of_own_scale(line, step, _stencil(line, step, change))
     noise, length = line.noise, np.minimum(line.step[..., None], best.step)
@@ -106,7 +105,7 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
         gap = np.abs(other.value - best.value)
         # within a stair of a coarsely rounded term f is smooth, with a slope that is not the one of f: of two steps
         # that contradict each other the shorter one is not trusted, if the stairs are as low as those of float32
-        terms = _terms(best, length)
+        terms = _terms(line, best, length)
         stair = gap * np.minimum(best.step, other.step) <= _STAIR * np.maximum(noise, terms)
         stair = stair & (gap > _APART * (best.error + other.error)) & told
         silent = ((other.change == 0) & (best.change > 0) | stair) & (other.step < best.step)
@@ -120,7 +119,7 @@ def _measured(line: Line, step: Any, change: Array) -> Slope:
         can_shrink = can_shrink & ~(shorter & ~better) & ~(longer & better)
         can_grow = can_grow & ~(longer & grows & ~better) & ~(shorter & better)
         best = _Best(*(np.where(better, new, old) for new, old in zip(other, best, strict=True)))
-    rounding = np.maximum(noise, _terms(best, length)) / best.step
+    rounding = np.maximum(noise, _terms(line, best, length)) / best.step
     error = np.where(is_rounding, np.maximum(_OF_ROUNDING * best.error, rounding / 4), best.error)
     return Slope(best.value.astype(line.value.dtype), error, noise)
 
@@ -131,7 +130,7 @@ def _of_own_scale(line: Line, step: Any, first: _Best) -> tuple[_Best, Array]:
     A zero does not tell in what it is small, as `a` in ``sqrt(a + 1e-9)``. Over steps that are far too long f is as at
     a jump: the derivative is off by its own size, and grows as the step shrinks, which it does not at a kink.
     """
-    best, own, eps = first, np.zeros_like(first.value, dtype=bool), np.finfo(line.value.dtype).eps
+    best, own = first, np.zeros_like(first.value, dtype=bool)
     lost = np.isfinite(line.value) & ~_tells(line, first.value, first.error, first.step)
     for _ in range(_MAX_CHANGES):
         if not np.any(lost):
@@ -140,8 +139,8 @@ def _of_own_scale(line: Line, step: Any, first: _Best) -> tuple[_Best, Array]:
         near = _stencil(line, step)
         lost = lost & ~_is_silent(line, near.change) & ~(np.abs(near.value) <= 2 * np.abs(first.value))
         # what is no higher than the stairs of float32 is rounding: that of f, not the entry's times a steep slope
-        steep = line.noise <= FELT * _terms(near, line.step[..., None])
-        own_noise = eps * np.maximum(np.abs(line.value), first.change)
+        steep = line.noise <= FELT * _terms(line, near, line.step[..., None])
+        own_noise = line.eps * np.maximum(np.abs(line.value), first.change)
         noise = np.where(steep, np.minimum(own_noise, line.noise), line.noise)
         low = np.abs(near.value - first.value) * near.step <= _STAIR * noise
         clear = lost & ~low & (near.error <= _VAGUE * np.abs(near.value))
@@ -162,9 +161,11 @@ def refined(line: Line, length: Any) -> Slope:
     Its error is about eps^(4/5), with a step of about eps^(1/5) of the `length` of what moves: five times the
     evaluations for three more digits.
     """
-    found, line = slope(line), replace(line, step=length)
+    found = slope(line)
+    # an entry that may be a zero up to rounding tells no length
+    line = replace(line, step=np.where(line.longest < np.inf, length, np.maximum(length, line.unit)))
     shares = np.where(found.value != 0, found.noise / np.abs(found.value), np.inf)
-    rounding = np.clip(np.min(shares, axis=-1) / line.step, np.finfo(line.value.dtype).eps, 1e-2)
+    rounding = np.clip(np.min(shares, axis=-1) / line.step, line.eps, 1e-2)
     room = np.inf if line.room is None else np.minimum(*line.room)
     widest = np.minimum(line.longest, room) / 2
     step = power_of_two(np.minimum(line.step * rounding ** (1 / 5), widest), line.step.dtype)
@@ -175,7 +176,7 @@ def refined(line: Line, length: Any) -> Slope:
     value, lower = (8 * near - far) / (12 * t), near / (2 * t)
     bent = np.abs(value - lower)  # the square of the step, of which the error is again the square
     error = found.noise / t + np.fmin(bent, 1.2 * bent**2 / np.abs(value))
-    length = (line.step * first_step(line.value.dtype))[..., None]
+    length = (length * line.first)[..., None]
     # what f does not feel at all has no error yet
     least = _OF_ROUNDING * found.noise / length
     known = np.where(found.error > 0, found.error, least)
@@ -186,10 +187,9 @@ def refined(line: Line, length: Any) -> Slope:
     return Slope(np.where(better, value, found.value), np.where(better, error, known), found.noise)
 
 
-def _terms(best: _Best, length: Any) -> Array:
+def _terms(line: Line, best: _Best, length: Any) -> Array:
     """Return the least rounding of f: that of a term as large as the slope times what a step of some `length` moves."""
-    dtype = best.value.dtype
-    return np.finfo(dtype).eps * np.abs(best.value) * length / first_step(dtype)
+    return line.eps * np.abs(best.value) * length / line.first
 
 
 def _shorter(best: _Best, noise: Array, wanted: Array) -> Array:
@@ -227,7 +227,7 @@ def _is_silent(line: Line, change: Array) -> Array:
 
 def _longer_step(line: Line, step: Any) -> Any:
     """Return the step to try next: an entry far below its unit may be a zero up to rounding, which tells no scale."""
-    longer = np.minimum(np.maximum(_FACTOR * step, first_step(line.value.dtype) * line.unit), line.longest)
+    longer = np.minimum(np.maximum(_FACTOR * step, line.first * line.unit), line.longest)
     return np.maximum(power_of_two(longer, step.dtype), step)
 
 

@@ -136,7 +136,7 @@ def _finest(residual: Residual, operator: LinearOperator) -> tuple[Residual, Lin
     Where derivatives are exact to rounding it is the residual itself.
     """
     finer = residual.backend.refined
-    fine = residual if finer is None else replace(residual, backend=finer)
+    fine = residual if finer is None else residual.with_backend(finer)
     return fine, operator if operator.finer is None else by_entries(operator.finer())
 
 

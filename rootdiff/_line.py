@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,16 @@ class Slope(NamedTuple):
     noise: Array
 
 
+class Measured(NamedTuple):
+    """What is known of a function that holds differences: the errors of its value, (*batch, m).
+
+    And the steps, (n, *batch), of its first primal, (*batch, n), over which these were taken.
+    """
+
+    errors: Array
+    steps: Array | None = None
+
+
 @dataclass(frozen=True)
 class Line:
     """A function of one number t per system, or of one for all, that is to be differentiated at t = 0.
@@ -35,6 +44,8 @@ class Line:
         From t, (*batch), to f there, (*batch, m).
     value, noise : array, (*batch, m)
         f at 0, and the size of its rounding errors.
+    eps : float
+        The least part of f that these are: that of the dtype, or more where f is itself measured.
     step : array, (*batch)
         The first step, positive.
     longest : array like `step`
@@ -54,10 +65,16 @@ class Line:
     noise: Array
     step: Any
     longest: Any
+    eps: float
     room: tuple[Any, Any] | None = None
     unit: Any = 1.0
     tries: int = 6
     away: tuple[Any, Any] | None = None
+
+    @property
+    def first(self) -> float:
+        """The step of a central difference in an entry of size one."""
+        return float(self.eps ** (1 / 3))
 
     def at(self, t: Any) -> Array:
         """Return f at t, NaN where it raises, as the functions of `math` do outside of their domain."""
@@ -87,12 +104,6 @@ def power_of_two(step: Any, dtype: Any) -> Any:
     return np.ldexp(np.ones_like(step, dtype=dtype), np.frexp(np.maximum(step, least))[1] - 1)
 
 
-@cache
-def first_step(dtype: Any) -> Any:
-    """Return the step of a central difference in an entry of size one."""
-    return np.finfo(dtype).eps ** (1 / 3)
-
-
 def scale(size: Any, largest: Any, unit: Any = None) -> Any:
     """Return the scale of an entry, which tells its first step, from its `size` and the `largest` one of its array.
 
@@ -108,7 +119,7 @@ def scale(size: Any, largest: Any, unit: Any = None) -> Any:
 
 def is_short(line: Line, step: Any) -> Any:
     """Return whether a step is so short, in an entry's unit, that a component's rounding hides a slope of its size."""
-    return step < np.finfo(line.value.dtype).eps ** (5 / 6) * line.unit
+    return step < line.eps ** (5 / 6) * line.unit
 
 
 @np.errstate(all="ignore")
@@ -119,7 +130,7 @@ def central(line: Line, size: Any) -> Slope:
     step, as `slope` would tell. The rounding of f that an entry meets, its term's, counts for those after it too.
     """
     step, both = line.allowed(line.step)
-    step, eps = np.where(both, step, 0), np.finfo(line.value.dtype).eps
+    step, eps = np.where(both, step, 0), line.eps
     t, ends = step[..., None], (line.change(step), line.change(-step))
     value = (ends[0] - ends[1]) / np.where(t == 0, 1, 2 * t)
     noise = np.fmax.accumulate(np.concat([line.noise[None], eps * np.abs(value * size[..., None])]), axis=0)

@@ -15,6 +15,7 @@ from rootdiff import _numpy_lu as _lu
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
+from rootdiff._line import Measured
 from rootdiff._slopes import Slopes
 
 #: Entries of a vector up to which a loop over them beats NumPy's own reduction, which is one loop per vector...
@@ -95,6 +96,8 @@ class NumpyBackend(Backend):
     sparsely : callable, or None
         ``sparsely(backend, function, primals, place, cotangents, errors)`` pulls back to a parameter of which a row of
         f reads few entries, or returns None; see `rootdiff._sparse_parameters`.
+    measured : Measured or None
+        What is known of a function that is itself measured.
     quick : bool
         Whether the errors of a Jacobian's entries are looked at together, not one by one: for the steps of a solve.
 
@@ -109,6 +112,7 @@ class NumpyBackend(Backend):
     scale: Array | None = field(default=None, compare=False)
     fine: bool = False
     quick: bool = False
+    measured: Measured | None = field(default=None, compare=False)
     sparsely: Callable[..., list[Array] | None] | None = field(default=None, compare=False)
 
     name = "numpy"
@@ -147,7 +151,7 @@ class NumpyBackend(Backend):
         unit: Array | None = None,
     ) -> Slopes:
         """Return the derivatives of the function at the primals, where it has this value, with their errors."""
-        return Slopes(function, primals, value, self.complex_step, box, self.fine, unit)
+        return Slopes(function, primals, value, self.complex_step, box, self.fine, unit, self.measured)
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
@@ -232,7 +236,7 @@ class NumpyBackend(Backend):
         return *products, lambda: matrix().value, lambda: (found if self.quick else matrix)().error
 
     def precision(self, dtype: Any) -> float:
-        eps = float(np.finfo(dtype).eps)
+        eps = float(np.finfo(dtype).eps) ** (1 if self.measured is None else 3 / 4)
         return eps if self.complex_step else eps ** (4 / 5 if self.fine else 2 / 3)
 
     @property

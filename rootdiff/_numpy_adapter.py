@@ -101,7 +101,7 @@ class NumpyAdapter(Adapter):
         sparsely, within = None if task.pattern is None else pulled_back, options.within
         box = hooks.box(structure, start) if within is None else flat_bounds(structure, within, task.args, start)
         backend = NumpyBackend(derivatives, box, task.scale, sparsely=sparsely)
-        problem = replace(self.measured(task), backend=replace(backend, quick=True))
+        problem = self.measured(task).with_backend(replace(backend, quick=True))
         freezer, rules = Freezer(), ("jac", "jvp", "vjp", "within")
         calls = cast(Calls, task.function)
         calls.most, function = _most_evaluations(task), calls.function
@@ -121,7 +121,7 @@ class NumpyAdapter(Adapter):
             problem.check_rules(raw.y, doubted)
         again = replace(options, solver="auto", hooks=type(hooks)(), batched_args=None, jac_sparsity=task.pattern)
         sensitivities = Sensitivities(
-            replace(self.measured(at_solve), backend=backend),
+            self.measured(at_solve).with_backend(backend),
             structure,
             task.adjoint,
             raw.y,

@@ -14,8 +14,12 @@ from rootdiff._backend import Array
 from rootdiff._bounds import Box, condition, sides
 from rootdiff._derivatives import DerivativeRules, GivenResidual, as_array, of_matrix
 from rootdiff._errors import ArgumentError
+from rootdiff._fixed_steps import FixedSteps, kept
+from rootdiff._line import Measured
 from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
+from rootdiff._slopes import Slopes
+from rootdiff._space import norm2
 from rootdiff._squares import OBJECTIVE, flat_bounds, flat_equations, of_what, slopes_of_loss, with_loss
 from rootdiff._structure import Structure
 from rootdiff._task import Task
@@ -42,7 +46,8 @@ def of_squares(task: Task, equations: Residual, structure: Structure, args: tupl
     if loss not in ("linear", OBJECTIVE):
         found = WithLoss(plain, equations.parameters, inner, plain=found, loss=loss)
     outer = replace(backend, derivatives="finite-difference")
-    free = Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer)
+    measured = None if rules.jac or inner.complex_step else at(*equations.parameters)
+    free = Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer, measured)
     if within is None:
         return free
     return Bounded.of(free, lambda y, *parameters: flat_bounds(structure, within, rebuild(*parameters), y))
@@ -107,25 +112,38 @@ class Gradient(Residual):
     ----------
     parts : callable. ``parts(y, *parameters)`` returns r, (*batch, m), and J, (*batch, m, n), without the loss.
     loss : str
+    measured : Residual or None. The equations without the loss, where J is that of differences.
     """
 
     parts: Callable[..., tuple[Array, Array]] = field(kw_only=True)
     loss: str = field(kw_only=True)
+    measured: Residual | None = field(kw_only=True)
 
     @classmethod
-    def of(cls, parts: Callable[..., tuple[Array, Array]], loss: str, equations: Residual, backend: Any) -> Gradient:
+    def of(
+        cls,
+        parts: Callable[..., tuple[Array, Array]],
+        loss: str,
+        equations: Residual,
+        backend: Any,
+        measured: Residual | None,
+    ) -> Gradient:
         def function(y: Array, *parameters: Array) -> Array:
             r, matrix = parts(y, *parameters)
             return _product(matrix, slopes_of_loss(np, loss, r)[0])
 
-        return cls(function, equations.parameters, backend, parts=parts, loss=loss, **of_what(loss, equations))
+        whole = of_what(loss, equations)
+        return cls(function, equations.parameters, backend, parts=parts, loss=loss, measured=measured, **whole)
 
     def only(self, places: Sequence[int]) -> Gradient:
         parts = Residual(self.parts, self.parameters, self.backend).only(places).function
-        return replace(super().only(places), parts=parts)  # type: ignore[return-value, call-arg]
+        measured = self.measured and self.measured.only(places)
+        return replace(super().only(places), parts=parts, measured=measured)  # type: ignore[return-value, call-arg]
 
     def at(self, y: Array) -> Residual:
         """Return what has the same derivatives at `y`, and neither kinks of the loss nor measured slopes times J."""
+        if self.measured is not None:
+            return self._smooth(replace(self.measured, parameters=self.parameters), y)
         r, matrix = self.parts(y, *self.parameters)
         slope, curvature = slopes_of_loss(np, self.loss, r)
 
@@ -134,6 +152,33 @@ class Gradient(Residual):
             return _product(slopes, slope) + _product(matrix, curvature * (other - r))
 
         return Residual(function, self.parameters, self.backend, pattern=self.pattern)
+
+    def _smooth(self, equations: Residual, y: Array) -> Residual:
+        """Return what `at` does where J is measured: with fixed steps, the errors of which differences are told."""
+        backend: Any = self.backend
+        base = y
+        near, half = kept(equations._of_y, y), backend.box and tuple(y + 0.49 * (limit - y) for limit in backend.box)
+        r = near(y)
+        slopes = equations.backend.slopes(near, (y,), r, backend.box, backend.scale)  # type: ignore[attr-defined]
+        matrix, off, _ = slopes.jacobian()
+        slope, curvature = slopes_of_loss(np, self.loss, r)
+        gradient = _product(matrix, slope)
+        error, noise = norm2(np, np.matrix_transpose(off) * slope[..., None, :]), slopes.noise
+        probe = Slopes(near, (y,), r, box=half, unit=backend.scale, measured=Measured(noise))
+        steps = FixedSteps.found(probe, r, (slope, curvature), gradient, error)
+        steps = replace(steps, fine=backend.fine)
+        first = steps.jacobian(near, y)
+
+        def function(y: Array, *parameters: Array) -> Array:
+            known = all(a is b for a, b in zip(parameters, self.parameters, strict=True))
+            # at the base it is called again, which shows whether it is random
+            f = near if known and np.any(y != base) else lambda y: equations.function(y, *parameters)
+            change = _product(steps.jacobian(f, y) - first, slope)
+            return gradient + change + _product(matrix, curvature * (f(y) - r))
+
+        errors = steps.errors(norm2(np, slope * noise))
+        outer = replace(backend, box=half, measured=Measured(errors, np.abs(steps.steps)))
+        return Residual(function, self.parameters, outer, pattern=self.pattern)
 
 
 @dataclass(frozen=True)
@@ -164,13 +209,17 @@ class Bounded(Residual):
         """Return what has the same derivatives at `y`, where each bound stays what it is, active or not."""
         free = replace(self.free, parameters=self.parameters)
         smooth = free.at(y)
-        lower, upper = sides(y, free(y), *self.limits(y, *self.parameters))
+        lower, upper = sides(y, smooth(y), *self.limits(y, *self.parameters))
 
         def function(y: Array, *parameters: Array) -> Array:
             lo, hi = self.limits(y, *parameters)
             return np.where(lower, y - lo, np.where(upper, y - hi, smooth.function(y, *parameters)))
 
-        return replace(smooth, function=function)
+        backend: Any = smooth.backend
+        if backend.measured is not None:
+            errors = np.where(lower | upper, np.finfo(y.dtype).eps * np.abs(y), backend.measured.errors)
+            backend = replace(backend, measured=backend.measured._replace(errors=errors))
+        return replace(smooth, function=function, backend=backend)
 
 
 def _product(matrix: Array, vector: Array) -> Array:

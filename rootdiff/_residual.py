@@ -120,7 +120,8 @@ class Residual:
 
     def with_jacobian(self, y: Array) -> tuple[Array, Array]:
         """Return the residual, (*batch, n), and its Jacobian, (*batch, n, n), by one evaluation where that is known."""
-        return self.backend.with_jacobian(self.at(y)._of_y, y)
+        smooth = self.at(y)
+        return smooth.backend.with_jacobian(smooth._of_y, y)
 
     def at(self, y: Array) -> Residual:
         """Return the residual whose derivatives at `y` are taken for those of this one: a smoother one, if measured."""
@@ -146,6 +147,11 @@ class Residual:
         """Return the same residual with other parameters."""
         return replace(self, parameters=parameters)
 
+    def with_backend(self, backend: Backend) -> Residual:
+        """Return the same residual of another backend, without its bounds too."""
+        box = self.box and self.box._replace(free=replace(self.box.free, backend=backend))
+        return replace(self, backend=backend, box=box)
+
     def only(self, places: Sequence[int]) -> Residual:
         """Return the same residual with the parameters at `places`; the others are constants."""
         function, parameters = self.function, self.parameters
@@ -160,21 +166,25 @@ class Residual:
 
     def jvp(self, y: Array, tangent: Array) -> Array:
         """Return (df/dy) v, (*batch, n)."""
-        return self.backend.jvp(self.at(y)._of_y, (y,), (tangent,))[1]
+        smooth = self.at(y)
+        return smooth.backend.jvp(smooth._of_y, (y,), (tangent,))[1]
 
     def vjp(self, y: Array, cotangent: Array) -> Array:
         """Return (df/dy)^T u, (*batch, n)."""
-        return self.backend.vjp(self.at(y)._of_y, (y,))[1](cotangent)[0]
+        smooth = self.at(y)
+        return smooth.backend.vjp(smooth._of_y, (y,))[1](cotangent)[0]
 
     def jacobian(self, y: Array) -> Array:
         """Return df/dy, (*batch, n, n)."""
         if self.pattern is not None and not self.backend.traced:  # a compiled program could not raise if it is wrong
             return dense(self, y, self.pattern)
-        return self.backend.linearize(self.at(y)._of_y, y)[2]()
+        smooth = self.at(y)
+        return smooth.backend.linearize(smooth._of_y, y)[2]()
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         """Return (df/dargs) v, (*batch, n), with one tangent per parameter."""
-        return self.backend.parameter_jvp(self.at(y).function, y, self.parameters, tangents)
+        smooth = self.at(y)
+        return smooth.backend.parameter_jvp(smooth.function, y, self.parameters, tangents)
 
     def parameter_vjp(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return (df/dargs)^T u, one array per parameter."""
@@ -182,33 +192,37 @@ class Residual:
 
     def parameter_vjps(self, y: Array, *cotangents: Array) -> list[tuple[Array, ...]]:
         """Return what `parameter_vjp` does for each cotangent; where derivatives are measured, they are so once."""
-        return self.backend.parameter_vjps(self.at(y).function, y, self.parameters, cotangents)
+        smooth = self.at(y)
+        return smooth.backend.parameter_vjps(smooth.function, y, self.parameters, cotangents)
 
     def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return the size of the errors of `parameter_vjp`, where they are measured; else nothing."""
-        return self.backend.parameter_errors(self.at(y).function, y, self.parameters, cotangent)
+        smooth = self.at(y)
+        return smooth.backend.parameter_errors(smooth.function, y, self.parameters, cotangent)
 
     def products(self, y: Array, vectors: Array, transpose: bool = False) -> tuple[Array, Array | None]:
         """Return what `Backend.products` does for this residual."""
-        return self.backend.products(self.at(y)._of_y, y, vectors, transpose)
+        smooth = self.at(y)
+        return smooth.backend.products(smooth._of_y, y, vectors, transpose)
 
     def finer(self, y: Array) -> Callable[[], LinearOperator] | None:
         """Return what makes `operator` from more accurate derivatives; None where they are exact to rounding."""
         finer = self.backend.refined
-        return None if finer is None else cache(lambda: replace(self, backend=finer).operator(y))
+        return None if finer is None else cache(lambda: self.with_backend(finer).operator(y))
 
     def operator(self, y: Array) -> LinearOperator:
         """Return df/dy at `y` as a linear operator."""
         if self.pattern is not None:
             return sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
         kind = OfFixedPoint if self.fixed_point else LinearOperator
-        matvec, rmatvec, dense, *errors = self.backend.linearize(self.at(y)._of_y, y)
+        smooth = self.at(y)
+        matvec, rmatvec, dense, *errors = smooth.backend.linearize(smooth._of_y, y)
         return kind(
             self.backend,
             matvec,
             rmatvec,
             dense,
-            self.backend.precision(y.dtype),
+            smooth.backend.precision(y.dtype),
             (*y.shape, y.shape[-1]),
             errors=errors[0] if errors else None,
             finer=self.finer(y),

@@ -261,7 +261,8 @@ def _parameter_columns(residual: Residual, y: Array, places: Sequence[int]) -> I
                 tangents[place][index] = 1
                 yield place, index, residual.parameter_jvp(y, tangents)
         return
-    slopes = residual.backend.parameter_slopes(residual.at(y).function, y, residual.parameters)  # type: ignore[attr-defined]
+    smooth = residual.at(y)
+    slopes = smooth.backend.parameter_slopes(smooth.function, y, residual.parameters)  # type: ignore[attr-defined]
     for place, index, found in slopes.columns([1 + place for place in places]):
         yield place - 1, index, found.value
 
@@ -284,7 +285,7 @@ class Lost:
 def _restored(binding: Binding, y: Any, args: tuple[Any, ...], box: Any, rest: dict[str, Any]) -> Sensitivities:
     bind, function, options, fixed_point = binding
     residual, structure, args = bind(function, y, args, options, fixed_point)
-    residual = replace(residual, backend=replace(residual.backend, box=box))
+    residual = residual.with_backend(replace(residual.backend, box=box))
     return Sensitivities(residual, structure, args=args, binding=binding, **rest)
 
 

@@ -13,7 +13,7 @@ from rootdiff._backend import Array, Function
 from rootdiff._columns import Column, Entry, columns, seen_together
 from rootdiff._differences import refined, slope
 from rootdiff._errors import ArgumentError
-from rootdiff._line import Line, Slope, central, first_step, power_of_two, scale
+from rootdiff._line import Line, Measured, Slope, central, power_of_two, scale
 from rootdiff._roughness import REACH, roughness, spacing
 from rootdiff._space import numbers
 
@@ -43,6 +43,8 @@ class Slopes:
         Whether to take differences of higher order with respect to entries, at twice the cost.
     unit : array like the first primal, or None
         The size of its entries, positive, if it is known; else a zero counts as one.
+    measured : Measured or None
+        What is known of f where it is itself measured; else its errors are those of rounding, which are looked for.
     """
 
     def __init__(
@@ -54,8 +56,12 @@ class Slopes:
         box: tuple[Array, Array] | None = None,
         fine: bool = False,
         unit: Array | None = None,
+        measured: Measured | None = None,
     ) -> None:
         self.function, self.value, self.complex_step, self.fine = function, value, complex_step, fine
+        # steps as of central differences that are balanced with those of central differences
+        self.eps = float(np.finfo(value.dtype).eps) ** (1 if measured is None else 3 / 4)
+        self.measured = measured
         self.primals, self.box = [np.asarray(primal) for primal in primals], box
         self.unit = unit
         self._learnt: Array | None = None
@@ -64,9 +70,12 @@ class Slopes:
     @cached_property
     def noise(self) -> Array:
         """The change of each component of f when its inputs change by a rounding error, and its own rounding."""
-        eps = np.finfo(self.value.dtype).eps
+        if self.measured is not None:
+            return self.measured.errors
+        eps = self.eps
         changes = [np.abs(self.function(*self._nudged(eps, phase)) - self.value) for phase in _NUDGES]
         noise = np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(self.value)
+        noise = noise + np.finfo(self.value.dtype).smallest_subnormal
         if not self.fine:
             return noise
         # a nudge of the inputs changes f by more than its own rounding, or by less where slopes of large terms cancel
@@ -104,6 +113,13 @@ class Slopes:
         many = len(entries) > 1 and len(entries) * self.value.size > _AT_ONCE
         if many or len({array.dtype for array in arrays.values()}) > 1:
             return [found for entry in entries for found in self.quick([entry])]
+        found = central(*self.line(entries))
+        self._learnt = found.noise[-1].reshape(self.value.shape)
+        return [Slope(*(part.reshape(self.value.shape) for part in one)) for one in zip(*found, strict=True)]
+
+    def line(self, entries: Sequence[Entry]) -> tuple[Line, Array]:
+        """Return the line of several entries, of one dtype, with a step for each (of each system), and their sizes."""
+        arrays = {place: self.primals[place] for place, _ in entries}
         x = np.stack([arrays[place][index] for place, index in entries])
         size, of_first = np.abs(x), 0 in arrays
         largest = {
@@ -123,10 +139,14 @@ class Slopes:
             return np.stack(parts) if len(parts) > 1 else parts[0][None]
 
         length = scale(size, np.stack([largest[place] for place, _ in entries]), unit)
-        line = self._line(along, length, size, x, room, 1.0 if unit is None else unit, self.value.reshape(shape))
-        found = central(line, size)
-        self._learnt = found.noise[-1].reshape(self.value.shape)
-        return [Slope(*(part.reshape(self.value.shape) for part in one)) for one in zip(*found, strict=True)]
+        length = np.stack([self._length(*entry, one) for entry, one in zip(entries, length, strict=True)])
+        return self._line(along, length, size, x, room, 1.0 if unit is None else unit, self.value.reshape(shape)), size
+
+    def _length(self, place: int, index: Any, length: Any) -> Any:
+        """Return what the first step is a part of, for an entry of a primal, where its scale tells this length."""
+        if place or self.measured is None or self.measured.steps is None:
+            return length
+        return np.moveaxis(self.measured.steps, 0, -1)[index] * (1.1 / self.eps ** (1 / 3))
 
     def _moved(self, entry: Entry, step: Any) -> Array:
         """Return the function where an entry moves by a step of `quick`, NaN where it raises; kept for `entry`."""
@@ -161,12 +181,12 @@ class Slopes:
         room = None
         if self.box is not None and place == 0:
             room = (array - self.box[0])[index], (self.box[1] - array)[index]
-        length = scale(size, largest, unit)
+        length = self._length(place, index, scale(size, largest, unit))
         method = partial(refined, length=length) if self.fine else slope
         found = self._slope(along, length, size, array[index], room, method, one)
         # the next entry is told of the rounding met here; much more than was known is a kink, of this entry alone
         seen = np.minimum(found.noise, _MORE * self._known)
-        term = np.finfo(self.value.dtype).eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
+        term = self.eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
         self._learnt = np.fmax(np.maximum(self._known, seen), term)
         return found
 
@@ -224,14 +244,14 @@ class Slopes:
         entry is far smaller than its `unit` and may be a zero up to rounding. Then longer ones have the sign of `side`,
         by which the entry keeps its own sign.
         """
-        first = max(first_step(value.dtype), first_step(length.dtype))
+        first = max(self.eps, np.finfo(length.dtype).eps) ** (1 / 3)
         longest = np.where(_LONGEST * size > first * unit, _LONGEST * size, np.inf)
         away = room
         if np.any((longest == np.inf) & (side != 0)):
             away = tuple(np.where(lies, _LONGEST * size, np.inf) for lies in (side > 0, side < 0))
             away = away if room is None else tuple(np.minimum(*pair) for pair in zip(away, room, strict=True))
         step = power_of_two(first * length, length.dtype)
-        return Line(along, value, self._known.reshape(value.shape), step, longest, room, unit, away=away)
+        return Line(along, value, self._known.reshape(value.shape), step, longest, self.eps, room, unit, away=away)
 
     def at(self, primals: Sequence[Array]) -> Array:
         """Return the function, NaN where it raises, as the functions of `math` do outside of their domain."""
@@ -308,7 +328,7 @@ class Slopes:
             parts = [(ratio >= least) & (ratio < most) for ratio in ratios]
             largest = max(np.max(np.abs(t), where=part, initial=0) for part, t in zip(parts, tangents, strict=True))
             factor = float(power_of_two(largest, np.float64))
-            tiny = least * factor < np.finfo(self.value.dtype).eps ** (1 / 2)
+            tiny = least * factor < self.eps ** (1 / 2)
             for side in (1, -1) if tiny else (0,):
                 kept = [part & (sign * side >= 0) for part, sign in zip(parts, sides, strict=True)]
                 length = min(

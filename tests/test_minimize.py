@@ -78,6 +78,31 @@ def test_the_valley_of_rosenbrock() -> None:
     np.testing.assert_allclose(of_a, [1, 2, 4, 8], rtol=1e-8)
 
 
+# --- where an unknown of the minimum is zero: its size tells no step
+
+
+@pytest.mark.parametrize("start", [(1.0, 1.0), (0.2, 0.2), (0.0, 0.0), (-1.0, 3.0)])
+def test_numpy_finds_a_minimum_with_a_zero(start: tuple[float, float]) -> None:
+    """(0, 2) is the minimum of y.A y/2 - b.y, and A^-1 its derivative by b."""
+    a, b = np.array([[2, 0.5], [0.5, 1]]), np.array([1.0, 2])
+    sol = rootdiff.minimize(lambda y, b: y @ a @ y / 2 - b @ y, np.array(start), b)
+    assert sol.evaluations < 1000
+    np.testing.assert_allclose(sol.y, [0, 2], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(sol.jacobian()[0], np.linalg.inv(a), rtol=0, atol=ROUGH)
+
+
+def test_numpy_finds_random_minima_with_zeros() -> None:
+    """Half of the unknowns are zero at the minima of these quadratic forms."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        n = int(rng.integers(1, 5))
+        basis, values = np.linalg.qr(rng.normal(size=(n, n)))[0], rng.uniform(0.3, 3, n)
+        y = rng.normal(size=n) * (rng.random(n) < 0.5)
+        a = basis @ np.diag(values) @ basis.T
+        sol = rootdiff.minimize(lambda y, b, a=a: y @ a @ y / 2 - b @ y, rng.normal(size=n), a @ y)
+        np.testing.assert_allclose(sol.y, y, rtol=0, atol=1e-8)
+
+
 # --- saddles, and what is no minimum
 
 

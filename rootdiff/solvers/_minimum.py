@@ -55,6 +55,7 @@ class Minimum(Solver):
         rtol = float(xp.finfo(y0.dtype).eps) ** 0.75 if rtol is None else rtol
         judge = with_settings(Given(), rtol=rtol, atol=getattr(inner, "atol", None))
         dense = is_dense(tuple(y0.shape))
+        residual = _smoothed(residual, raw.y)
         hessian = residual.free.jacobian(raw.y) if dense else None
         asked = raw.status != int(Status.NONFINITE_START)
         raw = judged(judge, _beyond(residual, raw.y, hessian), y0, first, raw, asked)
@@ -104,6 +105,16 @@ class MinimumOfObjective(Minimum):
             "small multiple of the square of y less what it should be near to; on_failure='keep' returns this y",
         ),
     }
+
+
+def _smoothed(residual: Residual, y: Array) -> Residual:
+    """Return the residual with what its gradient `at` a point is smoother as, where it is measured."""
+    free, box = residual.free.at(y), residual.box
+    if free is residual.free:
+        return residual
+    if box is not None:
+        return replace(residual, box=box._replace(free=free))
+    return replace(free, scale=residual.scale, squares=residual.squares, objective=residual.objective)
 
 
 def _beyond(residual: Residual, at: Array, hessian: Array | None) -> Residual:

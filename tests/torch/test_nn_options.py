@@ -143,7 +143,11 @@ def test_what_is_misspelt_fails_in_the_constructor() -> None:
 
 @pytest.mark.parametrize("start", [torch.zeros(5), lambda x: torch.zeros(5), (torch.zeros(3, 5), torch.zeros(2))])
 def test_a_start_without_the_batch_is_named(start: Any) -> None:
-    layer = rd.nn.FixedPointLayer(nn.RNNCell(2, 5), start=start)
+    class Recurrent(nn.RNNCell):
+        def forward(self, z: Any, x: Any) -> Any:
+            return super().forward(x, z)
+
+    layer = rd.nn.FixedPointLayer(Recurrent(2, 5), start=start)
     with pytest.raises(rd.ArgumentError, match=r"start: it has shape \(\d,\), but must begin with .* batch, \(3,\)"):
         layer(X.float())
     layer.start = lambda x: torch.zeros(5).expand(len(x), -1)
