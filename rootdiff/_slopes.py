@@ -75,7 +75,6 @@ class Slopes:
         eps = self.eps
         changes = [np.abs(self.function(*self._nudged(eps, phase)) - self.value) for phase in _NUDGES]
         noise = np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(self.value)
-        noise = noise + np.finfo(self.value.dtype).smallest_subnormal
         if not self.fine:
             return noise
         # a nudge of the inputs changes f by more than its own rounding, or by less where slopes of large terms cancel

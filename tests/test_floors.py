@@ -27,6 +27,7 @@ FLOORS = {
     "_line": 0,
     "_roughness": 0,
     "_slopes": 0,
+    "_fixed_steps": 0,
     "_numpy": 0,
     "_numpy_lu": 0,
     "_freezing": 0,
