@@ -34,6 +34,14 @@ class Measured(NamedTuple):
     steps: Array | None = None
 
 
+def relative_rounding(dtype: Any, measured: Measured | None) -> float:
+    """Return the least part of f that its errors are: eps, or as of balanced central differences where it is measured.
+
+    A difference over ``eps^(1/4)`` of an error of ``eps`` in f is off by ``eps^(3/4)``.
+    """
+    return float(np.finfo(dtype).eps) ** (1 if measured is None else 3 / 4)
+
+
 @dataclass(frozen=True)
 class Line:
     """A function of one number t per system, or of one for all, that is to be differentiated at t = 0.

@@ -15,7 +15,7 @@ from rootdiff import _numpy_lu as _lu
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
-from rootdiff._line import Measured
+from rootdiff._line import Measured, relative_rounding
 from rootdiff._slopes import Slopes
 
 #: Entries of a vector up to which a loop over them beats NumPy's own reduction, which is one loop per vector...
@@ -236,7 +236,7 @@ class NumpyBackend(Backend):
         return *products, lambda: matrix().value, lambda: (found if self.quick else matrix)().error
 
     def precision(self, dtype: Any) -> float:
-        eps = float(np.finfo(dtype).eps) ** (1 if self.measured is None else 3 / 4)
+        eps = relative_rounding(dtype, self.measured)
         return eps if self.complex_step else eps ** (4 / 5 if self.fine else 2 / 3)
 
     @property

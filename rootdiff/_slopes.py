@@ -13,7 +13,7 @@ from rootdiff._backend import Array, Function
 from rootdiff._columns import Column, Entry, columns, seen_together
 from rootdiff._differences import refined, slope
 from rootdiff._errors import ArgumentError
-from rootdiff._line import Line, Measured, Slope, central, power_of_two, scale
+from rootdiff._line import Line, Measured, Slope, central, power_of_two, relative_rounding, scale
 from rootdiff._roughness import REACH, roughness, spacing
 from rootdiff._space import numbers
 
@@ -59,8 +59,7 @@ class Slopes:
         measured: Measured | None = None,
     ) -> None:
         self.function, self.value, self.complex_step, self.fine = function, value, complex_step, fine
-        # steps as of central differences that are balanced with those of central differences
-        self.eps = float(np.finfo(value.dtype).eps) ** (1 if measured is None else 3 / 4)
+        self.eps = relative_rounding(value.dtype, measured)
         self.measured = measured
         self.primals, self.box = [np.asarray(primal) for primal in primals], box
         self.unit = unit
