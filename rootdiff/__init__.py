@@ -1,162 +1,82 @@
 """Differentiable root finding: state ``f(y, *args) = 0``, name a solver, get the root and its exact derivatives."""
 
-from rootdiff._backend import Backend
-from rootdiff._errors import (
-    AdjointError,
-    ArgumentError,
-    ArgumentTypeError,
-    ConvergenceError,
-    ConvergenceWarning,
-    DuplicateNameError,
-    RootdiffError,
-    UnknownNameError,
-)
-from rootdiff._hooks import History
-from rootdiff._iterate import Iterate, State
-from rootdiff._loop import IterativeSolver, StepInfo
-from rootdiff._numpy_adapter import (
-    conditions,
-    continuation,
-    detect_sparsity,
-    fixed_point,
-    gradient_report,
-    implicit,
-    least_squares,
-    minimize,
-    ode,
-    root,
-    root_scalar,
-)
-from rootdiff._operator import LinearOperator
-from rootdiff._problems import Path
-from rootdiff._registry import (
-    available_adjoints,
-    available_solvers,
-    get_adjoint,
-    get_solver,
-    register_adjoint,
-    register_solver,
-)
-from rootdiff._report import GradientReport
-from rootdiff._residual import Residual
-from rootdiff._solution import Method, RawSolution, Solution, Status
-from rootdiff._solver import Solver
-from rootdiff._sparsity import Pattern
-from rootdiff.linear import (
-    CG,
-    GMRES,
-    LSMR,
-    LU,
-    BiCGStab,
-    LeastSquares,
-    LinearFunction,
-    LinearInfo,
-    LinearSolver,
-    Neumann,
-    OneStep,
-    Phantom,
-    Reuse,
-    SparseLU,
-)
-from rootdiff.solvers import (
-    ITP,
-    Anderson,
-    Bisection,
-    BracketedNewton,
-    BracketSolver,
-    Broyden,
-    Chain,
-    Chandrupatla,
-    Chord,
-    DFSane,
-    FixedPoint,
-    GaussNewton,
-    LevenbergMarquardt,
-    Newton,
-    NewtonKrylov,
-    NewtonTrustRegion,
-    PseudoTransient,
-    SciPy,
-    SciPyMinimizer,
-    TrustRegion,
-)
+from types import ModuleType as _Module
+
+from rootdiff._backend import Backend as Backend
+from rootdiff._errors import AdjointError as AdjointError
+from rootdiff._errors import ArgumentError as ArgumentError
+from rootdiff._errors import ArgumentTypeError as ArgumentTypeError
+from rootdiff._errors import ConvergenceError as ConvergenceError
+from rootdiff._errors import ConvergenceWarning as ConvergenceWarning
+from rootdiff._errors import DuplicateNameError as DuplicateNameError
+from rootdiff._errors import RootdiffError as RootdiffError
+from rootdiff._errors import UnknownNameError as UnknownNameError
+from rootdiff._hooks import History as History
+from rootdiff._iterate import Iterate as Iterate
+from rootdiff._iterate import State as State
+from rootdiff._loop import IterativeSolver as IterativeSolver
+from rootdiff._loop import StepInfo as StepInfo
+from rootdiff._numpy_adapter import conditions as conditions
+from rootdiff._numpy_adapter import continuation as continuation
+from rootdiff._numpy_adapter import detect_sparsity as detect_sparsity
+from rootdiff._numpy_adapter import fixed_point as fixed_point
+from rootdiff._numpy_adapter import gradient_report as gradient_report
+from rootdiff._numpy_adapter import implicit as implicit
+from rootdiff._numpy_adapter import least_squares as least_squares
+from rootdiff._numpy_adapter import minimize as minimize
+from rootdiff._numpy_adapter import ode as ode
+from rootdiff._numpy_adapter import root as root
+from rootdiff._numpy_adapter import root_scalar as root_scalar
+from rootdiff._operator import LinearOperator as LinearOperator
+from rootdiff._problems import Path as Path
+from rootdiff._registry import available_adjoints as available_adjoints
+from rootdiff._registry import available_solvers as available_solvers
+from rootdiff._registry import get_adjoint as get_adjoint
+from rootdiff._registry import get_solver as get_solver
+from rootdiff._registry import register_adjoint as register_adjoint
+from rootdiff._registry import register_solver as register_solver
+from rootdiff._report import GradientReport as GradientReport
+from rootdiff._residual import Residual as Residual
+from rootdiff._solution import Method as Method
+from rootdiff._solution import RawSolution as RawSolution
+from rootdiff._solution import Solution as Solution
+from rootdiff._solution import Status as Status
+from rootdiff._solver import Solver as Solver
+from rootdiff._sparsity import Pattern as Pattern
+from rootdiff.linear import CG as CG
+from rootdiff.linear import GMRES as GMRES
+from rootdiff.linear import LSMR as LSMR
+from rootdiff.linear import LU as LU
+from rootdiff.linear import BiCGStab as BiCGStab
+from rootdiff.linear import LeastSquares as LeastSquares
+from rootdiff.linear import LinearFunction as LinearFunction
+from rootdiff.linear import LinearInfo as LinearInfo
+from rootdiff.linear import LinearSolver as LinearSolver
+from rootdiff.linear import Neumann as Neumann
+from rootdiff.linear import OneStep as OneStep
+from rootdiff.linear import Phantom as Phantom
+from rootdiff.linear import Reuse as Reuse
+from rootdiff.linear import SparseLU as SparseLU
+from rootdiff.solvers import ITP as ITP
+from rootdiff.solvers import Anderson as Anderson
+from rootdiff.solvers import Bisection as Bisection
+from rootdiff.solvers import BracketedNewton as BracketedNewton
+from rootdiff.solvers import BracketSolver as BracketSolver
+from rootdiff.solvers import Broyden as Broyden
+from rootdiff.solvers import Chain as Chain
+from rootdiff.solvers import Chandrupatla as Chandrupatla
+from rootdiff.solvers import Chord as Chord
+from rootdiff.solvers import DFSane as DFSane
+from rootdiff.solvers import FixedPoint as FixedPoint
+from rootdiff.solvers import GaussNewton as GaussNewton
+from rootdiff.solvers import LevenbergMarquardt as LevenbergMarquardt
+from rootdiff.solvers import Newton as Newton
+from rootdiff.solvers import NewtonKrylov as NewtonKrylov
+from rootdiff.solvers import NewtonTrustRegion as NewtonTrustRegion
+from rootdiff.solvers import PseudoTransient as PseudoTransient
+from rootdiff.solvers import SciPy as SciPy
+from rootdiff.solvers import SciPyMinimizer as SciPyMinimizer
+from rootdiff.solvers import TrustRegion as TrustRegion
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "CG",
-    "GMRES",
-    "ITP",
-    "LSMR",
-    "LU",
-    "AdjointError",
-    "Anderson",
-    "ArgumentError",
-    "ArgumentTypeError",
-    "Backend",
-    "BiCGStab",
-    "Bisection",
-    "BracketSolver",
-    "BracketedNewton",
-    "Broyden",
-    "Chain",
-    "Chandrupatla",
-    "Chord",
-    "ConvergenceError",
-    "ConvergenceWarning",
-    "DFSane",
-    "DuplicateNameError",
-    "FixedPoint",
-    "GaussNewton",
-    "GradientReport",
-    "History",
-    "Iterate",
-    "IterativeSolver",
-    "LeastSquares",
-    "LevenbergMarquardt",
-    "LinearFunction",
-    "LinearInfo",
-    "LinearOperator",
-    "LinearSolver",
-    "Method",
-    "Neumann",
-    "Newton",
-    "NewtonKrylov",
-    "NewtonTrustRegion",
-    "Path",
-    "Pattern",
-    "OneStep",
-    "Phantom",
-    "PseudoTransient",
-    "RawSolution",
-    "Residual",
-    "Reuse",
-    "RootdiffError",
-    "SciPy",
-    "SciPyMinimizer",
-    "Solution",
-    "Solver",
-    "SparseLU",
-    "State",
-    "Status",
-    "StepInfo",
-    "TrustRegion",
-    "UnknownNameError",
-    "available_adjoints",
-    "available_solvers",
-    "conditions",
-    "continuation",
-    "detect_sparsity",
-    "fixed_point",
-    "get_adjoint",
-    "get_solver",
-    "gradient_report",
-    "implicit",
-    "least_squares",
-    "minimize",
-    "ode",
-    "register_adjoint",
-    "register_solver",
-    "root",
-    "root_scalar",
-]
+__all__ = [name for name, value in vars().items() if name[0] != "_" and not isinstance(value, _Module)]
