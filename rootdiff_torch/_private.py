@@ -17,6 +17,7 @@ from torch.autograd.function import BackwardCFunction as BackwardCFunction
 from torch.fx import _symbolic_trace
 from torch.fx.experimental.proxy_tensor import get_proxy_mode as get_proxy_mode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 try:  # a root as one node of a graph
     from torch._dynamo.exc import SkipFrame as SkipFrame
