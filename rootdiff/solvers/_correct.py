@@ -50,12 +50,14 @@ def corrected(
         f_new = residual(y)
         norm = max_norm(xp, f_new)
         contracts = norm2(xp, f_new) <= CONTRACTION * norm2(xp, f)
-        if dense:  # rows of a gradient have units of their own: rounding of one may hide what the others gain
-            rest, eps = xp.abs(backend.lu_solve(factors, f_new)), float(xp.finfo(f.dtype).eps)
-            contracts = contracts | every(xp, rest <= CONTRACTION * xp.abs(direction) + 4 * eps * xp.abs(y))
-        contracts = going & contracts
         scale = start_scale(xp, y, residual.scale)
         allowed = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
+        if dense:  # rows of a gradient have units of their own: rounding of one may hide what the others gain
+            rest, limits = xp.abs(backend.lu_solve(factors, f_new)), xp.finfo(f.dtype)
+            unit = xp.where(allowed > 0, allowed, xp.full_like(allowed, float(limits.smallest_normal)))
+            gained = max_norm(xp, rest / unit) <= CONTRACTION * max_norm(xp, direction / unit)
+            contracts = contracts | gained | every(xp, rest <= 4 * float(limits.eps) * xp.abs(y))
+        contracts = going & contracts
         within = contracts & ((norm == 0) | every(xp, xp.abs(direction) <= allowed))
         steps = xp.astype(raw.steps + xp.astype(contracts, xp.int32), xp.int32)
         return contracts & ~within & (steps < last), raw._replace(
