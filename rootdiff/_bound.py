@@ -17,7 +17,7 @@ from rootdiff._names import BACKENDS
 P = ParamSpec("P")
 T = TypeVar("T")
 #: The options that one package alone takes.
-_OWN = dict.fromkeys(("jac", "jvp", "vjp", "derivatives", "max_evaluations"), "rootdiff") | {
+_OWN = dict.fromkeys(("jac", "jvp", "vjp", "derivatives", "diff_step", "max_evaluations"), "rootdiff") | {
     "cuda_graph": "rootdiff_torch"
 }
 #: What the docstrings of several entry points say of any framework.

@@ -52,6 +52,9 @@ class _Best(NamedTuple):
 @np.errstate(all="ignore")
 def slope(line: Line) -> Slope:
     """Return the derivative at 0 of the function on a `line`."""
+    if line.told is not None:
+        best = _stencil(line, line.step)
+        return Slope(best.value, best.error, line.noise)
     step, change = _felt(line)
     known = np.isfinite(line.value)
     if not np.any(known & (change != 0)):

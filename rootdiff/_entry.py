@@ -72,6 +72,7 @@ def root(
     jvp: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
     correct: Callable[[Any, Any], Any] | None = None,
     bounds: tuple[Any, Any] | None = None,
     max_evaluations: int | None = None,
@@ -202,6 +203,7 @@ def fixed_point(
     on_failure: OnFailure = "raise",
     jac_sparsity: Any = None,
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
     correct: Callable[[Any, Any], Any] | None = None,
     bounds: tuple[Any, Any] | None = None,
     max_evaluations: int | None = None,
@@ -221,9 +223,9 @@ def fixed_point(
         ``cell(z, *args)`` returns a pytree like `z0`$cell. The residual is ``cell(z, *args) - z``.
     z0 : $array, number or pytree of them, (*batch, ...), floating
         Initial guess. Not differentiated.
-    *args, adjoint, rtol, atol, max_steps, batch_ndim, batched_args, y_scale
+    *args, adjoint, rtol, atol, max_steps, batch_ndim, batched_args, y_scale, on_failure
         As for `root`.
-    on_failure, correct, bounds, callback, verbose, progress, history, check, has_aux$fixed_point_options
+    correct, bounds, callback, verbose, progress, history, check, has_aux$fixed_point_options
         As for `root`.
     jac_sparsity : "detect", tuple, sparse array or Pattern, optional
         As for `root`, of the derivative of the cell; "auto" then takes `Newton`, whatever the size.
@@ -266,6 +268,7 @@ def implicit(
     jvp: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
 ) -> Solution[Y]:
     """Return `y`, a root that was found elsewhere, $differentiable.
 
@@ -329,6 +332,7 @@ def least_squares(
     on_failure: OnFailure = "raise",
     jac: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
     callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
     progress: bool = False,
@@ -343,7 +347,9 @@ def least_squares(
         ``residual(y, *args)`` returns a floating array, or a pytree of such, with at least as many numbers as there are
         unknowns: of a batch, for each system along the axes after those of the batch.
         $residual
-    y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, progress, history, has_aux$options
+    callback, verbose, progress, history, has_aux
+        As for `root`.
+    y0, *args, adjoint, batch_ndim, y_scale, on_failure$options
         As for `root`. A failure is a `y` that is no minimum.
     loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"}
         What is summed, as SciPy names it: rho(r^2), where "linear" is r^2. The others grow slower than that where r is
@@ -406,6 +412,7 @@ def minimize(
     on_failure: OnFailure = "raise",
     jac: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
     callback: Callable[[StepInfo], Any] | None = None,
     verbose: bool = False,
     progress: bool = False,
@@ -420,7 +427,9 @@ def minimize(
         ``objective(y, *args)`` returns a real floating number: of a batch, one for each system, as an array with the
         batch axes alone. A minimum is a local one.
         $residual
-    y0, *args, adjoint, batch_ndim, y_scale, on_failure, callback, verbose, progress, history, has_aux$options
+    callback, verbose, progress, history, has_aux
+        As for `root`.
+    y0, *args, adjoint, batch_ndim, y_scale, on_failure$options
         As for `root`. A failure is a `y` that is no minimum.
     solver : str or Solver
         "auto" takes `NewtonTrustRegion`, which descends, and forms the Hessian. There are "scipy:minimize:BFGS",
@@ -505,6 +514,7 @@ def root_scalar(
     adjoint: AdjointName | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
 ) -> Solution:
     """Find y between two points with ``residual(y, *args) = 0``, for each element by itself.
 
@@ -571,6 +581,7 @@ def continuation(
     adjoint: AdjointName | LinearSolver = "auto",
     on_failure: OnFailure = "raise",
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
 ) -> Solution:
     """Find y with ``residual(y, *args1) = 0`` by following the root from the easier parameters `args0`.
 
@@ -646,6 +657,7 @@ def detect_sparsity(
     *args: Any,
     batch_ndim: int = 0,
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
 ) -> Pattern:
     """Return where the Jacobian of a residual near `y0` has entries, for `jac_sparsity` of `root`.
 
@@ -695,6 +707,7 @@ def gradient_report(
     jvp: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
+    diff_step: float | None = None,
 ) -> GradientReport:
     """Return how far a gradient through the root `y` can be trusted, and what limits it.
 

@@ -34,6 +34,13 @@ class Measured(NamedTuple):
     steps: Array | None = None
 
 
+class Told(NamedTuple):
+    """What the user tells of differences: their step, a part of what moves, and whether they go to one side only."""
+
+    step: float
+    one_sided: bool
+
+
 def relative_rounding(dtype: Any, measured: Measured | None) -> float:
     """Return the least part of f that its errors are: eps, or as of balanced central differences where it is measured.
 
@@ -66,6 +73,8 @@ class Line:
         How many longer steps are tried until f feels one.
     away : tuple, or None
         As `room`, for steps that grow from one so short that the entry may be a zero up to rounding.
+    told : Told or None
+        What the user tells: then the first step is the only one.
     """
 
     along: Callable[[Any], Array]
@@ -78,11 +87,12 @@ class Line:
     unit: Any = 1.0
     tries: int = 6
     away: tuple[Any, Any] | None = None
+    told: Told | None = None
 
     @property
     def first(self) -> float:
-        """The step of a central difference in an entry of size one."""
-        return float(self.eps ** (1 / 3))
+        """The step of a difference in an entry of size one."""
+        return float(self.eps ** (1 / 3)) if self.told is None else self.told.step
 
     def at(self, t: Any) -> Array:
         """Return f at t, NaN where it raises, as the functions of `math` do outside of their domain."""
@@ -96,14 +106,14 @@ class Line:
 
     def allowed(self, step: Any) -> tuple[Any, Any]:
         """Return the step to take in place of `step`, signed, and whether it may be taken to the other side too."""
-        step = np.minimum(step, self.longest)
+        step, two_sided = np.minimum(step, self.longest), self.told is None or not self.told.one_sided
         if self.room is None:
-            return step, np.ones_like(step, dtype=bool)
+            return step, np.full_like(step, two_sided, dtype=bool)
         below, above = self.room
         widest = np.maximum(below, above)
         step = np.where(widest > 0, np.minimum(step, widest), step)  # without any room there is no other way
         forward = above >= step
-        return np.where(forward | (below < step), step, -step), np.where(forward, below, above) >= step
+        return np.where(forward | (below < step), step, -step), two_sided & (np.where(forward, below, above) >= step)
 
 
 def power_of_two(step: Any, dtype: Any) -> Any:
@@ -128,6 +138,13 @@ def scale(size: Any, largest: Any, unit: Any = None) -> Any:
 def is_short(line: Line, step: Any) -> Any:
     """Return whether a step is so short, in an entry's unit, that a component's rounding hides a slope of its size."""
     return step < line.eps ** (5 / 6) * line.unit
+
+
+def bare(line: Line) -> Array:
+    """Return the differences over the first step, of an error that is not asked for: one evaluation for each side."""
+    step, both = line.allowed(line.step)
+    ahead, back = line.change(step), line.change(np.where(both, -step, 0))
+    return (ahead - back) / np.where(both, 2 * step, step)[..., None]
 
 
 @np.errstate(all="ignore")

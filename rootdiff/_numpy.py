@@ -15,7 +15,7 @@ from rootdiff import _numpy_lu as _lu
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._inverse import Factors
-from rootdiff._line import Measured, relative_rounding
+from rootdiff._line import Measured, Told, relative_rounding
 from rootdiff._slopes import Slopes
 
 #: Entries of a vector up to which a loop over them beats NumPy's own reduction, which is one loop per vector...
@@ -100,6 +100,8 @@ class NumpyBackend(Backend):
         What is known of a function that is itself measured.
     quick : bool
         Whether the errors of a Jacobian's entries are looked at together, not one by one: for the steps of a solve.
+    diff_step : float, or None
+        The step of differences that the user tells, a part of each unknown and parameter.
 
     References
     ----------
@@ -107,11 +109,12 @@ class NumpyBackend(Backend):
     Moré & Wild (2011), "Estimating computational noise", for the noise that the steps stay clear of.
     """
 
-    derivatives: Literal["finite-difference", "complex-step"] = "finite-difference"
+    derivatives: Literal["finite-difference", "forward-difference", "complex-step"] = "finite-difference"
     box: tuple[Array, Array] | None = field(default=None, compare=False)
     scale: Array | None = field(default=None, compare=False)
     fine: bool = False
     quick: bool = False
+    diff_step: float | None = None
     measured: Measured | None = field(default=None, compare=False)
     sparsely: Callable[..., list[Array] | None] | None = field(default=None, compare=False)
 
@@ -142,6 +145,13 @@ class NumpyBackend(Backend):
     def complex_step(self) -> bool:
         return self.derivatives == "complex-step"
 
+    def told(self, dtype: Any) -> Told | None:
+        """Return what the user tells of differences, if anything."""
+        one_sided = self.derivatives == "forward-difference"
+        if self.complex_step or (self.diff_step is None and not one_sided):
+            return None
+        return Told(self.diff_step or float(np.finfo(dtype).eps) ** (1 / 2), one_sided)
+
     def slopes(
         self,
         function: Function,
@@ -151,7 +161,8 @@ class NumpyBackend(Backend):
         unit: Array | None = None,
     ) -> Slopes:
         """Return the derivatives of the function at the primals, where it has this value, with their errors."""
-        return Slopes(function, primals, value, self.complex_step, box, self.fine, unit, self.measured)
+        told = self.told(value.dtype)
+        return Slopes(function, primals, value, self.complex_step, box, self.fine, unit, self.measured, told)
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)
@@ -236,12 +247,14 @@ class NumpyBackend(Backend):
         return *products, lambda: matrix().value, lambda: (found if self.quick else matrix)().error
 
     def precision(self, dtype: Any) -> float:
-        eps = relative_rounding(dtype, self.measured)
+        eps, told = relative_rounding(dtype, self.measured), self.told(dtype)
+        if told is not None:
+            return max(told.step ** (1 if told.one_sided else 2), eps / told.step)
         return eps if self.complex_step else eps ** (4 / 5 if self.fine else 2 / 3)
 
     @property
     def refined(self) -> NumpyBackend | None:
-        return None if self.complex_step or self.fine else replace(self, fine=True, quick=False)
+        return None if self.complex_step or self.fine or self.told(float) else replace(self, fine=True, quick=False)
 
     def lu_factor(self, matrix: Array) -> Factors:
         return _lu.factor(matrix)

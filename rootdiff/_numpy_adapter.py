@@ -79,6 +79,12 @@ class NumpyAdapter(Adapter):
         for name in ("jac", "jvp", "vjp"):
             if getattr(options, name) is not None:
                 check_function(name, getattr(options, name), otherwise)
+        step = options.diff_step
+        if step is not None and not (isinstance(step, int | float | np.floating) and 0 < step < 1):
+            raise ArgumentError(
+                f"diff_step: got {step!r}; it must be a number between 0 and 1, the step of differences as a part of "
+                "each unknown, or None. Sizes of their own are told by y_scale."
+            )
 
     def kept(self, structure: Structure, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return frozen(structure, args)
@@ -100,7 +106,8 @@ class NumpyAdapter(Adapter):
         derivatives = options.derivatives if options.loss is None else "finite-difference"
         sparsely, within = None if task.pattern is None else pulled_back, options.within
         box = hooks.box(structure, start) if within is None else flat_bounds(structure, within, task.args, start)
-        backend = NumpyBackend(derivatives, box, task.scale, sparsely=sparsely)
+        step = options.diff_step if options.loss is None else None
+        backend = NumpyBackend(derivatives, box, task.scale, sparsely=sparsely, diff_step=step)
         problem = self.measured(task).with_backend(replace(backend, quick=True))
         freezer, rules = Freezer(), ("jac", "jvp", "vjp", "within")
         calls = cast(Calls, task.function)
@@ -175,8 +182,10 @@ def _with_pattern_of_jac(adapter: NumpyAdapter, task: Task) -> Task:
 def _with_rules(task: Task, structure: Structure, args: tuple[Any, ...]) -> Residual:
     """Return the residual of some systems, with the user's rules for its derivatives."""
     residual, rules = task.residual(structure, args), task.options
+    backend: Any = residual.backend
+    residual = residual.with_backend(replace(backend, diff_step=rules.diff_step))
     if residual.equations is not None:
-        return of_squares(task, residual.equations, structure, args)
+        return of_squares(task, residual.equations.with_backend(residual.backend), structure, args)
     if not any((rules.jac, rules.jvp, rules.vjp)):
         return residual
     given = DerivativeRules(rules.jac, rules.jvp, rules.vjp, structure, args, is_parameter)

@@ -33,7 +33,7 @@ def of_squares(task: Task, equations: Residual, structure: Structure, args: tupl
     if within is not None:
         backend = replace(backend, box=flat_bounds(structure, within, args, task.start))
     without = loss if loss == OBJECTIVE else "linear"
-    inner = backend.refined or backend
+    inner = backend.refined or replace(backend, quick=True)
     rules = DerivativeRules(task.options.jac, None, None, structure, args, is_parameter)
     plain = flat_equations(task.function, structure, rebuild, without, task.options.has_aux)
 
@@ -45,7 +45,7 @@ def of_squares(task: Task, equations: Residual, structure: Structure, args: tupl
     found = at(*equations.parameters)
     if loss not in ("linear", OBJECTIVE):
         found = WithLoss(plain, equations.parameters, inner, plain=found, loss=loss)
-    outer = replace(backend, derivatives="finite-difference")
+    outer = replace(backend, derivatives="finite-difference", diff_step=None)
     measured = None if rules.jac or inner.complex_step else at(*equations.parameters)
     free = Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer, measured)
     if within is None:
@@ -164,7 +164,7 @@ class Gradient(Residual):
         slope, curvature = slopes_of_loss(np, self.loss, r)
         gradient = _product(matrix, slope)
         error, noise = norm2(np, np.matrix_transpose(off) * slope[..., None, :]), slopes.noise
-        probe = Slopes(near, (y,), r, box=half, unit=backend.scale, measured=Measured(noise))
+        probe = Slopes(near, (y,), r, box=half, unit=backend.scale, measured=Measured(noise), told=slopes.told)
         steps = FixedSteps.found(probe, r, (slope, curvature), gradient, error)
         steps = replace(steps, fine=backend.fine)
         first = steps.jacobian(near, y)

@@ -32,10 +32,15 @@ WORDS = {
             is not differentiated is None.
         vjp : callable, optional
             ``vjp((y, *args), cotangent)`` returns a tuple of cotangents of y and of each of `args`.
-        derivatives : {"finite-difference", "complex-step"}
+        derivatives : {"finite-difference", "forward-difference", "complex-step"}
             How to get the derivatives that were not given: by central differences (relative error about eps^(2/3),
-            where f is rounded to eps), or by complex steps, exact to rounding, for a residual that is analytic and
+            where f is rounded to eps); by differences to one side, at half the calls of a dear residual, with steps of
+            eps^(1/2) and errors like that; or by complex steps, exact to rounding, for a residual that is analytic and
             takes complex numbers.
+        diff_step : float, optional
+            The step of differences in each unknown and parameter, as a part of its size, at least half of that (a zero
+            counts as its `y_scale`, or one), in (0, 1): 1e-3 for a residual with noise of 1e-9. It is taken as it is,
+            to both sides that `bounds` leave, or to one. Default: steps that f itself tells.
     """,
     "jac_of_equations": """
         jac : callable, optional
@@ -53,8 +58,8 @@ WORDS = {
         those of y are right to five to nine digits. `jac`, or ``derivatives="complex-step"``, which is taken within the
         gradient, makes that eight to ten.
     """,
-    "options": ", derivatives",
-    "fixed_point_options": ", derivatives, max_evaluations",
+    "options": ", derivatives, diff_step",
+    "fixed_point_options": ", derivatives, diff_step, max_evaluations",
     "max_evaluations": """
         max_evaluations : int, optional
             Calls of the residual, those for differences included, after which no step is taken: systems that have not
@@ -63,7 +68,7 @@ WORDS = {
             brackets. Default: for "auto" and one system the larger one of 12,000 and 200 (n + 1) for n unknowns; else
             none.
     """,
-    "rules": ", jac, jvp, vjp, derivatives",
+    "rules": ", jac, jvp, vjp, derivatives, diff_step",
     "y_scale": "The steps of differences are as long as it allows, too.",
     "bounds": ", and no difference leaves it",
     "solution": "With `y`, `status`, `steps`, `residual_norm`, and the methods `vjp`, `jvp` and `jacobian`.",

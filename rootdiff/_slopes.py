@@ -13,7 +13,7 @@ from rootdiff._backend import Array, Function
 from rootdiff._columns import Column, Entry, columns, seen_together
 from rootdiff._differences import refined, slope
 from rootdiff._errors import ArgumentError
-from rootdiff._line import Line, Measured, Slope, central, power_of_two, relative_rounding, scale
+from rootdiff._line import Line, Measured, Slope, Told, bare, central, power_of_two, relative_rounding, scale
 from rootdiff._roughness import REACH, roughness, spacing
 from rootdiff._space import numbers
 
@@ -45,6 +45,8 @@ class Slopes:
         The size of its entries, positive, if it is known; else a zero counts as one.
     measured : Measured or None
         What is known of f where it is itself measured; else its errors are those of rounding, which are looked for.
+    told : Told or None
+        What the user tells of the differences, which then are as rough as f is taken to be.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class Slopes:
         fine: bool = False,
         unit: Array | None = None,
         measured: Measured | None = None,
+        told: Told | None = None,
     ) -> None:
         self.function, self.value, self.complex_step, self.fine = function, value, complex_step, fine
-        self.eps = relative_rounding(value.dtype, measured)
-        self.measured = measured
+        self.eps = max(relative_rounding(value.dtype, measured), told.step**3 if told else 0)
+        self.measured, self.told = measured, told
         self.primals, self.box = [np.asarray(primal) for primal in primals], box
         self.unit = unit
         self._learnt: Array | None = None
@@ -72,6 +75,8 @@ class Slopes:
         if self.measured is not None:
             return self.measured.errors
         eps = self.eps
+        if self.told is not None:
+            return eps * np.abs(self.value)
         changes = [np.abs(self.function(*self._nudged(eps, phase)) - self.value) for phase in _NUDGES]
         noise = np.max(np.where(np.isfinite(changes), changes, 0), axis=0) + eps * np.abs(self.value)
         if not self.fine:
@@ -85,7 +90,10 @@ class Slopes:
 
         Where its errors are not asked for, they are only known to be small.
         """
-        entries = ((0, (..., place)) for place in range(self.primals[0].shape[-1]))
+        entries = [(0, (..., place)) for place in range(self.primals[0].shape[-1])]
+        if self.told is not None and not errors:
+            value = np.stack([self._bare(*entry) for entry in entries], axis=-1)
+            return Slope(value, np.zeros_like(value), self.noise)
         columns = [column.slope for column in seen_together(self, entries, errors)]
         return Slope(*(np.stack(parts, axis=-1) for parts in zip(*columns, strict=True)))
 
@@ -96,7 +104,7 @@ class Slopes:
     @property
     def exact(self) -> bool:
         """Whether a column costs one evaluation, or several by choice: there is nothing to leave out."""
-        return self.complex_step or self.fine
+        return self.complex_step or self.fine or self.told is not None
 
     def columns(self, places: Iterable[int], errors: bool = False) -> Iterator[Column]:
         """Yield the derivatives with respect to the entries of the primals at `places`, as `_columns.columns` does."""
@@ -140,8 +148,19 @@ class Slopes:
         length = np.stack([self._length(*entry, one) for entry, one in zip(entries, length, strict=True)])
         return self._line(along, length, size, x, room, 1.0 if unit is None else unit, self.value.reshape(shape)), size
 
+    def _bare(self, place: int, index: Any) -> Array:
+        """Return the derivative with respect to an entry by the one difference that the user tells, if it is finite."""
+        found = bare(self.line([(place, index)])[0]).reshape(self.value.shape)
+        lost = np.any(np.isfinite(self.value) & ~np.isfinite(found))
+        found = self.entry(place, index).value if lost else found
+        self.forget()
+        return found
+
     def _length(self, place: int, index: Any, length: Any) -> Any:
         """Return what the first step is a part of, for an entry of a primal, where its scale tells this length."""
+        if self.told is not None:
+            size = np.abs(self.primals[place][index])
+            return np.where(size > 0, size, self.of_zero(place, index))
         if place or self.measured is None or self.measured.steps is None:
             return length
         return np.moveaxis(self.measured.steps, 0, -1)[index] * (1.1 / self.eps ** (1 / 3))
@@ -242,14 +261,14 @@ class Slopes:
         entry is far smaller than its `unit` and may be a zero up to rounding. Then longer ones have the sign of `side`,
         by which the entry keeps its own sign.
         """
-        first = max(self.eps, np.finfo(length.dtype).eps) ** (1 / 3)
+        first = max(self.eps, np.finfo(length.dtype).eps) ** (1 / 3) if self.told is None else self.told.step
         longest = np.where(_LONGEST * size > first * unit, _LONGEST * size, np.inf)
         away = room
         if np.any((longest == np.inf) & (side != 0)):
             away = tuple(np.where(lies, _LONGEST * size, np.inf) for lies in (side > 0, side < 0))
             away = away if room is None else tuple(np.minimum(*pair) for pair in zip(away, room, strict=True))
-        step = power_of_two(first * length, length.dtype)
-        return Line(along, value, self._known.reshape(value.shape), step, longest, self.eps, room, unit, away=away)
+        step, noise = power_of_two(first * length, length.dtype), self._known.reshape(value.shape)
+        return Line(along, value, noise, step, longest, self.eps, room, unit, away=away, told=self.told)
 
     def at(self, primals: Sequence[Array]) -> Array:
         """Return the function, NaN where it raises, as the functions of `math` do outside of their domain."""

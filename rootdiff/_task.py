@@ -29,7 +29,7 @@ from rootdiff.solvers import Auto, Nothing
 if TYPE_CHECKING:
     from rootdiff._adapter import Adapter, Found
 
-Derivatives = Literal["finite-difference", "complex-step"]
+Derivatives = Literal["finite-difference", "forward-difference", "complex-step"]
 #: What the arrays that are differentiated may hold.
 INEXACT = ("real floating", "complex floating")
 #: Points at which a pattern is detected anew, at most.
@@ -57,6 +57,7 @@ class Options:
     has_aux: bool = False
     jac_sparsity: Any = None
     max_evaluations: int | None = None
+    diff_step: float | None = None
     loss: str | None = None
     within: Any = None
 

@@ -34,7 +34,7 @@ ENTRIES = (
 )
 SOLVING = ("root", "root_scalar", "continuation")
 ALONE = {
-    "rootdiff": {"jac", "jvp", "vjp", "derivatives", "max_evaluations"},
+    "rootdiff": {"jac", "jvp", "vjp", "derivatives", "diff_step", "max_evaluations"},
     "rootdiff_torch": {"cuda_graph"},
     "rootdiff_jax": set(),
 }

@@ -418,3 +418,84 @@ def test_differences_of_several_entries_at_once_are_those_of_each(dtypes):
         np.testing.assert_array_equal(np.isfinite(slope.error), np.isfinite(one.error))
         # an unknown on its bound has no step to both sides
         assert not np.isfinite(slope.error[1]).any() if (place, index[1]) == (0, 0) else np.isfinite(slope.error).any()
+
+
+def _noisy(y: Any, a: Any) -> Any:
+    f = y**3 + 0.5 * np.roll(y, 1) - a
+    return f + 1e-9 * np.sin(1e7 * np.sum(f) + 1e9 * f)
+
+
+@pytest.mark.parametrize("derivatives", ["finite-difference", "forward-difference"])
+def test_the_user_tells_the_step_of_a_noisy_residual(derivatives: Any) -> None:
+    start, a = np.array([1.0, 2.0, 3.0]), np.array([3.0, 4.0, 5.0])
+    sol = rootdiff.root(_noisy, start, a, diff_step=1e-3, derivatives=derivatives)
+    assert sol.evaluations is not None
+    assert sol.evaluations <= 1000  # 6772 without
+    np.testing.assert_allclose(_noisy(sol.y, a), 0, atol=1e-8)
+    exact = np.linalg.inv(np.diag(3 * sol.y**2) + 0.5 * np.roll(np.eye(3), 1, axis=0))
+    np.testing.assert_allclose(sol.jacobian()[0], exact, atol=3e-6)  # the square of the step
+
+
+def _calls(entry: Any, residual: Any, *args: Any, **options: Any) -> tuple[list[Any], Any]:
+    points: list[Any] = []
+
+    def seen(y: Any, *args: Any) -> Any:
+        points.append(np.array(y))
+        return residual(y, *args)
+
+    return points, entry(seen, *args, **options)
+
+
+@pytest.mark.parametrize("derivatives", ["finite-difference", "forward-difference"])
+def test_steps_that_the_user_tells_are_taken_as_they_are(derivatives: Any) -> None:
+    start, sides = np.array([4.0, 0.0, -1e-3]), {"finite-difference": 2, "forward-difference": 1}[derivatives]
+
+    def residual(y: Any) -> Any:
+        return y - np.array([1.0, 2.0, 3.0])
+
+    points, sol = _calls(rootdiff.root, residual, start, solver="newton", derivatives=derivatives, diff_step=2.0**-10)
+    np.testing.assert_array_equal(sol.y, [1, 2, 3])
+    moved = [y - start for y in points if np.sum(y != start) == 1]
+    lengths = [2.0**-8, 2.0**-10, 2.0**-20]  # a zero counts as one, and a step is a power of two
+    expected = [sign * length * unit for unit, length in zip(np.eye(3), lengths, strict=True) for sign in (1, -1)]
+    np.testing.assert_allclose(moved, expected[:: 3 - sides], atol=0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("derivatives", ["finite-difference", "forward-difference"])
+def test_steps_that_the_user_tells_do_not_leave_the_bounds(derivatives: Any) -> None:
+    lo, hi = np.array([0.0, 0.0]), np.array([1.0, 2.0])
+
+    def residual(y: Any, a: Any) -> Any:
+        return np.sqrt(y) * np.sqrt(hi - y) - a + 1e-12 * y
+
+    points, sol = _calls(
+        rootdiff.root, residual, np.array([1.0, 0.5]), np.array([0.0, 0.9]), solver="newton",
+        bounds=(lo, hi), derivatives=derivatives, diff_step=1e-2, on_failure="keep",
+    )  # fmt: skip
+    assert np.all((np.array(points) >= lo) & (np.array(points) <= hi))
+    np.testing.assert_allclose(sol.y[1], 1 - (1 - 0.81) ** 0.5, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["least_squares", "minimize"])
+@pytest.mark.parametrize("derivatives", ["finite-difference", "forward-difference"])
+def test_steps_that_the_user_tells_of_minima(name: str, derivatives: Any) -> None:
+    t, w = np.linspace(0, 1, 20), np.array([1.0, 2.0])
+    data = 2 * np.exp(-3 * t) + 0.01 * np.sin(50 * t)
+
+    def residual(y: Any, d: Any) -> Any:
+        return y[0] * np.exp(-y[1] * t) - d
+
+    function = residual if name == "least_squares" else lambda y, d: np.sum(residual(y, d) ** 2)
+    told, plain = (
+        getattr(rootdiff, name)(function, np.array([1.0, 1.0]), data, **options)
+        for options in ({"derivatives": derivatives, "diff_step": 1e-4}, {})
+    )
+    assert told.evaluations < 0.6 * plain.evaluations
+    np.testing.assert_allclose(told.y, plain.y, rtol=1e-6)
+    np.testing.assert_allclose(told.vjp(w)[0], plain.vjp(w)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [0, -1e-3, 1, float("nan"), "auto", [1e-3]])
+def test_a_step_that_is_none_is_refused(step: Any) -> None:
+    with pytest.raises(rootdiff.ArgumentError, match=r"diff_step: got .*; it must be a number between 0 and 1"):
+        rootdiff.root(lambda y: y - 1, np.zeros(2), diff_step=step)
