@@ -19,7 +19,7 @@ class Minimum:
     """A minimum of two unknowns, as a function of three parameters.
 
     `function` and `jac` are what the entry point takes, `gradient` is what is zero there; by differences derivatives
-    are as near as `tolerance`.
+    are as near as `tolerance`. Other relative tolerances are those of the squares, times `coarseness`.
     """
 
     entry: str
@@ -29,6 +29,7 @@ class Minimum:
     theta: np.ndarray
     start: np.ndarray
     tolerance: dict[str, float]
+    coarseness: float
 
     def find(self, package: Any = rootdiff) -> Callable[..., Any]:
         """Return the entry point of a package."""
@@ -93,6 +94,7 @@ SQUARES = Minimum(
     theta=np.array([1.2, 0.7, 2.0]),
     start=np.ones(2),
     tolerance={"rtol": 1e-6},
+    coarseness=1,
 )
 OBJECTIVE = Minimum(
     entry="minimize",
@@ -102,4 +104,5 @@ OBJECTIVE = Minimum(
     theta=np.array([3.0, 0.7, 1.5]),
     start=-np.ones(2),
     tolerance={"rtol": 2e-6, "atol": 2e-6},  # of differences of differences
+    coarseness=10,
 )
