@@ -81,7 +81,12 @@ def bound_vectors(structure: Structure, bounds: Any, y: Array) -> tuple[Array, A
     return lo, hi
 
 
+def are_crossed(xp: Any, lo: Array, hi: Array) -> Array:
+    """Return where no number lies between two bounds, (*batch, n)."""
+    return ~(lo <= hi) | (lo == xp.inf) | (hi == -xp.inf)
+
+
 def check_order(xp: Any, lo: Array, hi: Array) -> None:
     """Raise unless each lower bound is at most the upper one; of arrays with values."""
-    if bool(xp.any(~(lo <= hi) | (lo == xp.inf) | (hi == -xp.inf))):
+    if bool(xp.any(are_crossed(xp, lo, hi))):
         raise ArgumentError("bounds: lo is above hi, or NaN, or nothing is within them, for at least one unknown.")

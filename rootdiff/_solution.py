@@ -112,6 +112,16 @@ class Status(IntEnum):
         "on_failure='keep' returns this y, whose derivatives are NaN; to have derivatives, move the bound, or leave it "
         "away, or fix the unknown there",
     )
+    UNBOUNDED = (
+        16,
+        "the objective falls no slower the farther y goes: at y it has no minimum in sight",
+        "add bounds, or check the sign of the objective; if there is a minimum so far out, tell its size by y_scale",
+    )
+    INFEASIBLE = (
+        17,
+        "nothing lies within the bounds: lo is above hi, or one of them is NaN",
+        "see to what the bounds are computed from",
+    )
 
     @property
     def success(self) -> bool:

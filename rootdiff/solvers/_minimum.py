@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from rootdiff._backend import Array, status_where
-from rootdiff._bounds import sides
+from rootdiff._bounds import are_crossed, sides
 from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
-from rootdiff._space import every, is_finite, is_within, norm2, numbers, per_system, some
+from rootdiff._space import dot, every, is_finite, is_within, max_norm, norm2, numbers, per_system, some
 from rootdiff._verdict import allowed_error, judged, start_scale
 from rootdiff.solvers._given import Given
 
@@ -20,6 +20,8 @@ from rootdiff.solvers._given import Given
 _MARGIN = 6.0
 #: An error of this part of an unknown leaves it no digit.
 _ILL = 0.1
+#: What is unbounded falls by this part of all of its fall, or more, where y grows once again by its size.
+_FALLING = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +46,23 @@ class Minimum(Solver):
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
+        empty = per_system(xp, y0, False, xp.bool)
         if residual.box is not None:
             box = residual.box.at(y0)
+            empty = some(xp, are_crossed(xp, *box.limits(y0)))
             residual = replace(residual, box=box, correct=lambda trial, _: box.projected(trial))
             y0 = box.projected(y0)
         first = residual(y0)
         inner: Any = self.solver.resolved(y0.dtype, xp)
         raw = inner.claim(residual, y0, per_system(xp, y0, True, xp.bool), looks=False).raw
+        raw = raw._replace(status=xp.astype(xp.where(empty, int(Status.INFEASIBLE), raw.status), xp.int32))
         rtol = getattr(inner, "rtol", None)
         rtol = float(xp.finfo(y0.dtype).eps) ** 0.75 if rtol is None else rtol
         judge = with_settings(Given(), rtol=rtol, atol=getattr(inner, "atol", None))
         dense = is_dense(tuple(y0.shape))
         residual = _smoothed(residual, raw.y)
         hessian = residual.free.jacobian(raw.y) if dense else None
-        asked = raw.status != int(Status.NONFINITE_START)
+        asked = (raw.status != int(Status.NONFINITE_START)) & ~empty
         raw = judged(judge, _beyond(residual, raw.y, hessian), y0, first, raw, asked)
         if hessian is None:
             return raw
@@ -75,11 +80,13 @@ class Minimum(Solver):
         if off is not None:
             off = xp.where(held, xp.zeros_like(off), off)
             raw = _with_error_of_slopes(residual, raw, f, slopes, off, rtol, scale)
+        unbounded = _is_unbounded(residual, y0, raw.y, hessian)
         falls, flat = _curvature(residual, raw.y, hessian, off, held)
         success, status = raw.status <= int(Status.AT_PRECISION), raw.status
         stopped = success | (status == int(Status.STALLED)) | (status == int(Status.ILL_DETERMINED))
         status = xp.where(flat & stopped, int(Status.SINGULAR), status)
         status = xp.where(falls & success, int(Status.SADDLE), status)
+        status = xp.where(unbounded & (status > int(Status.RUNNING)) & asked, int(Status.UNBOUNDED), status)
         if weak is not None:
             status = xp.where(weak & (status <= int(Status.AT_PRECISION)), int(Status.DEGENERATE), status)
         return raw._replace(status=xp.astype(status, xp.int32))
@@ -105,6 +112,48 @@ class MinimumOfObjective(Minimum):
             "small multiple of the square of y less what it should be near to; on_failure='keep' returns this y",
         ),
     }
+
+
+class Horizon(NamedTuple):
+    """How far an objective is followed: sizes of the unknowns, (*batch, n), and what it is at the start, (*batch)."""
+
+    sizes: Array
+    value: Array
+
+    @classmethod
+    def of(cls, residual: Residual, y0: Array, value: Array) -> Horizon:
+        """Return sizes of which a rounding is more than an unknown was at `y0`, or than `y_scale` tells."""
+        xp, size = residual.xp, residual.scale
+        size = xp.clip(max_norm(xp, y0), 1.0)[..., None] if size is None else size
+        return cls(xp.zeros_like(y0) + size / float(xp.finfo(y0.dtype).eps), value)
+
+    def is_passed(self, xp: Any, y: Array, value: Array, slope: Array) -> Array:
+        """Return where y is beyond it, or its objective next to overflow, and falls as it did on the way: (*batch).
+
+        The `slope` is that of the objective along y: next to an infimum at infinity it is a small part of the fall.
+        """
+        limits = xp.finfo(y.dtype)
+        far = some(xp, xp.abs(y) > self.sizes) | (value < -float(limits.max) * float(limits.eps))
+        return far & (-slope > _FALLING * (self.value - value))
+
+
+def is_straight(residual: Residual, way: Array, gradient: Array, hessian: Array) -> Array:
+    """Return where an objective falls along a `way`, (*batch, n), no slower from its end on: without curvature."""
+    xp, length = residual.xp, max_norm(residual.xp, way)
+    unit = way / xp.where(length > 0, length, 1.0)[..., None]
+    slope, bend = dot(xp, unit, gradient), dot(xp, unit, (hessian @ unit[..., None])[..., 0])
+    noise = way.shape[-1] * residual.backend.precision(way.dtype)
+    return (slope < 0) & (bend * length <= noise * xp.abs(slope))
+
+
+def _is_unbounded(residual: Residual, y0: Array, y: Array, hessian: Array) -> Array:
+    """Return where an objective fell from `y0` to `y`, so far away, and goes on to fall, (*batch)."""
+    xp, way = residual.xp, y - y0
+    if residual.objective is None:
+        return max_norm(xp, way) < 0
+    gradient, value, start = residual.free(y), residual.objective(y)[..., 0], residual.objective(y0)[..., 0]
+    passed = Horizon.of(residual, y0, start).is_passed(xp, y, value, dot(xp, y, gradient))
+    return (value == -xp.inf) | (passed & is_straight(residual, way, gradient, hessian))
 
 
 def _smoothed(residual: Residual, y: Array) -> Residual:

@@ -15,6 +15,7 @@ from rootdiff._space import dot, every, is_finite, max_norm, norm2, numbers, per
 from rootdiff.solvers._bounded import within
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region, Weights
+from rootdiff.solvers._minimum import Horizon, is_straight
 from rootdiff.solvers._trust_region import TrustRegionSolver, borne_out
 
 #: Moré (1978), section 5: the length of the step may differ from the radius by this part.
@@ -23,6 +24,8 @@ _SLACK = 0.1
 _SCALINGS = 4
 #: The objective resolves a step that is to reduce it by more roundings than this.
 _ROUNDINGS = 8.0
+#: A region in which the objective falls as its model does, and no slower farther on, grows by so many times more.
+_STRIDE = 8.0
 
 
 class _Curvature(NamedTuple):
@@ -39,8 +42,8 @@ class NewtonTrustRegion(TrustRegionSolver):
 
     For `minimize`. Each step is the lowest point of the quadratic model in the region, so that it follows directions of
     negative curvature, also away from a saddle. It ends where the objective resolves no further step; Newton
-    corrections
-    of its gradient follow.
+    corrections of its gradient follow. Where the objective falls no slower at 1/eps times the size of y0 (`y_scale`),
+    it is UNBOUNDED.
 
     Parameters
     ----------
@@ -86,7 +89,7 @@ class NewtonTrustRegion(TrustRegionSolver):
     def step(self, residual: Residual, state: State) -> State:
         assert residual.objective is not None
         xp, y, objective = residual.xp, state.iterate.y, residual.objective
-        region, metric, value, gradient, hessian, curvature, held = state.memory
+        region, metric, value, gradient, hessian, curvature, held, horizon = state.memory
         radius = xp.where(region.radius < 0, self.first_radius(xp, y, metric), region.radius)
         values, vectors, slope = curvature
         convex = values[..., 0] > 0
@@ -112,11 +115,18 @@ class NewtonTrustRegion(TrustRegionSolver):
             objective, function=change, active=residual.active, correct=residual.correct, box=residual.box
         )
         trial = self._searched(changes, at, (curvature, held), xp.zeros_like(y[..., :1]))
-        new_y = xp.where(trial.accepted[..., None], trial.y, y)
-        resolved = _promised(xp, at, trial.y - y) > _ROUNDINGS * float(xp.finfo(y.dtype).eps) * xp.abs(value)
-        status = status_where(xp, trial.accepted & resolved, Status.RUNNING, Status.STALLED)
-        new = self._at(residual, new_y, Region(region.scale, trial.radius), status)
-        return with_error_of(xp, whole, trial.accepted & trial.full, state, new)
+        bottomless = trial.accepted & (trial.f[..., 0] == -xp.inf)
+        taken = trial.accepted & ~bottomless
+        way = trial.y - y
+        resolved = _promised(xp, at, way) > _ROUNDINGS * float(xp.finfo(y.dtype).eps) * xp.abs(value)
+        status = status_where(xp, taken & resolved, Status.RUNNING, Status.STALLED)
+        straight = taken & is_straight(residual, way, gradient, hessian)
+        lost = bottomless | (straight & horizon.is_passed(xp, trial.y, value, dot(xp, trial.y, gradient)))
+        status = xp.where(lost, int(Status.UNBOUNDED), status)
+        radius = xp.where(straight & (trial.radius > at.radius), _STRIDE * trial.radius, trial.radius)
+        new_y = xp.where(taken[..., None], trial.y, y)
+        new = self._at(residual, new_y, Region(region.scale, radius), status, horizon)
+        return with_error_of(xp, whole, taken & trial.full, state, new)
 
     def propose(self, residual: Residual, model: Model, prepared: Any, radius: Array) -> tuple[Array, Array]:
         curvature, held = prepared
@@ -173,10 +183,10 @@ class NewtonTrustRegion(TrustRegionSolver):
 
     def assess(self, xp: Any, model: Model, radius: Array, step: Array, y: Array, f: Array) -> tuple[Array, Array]:
         promised, gained = _promised(xp, model, y - model.y), -f[..., 0]
-        finite = xp.isfinite(promised) & xp.isfinite(gained)
+        finite = xp.isfinite(promised) & (gained > -xp.inf)
         return borne_out(xp, promised, gained, finite, radius, norm2(xp, model.weights.metric * step))
 
-    def _at(self, residual: Residual, y: Array, region: Region, status: Array) -> State:
+    def _at(self, residual: Residual, y: Array, region: Region, status: Array, known: Horizon | None = None) -> State:
         """Return the state at a point. Its norm is zero where the gradient is, and no curvature is negative."""
         assert residual.objective is not None
         xp, value = residual.xp, residual.objective(y)[..., 0]
@@ -194,7 +204,8 @@ class NewtonTrustRegion(TrustRegionSolver):
         norm = xp.maximum(max_norm(xp, f), xp.clip(-curvature.values[..., 0], 0.0))
         status = xp.astype(xp.where(finite, status, int(Status.NONFINITE)), xp.int32)
         iterate = Iterate(y, f, xp.full_like(y, xp.inf), status, norm)
-        return State(iterate, (Region(weights.scale, region.radius), metric, value, gradient, hessian, curvature, held))
+        region, horizon = Region(weights.scale, region.radius), known or Horizon.of(residual, y, value)
+        return State(iterate, (region, metric, value, gradient, hessian, curvature, held, horizon))
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         return corrected_minimum(self, residual, raw)
