@@ -192,7 +192,7 @@ def _partly_singular(y: Any, a: Any, c: Any) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["vjp", "jvp"])
-@pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "jax-jit"])
 def test_singular_system_of_a_batch_in_both_modes(name: str, mode: str) -> None:
     harness = HARNESSES[name]()
     y0, a, c = np.full((3, 2), 0.5), np.ones((3, 1)), np.ones(1)

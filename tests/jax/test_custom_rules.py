@@ -132,14 +132,21 @@ def test_scipy_takes_differences_of_a_residual_that_calls_numpy_under_vmap() -> 
 
 @pytest.mark.parametrize("compiled", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_auto_finds_roots_of_a_residual_that_calls_numpy(compiled: bool) -> None:
-    """Rosenbrock's from its standard start, in which the first of the solvers stalls."""
-    valley = on_host(lambda y, a: np.stack([10 * (y[..., 1] - y[..., 0] ** 2), a - y[..., 0]], axis=-1))
+    """Cubes, and Rosenbrock's from its standard start, in which the first of the solvers stalls: in one program."""
 
-    def found(a: Any) -> Any:
-        return rd.root(valley, jnp.array([-1.2, 1.0]), a).y
+    def either(y: Any, a: Any, bent: Any) -> Any:
+        valley = np.stack([10 * (y[..., 1] - y[..., 0] ** 2), a[..., 0] - y[..., 0]], axis=-1)
+        return np.where(bent, valley, y**3 - a)
 
-    y = (jax.jit(found) if compiled else found)(jnp.asarray(1.0))
-    np.testing.assert_allclose(y, [1.0, 1.0], rtol=1e-10)
+    def found(y0: Any, *args: Any) -> Any:
+        return rd.root(on_host(either), y0, *args).y
+
+    solve = jax.jit(found) if compiled else found
+    for y0, a, bent, root in (
+        ([1.5, 1.0], [8.0, 27.0], False, [2.0, 3.0]),
+        ([-1.2, 1.0], [1.0, 0.0], True, [1.0, 1.0]),
+    ):
+        np.testing.assert_allclose(solve(*map(jnp.asarray, (y0, a, bent))), root, rtol=1e-10)
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])

@@ -265,7 +265,7 @@ def test_rounding_on_a_fine_grid_is_no_failure(solver: str) -> None:
 
     import rootdiff_torch
 
-    n = 5000  # a Jacobian that is not formed, and a residual of h^2 at the start
+    n = 1500  # a Jacobian that is not formed, and a residual of h^2 at the start
 
     def f(y: Any) -> Any:
         z = pad(y, (1, 1))
