@@ -18,7 +18,7 @@ from rootdiff._backend import Array
 from rootdiff._failure import GOES_ON
 from rootdiff._operator import Dense, LinearOperator
 from rootdiff._residual import Residual
-from rootdiff._sizes import has_few_unknowns
+from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff.linear import AutoLinear
 from rootdiff_jax._backend import settled
 from rootdiff_jax._mesh import alike, made_of, vary, varying_axes
@@ -46,7 +46,8 @@ def linear_solve(
     summed = frozenset[Any]().union(*map(varying_axes, operands)) - varying_axes(y)
     settings = tuple(vary(value, varying_axes(y)) for value in settings)
     error = None if outputs.error is None else lax.stop_gradient(outputs.error)
-    matrices = None if summed else _matrices(problem, operands, y, error)
+    operator = None if summed else _linearised(problem, operands, y)
+    matrices = None if operator is None else _matrices(problem, operands, y, error, operator)
 
     def solver(of_transpose: bool) -> Callable[[Any, Array], Array]:
         @in_own_settings
@@ -90,11 +91,14 @@ def linear_solve(
 
     def product_of(known: Any, vector: Array) -> Array:
         y, operands = known_inside(known)
-        residual = problem.residual(operands)
-        of_residual = residual.vjp if transposed else residual.jvp
+        if operator is None:
+            residual = problem.residual(operands)
+            of_residual = residual.vjp if transposed else residual.jvp
+            found = of_residual(y, alike(vector, summed))
+        else:
+            found = (operator.rmatvec if transposed else operator.matvec)(vector)
         # the operation has no derivative where that of its product is known to be zero, as of a constant Jacobian
-        ones = made_of(y, jnp.ones_like(y))
-        return vary(of_residual(y, alike(vector, summed)) * ones, summed)
+        return vary(found * made_of(y, jnp.ones_like(y)), summed)
 
     # what the transposed product takes must vary too: all it makes of `known` it makes inside, where it is the same
     product = partial(jax.checkpoint(product_of, prevent_cse=False) if summed else product_of, known)
@@ -107,26 +111,33 @@ def linear_solve(
     return alike(x, summed)
 
 
-def _matrices(
-    problem: Problem, operands: tuple[Any, ...], y: Array, error: Array | None
-) -> tuple[Array, Array | None] | None:
-    """Return the Jacobians at the root and its error away from it, of few unknowns: two copies of the residual.
+def _linearised(problem: Problem, operands: tuple[Any, ...], y: Array) -> LinearOperator | None:
+    """Return the Jacobian at the root, linearised once for the product and for the matrices.
 
-    The solve, and that of the transpose, have them as constants, where each would hold copies of its own. None where
-    they are not needed, or in so large a batch that they would not stay in a processor's cache.
+    None where neither is small: without a direct solver, and in so large a batch that the matrices would not stay in a
+    processor's cache.
     """
     residual = problem.residual(operands)
-    wanted = problem.adjoint.solver.direct and has_few_unknowns(y.shape) and residual.pattern is None
-    if not wanted or is_cut(residual, y):
+    dense = problem.adjoint.solver.direct and is_dense(y.shape) and residual.pattern is None
+    return residual.operator(y) if dense and not is_cut(residual, y) else None
+
+
+def _matrices(
+    problem: Problem, operands: tuple[Any, ...], y: Array, error: Array | None, operator: LinearOperator
+) -> tuple[Array, Array | None] | None:
+    """Return the Jacobians of few unknowns at the root, from the `operator`, and its error away from it, where far.
+
+    The solve, and that of the transpose, have them as constants, where each would hold copies of the residual.
+    """
+    if not has_few_unknowns(y.shape):
         return None
-    y, operands = lax.stop_gradient((y, operands))
-    residual = problem.residual(operands)
-    xp, matrix = residual.xp, residual.jacobian(y)
+    matrix = lax.stop_gradient(operator.dense())
     if error is None:
         return matrix, None
-    beside = _implicit.Beside(y, error, residual.operator)
-    far = xp.any(beside.is_far(xp))
-    return matrix, residual.backend.when(far, residual.jacobian, (beside.point(xp),), matrix)
+    residual = problem.residual(lax.stop_gradient(operands))
+    beside = _implicit.Beside(lax.stop_gradient(y), error, residual.operator)
+    far = residual.xp.any(beside.is_far(residual.xp))
+    return matrix, residual.backend.when(far, residual.jacobian, (beside.point(residual.xp),), matrix)
 
 
 def marked(problem: Problem, outputs: Found, tangent: Array) -> Array:
