@@ -158,13 +158,13 @@ def _tells(line: Line, value: Array, error: Array, step: Any) -> Array:
 
 
 @np.errstate(all="ignore")
-def refined(line: Line, length: Any) -> Slope:
+def refined(line: Line) -> Slope:
     """Return a derivative of higher order, where its error is smaller than that of `slope`.
 
-    Its error is about eps^(4/5), with a step of about eps^(1/5) of the `length` of what moves: five times the
+    Its error is about eps^(4/5), with a step of about eps^(1/5) of the length of what moves: five times the
     evaluations for three more digits.
     """
-    found = slope(line)
+    found, length = slope(line), line.length
     # an entry that may be a zero up to rounding tells no length
     line = replace(line, step=np.where(line.longest < np.inf, length, np.maximum(length, line.unit)))
     shares = np.where(found.value != 0, found.noise / np.abs(found.value), np.inf)

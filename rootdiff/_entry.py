@@ -13,19 +13,18 @@ from typing import Any, Literal, Protocol, cast
 
 from rootdiff._adapter import Adapter
 from rootdiff._bound import P
-from rootdiff._built_in import AdjointName, SolverName
-from rootdiff._errors import ArgumentTypeError
+from rootdiff._errors import ArgumentTypeError, check_choice
 from rootdiff._failure import OnFailure, report
 from rootdiff._gradient_error import measure
 from rootdiff._loop import StepInfo
 from rootdiff._problems import continuation_start, scalar_problem, with_path
-from rootdiff._registry import get_minimizer, get_solver
+from rootdiff._registry import AdjointName, SolverName, get_minimizer, get_solver
 from rootdiff._report import GradientReport
 from rootdiff._solution import Solution, Y
 from rootdiff._solver import Solver
 from rootdiff._space import per_system, weights
 from rootdiff._sparsity import Pattern
-from rootdiff._squares import OBJECTIVE, Loss, check_loss
+from rootdiff._squares import LOSSES, OBJECTIVE, Loss
 from rootdiff._structure import flat_cotangent
 from rootdiff._task import (
     INEXACT,
@@ -393,7 +392,7 @@ def least_squares(
     >>> [round(value, 3) for value in fit.y.tolist()]
     [2.092, 0.523]
     """
-    check_loss(loss)
+    check_choice("loss", loss, LOSSES)
     chosen = GaussNewton() if solver == "auto" else get_minimizer(solver, adapter.backend().name)
     return _solved(adapter, _task(adapter, residual, y0, args, _within(adapter, locals(), Minimum(solver=chosen))))
 

@@ -78,6 +78,12 @@ class ConvergenceWarning(UserWarning):
     """What `ConvergenceError` says, as a warning (``on_failure="warn"``)."""
 
 
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise unless an argument is one of some values."""
+    if value not in choices:
+        raise ArgumentError(f"{name}: got {value!r}; allowed are {', '.join(map(repr, choices))}.")
+
+
 def with_article(noun: str) -> str:
     """Return a noun of a message with "a" or "an" before it."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from rootdiff._backend import Backend
-from rootdiff._errors import AdjointError, ArgumentError, ConvergenceError, ConvergenceWarning
+from rootdiff._errors import AdjointError, ConvergenceError, ConvergenceWarning
 from rootdiff._numbers import is_of
 from rootdiff._sizes import is_dense
 from rootdiff._solution import Solution, Status
@@ -19,7 +19,7 @@ from rootdiff._solution import Solution, Status
 OnFailure = Literal["raise", "warn", "keep", "nan", "ignore", "approximate"]
 #: Packages whose frames lie between a user's call and a warning.
 _BETWEEN = ("rootdiff", "rootdiff_torch", "rootdiff_jax", "torch", "jax", "functools", "contextlib")
-_POLICIES: tuple[str, ...] = get_args(OnFailure)
+POLICIES: tuple[str, ...] = get_args(OnFailure)
 
 
 #: What a solver of the user's raised in the solve at hand, for the message; see `rootdiff._solver.run`.
@@ -45,12 +45,6 @@ _OF_DERIVATIVES = (Status.SINGULAR, Status.STALLED)
 KEEP = ("keep", "approximate", "ignore")
 #: Those under which its derivatives are what comes out at that.
 GOES_ON = ("approximate", "ignore")
-
-
-def check_policy(on_failure: str) -> None:
-    """Raise unless `on_failure` is one of the policies."""
-    if on_failure not in _POLICIES:
-        raise ArgumentError(f"on_failure: got {on_failure!r}; allowed are {', '.join(map(repr, _POLICIES))}.")
 
 
 def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, context: tuple[Any, ...]) -> bool:

@@ -50,7 +50,7 @@ class FixedSteps:
         weights : pair of arrays, (*batch, m). First and second derivatives of the terms of the sum.
         """
         y, noise = slopes.primals[0], norm2(np, weights[0] * slopes.noise)
-        line, _ = slopes.line([(0, (..., k)) for k in range(y.shape[-1])])
+        line = slopes.line([(0, (..., k)) for k in range(y.shape[-1])])
         goal, error = np.moveaxis(goal, -1, 0), np.moveaxis(error, -1, 0)
         first = found = cls(*line.allowed(line.step))
         open_, grown = np.ones_like(first.both), np.zeros_like(first.both)

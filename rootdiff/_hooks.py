@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from rootdiff._backend import Array
 from rootdiff._bounds import bound_vectors, check_order
+from rootdiff._errors import ArgumentError
 from rootdiff._loop import StepInfo
-from rootdiff._progress import shown_by_tqdm
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure
 
@@ -78,7 +78,7 @@ class Hooks:
         return correct
 
     def _observer(self, structure: Structure) -> Callable[[StepInfo], bool]:
-        show = shown_by_tqdm() if self.progress else None
+        show = _shown_by_tqdm() if self.progress else None
 
         def observe(info: StepInfo) -> bool:
             info = info._replace(y=structure.unravel(info.y))
@@ -111,6 +111,26 @@ def line(backend: Any, info: StepInfo) -> str:
     steps, norms, moves, status = map(backend.to_numpy, (info.steps, info.residual_norm, info.step_norm, info.status))
     running = f"  {int((status == 2).sum())} of {status.size} running" if status.ndim else ""
     return f"{info.method:>20} {int(steps.max()):5d}  |f| {norms.max():10.3e}  |dy| {moves.max():10.3e}{running}"
+
+
+def _shown_by_tqdm() -> Callable[[str, float | None], None]:
+    """Return what shows the words about a step, and which part of the way is behind it where there is a way."""
+    try:
+        from tqdm.auto import tqdm
+    except ModuleNotFoundError:
+        raise ArgumentError(
+            "progress: it is shown by tqdm, which is not installed. Install it: pip install tqdm. Or take a callback."
+        ) from None
+    bar = tqdm(unit="step")  # it closes when the solve lets go of it
+
+    def show(words: str, part: float | None) -> None:
+        if part is None:
+            bar.update()
+        else:
+            bar.total, bar.n, bar.unit = 100, round(100 * part), "%"
+        bar.set_postfix_str(words)
+
+    return show
 
 
 def _checked(structure: Structure, bounds: Any, y: Array) -> tuple[Array, Array]:

@@ -75,6 +75,8 @@ class Line:
         As `room`, for steps that grow from one so short that the entry may be a zero up to rounding.
     told : Told or None
         What the user tells: then the first step is the only one.
+    size, length : array like `step`
+        The size of the entry that t is added to, and what the first step is a small part of.
     """
 
     along: Callable[[Any], Array]
@@ -88,6 +90,8 @@ class Line:
     tries: int = 6
     away: tuple[Any, Any] | None = None
     told: Told | None = None
+    size: Any = 1.0
+    length: Any = 1.0
 
     @property
     def first(self) -> float:
@@ -148,8 +152,8 @@ def bare(line: Line) -> Array:
 
 
 @np.errstate(all="ignore")
-def central(line: Line, size: Any) -> Slope:
-    """Return the central differences over the first steps of several entries of this `size`, (entries, *batch).
+def central(line: Line) -> Slope:
+    """Return the central differences over the first steps of several entries, (entries, *batch).
 
     They take two evaluations each; their errors are those of rounding alone, and infinite where f may need another
     step, as `slope` would tell. The rounding of f that an entry meets, its term's, counts for those after it too.
@@ -158,7 +162,7 @@ def central(line: Line, size: Any) -> Slope:
     step, eps = np.where(both, step, 0), line.eps
     t, ends = step[..., None], (line.change(step), line.change(-step))
     value = (ends[0] - ends[1]) / np.where(t == 0, 1, 2 * t)
-    noise = np.fmax.accumulate(np.concat([line.noise[None], eps * np.abs(value * size[..., None])]), axis=0)
+    noise = np.fmax.accumulate(np.concat([line.noise[None], eps * np.abs(value * line.size[..., None])]), axis=0)
     line, change = replace(line, noise=noise[:-1]), np.maximum(*map(np.abs, ends))
     clear = (change == 0) | (line.noise <= eps ** (1 / 4) * change)
     felt = both & ~is_short(line, step) & np.any(change > FELT * line.noise, axis=-1)

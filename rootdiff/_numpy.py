@@ -11,11 +11,10 @@ import numpy as np
 import optree
 
 from rootdiff import _backend
-from rootdiff import _numpy_lu as _lu
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._inverse import Factors
 from rootdiff._line import Measured, Told, relative_rounding
+from rootdiff._numpy_lu import factor, solve
 from rootdiff._slopes import Slopes
 
 #: Entries of a vector up to which a loop over them beats NumPy's own reduction, which is one loop per vector...
@@ -256,11 +255,7 @@ class NumpyBackend(Backend):
     def refined(self) -> NumpyBackend | None:
         return None if self.complex_step or self.fine or self.told(float) else replace(self, fine=True, quick=False)
 
-    def lu_factor(self, matrix: Array) -> Factors:
-        return _lu.factor(matrix)
-
-    def lu_solve(self, factors: Factors, rhs: Array, transpose: bool = False) -> Array:
-        return _lu.solve(factors, rhs, transpose)
+    lu_factor, lu_solve = staticmethod(factor), staticmethod(solve)
 
 
 def _pulled_back(

@@ -19,7 +19,7 @@ from rootdiff._coupling import check_independent
 from rootdiff._derivatives import DerivativeRules, GivenResidual
 from rootdiff._entry import with_wrap
 from rootdiff._environment import Environment
-from rootdiff._errors import ArgumentError
+from rootdiff._errors import ArgumentError, check_choice
 from rootdiff._failure import GOES_ON, KEEP
 from rootdiff._freezing import Freezer
 from rootdiff._loop import IterativeSolver
@@ -60,9 +60,7 @@ class NumpyAdapter(Adapter):
         return cast(F, quiet)
 
     def backend(self, derivatives: Derivatives = "finite-difference") -> NumpyBackend:
-        if derivatives not in _DERIVATIVES:
-            allowed = ", ".join(map(repr, _DERIVATIVES))
-            raise ArgumentError(f"derivatives: got {derivatives!r}; allowed are {allowed}.")
+        check_choice("derivatives", derivatives, _DERIVATIVES)
         return NumpyBackend(derivatives)
 
     def counted(self, function: Any) -> Any:

@@ -104,8 +104,31 @@ class WithLoss(Residual):
         return np.where(value == 0, 1, slopes_of_loss(np, self.loss, r)[0] / value)
 
 
+def _of_smooth(name: str) -> Any:
+    """Return the method that asks the residual of `Smoothed.at`."""
+
+    def ask(self: Smoothed, y: Array, *args: Any) -> Any:
+        return getattr(self.at(y), name)(y, *args)
+
+    return ask
+
+
+class Smoothed(Residual):
+    """A residual whose derivatives at a point are those of a smoother one, `at` that point."""
+
+    with_jacobian, jvp, vjp, jacobian, products = map(
+        _of_smooth, ("with_jacobian", "jvp", "vjp", "jacobian", "products")
+    )
+    parameter_jvp, parameter_vjps, parameter_errors = map(
+        _of_smooth, ("parameter_jvp", "parameter_vjps", "parameter_errors")
+    )
+
+    def operator(self, y: Array) -> LinearOperator:
+        return replace(self.at(y).operator(y), finer=self.finer(y))
+
+
 @dataclass(frozen=True)
-class Gradient(Residual):
+class Gradient(Smoothed):
     """The gradient J^T psi(r) of a sum of losses of equations r, psi being half the slope of the loss.
 
     Attributes
@@ -182,7 +205,7 @@ class Gradient(Residual):
 
 
 @dataclass(frozen=True)
-class Bounded(Residual):
+class Bounded(Smoothed):
     """What is zero at a minimum within bounds: the gradient, or how far y is from the bound that takes its place.
 
     Attributes

@@ -13,11 +13,11 @@ from rootdiff._adapter import Adapter
 from rootdiff._arguments import check_meaning, describe
 from rootdiff._backend import Array
 from rootdiff._bound import P
-from rootdiff._built_in import AdjointName, SolverName
-from rootdiff._errors import ArgumentError, ArgumentTypeError, ConvergenceError
-from rootdiff._failure import OnFailure, check_policy, report
+from rootdiff._errors import ArgumentError, ArgumentTypeError, ConvergenceError, check_choice
+from rootdiff._failure import POLICIES, OnFailure, report
 from rootdiff._implicit_steps import METHODS, columns, of_all, of_step, of_vectors
 from rootdiff._numbers import as_unknown
+from rootdiff._registry import AdjointName, SolverName
 from rootdiff._solution import Solution, Status
 from rootdiff._solver import Solver
 from rootdiff._task import check_function, checked_args
@@ -92,9 +92,8 @@ def integrate(
     [1.0, 0.3679, 0.1354]
     """
     check_function("f", f)
-    check_policy(on_failure)
-    if method not in get_args(MethodName):
-        raise ArgumentError(f"method: got {method!r}; allowed are {', '.join(map(repr, get_args(MethodName)))}.")
+    check_choice("on_failure", on_failure, POLICIES)
+    check_choice("method", method, get_args(MethodName))
     backend, y0, args = adapter.backend(), adapter.unknown(y0, args), checked_args(adapter, args)
     structure = describe(backend, y0, batch_ndim)
     start = structure.ravel(y0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from rootdiff import linear, solvers
 from rootdiff._names import Names
@@ -15,6 +15,43 @@ from rootdiff.solvers._scipy_minimizer import OF_SQUARES, Method
 
 SOLVERS: Names[Solver] = Names("solver", "rootdiff.solvers", Solver)  # type: ignore[type-abstract]
 ADJOINTS: Names[LinearSolver] = Names("adjoint", "rootdiff.adjoints", LinearSolver)  # type: ignore[type-abstract]
+#: The names of the built-in ones, for editors to offer; any other name is a string too.
+Solvers = Literal[
+    "anderson",
+    "auto",
+    "bisection",
+    "bracketed_newton",
+    "broyden",
+    "chandrupatla",
+    "chord",
+    "df_sane",
+    "fixed_point",
+    "itp",
+    "levenberg_marquardt",
+    "newton",
+    "newton_krylov",
+    "optimistix:BFGS",
+    "optimistix:Chord",
+    "optimistix:Dogleg",
+    "optimistix:LevenbergMarquardt",
+    "optimistix:Newton",
+    "pseudo_transient",
+    "scipy:anderson",
+    "scipy:broyden1",
+    "scipy:df-sane",
+    "scipy:hybr",
+    "scipy:krylov",
+    "scipy:lm",
+    "trust_region",
+]
+Adjoints = Literal[
+    "auto", "bicgstab", "cg", "gmres", "lsmr", "lstsq", "lu", "neumann", "one_step", "phantom", "reuse", "sparse_lu"
+]
+if TYPE_CHECKING:
+    SolverName: TypeAlias = Solvers | str
+    AdjointName: TypeAlias = Adjoints | str
+else:  # so that `help` stays short
+    SolverName = AdjointName = str
 #: Those of `least_squares` and `minimize` alone, which find no roots.
 MINIMIZERS: Names[Solver] = Names("solver", "rootdiff.minimizers", Solver)  # type: ignore[type-abstract]
 

@@ -14,6 +14,7 @@ from rootdiff._operator import LinearOperator, OfFixedPoint
 from rootdiff._solution import Status
 from rootdiff._sparse import dense, sparse, told
 from rootdiff._sparsity import Pattern
+from rootdiff._structure import Structure
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,7 @@ class Residual:
 
     def with_jacobian(self, y: Array) -> tuple[Array, Array]:
         """Return the residual, (*batch, n), and its Jacobian, (*batch, n, n), by one evaluation where that is known."""
-        smooth = self.at(y)
-        return smooth.backend.with_jacobian(smooth._of_y, y)
+        return self.backend.with_jacobian(self._of_y, y)
 
     def at(self, y: Array) -> Residual:
         """Return the residual whose derivatives at `y` are taken for those of this one: a smoother one, if measured."""
@@ -166,25 +166,21 @@ class Residual:
 
     def jvp(self, y: Array, tangent: Array) -> Array:
         """Return (df/dy) v, (*batch, n)."""
-        smooth = self.at(y)
-        return smooth.backend.jvp(smooth._of_y, (y,), (tangent,))[1]
+        return self.backend.jvp(self._of_y, (y,), (tangent,))[1]
 
     def vjp(self, y: Array, cotangent: Array) -> Array:
         """Return (df/dy)^T u, (*batch, n)."""
-        smooth = self.at(y)
-        return smooth.backend.vjp(smooth._of_y, (y,))[1](cotangent)[0]
+        return self.backend.vjp(self._of_y, (y,))[1](cotangent)[0]
 
     def jacobian(self, y: Array) -> Array:
         """Return df/dy, (*batch, n, n)."""
         if self.pattern is not None and not self.backend.traced:  # a compiled program could not raise if it is wrong
             return dense(self, y, self.pattern)
-        smooth = self.at(y)
-        return smooth.backend.linearize(smooth._of_y, y)[2]()
+        return self.backend.linearize(self._of_y, y)[2]()
 
     def parameter_jvp(self, y: Array, tangents: tuple[Array, ...]) -> Array:
         """Return (df/dargs) v, (*batch, n), with one tangent per parameter."""
-        smooth = self.at(y)
-        return smooth.backend.parameter_jvp(smooth.function, y, self.parameters, tangents)
+        return self.backend.parameter_jvp(self.function, y, self.parameters, tangents)
 
     def parameter_vjp(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return (df/dargs)^T u, one array per parameter."""
@@ -192,18 +188,15 @@ class Residual:
 
     def parameter_vjps(self, y: Array, *cotangents: Array) -> list[tuple[Array, ...]]:
         """Return what `parameter_vjp` does for each cotangent; where derivatives are measured, they are so once."""
-        smooth = self.at(y)
-        return smooth.backend.parameter_vjps(smooth.function, y, self.parameters, cotangents)
+        return self.backend.parameter_vjps(self.function, y, self.parameters, cotangents)
 
     def parameter_errors(self, y: Array, cotangent: Array) -> tuple[Array, ...]:
         """Return the size of the errors of `parameter_vjp`, where they are measured; else nothing."""
-        smooth = self.at(y)
-        return smooth.backend.parameter_errors(smooth.function, y, self.parameters, cotangent)
+        return self.backend.parameter_errors(self.function, y, self.parameters, cotangent)
 
     def products(self, y: Array, vectors: Array, transpose: bool = False) -> tuple[Array, Array | None]:
         """Return what `Backend.products` does for this residual."""
-        smooth = self.at(y)
-        return smooth.backend.products(smooth._of_y, y, vectors, transpose)
+        return self.backend.products(self._of_y, y, vectors, transpose)
 
     def finer(self, y: Array) -> Callable[[], LinearOperator] | None:
         """Return what makes `operator` from more accurate derivatives; None where they are exact to rounding."""
@@ -215,15 +208,57 @@ class Residual:
         if self.pattern is not None:
             return sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
         kind = OfFixedPoint if self.fixed_point else LinearOperator
-        smooth = self.at(y)
-        matvec, rmatvec, dense, *errors = smooth.backend.linearize(smooth._of_y, y)
+        matvec, rmatvec, dense, *errors = self.backend.linearize(self._of_y, y)
         return kind(
             self.backend,
             matvec,
             rmatvec,
             dense,
-            smooth.backend.precision(y.dtype),
+            self.backend.precision(y.dtype),
             (*y.shape, y.shape[-1]),
             errors=errors[0] if errors else None,
             finer=self.finer(y),
         )
+
+
+def split_args(
+    backend: Backend, args: tuple[Any, ...], is_parameter: Callable[[Any], bool]
+) -> tuple[list[Any], Callable[..., tuple[Any, ...]]]:
+    """Return the leaves of `args` that are differentiated, and the function that puts others in their place."""
+    leaves, tree = backend.flatten(args)
+    places = [place for place, leaf in enumerate(leaves) if is_parameter(leaf)]
+    if len(places) == len(args) == len(leaves) and all(arg is leaf for arg, leaf in zip(args, leaves, strict=True)):
+        return leaves, lambda *parameters: parameters
+
+    def rebuild(*parameters: Any) -> tuple[Any, ...]:
+        merged = list(leaves)
+        for place, parameter in zip(places, parameters, strict=True):
+            merged[place] = parameter
+        return backend.unflatten(tree, merged)  # type: ignore[no-any-return]
+
+    return [leaves[place] for place in places], rebuild
+
+
+def flat_residual(
+    function: Callable[..., Any],
+    structure: Structure,
+    rebuild: Callable[..., tuple[Any, ...]],
+    fixed_point: bool = False,
+    has_aux: bool = False,
+) -> Function:
+    """Return the user's residual as a function of a flat vector and the differentiated leaves of args.
+
+    That of a `fixed_point` is ``function(z, *args) - z``.
+    """
+    role = "cell" if fixed_point else "residual"
+    call, is_vector = structure.backend.call, structure.is_vector
+
+    def flat(y: Array, *parameters: Array) -> Array:
+        output = call(function, y if is_vector else structure.unravel(y), rebuild(*parameters))
+        if has_aux:
+            output, _ = structure.with_aux(role, output)
+        if not (is_vector and type(output) is type(y) and output.dtype == y.dtype and output.shape == y.shape):
+            output = structure.ravel(structure.check(output, role))
+        return output - y if fixed_point else output
+
+    return flat

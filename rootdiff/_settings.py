@@ -18,6 +18,9 @@ from rootdiff._errors import ArgumentError, ArgumentTypeError, with_article
 
 T = TypeVar("T")
 
+#: The packages of this library.
+_OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
+
 #: The least values of settings that all solvers share, if a mark tells no other.
 _LEAST = {"rtol": 0, "atol": 0, "max_steps": 0}
 #: The marks of a field that its numbers must keep to; with a least one, infinite ones are refused.
@@ -27,6 +30,11 @@ _LIMITS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "most": (operator.le, "at most"),
     "below": (operator.lt, "below"),
 }
+
+
+def is_ours(value: Any) -> bool:
+    """Return whether a class or a function is one of this library, not a user's."""
+    return value.__module__.partition(".")[0] in _OURS
 
 
 def runtime(default: T, **marks: Any) -> T:

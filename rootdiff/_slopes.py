@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -119,12 +119,12 @@ class Slopes:
         many = len(entries) > 1 and len(entries) * self.value.size > _AT_ONCE
         if many or len({array.dtype for array in arrays.values()}) > 1:
             return [found for entry in entries for found in self.quick([entry])]
-        found = central(*self.line(entries))
+        found = central(self.line(entries))
         self._learnt = found.noise[-1].reshape(self.value.shape)
         return [Slope(*(part.reshape(self.value.shape) for part in one)) for one in zip(*found, strict=True)]
 
-    def line(self, entries: Sequence[Entry]) -> tuple[Line, Array]:
-        """Return the line of several entries, of one dtype, with a step for each (of each system), and their sizes."""
+    def line(self, entries: Sequence[Entry]) -> Line:
+        """Return the line of several entries, of one dtype, with a step for each (of each system)."""
         arrays = {place: self.primals[place] for place, _ in entries}
         x = np.stack([arrays[place][index] for place, index in entries])
         size, of_first = np.abs(x), 0 in arrays
@@ -141,16 +141,16 @@ class Slopes:
         shape = (*self.value.shape[:-1], -1) if x.ndim > 1 else (-1,)
 
         def along(steps: Array) -> Array:
-            parts = [self._moved(entry, step).reshape(shape) for entry, step in zip(entries, steps, strict=True)]
+            parts = [self._at_entry(entry, step).reshape(shape) for entry, step in zip(entries, steps, strict=True)]
             return np.stack(parts) if len(parts) > 1 else parts[0][None]
 
         length = scale(size, np.stack([largest[place] for place, _ in entries]), unit)
         length = np.stack([self._length(*entry, one) for entry, one in zip(entries, length, strict=True)])
-        return self._line(along, length, size, x, room, 1.0 if unit is None else unit, self.value.reshape(shape)), size
+        return self._line(along, length, size, x, room, 1.0 if unit is None else unit, self.value.reshape(shape))
 
     def _bare(self, place: int, index: Any) -> Array:
         """Return the derivative with respect to an entry by the one difference that the user tells, if it is finite."""
-        found = bare(self.line([(place, index)])[0]).reshape(self.value.shape)
+        found = bare(self.line([(place, index)])).reshape(self.value.shape)
         lost = np.any(np.isfinite(self.value) & ~np.isfinite(found))
         found = self.entry(place, index).value if lost else found
         self.forget()
@@ -165,42 +165,33 @@ class Slopes:
             return length
         return np.moveaxis(self.measured.steps, 0, -1)[index] * (1.1 / self.eps ** (1 / 3))
 
-    def _moved(self, entry: Entry, step: Any) -> Array:
-        """Return the function where an entry moves by a step of `quick`, NaN where it raises; kept for `entry`."""
-        place, index = entry
+    def _at_entry(self, entry: Entry, step: Any) -> Array:
+        """Return the function where an entry moves by a step, NaN where it raises; it is kept until `entry` is done."""
         if not np.any(step):
             return self.value
-        moved = self.primals[place].copy()
+        kept, key = self._kept.setdefault(entry, {}), step.tobytes()
+        if key not in kept:
+            kept[key] = self.at(self._moved(entry, step))
+        return kept[key]
+
+    def _moved(self, entry: Entry, step: Any) -> list[Array]:
+        """Return the primals, one entry of which moves by a step."""
+        place, index = entry
+        array = self.primals[place]
+        moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
         moved[index] += step
-        value = self.at([*self.primals[:place], moved, *self.primals[place + 1 :]])
-        self._kept.setdefault(entry, {})[step.tobytes()] = value
-        return value
+        return [*self.primals[:place], moved, *self.primals[place + 1 :]]
 
     def entry(self, place: int, index: Any) -> Slope:
         """Return the derivative with respect to one entry (of each system) of one primal."""
-        kept = self._kept.pop((place, index), {})
-        array = self.primals[place]
-        size = np.abs(array[index])
-        unit, one = self.unit[index] if self.unit is not None and place == 0 else None, self.of_zero(place, index)
-
-        def along(step: Any) -> Array:
-            known = kept.get(step.tobytes()) if kept else None
-            if known is not None:
-                return known
-            moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
-            moved[index] += step
-            return self.function(*self.primals[:place], moved, *self.primals[place + 1 :])
-
+        entry, size = (place, index), np.abs(self.primals[place][index])
         if self.complex_step:
-            step = np.where(size > 0, size, one) * 1e-20  # far below rounding: there is no cancellation to balance
-            return self._exact(imaginary(along(1j * step)) / step[..., None])
-        largest = np.max(np.abs(array), axis=-1 if size.ndim > 0 and place == 0 else None)
-        room = None
-        if self.box is not None and place == 0:
-            room = (array - self.box[0])[index], (self.box[1] - array)[index]
-        length = self._length(place, index, scale(size, largest, unit))
-        method = partial(refined, length=length) if self.fine else slope
-        found = self._slope(along, length, size, array[index], room, method, one)
+            # far below rounding: there is no cancellation to balance
+            step = np.where(size > 0, size, self.of_zero(place, index)) * 1e-20
+            return self._exact(imaginary(self.function(*self._moved(entry, 1j * step))) / step[..., None])
+        method = refined if self.fine else slope
+        found = Slope(*(part.reshape(self.value.shape) for part in method(self.line([entry]))))
+        self._kept.pop(entry, None)
         # the next entry is told of the rounding met here; much more than was known is a kink, of this entry alone
         seen = np.minimum(found.noise, _MORE * self._known)
         term = self.eps * np.abs(found.value * (size if size.ndim == 0 else size[..., None]))
@@ -222,10 +213,11 @@ class Slopes:
 
             def along(step: Any, group: list[Array] = group) -> Array:
                 moved = [np.astype(p + step * t, p.dtype) for p, t in zip(self.primals, group, strict=True)]
-                return self.function(*moved)
+                return self.function(*moved).reshape(-1)
 
-            part = self._slope(along, ratio, ratio, side, self._room(group[0]))
-            total = Slope(*(a + factor * b for a, b in zip(total, part, strict=True)))
+            # one step for all systems, which count as one
+            part = slope(self._line(along, ratio, ratio, side, self._room(group[0]), 1.0, self.value.reshape(-1)))
+            total = Slope(*(a + factor * b.reshape(a.shape) for a, b in zip(total, part, strict=True)))
         return total
 
     @property
@@ -234,23 +226,6 @@ class Slopes:
 
     def _exact(self, value: Array) -> Slope:
         return Slope(value, np.zeros_like(value), np.zeros_like(value))
-
-    def _slope(
-        self,
-        along: Callable[[Any], Array],
-        length: Any,
-        size: Any,
-        side: Any,
-        room: Any,
-        method: Callable[[Line], Slope] = slope,
-        unit: Any = 1.0,
-    ) -> Slope:
-        """Return the derivative along a line by a method, with steps that are small parts of `length`."""
-        shared = np.ndim(length) == 0 and self.value.ndim > 1  # one step for all systems, which count as one
-        value = self.value.reshape(-1) if shared else self.value
-        one = (lambda step: along(step).reshape(-1)) if shared else along
-        found = method(self._line(one, length, size, side, room, unit, value))
-        return Slope(*(part.reshape(self.value.shape) for part in found)) if shared else found
 
     def _line(
         self, along: Callable[[Any], Array], length: Any, size: Any, side: Any, room: Any, unit: Any, value: Array
@@ -268,7 +243,8 @@ class Slopes:
             away = tuple(np.where(lies, _LONGEST * size, np.inf) for lies in (side > 0, side < 0))
             away = away if room is None else tuple(np.minimum(*pair) for pair in zip(away, room, strict=True))
         step, noise = power_of_two(first * length, length.dtype), self._known.reshape(value.shape)
-        return Line(along, value, noise, step, longest, self.eps, room, unit, away=away, told=self.told)
+        moves = {"away": away, "told": self.told, "size": size, "length": length}
+        return Line(along, value, noise, step, longest, self.eps, room, unit, **moves)
 
     def at(self, primals: Sequence[Array]) -> Array:
         """Return the function, NaN where it raises, as the functions of `math` do outside of their domain."""

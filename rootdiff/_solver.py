@@ -14,12 +14,11 @@ from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._failure import RAISED
 from rootdiff._residual import Residual
-from rootdiff._settings import check_settings, with_settings
+from rootdiff._settings import check_settings, is_ours, with_settings
 from rootdiff._solution import Method, RawSolution, Status
 from rootdiff._space import max_norm, per_system
 from rootdiff._verdict import judged
 
-_OURS = ("rootdiff", "rootdiff_torch", "rootdiff_jax")
 _BELIEVES = ContextVar("believes", default=False)
 _METHODS = {method.name.replace("_", ""): method for method in Method}
 
@@ -79,15 +78,14 @@ def unjudged() -> Iterator[None]:
 
 def is_believed(value: Any) -> bool:
     """Return whether what a class or a function says of its success needs no look: one of this library, tested."""
-    return value.__module__.partition(".")[0] in _OURS or _BELIEVES.get()
+    return is_ours(value) or _BELIEVES.get()
 
 
 def named(raw: RawSolution, solver: Solver) -> RawSolution:
     """Return the solution with the solver as its method, unless it names another."""
     if raw.method is not None:
         return raw
-    own = type(solver).__module__.partition(".")[0] in _OURS
-    method = _METHODS.get(type(solver).__name__.upper()) if own else None
+    method = _METHODS.get(type(solver).__name__.upper()) if is_ours(type(solver)) else None
     return raw._replace(method=0 * raw.status + int(method or Method.OTHER))
 
 

@@ -9,20 +9,13 @@ from typing import Any, Literal, get_args
 
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._bounds import Box, bound_vectors, condition
-from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
-_LOSSES: tuple[str, ...] = get_args(Loss)
+LOSSES: tuple[str, ...] = get_args(Loss)
 #: Stands for a loss where the sum itself is given.
 OBJECTIVE = "objective"
-
-
-def check_loss(loss: Any) -> None:
-    """Raise unless `loss` is the name of one."""
-    if loss not in _LOSSES:
-        raise ArgumentError(f"loss: got {loss!r}; allowed are {', '.join(map(repr, _LOSSES))}.")
 
 
 def with_loss(xp: Any, loss: str, r: Array) -> Array:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rootdiff._backend import Array, Backend, Function
+from rootdiff._backend import Array, Backend
 from rootdiff._errors import ArgumentError, ArgumentTypeError, RootdiffError, with_article
 from rootdiff._numbers import as_unknown, as_value, is_number, is_of
 
@@ -294,49 +293,6 @@ def flat_cotangent(role: str, structure: Structure, cotangent: Any, like: Array)
         if xp.isdtype(leaf.dtype, "complex floating") and not is_complex:
             raise ArgumentError(f"{role}: the cotangent is complex, but y is real. Give its real part.")
     return xp.astype(structure.ravel(backend.unflatten(tree, leaves)), like.dtype)
-
-
-def split_args(
-    backend: Backend, args: tuple[Any, ...], is_parameter: Callable[[Any], bool]
-) -> tuple[list[Any], Callable[..., tuple[Any, ...]]]:
-    """Return the leaves of `args` that are differentiated, and the function that puts others in their place."""
-    leaves, tree = backend.flatten(args)
-    places = [place for place, leaf in enumerate(leaves) if is_parameter(leaf)]
-    if len(places) == len(args) == len(leaves) and all(arg is leaf for arg, leaf in zip(args, leaves, strict=True)):
-        return leaves, lambda *parameters: parameters
-
-    def rebuild(*parameters: Any) -> tuple[Any, ...]:
-        merged = list(leaves)
-        for place, parameter in zip(places, parameters, strict=True):
-            merged[place] = parameter
-        return backend.unflatten(tree, merged)  # type: ignore[no-any-return]
-
-    return [leaves[place] for place in places], rebuild
-
-
-def flat_residual(
-    function: Callable[..., Any],
-    structure: Structure,
-    rebuild: Callable[..., tuple[Any, ...]],
-    fixed_point: bool = False,
-    has_aux: bool = False,
-) -> Function:
-    """Return the user's residual as a function of a flat vector and the differentiated leaves of args.
-
-    That of a `fixed_point` is ``function(z, *args) - z``.
-    """
-    role = "cell" if fixed_point else "residual"
-    call, is_vector = structure.backend.call, structure.is_vector
-
-    def flat(y: Array, *parameters: Array) -> Array:
-        output = call(function, y if is_vector else structure.unravel(y), rebuild(*parameters))
-        if has_aux:
-            output, _ = structure.with_aux(role, output)
-        if not (is_vector and type(output) is type(y) and output.dtype == y.dtype and output.shape == y.shape):
-            output = structure.ravel(structure.check(output, role))
-        return output - y if fixed_point else output
-
-    return flat
 
 
 def _describe_tree(backend: Backend, tree: Any) -> str:

@@ -11,18 +11,18 @@ from rootdiff._backend import Array, Backend
 from rootdiff._bounds import check_order
 from rootdiff._compaction import batched_leaves
 from rootdiff._detection import detected
-from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._failure import OnFailure, check_policy
+from rootdiff._errors import ArgumentError, ArgumentTypeError, check_choice
+from rootdiff._failure import POLICIES, OnFailure
 from rootdiff._hooks import Hooks
 from rootdiff._registry import get_adjoint, get_solver
-from rootdiff._residual import Residual
+from rootdiff._residual import Residual, flat_residual, split_args
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff._solver import Solver
 from rootdiff._sparse import WrongPatternError
 from rootdiff._sparsity import Pattern
 from rootdiff._squares import flat_bounds, flat_equations, minimised
-from rootdiff._structure import Structure, flat_residual, split_args
+from rootdiff._structure import Structure
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import Auto, Nothing
 
@@ -169,7 +169,7 @@ def task(
 
     `y0` is that of `Adapter.unknown`, `args` are those of `checked_args`.
     """
-    check_policy(options.on_failure)
+    check_choice("on_failure", options.on_failure, POLICIES)
     check_function("cell" if fixed_point else "residual", function)
     for name in ("verbose", "progress", "history", "check", "cuda_graph", "has_aux"):
         value = getattr(options if name in ("cuda_graph", "has_aux") else options.hooks, name)

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from rootdiff import _spectrum
 from rootdiff._arguments import describe
 from rootdiff._bound import bound
-from rootdiff._structure import flat_residual
+from rootdiff._residual import flat_residual
 from rootdiff_jax._adapter import JAX
-from rootdiff_jax._backend import JaxBackend
 
 __all__ = ["jacobian_penalty", "spectral_radius"]
 
@@ -53,13 +52,9 @@ def jacobian_penalty(
     >>> penalty.tolist()
     0.25
     """
-    flat, y = _flat(cell, z, args, batch_ndim)
+    structure = describe(JAX.backend(), z, batch_ndim)
+    flat, y = flat_residual(cell, structure, lambda: args), structure.ravel(z)
     value, pullback = jax.vjp(flat, y)
     signs = jax.random.rademacher(key, (samples, *value.shape), value.dtype)
     (products,) = jax.vmap(pullback)(signs)
     return jnp.mean(products**2)
-
-
-def _flat(cell: Callable[..., Any], z: Any, args: tuple[Any, ...], batch_ndim: int) -> tuple[Any, Any]:
-    structure = describe(JaxBackend(), z, batch_ndim)
-    return flat_residual(cell, structure, lambda: args), structure.ravel(z)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rootdiff import _spectrum
 from rootdiff._arguments import describe
 from rootdiff._bound import bound
-from rootdiff._structure import flat_residual
+from rootdiff._residual import flat_residual
 from rootdiff_torch._adapter import TORCH
 from rootdiff_torch._backend import BACKEND
 from rootdiff_torch._capture import Statistics

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from rootdiff._errors import ArgumentError, ArgumentTypeError
-from rootdiff._failure import OnFailure, check_policy
+from rootdiff._errors import ArgumentError, ArgumentTypeError, check_choice
+from rootdiff._failure import POLICIES, OnFailure
 from rootdiff._operator import LinearOperator
 from rootdiff._registry import get_adjoint, get_solver
 from rootdiff._solution import Solution, Status
@@ -146,7 +146,7 @@ class ImplicitLayer(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        check_policy(on_failure)
+        check_choice("on_failure", on_failure, POLICIES)
         get_solver(solver, "torch")
         linear = get_adjoint(adjoint, "torch")
         self.residual, self.named = residual, nn.ParameterDict(_mapping(parameters))

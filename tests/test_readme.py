@@ -15,7 +15,7 @@ import pytest
 import rootdiff
 import rootdiff_jax
 import rootdiff_torch
-from rootdiff import _built_in, _registry
+from rootdiff import _registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,4 +88,4 @@ def test_readme_is_read_in_minutes():
 
 
 def test_editors_offer_every_solver_and_adjoint():
-    assert {*get_args(_built_in.Solvers), *get_args(_built_in.Adjoints)} == set().union(*NAMES.values())
+    assert {*get_args(_registry.Solvers), *get_args(_registry.Adjoints)} == set().union(*NAMES.values())

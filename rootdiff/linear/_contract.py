@@ -14,6 +14,7 @@ from rootdiff._backend import Array, status_where
 from rootdiff._errors import ArgumentError
 from rootdiff._inverse import Inverse
 from rootdiff._operator import Dense, LinearOperator
+from rootdiff._settings import is_ours
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
 from rootdiff._space import every, is_finite, max_norm, norm2, per_system, some, weights
@@ -54,7 +55,7 @@ def checked(operator: LinearOperator, solver: LinearSolver, rhs: Array) -> tuple
             (info.status <= int(Status.AT_PRECISION)) & ~is_finite(xp, x), int(Status.NONFINITE), info.status
         )
         return x, info._replace(status=xp.astype(status, xp.int32), relative_residual=per_system(xp, x, xp.nan))
-    if info.factors is None and info.relative_residual is not None and is_ours(solver):
+    if info.factors is None and info.relative_residual is not None and is_tested(solver):
         return x, _judged(operator, solver, _Solved(x), rhs, info)
     solved = _Solved(x, rhs - operator.matvec(x))
     if info.factors is not None:
@@ -87,10 +88,9 @@ def answered(operator: LinearOperator, solver: LinearSolver, rhs: Array, role: s
     return x, info
 
 
-def is_ours(solver: LinearSolver) -> bool:
-    """Return whether a solver is one of these packages, not a user's, so that what it returns need not be checked."""
-    ours = type(solver).__module__.startswith(("rootdiff.", "rootdiff_"))
-    return ours and not isinstance(solver, LinearFunction)
+def is_tested(solver: LinearSolver) -> bool:
+    """Return whether a solver is one of this library, not a user's, so that what it returns need not be checked."""
+    return is_ours(type(solver)) and not isinstance(solver, LinearFunction)
 
 
 def _check_shapes(operator: LinearOperator, solver: LinearSolver, x: Any, rhs: Array, info: Any, role: str) -> None:

@@ -15,7 +15,7 @@ from rootdiff._settings import limited
 from rootdiff._solution import RawSolution, Status
 from rootdiff._space import norm2
 from rootdiff.linear._base import LinearSolver
-from rootdiff.linear._contract import answered, is_ours
+from rootdiff.linear._contract import answered, is_tested
 from rootdiff.linear._lu import LU
 from rootdiff.solvers._damped import CONTRACTION
 from rootdiff.solvers._line_search import NOISY, Trial, backtrack, made_once, nudged
@@ -160,7 +160,7 @@ class Newton(IterativeSolver):
             factors = made_once(residual, state.search, lambda _: linear.factor(operator), (y,), old)
             again = operator.inverted_by(factors)
             return again(-f), again, factors, singular
-        if is_ours(self.linear):  # an error is then one of the residual, for its author to see
+        if is_tested(self.linear):  # an error is then one of the residual, for its author to see
             direction, info = self.linear.solve(operator, -f)
         else:
             direction, info = answered(operator, self.linear, -f, "linear")
