@@ -45,6 +45,7 @@ from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import tensors
 from rootdiff_torch._distributed import distributed
 from rootdiff_torch._graph import graphed
+from rootdiff_torch._parts import IN_USE, check_in_parts
 from rootdiff_torch._private import TransformType, forward_active, is_wrapped
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._rule import Root, apply
@@ -74,7 +75,7 @@ class TorchAdapter(Adapter):
         return cast(F, run)
 
     def backend(self, derivatives: Derivatives = "finite-difference") -> TorchBackend:
-        return BACKEND
+        return IN_USE.get()
 
     def lifted(self, tree: Any) -> Any:
         """Return a pytree in which the scalars of NumPy have become the numbers that they are."""
@@ -126,6 +127,8 @@ class TorchAdapter(Adapter):
                     )
 
     def measured(self, task: Task) -> Residual:
+        if task.backend.spread:
+            raise ArgumentError("y0: it is one system in parts. Gather it: y0.redistribute(placements=[Replicate()]).")
         if not has_values(task.start):
             raise ArgumentError("y0: it has no values (a FakeTensor, or on meta), which are needed here.")
         leaves, rebuild = task.split()
@@ -136,6 +139,8 @@ class TorchAdapter(Adapter):
 
     def solve(self, task: Task) -> Found:
         start = task.start
+        if task.backend.spread:
+            check_in_parts(task)
         if not has_values(start):
             return _shapes(task)
         autocast = torch.is_autocast_enabled(start.device.type)
@@ -250,7 +255,7 @@ def _attach(
         structure = replace(structure, backend=_Unchecked())
     with torch.inference_mode(False):
         plain = torch.zeros((*structure.batch, structure.size), dtype=start.dtype, device=start.device)
-    hooked = hooks.attach(Residual(function, (), BACKEND), structure, plain)
+    hooked = hooks.attach(Residual(function, (), structure.backend), structure, plain)
     if hooked.correct is None or not levels():
         return hooked, ()
     return hooked, tensors_used(hooked.correct, (start, start))

@@ -140,17 +140,21 @@ class TorchBackend(Backend):
         return function(*primals), pull
 
     def with_jacobian(self, function: Function, y: Tensor) -> tuple[Tensor, Tensor]:
-        graph = Linearization(function, y)
+        graph = self.graph(function, y)
         return graph.f.detach(), graph.matrix
 
+    def graph(self, function: Function, y: Tensor) -> Linearization:
+        """Return the graph of a function at `y`, (*batch, n)."""
+        return Linearization(function, y)
+
     def linearize(self, function: Function, y: Tensor) -> tuple[Function, Function, Callable[[], Tensor]]:
-        graph = _lasting(lambda: Linearization(function, y))
+        graph = _lasting(lambda: self.graph(function, y))
         return (lambda v: graph().matvec(v)), (lambda u: graph().rmatvec(u)), lambda: graph().matrix
 
     def products(
         self, function: Function, y: Tensor, vectors: Tensor, transpose: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        graph = Linearization(function, y)
+        graph = self.graph(function, y)
         return (graph.rmatvec(vectors) if transpose else graph.matvec(vectors)), None
 
     def lu_factor(self, matrix: Tensor) -> Factors:

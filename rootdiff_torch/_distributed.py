@@ -18,6 +18,7 @@ from rootdiff._errors import ArgumentError, ConvergenceError
 from rootdiff._solution import Solution
 from rootdiff_torch._capture import tensors_used
 from rootdiff_torch._derivatives import tensors
+from rootdiff_torch._parts import solve_in_parts
 
 _CAPTURED = (
     "residual: it closes over a DTensor, or over a tensor that is differentiated, and each process would see its part "
@@ -37,12 +38,28 @@ def distributed(entry: F) -> F:
             return entry(*args, **options)
         function, *others = args
         names = ["y0", *(f"args[{place}]" for place in range(len(args)))]
-        local, spread = localized(others, options.get("batch_ndim", 0), names)
+        batch_ndim = options.get("batch_ndim", 0)
+        _check_spread(others, names)
+        if batch_ndim == 0 and any(part.is_shard() for part in _first(others).placements):
+            return solve_in_parts(entry, function, others, options)
+        local, spread = localized(others, batch_ndim, names)
         check_captured(function, local)
         found = raised_alike(lambda: entry(function, *local, **options), others)
         return spread(found) if isinstance(found, Solution) else found
 
     return called  # type: ignore[return-value]
+
+
+def _check_spread(trees: Sequence[Any], names: Sequence[str]) -> None:
+    """Raise if there are plain tensors in pytrees beside DTensors; a number may be one that is not differentiated."""
+    for name, tree in zip(names, trees, strict=False):
+        for leaf in tensors(tree):
+            if (leaf.ndim or leaf.requires_grad) and not is_distributed(leaf):
+                raise ArgumentError(
+                    f"{name}: it is a plain tensor beside DTensors. Say how it is spread, with "
+                    "torch.distributed.tensor.distribute_tensor(tensor, mesh, [Replicate()]), or of a module with "
+                    "distribute_module."
+                )
 
 
 def check_captured(function: Callable[..., Any], local: Sequence[Any]) -> None:
@@ -96,19 +113,14 @@ def localized(trees: Sequence[Any], batch_ndim: int, names: Sequence[str]) -> tu
     """
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
+    _check_spread(trees, names)
     first = _first(trees)
     mesh, placements, batch = first.device_mesh, first.placements, tuple(first.shape[:batch_ndim])
     lead = [part.dim if isinstance(part, Shard) else None for part in placements]
 
     def part(name: str, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not (leaf.ndim or isinstance(leaf, DTensor)):
-            return leaf
         if not isinstance(leaf, DTensor):
-            raise ArgumentError(
-                f"{name}: it is a plain tensor beside DTensors. Say how it is spread, with "
-                "torch.distributed.tensor.distribute_tensor(tensor, mesh, [Replicate()]), or of a module with "
-                "distribute_module."
-            )
+            return leaf
         fits = all(
             isinstance(one, Replicate) or (one == two and tuple(leaf.shape[:batch_ndim]) == batch)
             for one, two in zip(leaf.placements, placements, strict=False)

@@ -17,6 +17,7 @@ from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._solution import Solution, Status
 from rootdiff._solver import run
+from rootdiff._space import some
 from rootdiff.linear import LinearInfo
 from rootdiff_torch import _host
 from rootdiff_torch._backend import BACKEND, Linearization
@@ -104,7 +105,9 @@ def pull_back_once(point: Point, cotangent: Tensor, wanted: Sequence[int]) -> tu
         if not problem.outcome.any_failed:
             return residual.parameter_vjp(y, -u)
         u = without_masked(u, b)
-        if not bool(u.any()):  # the loss reads no root; if all systems failed, any pullback may be NaN
+        if not bool(
+            some(residual.xp, u != 0).any()
+        ):  # the loss reads no root; if all systems failed, any pullback may be NaN
             return tuple(map(torch.zeros_like, residual.inputs))
         return _implicit.pullback(residual, y, u, known[0].isinf())
 
@@ -122,10 +125,10 @@ class _AtRoot(Residual):
         """Evaluate the residual, with the `wanted` parameters, counted from 1, as inputs; raise if `y` is no root."""
         problem, y, known, parameters = point
         inputs = tuple(parameters[place - 1].requires_grad_() for place in wanted)
-        graph = Linearization(lambda y: problem.function(y, *parameters), y)
+        graph = problem.backend.graph(lambda y: problem.function(y, *parameters), y)
         if problem.follows and not problem.checked:
             check_graph(graph.f, problem.function, (graph.y, *parameters))
-        bound = (problem.function, tuple(parameters), BACKEND)
+        bound = (problem.function, tuple(parameters), problem.backend)
         residual = _AtRoot(*bound, point, graph, inputs, fixed_point=problem.fixed_point, pattern=problem.pattern)
         check_still_root(residual, y, graph.f, known[0])
         return residual
@@ -171,7 +174,7 @@ class _AtRoot(Residual):
         return replace(found, matvec=graph.matvec, rmatvec=graph.rmatvec, dense=lambda: graph.matrix)
 
     def parameter_vjps(self, y: Tensor, *cotangents: Tensor) -> list[tuple[Tensor, ...]]:
-        graph = self.graph if y is self.point.y else Linearization(lambda y: self.function(y, *self.parameters), y)
+        graph = self.graph if y is self.point.y else self.point.problem.backend.graph(self._of_y, y)
         if not self.inputs or not graph.f.requires_grad:
             return [tuple(map(torch.zeros_like, self.inputs))] * len(cotangents)
         pull = partial(torch.autograd.grad, graph.f, self.inputs, retain_graph=True, materialize_grads=True)

@@ -104,6 +104,11 @@ class Problem:
     observe: Callable[[StepInfo], bool] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
+    @property
+    def backend(self) -> TorchBackend:
+        """That of the unknowns."""
+        return self.structure.backend  # type: ignore[return-value]
+
     def function(self, *inputs: Tensor) -> Tensor:
         """Return the residual of y and the parameters; constants of a system that failed are those of a good one."""
         if self.loss is None:
@@ -140,7 +145,7 @@ class Problem:
         def known(y: Tensor, *parameters: Tensor) -> Tensor:
             return first if first is not None and y is start else function(y, *parameters)
 
-        backend = BACKEND if self.observe is None else TorchBackend(predicts=False)
+        backend = self.backend if self.observe is None else replace(self.backend, predicts=False)
         residual: Residual = _FromStart(
             known,
             parameters,

@@ -203,7 +203,7 @@ def _pull_back(point: Point, cotangent: Tensor, wanted: Sequence[int]) -> tuple[
     """Return what `pull_back_once` does, by differentiable operations."""
     problem, y, known, parameters = point
     u = _solve(point, True, cotangent)
-    residual = _Rule(problem.function, tuple(parameters), BACKEND, tuple(wanted))
+    residual = _Rule(problem.function, tuple(parameters), problem.backend, tuple(wanted))
     if problem.outcome.any_failed:
         u = without_masked(u, cotangent)
         found, missing = _implicit.pullback_of_good(residual, y, u, known[0].isinf())

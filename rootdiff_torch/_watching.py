@@ -18,8 +18,7 @@ from rootdiff._environment import LOOKED_AT, ChangedError, Environment
 from rootdiff._errors import ArgumentError
 from rootdiff._reached import reached
 from rootdiff._residual import Residual
-from rootdiff._space import signs
-from rootdiff_torch._backend import BACKEND
+from rootdiff._space import every, max_norm, signs
 from rootdiff_torch._capture import base_of
 from rootdiff_torch._derivatives import is_differentiable
 from rootdiff_torch._private import add_to_each, differences_of_each, is_wrapped, norms_of_each
@@ -120,16 +119,17 @@ def _is_small(tensor: Tensor, device: torch.device) -> bool:
 def check_still_root(residual: Residual, y: Tensor, value: Tensor, allowed: Tensor) -> None:
     """Raise if `value`, that of f at `y` now, is larger than `allowed`, and than a change of y by rounding explains."""
     with torch.no_grad():
-        if bool((torch.linalg.vector_norm(value, torch.inf, dim=-1) <= allowed).all()):
+        xp = residual.xp
+        if bool((max_norm(xp, value) <= allowed).all()):
             return
         eps = torch.finfo(y.dtype).eps
         nudge = eps**0.5 * y.abs() + eps**0.75
-        nudged = [residual(y + signs(BACKEND.xp, y, phase) * nudge) for phase in (0, 3)]
+        nudged = [residual(y + signs(xp, y, phase) * nudge) for phase in (0, 3)]
         explained = torch.stack([(near - value).abs() for near in nudged]).amax(0)
         bound = 8 * torch.maximum(explained, allowed[..., None])
-        if bool(((value.abs() <= bound) | allowed[..., None].isinf()).all()):
+        if bool((every(xp, value.abs() <= bound) | allowed.isinf()).all()):
             return
-        same = torch.equal(residual(y), value)
+        same = bool(every(xp, residual(y) == value).all())
     raise ArgumentError(
         "residual: at the root it is not what it was when the root was found, so that there is no derivative. "
         + (_UNKNOWN if same else _RANDOM)
