@@ -152,7 +152,7 @@ class Backend(Protocol):
         """Return the backend for unknowns of these sizes, (*batch, n): one that takes differences steps by them."""
         return self
 
-    def once(self, function: Function, y: Array) -> Any:
+    def evaluated_once(self, function: Function, y: Array) -> Any:
         """Return ``function(y)``, a tuple of arrays or one, computed once however many results are made of it."""
         return function(y)
 

@@ -57,16 +57,14 @@ class GivenResidual(Residual):
         return self(y), self.jacobian(y)
 
     def jacobian(self, y: Array) -> Array:
-        rules, n = self.rules, y.shape[-1]
-        found = self.by_jac(y)
+        rules, found = self.rules, self.by_jac(y)
         if found is not None:
             return found.dense()
-        eye = np.eye(n, dtype=y.dtype)
-        if rules.jvp is not None:
-            return np.stack([self.jvp(y, np.broadcast_to(eye[k], y.shape)) for k in range(n)], axis=-1)
-        if rules.vjp is not None:
-            return np.stack([self.vjp(y, np.broadcast_to(eye[k], y.shape)) for k in range(n)], axis=-2)
-        return super().jacobian(y)
+        if rules.jvp is rules.vjp is None:
+            return super().jacobian(y)
+        product, axis = (self.vjp, -2) if rules.jvp is None else (self.jvp, -1)
+        units = (np.broadcast_to(unit, y.shape) for unit in np.eye(y.shape[-1], dtype=y.dtype))
+        return np.stack([product(y, unit) for unit in units], axis=axis)
 
     def jvp(self, y: Array, tangent: Array) -> Array:
         if self.rules.jvp is not None:

@@ -112,7 +112,7 @@ class Residual:
         """Return the residual, (*batch, n), at `y`, (*batch, n)."""
         if self.known is not None and y is self.known[0]:
             return self.known[1]
-        return self.backend.once(self._of_y, y) if self.backend.traced else self._of_y(y)
+        return self.backend.evaluated_once(self._of_y, y) if self.backend.traced else self._of_y(y)
 
     def _of_y(self, y: Array) -> Array:
         if self.backend.measures and self.known is not None and y is self.known[0]:

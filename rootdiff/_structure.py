@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -144,7 +145,7 @@ class Structure:
                 "structure of y0, or as many numbers in another one; a list of numbers is stacked into one array with "
                 "the framework's `stack`, and what else it returns needs has_aux=True."
             )
-        for leaf, shape, dtype in zip(leaves, self.shapes, self.dtypes, strict=True):
+        for leaf, shape in zip(leaves, self.shapes, strict=True):
             if not self.backend.is_array(leaf):
                 raise ArgumentTypeError(
                     f"{role}: it returned {with_article(type(leaf).__name__)}, but must return "
@@ -156,15 +157,8 @@ class Structure:
                     f"{role}: it returned shape {tuple(leaf.shape)}, but y0 has shape {self.batch + shape}. It must "
                     f"return one value per unknown; {_advice(*counts)}."
                 )
-            if leaf.dtype != dtype and not self.complex_step and not self._is_wider(leaf.dtype, dtype):
-                raise ArgumentTypeError(
-                    f"{role}: it returned dtype {leaf.dtype}, but y0 has dtype {dtype}. "
-                    "Give y0 and args one dtype, and keep it inside the function."
-                )
-        if any(leaf.dtype != dtype for leaf, dtype in zip(leaves, self.dtypes, strict=True)) and not self.complex_step:
-            leaves = [self.backend.xp.astype(leaf, dtype) for leaf, dtype in zip(leaves, self.dtypes, strict=True)]
-            return self.backend.unflatten(tree, leaves)
-        return output
+        found = [self._in_dtype(role, leaf, dtype) for leaf, dtype in zip(leaves, self.dtypes, strict=True)]
+        return output if all(map(operator.is_, found, leaves)) else self.backend.unflatten(tree, found)
 
     def with_aux(self, role: str, output: Any) -> tuple[Any, Any]:
         """Return the values and what else the user's `role` returned; raise unless that is a pair."""
@@ -227,7 +221,7 @@ class Structure:
                 "single minimum. Add equations, such as small multiples of y less what it should be near to, or fix "
                 "unknowns as args."
             )
-        return self._in_dtype(other.ravel(output), dtype)
+        return self._in_dtype("residual", other.ravel(output), dtype)
 
     def objective(self, output: Any, dtype: Any) -> Array:
         """Return what an objective returned, a number for each system, as a vector of this dtype, (*batch, 1)."""
@@ -240,15 +234,15 @@ class Structure:
                 f"per system, a {backend.name} array of shape {self.batch}. Return the sum, or what else is to be "
                 "small; for the least sum of squares of equations use least_squares."
             )
-        return self._in_dtype(xp.reshape(value, (*self.batch, 1)), dtype)
+        return self._in_dtype("residual", xp.reshape(value, (*self.batch, 1)), dtype)
 
-    def _in_dtype(self, value: Array, dtype: Any) -> Array:
-        """Return an array in a dtype, that of y0, to which it may be rounded."""
+    def _in_dtype(self, role: str, value: Array, dtype: Any) -> Array:
+        """Return an array that the user's `role` returned in a dtype, that of y0, to which it may be rounded."""
         if value.dtype == dtype or self.complex_step:
             return value
         if not self._is_wider(value.dtype, dtype):
             raise ArgumentTypeError(
-                f"residual: it returned dtype {value.dtype}, but y0 has dtype {dtype}. Give y0 and args one dtype, and "
+                f"{role}: it returned dtype {value.dtype}, but y0 has dtype {dtype}. Give y0 and args one dtype, and "
                 "keep it inside the function."
             )
         return self.backend.xp.astype(value, dtype)

@@ -105,10 +105,10 @@ class JaxAdapter(Adapter):
             traced, operands, batched = _traced(task, y)
             correct, observe, of_correct = _attach(options.hooks, task.structure, traced, y, operands)
             axes = traced.axes if correct is None else traced.axes | correct.axes
-            settled = batched is not None or traced.spec == partition(y)
-            if axes <= varying_axes(y) and settled:
+            as_spread = batched is not None or traced.spec == partition(y)
+            if axes <= varying_axes(y) and as_spread:
                 break
-            y = vary(y if settled else jax.sharding.reshard(y, traced.spec), axes)  # type: ignore[no-untyped-call]
+            y = vary(y if as_spread else jax.sharding.reshard(y, traced.spec), axes)  # type: ignore[no-untyped-call]
         _check_collectives(traced, correct, y)
         _check_mesh(y)
         problem = Problem(

@@ -110,7 +110,7 @@ class JaxBackend(Backend):
     def surely_all(self, mask: Array | Callable[[], Array]) -> bool:
         return False
 
-    def once(self, function: Function, y: Array) -> Any:
+    def evaluated_once(self, function: Function, y: Array) -> Any:
         return _apart(function, y) if y.shape[-1] == 1 else function(y)
 
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
@@ -127,9 +127,9 @@ class JaxBackend(Backend):
 
         if y.size >= _MANY and _has_sine_and_cosine(both, y):
             # a program for a CPU has a loop for each result, each reducing the angle anew; complex numbers are one
-            packed = self.once(lambda y: lax.complex(*both(y)), y)
+            packed = self.evaluated_once(lambda y: lax.complex(*both(y)), y)
             return jnp.real(packed), jnp.imag(packed)
-        return self.once(both, y)  # type: ignore[no-any-return]
+        return self.evaluated_once(both, y)  # type: ignore[no-any-return]
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         if not self.reverse_only:
@@ -236,7 +236,7 @@ class SteppingBackend(JaxBackend):
 
     traced = False
     while_loop, when = Backend.while_loop, Backend.when
-    once = Backend.once  # each operation by itself: there is nothing to merge
+    evaluated_once = Backend.evaluated_once  # each operation by itself: there is nothing to merge
     eliminates = Backend.eliminates  # so many operations pay only in one program
 
 
@@ -248,7 +248,7 @@ def _apart(function: Function, vector: Array) -> Any:
     return function(vector) if vector.size < _MANY else _in_a_branch(function, vector)
 
 
-def settled(array: Array) -> Any:
+def computed_once(array: Array) -> Any:
     """Return an array, computed once: all that is made of it is made of the same numbers.
 
     Where it is computed anew for several results, its roundings need not be the same. If it is but rounding, the

@@ -20,7 +20,7 @@ from rootdiff._operator import Dense, LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff.linear import AutoLinear
-from rootdiff_jax._backend import settled
+from rootdiff_jax._backend import computed_once
 from rootdiff_jax._mesh import alike, made_of, vary, varying_axes
 from rootdiff_jax._precision import in_own_settings
 from rootdiff_jax._problem import Problem, failed
@@ -61,7 +61,7 @@ def linear_solve(
                 b, y, factors, status, error, matrices = arrays
                 # no status is negative, but the compiler does not know: it makes nothing of the right-hand sides, which
                 # would take memory through the whole forward solve, before the root is found
-                b = settled(jnp.where(status[..., None] >= 0, b, jnp.zeros_like(b)))
+                b = computed_once(jnp.where(status[..., None] >= 0, b, jnp.zeros_like(b)))
 
                 def at(point: Array) -> LinearOperator:
                     if matrices is None:

@@ -228,8 +228,8 @@ def _key(jaxpr: Any, operands: Sequence[Any], orders: int) -> Any:
             derivative, inputs = _derivative(jaxpr, operands)
         except Exception:  # not differentiable: for those to find out who differentiate it
             return _jaxpr_key(jaxpr, frozenset())
-        settled = _custom_functions(derivative) <= custom
-        following = _jaxpr_key(derivative, _RULES) if settled else _key(derivative, inputs, orders - 1)
+        all_known = _custom_functions(derivative) <= custom
+        following = _jaxpr_key(derivative, _RULES) if all_known else _key(derivative, inputs, orders - 1)
         return _jaxpr_key(jaxpr, _RULES), following
     return _jaxpr_key(jaxpr, frozenset())
 

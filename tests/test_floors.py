@@ -73,7 +73,6 @@ FLOORS = {
     "_entry": 5,
     "_ode": 5,
     "_implicit_steps": 1,
-    "_trajectory": 4,
     "_spectrum": 5,
     "_numpy_words": 5,
     "_numpy_squares": 5,
