@@ -19,21 +19,6 @@ Pick: TypeAlias = Callable[[Array], Array]
 HostFunction: TypeAlias = Callable[..., tuple[Any, Any]]
 
 
-class Namespace:
-    """An array namespace: the functions that a subclass defines; all others are those of its `module`."""
-
-    module: Any
-    #: What `rootdiff._space` asks for where a namespace has a way of its own; it has none where these are None.
-    max_norm: Any = None
-    is_within = every = first_of = norm2 = inner_product = projections = numbers = max_norm
-    offset: Any = 0
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.module, name)
-        setattr(self, name, value)  # found at once the next time
-        return value
-
-
 def take_new(new: Any, old: Any) -> Any:
     """Return `new`: what a loop does that assesses no step."""
     return new

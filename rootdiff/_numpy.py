@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import optree
 
-from rootdiff import _backend
+from rootdiff import _space
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._line import Measured, Told, relative_rounding
@@ -23,7 +23,7 @@ _SHORT = 16
 _MANY = 32
 
 
-class Namespace(_backend.Namespace):
+class Namespace(_space.Namespace):
     """What is quicker than NumPy's own for short vectors, and `clip`; all else is that of NumPy."""
 
     module = np

@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from rootdiff._backend import Array
 
 
+class Namespace:
+    """An array namespace: the functions that a subclass defines; all others are those of its `module`."""
+
+    module: Any
+    #: What is asked for here, where a namespace has a way of its own; it has none where these are None.
+    max_norm: Any = None
+    is_within = every = first_of = per_system = norm2 = inner_product = projections = numbers = max_norm
+    offset: Any = 0
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.module, name)
+        setattr(self, name, value)  # found at once the next time
+        return value
+
+
 def max_norm(xp: Any, vector: Array) -> Array:
     """Return the largest absolute entry of each system, (*batch)."""
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from rootdiff import _backend
+from rootdiff import _space
 from rootdiff_jax._precision import for_lapack
 
 #: A program for a CPU reduces one number after the other, and each call of it lists three buffers for each reduction in
@@ -24,7 +24,7 @@ _ROWS, _LENGTH, _PIECE = 64, 128, 8
 _NUMBERS = 2**11
 
 
-class _Linalg(_backend.Namespace):
+class _Linalg(_space.Namespace):
     """`eigh` and `svd`; all other functions are those of `jax.numpy.linalg`."""
 
     module = jnp.linalg
@@ -40,7 +40,7 @@ class _Linalg(_backend.Namespace):
         return tuple(part.astype(x.dtype) for part in jnp.linalg.svd(for_lapack(x), full_matrices=full_matrices))
 
 
-class Namespace(_backend.Namespace):
+class Namespace(_space.Namespace):
     """Reductions, norms and `numbers`; all other functions are those of `jax.numpy`."""
 
     module = jnp

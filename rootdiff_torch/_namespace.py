@@ -12,7 +12,7 @@ import array_api_compat.torch
 import torch
 from torch import Tensor
 
-from rootdiff import _backend
+from rootdiff import _space
 from rootdiff_torch._private import is_wrapped
 from rootdiff_torch.cuda import is_on_cpu
 
@@ -23,7 +23,7 @@ _constants: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 _MANY = 4096
 
 
-class _Linalg(_backend.Namespace):
+class _Linalg(_space.Namespace):
     """The linear algebra, of which LAPACK has nothing in half precision."""
 
     module = array_api_compat.torch.linalg  # type: ignore[attr-defined]
@@ -40,7 +40,7 @@ class _Linalg(_backend.Namespace):
         return tuple(part.to(x.dtype) for part in torch.linalg.svd(wide, full_matrices=full_matrices))
 
 
-class Namespace(_backend.Namespace):
+class Namespace(_space.Namespace):
     """The functions that differ from those of `array_api_compat.torch`; the others are found there."""
 
     module = array_api_compat.torch
