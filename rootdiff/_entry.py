@@ -540,10 +540,7 @@ def root_scalar(
 
     Raises
     ------
-    ArgumentError, ArgumentTypeError
-        If an argument cannot be used; the message names it.
-    ConvergenceError
-        If an element fails and ``on_failure="raise"``$untraced.
+    $errors
 
     Examples
     --------
