@@ -40,9 +40,9 @@ class Factors(NamedTuple):
 class SparseFactors(NamedTuple):
     """The inverse of sparse matrices, known by their values, (*batch, entries), in the order of a pattern.
 
-    That is `pattern`, an attribute of a type that each pattern has of its own: `Pattern.factors`. The host keeps the LU
-    factors of the values. Where the matrix is `wrong`, (*batch), since the Jacobian has other entries too, its values
-    are NaN.
+    That is `pattern`, an attribute of a type that each pattern has of its own for a `library`: `Pattern.factors`. The
+    host keeps the LU factors of the values. Where the matrix is `wrong`, (*batch), since the Jacobian has other entries
+    too, its values are NaN.
     """
 
     values: Array
@@ -57,14 +57,14 @@ class SparseFactors(NamedTuple):
 
     def apply(self, backend: Backend, vector: Array, transpose: bool = False) -> Array:
         values = self.values[(None,) * (vector.ndim - self.values.ndim) + (...,)]
-        return backend.by_numpy(partial(solve, self.pattern, transpose), vector, values, vector)  # type: ignore[attr-defined]
+        return backend.by_numpy(partial(solve, self.pattern, self.library, transpose), vector, values, vector)  # type: ignore[attr-defined]
 
     def __reduce__(self) -> Any:
-        return _with_pattern, (self.pattern, *self)  # type: ignore[attr-defined]
+        return _with_pattern, (self.pattern, self.library, *self)  # type: ignore[attr-defined]
 
 
-def _with_pattern(pattern: Any, *parts: Any) -> SparseFactors:
-    return pattern.factors(*parts)  # type: ignore[no-any-return]
+def _with_pattern(pattern: Any, library: str, *parts: Any) -> SparseFactors:
+    return pattern.factors(library)(*parts)  # type: ignore[no-any-return]
 
 
 class Eliminated(NamedTuple):

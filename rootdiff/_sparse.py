@@ -52,10 +52,10 @@ class Sparse(LinearOperator):
     pattern: Pattern = field(kw_only=True)
     entries: Callable[[], Entries] = field(kw_only=True)
 
-    def factored(self) -> SparseFactors:
+    def factored(self, library: str = "superlu") -> SparseFactors:
         found, xp = self.entries(), self.backend.xp
         values = xp.where(found.wrong[..., None], xp.nan, found.values)
-        return self.pattern.factors(values, found.wrong)
+        return self.pattern.factors(library)(values, found.wrong)
 
     def error_sizes(self, x: Array, transposed: bool) -> Array | None:
         if not self.backend.measures or self.entries().errors is None:

@@ -90,6 +90,7 @@ class Pattern:
     indptr: Any
     indices: Any
     _own: dict[bool, Plan] = field(default_factory=dict)
+    _kinds: dict[str, type[SparseFactors]] = field(default_factory=dict)
 
     @staticmethod
     def of(given: Any, size: int, diagonal: bool = False, number: int | None = None) -> Pattern:
@@ -148,10 +149,10 @@ class Pattern:
         """Numbers of rows and of columns."""
         return len(self.indptr) - 1, self.size
 
-    @cached_property
-    def factors(self) -> type[SparseFactors]:
-        """The type of the factors of matrices with this pattern."""
-        return type("SparseFactors", (SparseFactors,), {"pattern": self, "__slots__": ()})
+    def factors(self, library: str) -> type[SparseFactors]:
+        """Return the type of the factors that a library makes of matrices with this pattern."""
+        own = {"pattern": self, "library": library, "__slots__": ()}
+        return self._kinds.get(library) or self._kinds.setdefault(library, type("SparseFactors", (SparseFactors,), own))
 
     def matrix(self, values: Any) -> Any:
         """Return the matrix with these values, (entries,), in SciPy's form."""

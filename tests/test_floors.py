@@ -17,6 +17,7 @@ FLOORS = {
     "_backend": 0,
     "_inverse": 0,
     "_operator": 0,
+    "_sparse_libraries": 0,
     "_superlu": 0,
     "_sparsity": 0,
     "_errors": 0,

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import spsolve
 
 import rootdiff
-from rootdiff import ArgumentError, ArgumentTypeError, Pattern, Status
+from rootdiff import ArgumentError, ArgumentTypeError, Pattern, Status, _superlu
 from rootdiff._superlu import solve as host_solve
 from tests.harness import HARNESSES, Harness
 
@@ -413,7 +413,7 @@ def test_factors_survive_where_the_diagonal_is_no_pivot() -> None:
         values = np.stack([sp.csr_array(k * matrix).data for k in (1, 3)])
         rhs = random.standard_normal((2, n))
         for transpose in (False, True):
-            x = host_solve(pattern, transpose, values, rhs)
+            x = host_solve(pattern, "superlu", transpose, values, rhs)
             dense = matrix.toarray().T if transpose else matrix.toarray()
             np.testing.assert_allclose(x, np.linalg.solve(dense, rhs.T).T / [[1], [3]], rtol=1e-10)
 
@@ -508,3 +508,45 @@ def test_a_large_sparse_root_at_the_rounding_of_its_residual_is_one_and_its_erro
     assert exact.status == Status.CONVERGED
     assert np.all(np.abs(sol.y - exact.y) <= sol.error)
     assert np.max(sol.error) < 1e-6  # 1e3 eps, times the condition of 2e6, times what noise may hide
+
+
+#: The libraries that are extras, and the modules that they are.
+LIBRARIES = {"rslab": "rslab", "pardiso": "pypardiso"}
+
+
+@pytest.mark.parametrize("package", PACKAGES, indirect=True)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_factors_for_steps_and_derivative(library: str, package: Harness, monkeypatch: Any) -> None:
+    pytest.importorskip(LIBRARIES[library])
+    made, calls = _superlu.ways, []
+    monkeypatch.setattr(_superlu, "ways", lambda *given: calls.append(given[0]) or made(*given))
+    _superlu._MEMORY._kept.clear()
+    solver = rootdiff.Newton(linear=rootdiff.SparseLU(library=library))
+    found = package.vjp(ring, np.ones(N), A, w=np.ones(N), jac_sparsity=shape_of_ring(), solver=solver)
+    np.testing.assert_allclose(found.derivative[0], exact(found.y, A).sum(axis=0), rtol=1e-7)
+    assert set(calls) == {library}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_solves_with_the_transpose_and_any_pivots(library: str) -> None:
+    pytest.importorskip(LIBRARIES[library])
+    random, n = np.random.default_rng(0), 60
+    rows, columns = np.concatenate([np.arange(n), random.integers(0, n, 120)]), np.arange(n)
+    matrix = sp.csr_array(
+        (random.standard_normal(180), (rows, np.concatenate([columns[::-1], random.integers(0, n, 120)])))
+    )
+    matrix.sort_indices()
+    pattern, rhs = Pattern.of(matrix, n), random.standard_normal((2, n))
+    plain = matrix.toarray()
+    for scales in (np.ones(n), 10.0 ** random.uniform(-6, 6, n)):
+        values = scales[pattern.rows] * matrix.data
+        x, transposed = (host_solve(pattern, library, transpose, values, rhs) for transpose in (False, True))
+        np.testing.assert_allclose(x, np.linalg.solve(plain, (rhs / scales).T).T, rtol=1e-6)
+        np.testing.assert_allclose(transposed, np.linalg.solve(plain.T, rhs.T).T / scales, rtol=1e-6)
+    empty = np.where(pattern.rows == 3, 0, matrix.data)  # a row of zeros
+    assert np.all(np.isnan(host_solve(pattern, library, False, empty, rhs)))
+
+
+def test_a_library_that_is_none_is_named() -> None:
+    with pytest.raises(ArgumentError, match=r"SparseLU: library is 'umfpack'; it must be one of superlu, rslab, pard"):
+        rootdiff.SparseLU(library="umfpack")

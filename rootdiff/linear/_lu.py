@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rootdiff._backend import Array, select
 from rootdiff._errors import ArgumentError
@@ -14,6 +14,7 @@ from rootdiff._sizes import is_dense
 from rootdiff._solution import Status
 from rootdiff._space import norm2
 from rootdiff._sparse import Sparse
+from rootdiff._sparse_libraries import MODULES, is_there
 from rootdiff.linear._base import LinearInfo, LinearSolver, Point, finite_status, refined, relative_size
 from rootdiff.linear._contract import backward_stable
 
@@ -46,6 +47,7 @@ class LU(LinearSolver):
     """
 
     direct = True
+    library: ClassVar[str] = "superlu"
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         # then it is factored anew at once: an update is work, and takes memory, for each of several right-hand sides
@@ -65,11 +67,15 @@ class LU(LinearSolver):
     def blank(self, residual: Residual, y: Array) -> Inverse | None:
         if residual.backend.eliminates(y.shape):
             return None
-        return (Factors if residual.pattern is None else residual.pattern.factors).zeros(residual.xp, y)
+        return (Factors if residual.pattern is None else residual.pattern.factors(self.library)).zeros(residual.xp, y)
 
     def factor(self, operator: LinearOperator) -> Inverse:
         """Return the factors of the matrix that is not transposed, which serve both directions."""
-        return operator.original.factored()
+        original, known = operator.original, self.known
+        if not isinstance(original, Sparse):
+            return original.factored()
+        known = known.base if isinstance(known, Updated) else known
+        return original.factored(getattr(known, "library", self.library))  # that of the solver
 
     def _reuse(self, operator: LinearOperator, rhs: Array, old: Inverse) -> tuple[Array, LinearInfo]:
         """Refine from the factors at hand; where that stalls for any right-hand side of a matrix, factor it anew."""
@@ -94,16 +100,25 @@ class LU(LinearSolver):
 
 @dataclass(frozen=True)
 class SparseLU(LU):
-    """Sparse LU factorisation, SciPy's SuperLU, of a Jacobian whose pattern `jac_sparsity` or a sparse `jac` tells.
+    """Sparse LU factorisation of a Jacobian whose pattern `jac_sparsity` or a sparse `jac` tells.
 
     That is what `LU` does where there is a pattern; without one this solver takes the whole matrix, and refuses it
-    above 1024 unknowns. The columns are ordered by minimum degree of A^T + A, with pivots near the diagonal, as grids,
-    networks and circuits want it; where a product
-    shows a backward error of more than 1e-12 it is refined, or factored anew with any order and pivot. The factors are
-    made on the host, in float64.
+    above 1024 unknowns. SciPy's SuperLU orders the columns by minimum degree of A^T + A, with pivots near the
+    diagonal, as grids, networks and circuits want it; where a product shows a backward error of more than 1e-12 it is
+    refined, or factored anew with any order and pivot. The factors are made on the host, in float64.
+
+    Parameters
+    ----------
+    library : {"superlu", "rslab", "pardiso"}
+        What makes the factors: SciPy; rslab (extra `rslab`), KLU for networks and a supernodal elimination for grids,
+        whose analysis of a pattern is kept; MKL's PARDISO (extra `pardiso`). Where a library finds no pivot, or its
+        factors are not good, SuperLU's are taken. In steps and in the derivative it is that of the solver:
+        ``solver=Newton(linear=SparseLU(library="rslab"))``.
 
     References
     ----------
+    Davis & Palamadai Natarajan (2010), "Algorithm 907: KLU". Schenk & Gärtner (2004), "Solving unsymmetric sparse
+    systems of linear equations with PARDISO".
     Li (2005), "An overview of SuperLU".
 
     Examples
@@ -115,6 +130,15 @@ class SparseLU(LU):
     >>> rd.root(f, np.ones(100), 2.0, jac_sparsity=pattern, solver=solver, adjoint="sparse_lu").y[:2].round(4)
     array([0.6516, 0.6516])
     """
+
+    library: str = "superlu"  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.library not in MODULES:
+            raise ArgumentError(f"SparseLU: library is {self.library!r}; it must be one of {', '.join(MODULES)}.")
+        if not is_there(self.library):
+            raise ArgumentError(f"SparseLU: {self.library} is not installed. pip install 'rootdiff[{self.library}]'.")
 
     def factor(self, operator: LinearOperator) -> Inverse:
         if not isinstance(operator.original, Sparse) and not is_dense(operator.shape[:-1]):
