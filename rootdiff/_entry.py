@@ -329,6 +329,7 @@ def least_squares(
     batch_ndim: int = 0,
     y_scale: Any = None,
     on_failure: OnFailure = "raise",
+    jac_sparsity: Any = None,
     jac: Callable[..., Any] | None = None,
     derivatives: Derivatives = "finite-difference",
     diff_step: float | None = None,
@@ -354,12 +355,13 @@ def least_squares(
         What is summed, as SciPy names it: rho(r^2), where "linear" is r^2. The others grow slower than that where r is
         larger than 1: divide a residual by the size that its errors may have.
     solver : str or Solver
-        "auto" takes `GaussNewton`, which descends. Others are "scipy:least_squares:trf",
-        "...:dogbox", "...:lm"$ox_squares.
+        "auto" takes `GaussNewton`, which descends$large_squares. Others are
+        "scipy:least_squares:trf", "...:dogbox", "...:lm"$ox_squares.
         Those of `root` look for a root of the gradient.
     bounds : tuple (lo, hi) or callable, optional
         Numbers, None, or pytrees like `y0`, that y lies between; or ``bounds(*args)``, which returns such a tuple. The
         minimum has derivatives in them$within.
+    $sparse_squares
     $jac_of_equations
 
     Returns

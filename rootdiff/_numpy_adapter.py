@@ -73,6 +73,11 @@ class NumpyAdapter(Adapter):
         return is_parameter(leaf)
 
     def check(self, structure: Structure, y0: Any, args: tuple[Any, ...], options: Options) -> None:
+        if options.loss is not None and options.jac_sparsity is not None:
+            raise ArgumentError(
+                "jac_sparsity: in NumPy least_squares does not take it, since its Hessian is made of differences of a "
+                "whole Jacobian. Call rootdiff_torch.least_squares or rootdiff_jax.least_squares, or leave it out."
+            )
         otherwise = ", or None. Without it derivatives are those of derivatives='finite-difference', or 'complex-step'"
         for name in ("jac", "jvp", "vjp"):
             if getattr(options, name) is not None:

@@ -15,6 +15,10 @@ WORDS = {
         written into them later does not change a derivative.
     """,
     "large": "Chord",
+    "sparse_squares": """
+        jac_sparsity : None
+            PyTorch and JAX take the pattern of the Jacobian.
+    """,
     "in_axes": "``in_axes`` of `jax.vmap`",
     "on_failure": """
         In reverse mode NaN goes to those entries of a parameter that only failed systems depend on; one that others

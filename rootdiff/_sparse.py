@@ -108,12 +108,17 @@ def told(residual: Residual, y: Array, pattern: Pattern) -> Entries:
     for first in range(0, plan.number, TOGETHER):
         seeds = [xp.where(colours == one, lengths, 0 * y) for one in range(plan.number)[first : first + TOGETHER]]
         products, measured = residual.products(y, xp.stack([*seeds, probe]))
+        if products.shape[-1] != pattern.shape[0]:
+            raise ArgumentError(
+                f"jac_sparsity: it has {pattern.shape[0]} rows, but the residual returned {products.shape[-1]} "
+                "numbers. Give it a row for each of them, in the order of the flattened residual."
+            )
         parts.append(take(products, plan.places[first // TOGETHER]))
         if measured is not None:
             errors.append(take(measured, plan.places[first // TOGETHER]))
     if len(plan.dense):
-        numbers = backend.constant(np.arange(y.shape[-1]), y)
-        units = [xp.where(numbers == int(row), xp.ones_like(y), 0 * y) for row in plan.dense]
+        numbers, row = backend.constant(np.arange(pattern.shape[0]), y), products[-1, ...]
+        units = [xp.where(numbers == int(place), xp.ones_like(row), 0 * row) for place in plan.dense]
         parts.append(take(residual.products(y, xp.stack(units), True)[0], plan.places[-1]))
 
     def put(parts: list[Array]) -> Array:
@@ -134,6 +139,22 @@ def told(residual: Residual, y: Array, pattern: Pattern) -> Entries:
         error.y = y
         raise error
     return Entries(values, wrong, found)
+
+
+def normal(backend: Backend, pattern: Pattern, values: Array, shift: Array) -> Array:
+    """Return the values of ``A^T A + shift I`` on ``pattern.normal``, (*batch, entries), of matrices with `values`."""
+
+    def of_one(values: Any, shift: Any) -> Any:
+        lead = np.broadcast_shapes(values.shape[:-1], shift.shape[:-1])
+        values, shift = (np.broadcast_to(part, (*lead, part.shape[-1])) for part in (values, shift))
+        found = np.empty((*lead, len(pattern.normal.indices)))
+        for index in np.ndindex(lead):
+            matrix = pattern.matrix(values[index])
+            found[index] = (matrix.T @ matrix).tocsr()[pattern.normal.rows, pattern.normal.indices]
+        return found + np.where(pattern.normal.rows == pattern.normal.indices, shift[..., :1], 0)
+
+    like = backend.xp.broadcast_to(shift[..., None], (*shift.shape, len(pattern.normal.indices)))
+    return backend.by_numpy(of_one, like, values, like)
 
 
 def dense(residual: Residual, y: Array, pattern: Pattern) -> Array:

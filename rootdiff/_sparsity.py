@@ -138,6 +138,26 @@ class Pattern:
         """The row of each entry."""
         return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.indptr))
 
+    @staticmethod
+    def of_equations(given: Any, size: int) -> Pattern:
+        """Return the pattern that `jac_sparsity` of `least_squares` tells, (m, n), for so many unknowns."""
+        found = Places(given.rows, given.indices) if isinstance(given, Pattern) else next(_forms(given), None)
+        shape = tuple(getattr(given, "shape", ()))
+        if found is None or len(shape) != 2 or shape[1] != size:
+            raise ArgumentError(
+                f"jac_sparsity: got {type(given).__name__} of shape {shape}, but least_squares needs a sparse array of "
+                f"SciPy, PyTorch or JAX, or a Pattern, (m, {size}): a row for each number that the residual returns, a "
+                "column for each entry of the flattened y0, that stores something where dr/dy may have entries."
+            )
+        return Pattern.of(found, size, number=shape[0])
+
+    @cached_property
+    def normal(self) -> Pattern:
+        """The pattern of A^T A, and of its diagonal, for matrices A of this one."""
+        ones = self.matrix(np.ones(len(self.indices)))
+        found = (ones.T @ ones + sp.eye_array(self.size)).tocoo()
+        return Pattern.of(Places(found.row, found.col), self.size)
+
     @property
     def products(self) -> int:
         """Number of products that tell the entries."""

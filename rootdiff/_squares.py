@@ -134,7 +134,8 @@ def _parted(value: Array, y: Array) -> tuple[Array, Array, Array]:
 def minimised(found: Residual, loss: str, bounded: bool = False) -> Residual:
     """Return the gradient of the equations, or the objective, that `found` is, which may be followed by bounds."""
     flat, backend = found.function, found.backend
-    whole = replace(found, function=gradient(backend, flat, loss, bounded))
+    pattern = None if found.pattern is None else found.pattern.normal
+    whole = replace(found, function=gradient(backend, flat, loss, bounded), pattern=pattern)
     if not bounded:
         return replace(whole, **of_what(loss, found))
 

@@ -211,8 +211,10 @@ def _check_bounds(adapter: Adapter, task: Task, args: tuple[Any, ...]) -> None:
 
 
 def _pattern(adapter: Adapter, task: Task) -> Pattern | None:
-    """Return the pattern that `jac_sparsity` tells: that of the residual, or of the cell of a fixed point."""
+    """Return the pattern that `jac_sparsity` tells: that of the residual, of equations, or of a cell."""
     given, size = task.options.jac_sparsity, task.structure.size
+    if task.options.loss is not None:
+        return Pattern.of_equations(given, size)
     if isinstance(given, str) and given == "auto":
         if has_few_unknowns(task.start.shape) or not adapter.is_concrete((task.start, task.args)):
             return None

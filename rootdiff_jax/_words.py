@@ -17,6 +17,14 @@ WORDS = {
         Parameters. Floating arrays and floats are differentiated; integer and boolean arrays are traced; everything
         else (None, int, bool, str, a dataclass that is no pytree to JAX) is passed on as it is.
     """,
+    "large_squares": ", above 1024 unknowns by products with J",
+    "sparse_squares": """
+        jac_sparsity : sparse array or Pattern, (m, n), optional
+            Where dr/dy of one system may have entries: as for `root`, with a row for each number that the residual
+            returns. Steps are then those of sparse factors of J^T J, derivatives those of factors of the Hessian; where
+            an unknown stands in very many rows these are dense: leave it out, and take ``adjoint="cg"``. Without
+            `bounds`.
+    """,
     "large": "NewtonKrylov",
     "in_axes": "``in_axes`` of `jax.vmap`",
     "batched_args": """

@@ -128,8 +128,10 @@ class _AtRoot(Residual):
         graph = problem.backend.graph(lambda y: problem.function(y, *parameters), y)
         if problem.follows and not problem.checked:
             check_graph(graph.f, problem.function, (graph.y, *parameters))
-        bound = (problem.function, tuple(parameters), problem.backend)
-        residual = _AtRoot(*bound, point, graph, inputs, fixed_point=problem.fixed_point, pattern=problem.pattern)
+        bound, pattern = (problem.function, tuple(parameters), problem.backend), problem.pattern
+        if pattern is not None and problem.loss is not None:
+            pattern = pattern.normal
+        residual = _AtRoot(*bound, point, graph, inputs, fixed_point=problem.fixed_point, pattern=pattern)
         check_still_root(residual, y, graph.f, known[0])
         return residual
 

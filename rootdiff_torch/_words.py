@@ -18,6 +18,14 @@ WORDS = {
         Parameters, on the device of `y0`. Tensors are differentiated; everything else, numbers too, is passed on as it
         is. Tensors that a dataclass or another object holds are found as those that the residual closes over.
     """,
+    "large_squares": ", above 1024 unknowns by products with J",
+    "sparse_squares": """
+        jac_sparsity : sparse array or Pattern, (m, n), optional
+            Where dr/dy of one system may have entries: as for `root`, with a row for each number that the residual
+            returns. Steps are then those of sparse factors of J^T J, derivatives those of factors of the Hessian; where
+            an unknown stands in very many rows these are dense: leave it out, and take ``adjoint="cg"``. Without
+            `bounds`.
+    """,
     "large": "NewtonKrylov",
     "in_axes": "``in_dims`` of `torch.vmap`",
     "batched_args": "It is ignored under a transform of torch.func, too.",

@@ -9,13 +9,17 @@ from rootdiff._backend import Array, status_where
 from rootdiff._bounds import condition
 from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
+from rootdiff._loop import iterate
 from rootdiff._residual import Residual
 from rootdiff._settings import with_settings
+from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
+from rootdiff._solver import Claim, named
 from rootdiff._space import every, is_finite, is_within, norm2, per_system
 from rootdiff.solvers._bounded import within
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region
+from rootdiff.solvers._large_squares import LargeGaussNewton
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt, damped, decompose
 
 
@@ -33,12 +37,15 @@ class GaussNewton(LevenbergMarquardt):
 
     Notes
     -----
-    One singular value decomposition of J, (m, n), per step, which any number of trial radii share.
+    One singular value decomposition of J, (m, n), per step, which any number of trial radii share. Above 1024 unknowns,
+    and where `jac_sparsity` of `least_squares` tells where J has entries, PyTorch and JAX form no J: damped normal
+    equations are solved by conjugate gradients, or by sparse factors; `radius`, `scale` and `geodesic` mean nothing.
 
     References
     ----------
     Moré (1978), "The Levenberg-Marquardt algorithm: implementation and theory". Dennis, Gay & Welsch (1981), "An
-    adaptive nonlinear least-squares algorithm", on residuals that are large at the minimum.
+    adaptive nonlinear least-squares algorithm", on residuals that are large at the minimum. Nielsen (1999), "Damping
+    parameter in Marquardt's method", for the large ones.
 
     Examples
     --------
@@ -59,6 +66,15 @@ class GaussNewton(LevenbergMarquardt):
     @property
     def descends(self) -> bool:
         return True
+
+    def claim(self, residual: Residual, y0: Array, active: Array, looks: bool = True) -> Claim:
+        dense = residual.backend.measures or (residual.pattern is None and is_dense(tuple(y0.shape)))
+        if residual.squares is None or dense:
+            return super().claim(residual, y0, active, looks)
+        settings = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
+        large = with_settings(LargeGaussNewton(), **settings).resolved(y0.dtype, residual.xp)
+        claim = iterate(large, residual, y0, active, looks)
+        return claim._replace(raw=named(claim.raw, self))
 
     def init(self, residual: Residual, y: Array) -> State:
         if residual.squares is None:
