@@ -344,7 +344,6 @@ def test_rows_that_round_alike_hide_no_error(backend: Any, solver: str, kind: st
             assert np.all(np.abs(out.y - root) <= 10 * np.asarray(out.solution.error) + 1e-11 * (1 + np.abs(root)))
 
 
-@pytest.mark.each_in_jax
 @pytest.mark.parametrize("solver", ["anderson", "df_sane", "fixed_point"])
 def test_rows_of_many_unknowns_that_round_alike_hide_no_error(backend: Any, solver: str) -> None:
     n, rng = 70, np.random.default_rng(0)  # more than have their Jacobian formed as a matter of course
