@@ -191,6 +191,23 @@ def test_unknowns_that_are_not_determined_are_no_success(backend: Harness) -> No
             backend.solve(f, np.array([1.0, 2.0]), np.array([3.0]), entry="least_squares")
 
 
+@pytest.mark.filterwarnings("ignore:least_squares")
+def test_of_minima_that_are_not_determined_the_nearest_one_to_the_start_is_kept() -> None:
+    """In lengths that are not scaled, of a linear residual: where (1, 2) . y = 3.5, along (1, 2) from the start."""
+    import torch
+
+    import rootdiff_torch
+
+    def of_one_combination(y: Any) -> Any:
+        along = y[0] + 2 * y[1]
+        return torch.stack([along - 3, 2 * along - 9, along])
+
+    start, solver = torch.tensor([1.0, 5.0]).double(), rootdiff.GaussNewton(scale="none")
+    found = rootdiff_torch.least_squares(of_one_combination, start, solver=solver, on_failure="keep")
+    assert found.status == Status.SINGULAR
+    np.testing.assert_allclose(found.y - start, np.array([1, 2]) * (3.5 - 11) / 5, rtol=1e-12)
+
+
 def test_a_minimum_where_the_jacobian_is_zero_but_the_hessian_is_not() -> None:
     found = rootdiff.least_squares(lambda y, a: np.concat([1 + (y - a) ** 2, y**0]), np.ones(1), 0.3)
     assert found.y[0] == pytest.approx(0.3, abs=1e-6)
