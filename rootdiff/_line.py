@@ -145,10 +145,13 @@ def is_short(line: Line, step: Any) -> Any:
 
 
 def bare(line: Line) -> Array:
-    """Return the differences over the first step, of an error that is not asked for: one evaluation for each side."""
+    """Return the differences over the first step, of an error that is not asked for: by two evaluations, or by one."""
     step, both = line.allowed(line.step)
-    ahead, back = line.change(step), line.change(np.where(both, -step, 0))
-    return (ahead - back) / np.where(both, 2 * step, step)[..., None]
+    ahead, t = line.change(step), step[..., None]
+    if line.told is not None and line.told.one_sided:
+        return ahead / t
+    other = line.change(np.where(both, -step, step / 2))
+    return np.where(both[..., None], (ahead - other) / (2 * t), (4 * other - ahead) / t)
 
 
 @np.errstate(all="ignore")

@@ -15,6 +15,7 @@ from rootdiff._backend import Array, Backend, Function
 from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._line import Measured, Told, relative_rounding
 from rootdiff._numpy_lu import factor, solve
+from rootdiff._sizes import fits, is_dense
 from rootdiff._slopes import Slopes
 
 #: Entries of a vector up to which a loop over them beats NumPy's own reduction, which is one loop per vector...
@@ -239,11 +240,19 @@ class NumpyBackend(Backend):
     ) -> tuple[Function, Function, Callable[[], Array], Callable[[], Array]]:
         slopes = cache(lambda: self.slopes(function, (y,), function(y), self.box, self.scale))
         matrix, found = cache(lambda: slopes().jacobian(not self.quick)), cache(lambda: slopes().jacobian())
-        products = (
-            (lambda v: np.matvec(matrix().value, v)),
-            (lambda v: np.matvec(np.matrix_transpose(matrix().value), v)),
+
+        def matvec(v: Array) -> Array:
+            # a step of a solve is served by one difference; a derivative by a matrix, if that fits
+            if (is_dense if self.quick else fits)(y.shape) or v.shape != y.shape:
+                return np.matvec(matrix().value, v)
+            return slopes().product(v, self.lengths(y))
+
+        return (
+            matvec,
+            lambda v: np.matvec(np.matrix_transpose(matrix().value), v),
+            lambda: matrix().value,
+            lambda: (found if self.quick else matrix)().error,
         )
-        return *products, lambda: matrix().value, lambda: (found if self.quick else matrix)().error
 
     def precision(self, dtype: Any) -> float:
         eps, told = relative_rounding(dtype, self.measured), self.told(dtype)

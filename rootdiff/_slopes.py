@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -219,6 +220,36 @@ class Slopes:
             part = slope(self._line(along, ratio, ratio, side, self._room(group[0]), 1.0, self.value.reshape(-1)))
             total = Slope(*(a + factor * b.reshape(a.shape) for a, b in zip(total, part, strict=True)))
         return total
+
+    def product(self, vector: Array, lengths: Array) -> Array:
+        """Return the derivative along a vector, like the first primal, by one difference, of an error not asked for.
+
+        No entry moves by more than a small part of its length.
+        """
+        y = self.primals[0]
+        if self.exact and self.told is None:
+            return self.along((vector,)).value
+        size = np.abs(vector)
+        ratio = np.min(np.divide(lengths, size, where=size > 0, out=np.full(size.shape, np.inf)), axis=-1)
+        if self.box is not None:  # what can only move back does so by itself
+            way = np.where(vector > 0, self.box[1] - y, y - self.box[0])
+            ahead = way >= np.where(ratio < np.inf, ratio, 0)[..., None] * size
+            if np.any(ahead & (size > 0)) and not np.all(ahead):
+                parts = np.where(ahead, vector, 0), np.where(ahead, 0, vector)
+                return sum(self.product(part, lengths) for part in parts)
+        line = Line(
+            lambda step: self.function(np.astype(y + step[..., None] * vector, y.dtype)),
+            self.value,
+            self.value,
+            np.where(ratio < np.inf, ratio, 1),
+            np.inf,
+            max(self.eps, np.finfo(y.dtype).eps),
+            self._room(vector),
+            told=self.told,
+        )
+        found = bare(replace(line, step=power_of_two(line.first * line.step, y.dtype)))
+        lost = np.any(np.isfinite(self.value) & ~np.isfinite(found))
+        return self.along((vector,)).value if lost else found
 
     @property
     def _known(self) -> Array:

@@ -353,3 +353,31 @@ def test_several_need_an_axis_of_one_length() -> None:
         sol.jvp(np.ones((3, 2)), np.ones(2), several=True)
     with pytest.raises(ArgumentError, match=r"vjp: the cotangent has leaves of shape \[\(3,\)\]"):
         sol.vjp(np.ones((4, 3)), several=True)
+
+
+def test_krylov_above_1024_unknowns_takes_products_and_no_matrix() -> None:
+    # the boundary value problem of the documentation of SciPy's root(method="krylov"): 540,076 calls by a matrix
+    n, h = 35, 1 / 34
+
+    def curvature(p: Any, last: Any) -> Any:
+        inner = np.concatenate([np.zeros_like(p[:1]), p, np.full_like(p[:1], last)])
+        return (inner[2:] - 2 * p + inner[:-2]) / h**2
+
+    f = Counted(lambda p, b: curvature(p, 0.0) + curvature(p.T, b).T - 10 * np.mean(np.cosh(p)) ** 2)
+    sol, calls = f.of(lambda: rootdiff.root(f, np.zeros((n, n)), np.array(1.0), solver="newton_krylov"))
+    assert calls <= 2 * n**2  # a matrix takes that at each step
+    assert np.max(np.abs(f(sol.y, 1.0))) <= 1e-11  # of terms of 1e3
+
+
+def test_products_with_a_large_jacobian_stay_within_bounds() -> None:
+    n = 1200
+    lo, hi = np.zeros(n), np.full(n, 3.0)
+
+    def residual(y: Any, a: Any) -> Any:
+        assert np.all((y >= lo) & (y <= hi))
+        return y**3 + y + 0.2 * np.sin(np.roll(y, 1)) - a
+
+    start = np.where(np.arange(n) % 3 == 0, lo, np.where(np.arange(n) % 3 == 1, hi, 0.5))
+    root = np.geomspace(1e-6, 1, n)
+    sol = rootdiff.root(residual, start, residual(root, 0), bounds=(0.0, 3.0), solver="newton_krylov")
+    np.testing.assert_allclose(sol.y, root, rtol=1e-6)
