@@ -15,8 +15,7 @@ from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver, named
 from rootdiff._space import max_norm
 from rootdiff._verdict import allowed_error, is_deep, unless_random
-from rootdiff.solvers._bracket_end import around
-from rootdiff.solvers._bracket_search import search_bracket, settled_ends, widened
+from rootdiff.solvers._bracket_ends import around, search_bracket, settled_ends, widened
 
 #: Ends further apart than this factor are halved in their exponents: the factor's root is left, after one step.
 _APART = 2.0**10
