@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from rootdiff._backend import Array, status_where
-from rootdiff._inverse import Inverse, SparseFactors
+from rootdiff._inverse import Factors, Inverse, SparseFactors
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns, is_dense
 from rootdiff._solution import RawSolution, Status
@@ -104,14 +104,13 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
     def judge(start: Array, first: Array, y: Array, old: Array, status: Array) -> _Found:
         failed = xp.where(status <= int(Status.AT_PRECISION), int(Status.STALLED), status)
         dense = residual.differentiable and is_dense(tuple(y.shape))
-        f, matrix = residual.with_jacobian(y) if dense else (residual(y), None)
         scale = start_scale(xp, start, residual.scale)
-        point = _Point(residual, start, first, first_norm, scale, y, f, raw.residual_norm)
+        point = _Point(residual, start, first, first_norm, scale, y, raw.residual_norm)
         within = allowed_error(xp, solver, y, scale, is_deep(solver, raw.residual_norm, first_norm))
-        sparse = raw.factors if matrix is None and isinstance(raw.factors, SparseFactors) else None
-        told = matrix is not None or sparse is not None
-        found = _by_corrections(point, matrix, sparse, within, failed) if told else _by_rows(point, within, failed)
-        found = found._replace(status=unless_random(residual, y, f, first_norm, found.status))
+        sparse = raw.factors if not dense and isinstance(raw.factors, SparseFactors) else None
+        near = _sampled(point, within, dense, sparse)
+        found = (_by_rows if near.inverse is None else _by_corrections)(point, near, within, failed)
+        found = found._replace(status=unless_random(residual, y, near.f, first_norm, found.status))
         return _Found(
             xp.astype(xp.where(usable, found.status, xp.where(asked, failed, status)), xp.int32),
             xp.where(usable[..., None], found.error, old),
@@ -125,7 +124,7 @@ def judged(solver: Any, residual: Residual, y0: Array, first: Array, raw: RawSol
 
 
 class _Point(NamedTuple):
-    """The start, its residual, the largest entry of that, the size of the unknowns; a point, its residual and its norm.
+    """The start, its residual, the largest entry of that, the size of the unknowns; a point, and its largest residual.
 
     Sizes and points are (*batch, n), norms (*batch).
     """
@@ -136,30 +135,20 @@ class _Point(NamedTuple):
     first_norm: Array
     scale: Array
     y: Array
-    f: Array
     norm: Array
 
 
-def _by_corrections(
-    point: _Point, matrix: Array | None, sparse: SparseFactors | None, within: Array, failed: Array
-) -> _Found:
+def _by_corrections(point: _Point, near: _Near, within: Array, failed: Array) -> _Found:
     """Judge by Newton corrections: that of the residual, the one after it, and those of noise.
 
-    `matrix` is the Jacobian, (*batch, n, n), or `sparse` has the factors of that before the last step. `within` is the
-    allowed error, `failed` the status without success.
+    `within` is the allowed error, `failed` the status without success.
     """
-    residual, y, y0, norm = point.residual, point.y, point.y0, point.norm
-    xp, backend = residual.xp, residual.backend
+    residual, y, y0, norm, matrix = point.residual, point.y, point.y0, point.norm, near.matrix
+    xp = residual.xp
     eps, tiny = float(xp.finfo(y.dtype).eps), float(xp.finfo(y.dtype).smallest_normal)
-    factors = backend.lu_factor(matrix) if matrix is not None else sparse
-    assert factors is not None
-    correction = partial(factors.apply, backend)
-    step = correction(point.f)
-    finite = is_finite(xp, factors[0]) if matrix is None else every(xp, is_finite(xp, matrix))  # its values
-    regular = finite & is_finite(xp, step)
-    step = xp.where(regular[..., None], step, xp.zeros_like(step))
-    near = _sampled(point, y, residual.moved(y, -step), matrix, None if matrix is None else correction)
-    following = xp.abs(correction(near.f))
+    correction = partial(near.inverse.apply, residual.backend)
+    step, regular, finite = near.correction(residual)
+    following = xp.abs(correction(near.end))
     of_noise = _corrections_of_noise(residual, correction, near.noise)
     told = regular | ((norm == 0) & (near.unfelt[..., 0] > 0))
     of_noise = xp.where(regular[..., None], of_noise, xp.zeros_like(of_noise))
@@ -174,70 +163,59 @@ def _by_corrections(
         # the smallest eigenvalue of a Hessian makes noise along it an error of every unknown, larger than a step that
         # a gradient far above noise asks for: then each row must be explained too
         moved = (xp.abs(matrix) @ (within + _MARGIN * eps * xp.abs(y))[..., None])[..., 0]
-        is_root = is_root & every(xp, xp.abs(point.f) <= _MARGIN * near.noise + moved)
+        is_root = is_root & every(xp, xp.abs(near.f) <= _MARGIN * near.noise + moved)
     # a start and an end at zero tell no size
     size = xp.maximum(xp.abs(y), xp.where(y0 == 0, scale, xp.abs(y0)))
     # what underflows is zero far from any root, and so is its derivative: all of f, or a row that was not zero before
     still = near.noise <= tiny
     empty = xp.zeros_like(still) if matrix is None else every(xp, matrix == 0)
     lost = still & empty & (point.first != 0)
-    verdict = _Verdict(
+    flat = every(xp, still) | some(xp, lost)
+    status = _status(
+        xp,
+        norm,
+        failed,
         converged=is_root & every(xp, (error <= within) & (of_noise <= within)),
         attained=is_root & every(xp, error <= unit),
         known=every(xp, (xp.maximum(explained, near.unfelt) <= xp.maximum(_ILL * size, within))),
-        flat=every(xp, still) | some(xp, lost),
+        flat=flat,
         finite=finite,
     )
-    status = verdict.status(xp, norm, failed)
     # a Newton step leaves as much of f as where it only tends to zero, or next to a minimum
     towards = max_norm(xp, following / unit) <= CONTRACTION * max_norm(xp, error / unit)
     astray = (status == int(Status.MAX_STEPS)) & ~(towards | explains)
-    told = told & ~((norm == 0) & verdict.flat) & ~astray
-    return _Found(status, xp.where(told[..., None], error + of_noise, xp.full_like(error, xp.inf)), factors)
+    told = told & ~((norm == 0) & flat) & ~astray
+    return _Found(status, xp.where(told[..., None], error + of_noise, xp.full_like(error, xp.inf)), near.inverse)
 
 
-class _Verdict(NamedTuple):
-    """What a point is, all (*batch).
+def _status(
+    xp: Any, norm: Array, failed: Array, *, converged: Array, attained: Array, known: Array, flat: Array, finite: Array
+) -> Array:
+    """Return the status of a point whose largest residual is `norm`; without success it is `failed`; all (*batch).
 
-    Attributes
-    ----------
-    converged : its error is within tolerance, and so is that of noise.
-    attained : its error is what tolerance and noise explain.
-    known : noise leaves each unknown a digit.
-    flat : f and its derivative vanish together, of all rows, or of one that did not vanish at the start.
-    finite : the Jacobian is.
+    It has `converged` where its error is within tolerance, and so is that of noise; it is `attained` where tolerance
+    and noise explain its error, and `known` where noise leaves each unknown a digit. It is `flat` where f and its
+    derivative vanish together, of all rows, or of one that did not vanish at the start. The Jacobian may be `finite`.
     """
-
-    converged: Array
-    attained: Array
-    known: Array
-    flat: Array
-    finite: Array
-
-    def status(self, xp: Any, norm: Array, failed: Array) -> Array:
-        """Return the status, where that of a solve without success is `failed`; `norm` is the largest residual."""
-        stuck = (failed == int(Status.STALLED)) | (failed == int(Status.SINGULAR))
-        status = xp.where(stuck & ~self.finite, int(Status.NONFINITE), failed)
-        determined = status_where(xp, self.known, Status.AT_PRECISION, Status.ILL_DETERMINED)
-        status = xp.where(self.attained, determined, status)
-        status = xp.where(self.converged, int(Status.CONVERGED), status)
-        # a residual of zero is a root, unless nothing near it is anything else; how far from others, may be unknown
-        of_zero = xp.where(self.attained, status, int(Status.AT_PRECISION))
-        return xp.where(norm == 0, xp.where(self.flat, int(Status.ILL_DETERMINED), of_zero), status)
+    stuck = (failed == int(Status.STALLED)) | (failed == int(Status.SINGULAR))
+    status = xp.where(stuck & ~finite, int(Status.NONFINITE), failed)
+    status = xp.where(attained, status_where(xp, known, Status.AT_PRECISION, Status.ILL_DETERMINED), status)
+    status = xp.where(converged, int(Status.CONVERGED), status)
+    # a residual of zero is a root, unless nothing near it is anything else; how far from others, may be unknown
+    of_zero = xp.where(attained, status, int(Status.AT_PRECISION))
+    return xp.where(norm == 0, xp.where(flat, int(Status.ILL_DETERMINED), of_zero), status)
 
 
-def _by_rows(point: _Point, within: Array, failed: Array) -> _Found:
+def _by_rows(point: _Point, near: _Near, within: Array, failed: Array) -> _Found:
     """Judge systems whose Jacobians are too large to be formed: each row must be explained by noise or by tolerance.
 
     And `y` must still tell something: where it has grown so large that a rounding of it changes the residual nearly as
     much as the whole way from `y0` did, any residual would be explained.
     """
-    xp, y, norm = point.residual.xp, point.y, point.norm
-    reach = within * waves(xp, y, xp.zeros_like(norm))
-    near = _sampled(point, y + reach, y - reach)
+    xp, norm = point.residual.xp, point.norm
     telling = max_norm(xp, near.noise) <= _TELLING * point.first_norm
-    known = every(xp, xp.abs(point.f) <= xp.maximum(near.reach, _MARGIN * near.noise)) & telling
-    return _Found(xp.where(known | (norm == 0), int(Status.AT_PRECISION), failed), xp.full_like(y, xp.inf))
+    known = every(xp, xp.abs(near.f) <= xp.maximum(near.reach, _MARGIN * near.noise)) & telling
+    return _Found(xp.where(known | (norm == 0), int(Status.AT_PRECISION), failed), xp.full_like(near.f, xp.inf))
 
 
 def unless_random(residual: Residual, y: Array, f: Array, first_norm: Array, status: Array) -> Array:
@@ -274,37 +252,50 @@ def _corrections_of_noise(residual: Residual, correction: Callable[[Array], Arra
 
 
 class _Near(NamedTuple):
-    """What f is near a point, all (*batch, n).
+    """What f is at a point and near it, all (*batch, n) but for the last two.
 
     Attributes
     ----------
+    f : the residual at the point.
     noise : size of the rounding noise of each row.
     reach : the smaller change of each row to two other points.
-    f : the residual at the second of them.
+    end : the residual at the second of them, which is that after the correction, if there is one.
     unfelt : how far each unknown can change, at once with the others, before f feels more than noise; zero where that
         is no further than the Jacobian tells.
+    matrix, inverse : the Jacobian, (*batch, n, n), and an inverse, where they are known.
     """
 
+    f: Array
     noise: Array
     reach: Array
-    f: Array
+    end: Array
     unfelt: Array
+    matrix: Array | None
+    inverse: Any
+
+    def told(self, xp: Any, step: Array) -> Array:
+        """Return the change of f by a step, (*batch, n), that the Jacobian tells."""
+        return xp.zeros_like(step) if self.matrix is None else (self.matrix @ step[..., None])[..., 0]
+
+    def correction(self, residual: Residual) -> tuple[Array, Array, Array]:
+        """Return the Newton correction, zero where it is not regular; whether it is; whether the Jacobian is finite."""
+        xp, step = residual.xp, self.inverse.apply(residual.backend, self.f)
+        values, matrix = self.inverse[0], self.matrix
+        finite = is_finite(xp, values) if matrix is None else every(xp, is_finite(xp, matrix))
+        regular = finite & is_finite(xp, step)
+        return xp.where(regular[..., None], step, xp.zeros_like(step)), regular, finite
 
 
-def _sampled(
-    point: _Point,
-    one: Array,
-    other: Array,
-    matrix: Array | None = None,
-    correction: Callable[[Array], Array] | None = None,
-) -> _Near:
-    """Return what f is at two other points, both (*batch, n), and the rounding noise of its rows.
+def _sampled(point: _Point, within: Array, dense: bool, sparse: SparseFactors | None) -> _Near:
+    """Return what f is at a point and at two others, and the rounding noise of its rows.
 
-    Noise is the change of f when each unknown changes by a rounding and, where the Jacobian `matrix` is at hand, what
-    is not linear in the change by a tolerance, which rounds larger terms anew too. A row that does not change is
-    rounded more coarsely than the unknowns: there the nudges grow until it does, and where its derivative says that it
-    should, as far as an unknown keeps a digit. The smaller change of two sides counts, since at a jump f changes to one
-    side only.
+    The Jacobian is formed if it is `dense`; else its inverse may be known, of the iterate before, as `sparse` factors.
+    `within` is the allowed error.
+
+    Noise is the change of f when each unknown changes by a rounding and, where the Jacobian is at hand, what is not
+    linear in the change by a tolerance, which rounds larger terms anew too. A row that does not change is rounded more
+    coarsely than the unknowns: there the nudges grow until it does, and where its derivative says that it should, as
+    far as an unknown keeps a digit. The smaller change of two sides counts, since at a jump f changes to one side only.
 
     All in one loop, so that a compiled program holds one copy of f.
 
@@ -312,30 +303,30 @@ def _sampled(
     ----------
     Moré & Wild (2011), "Estimating computational noise".
     """
-    residual, y, f = point.residual, point.y, point.f
-    xp = residual.xp
-    eps = float(xp.finfo(y.dtype).eps)
+    residual, y = point.residual, point.y
+    xp, backend = residual.xp, residual.backend
+    eps, known = float(xp.finfo(y.dtype).eps), dense or sparse is not None
     scale = xp.maximum(xp.abs(y), point.scale)
-    few = _SAMPLES if matrix is None else 1  # of roundings alone
+    few = 1 if dense else _SAMPLES  # of roundings alone
     most, furthest = (
         _SAMPLES + _NEAR + math.ceil(math.log(largest / (2 * eps), _GROWTH)) for largest in (_LARGEST * eps**0.5, _ILL)
     )
-    asking = (xp.abs(f) > underflow(xp, y)) | (f == 0)  # what underflows has no noise
-    sloping = asking & (xp.zeros_like(asking) if matrix is None else some(xp, matrix != 0))
 
-    def told(step: Array) -> Array:
-        return xp.zeros_like(f) if matrix is None else (matrix @ step[..., None])[..., 0]
+    def sloping(near: _Near) -> tuple[Array, Array]:
+        """Return which rows have noise, as what underflows has not, and which of them change with an unknown."""
+        asking = (xp.abs(near.f) > underflow(xp, y)) | (near.f == 0)
+        return asking, asking & (xp.zeros_like(asking) if near.matrix is None else some(xp, near.matrix != 0))
 
-    def hunting(count: Array, noise: Array) -> Array:
-        silent = noise == 0
+    def hunting(count: Array, near: _Near) -> Array:
+        silent, (asking, sloped) = near.noise == 0, sloping(near)
         goes_on = (xp.any(silent & asking) & xp.all(count < most)) | (
-            xp.any(silent & sloping) & xp.all(count < furthest)
+            xp.any(silent & sloped) & xp.all(count < furthest)
         )
         return xp.all(count < _SAMPLES) | goes_on
 
     def sample(carry: tuple[Array, _Near, Array, Array]) -> tuple[Array, _Near, Array, Array]:
         count, near, stride, going = carry
-        elsewhere, walking = (count < 0)[..., None], ~hunting(count, near.noise)
+        here, elsewhere, walking = count == -2, (count == -1)[..., None], ~hunting(count, near)
         grown = xp.maximum(count - (_SAMPLES - 1), xp.zeros_like(count))
         close = grown <= _NEAR
         growth = _GROWTH ** xp.astype(xp.where(close, grown, grown - _NEAR), y.dtype)[..., None]
@@ -348,61 +339,74 @@ def _sampled(
         nudge = nudge * weights(xp, y, count)
         nudge = xp.where(last[..., None], (y + nudge) - y, nudge)  # to one side as far as to the other
         nudge = xp.where(walking, stride, nudge)
-        linear = xp.where(wide, told(nudge), 0.0)
-        sides = tuple(
-            xp.where(elsewhere, point, residual.moved(y, step)) for point, step in ((one, nudge), (other, -nudge))
-        )
-        change, at_other = _change(residual, f, sides, linear, last)
+        linear = xp.where(wide, near.told(xp, nudge), 0.0)
+        # a correction leads from the point itself, else both are to a side of it
+        away = (zeros, -near.correction(residual)[0]) if known else (reach, -reach)
+        steps = (xp.where(elsewhere, step, side) for step, side in zip(away, (nudge, -nudge), strict=True))
+        sides = tuple(xp.where(here[..., None], y, residual.moved(y, step)) for step in steps)
+        change, at_other, matrix = _change(residual, near, sides, linear, last, here)
+        near = near._replace(f=xp.where(here[..., None], at_other, near.f), matrix=matrix)
+        if dense:
+            inverse = backend.when(xp.all(here), backend.lu_factor, (matrix,), near.inverse)
+            near = near._replace(inverse=inverse)
+        _, sloped = sloping(near)
         # at each sample, for in some directions the changes of a row cancel
-        known = (near.noise > 0) | ((count >= most)[..., None] & ~sloping)
-        noise = xp.where((coarse & known) | elsewhere | walking, near.noise, xp.maximum(near.noise, change))
+        heard = (near.noise > 0) | ((count >= most)[..., None] & ~sloped)
+        kept = (coarse & heard) | (count < 0)[..., None] | walking
+        noise = xp.where(kept, near.noise, xp.maximum(near.noise, change))
         # what its derivative tells a row, and rounding hides as far as an unknown keeps a digit
-        hidden = sloping & (noise == 0) & (count == furthest - 1)[..., None]
-        noise = xp.where(hidden, xp.minimum(*(xp.abs(told(side - y)) for side in sides)), noise)
+        hidden = sloped & (noise == 0) & (count == furthest - 1)[..., None]
+        noise = xp.where(hidden, xp.minimum(*(xp.abs(near.told(xp, side - y)) for side in sides)), noise)
         # from where f feels more than its noise by its Jacobian, on to where it does
         far = max_norm(xp, stride / scale)
         going = going & ~(walking & (some(xp, change > _MARGIN * noise) | ~((far > 0) & (far <= _ILL))))
         unfelt = xp.where((walking & going)[..., None], _GROWTH * xp.abs(stride), near.unfelt)
-        first = stride if correction is None else _FELT * correction(noise * weights(xp, y, count))
+        first = _FELT * near.inverse.apply(backend, noise * weights(xp, y, count)) if known else stride
         # a singular Jacobian tells no direction, and of one unknown there is one only
         solved = is_finite(xp, first)[..., None]
         first = xp.where(solved, first, eps * scale if y.shape[-1] == 1 else xp.zeros_like(first))
         stride = xp.where(walking, xp.where(going[..., None], _GROWTH * stride, stride), first)
-        near = _Near(noise, xp.where(elsewhere, change, near.reach), xp.where(elsewhere, at_other, near.f), unfelt)
-        return count + 1, near, stride, going
+        changed, end = xp.where(elsewhere, change, near.reach), xp.where(elsewhere, at_other, near.end)
+        return count + 1, near._replace(noise=noise, reach=changed, end=end, unfelt=unfelt), stride, going
 
     def unfinished(carry: tuple[Array, _Near, Array, Array]) -> Array:
         count, near, _, going = carry
-        return hunting(count, near.noise) | xp.any(going)
+        return hunting(count, near) | xp.any(going)
 
-    zeros, count = xp.zeros_like(f), per_system(xp, f, 0, xp.int32) - 1
-    going = count < 0 if correction is not None else count > 0
-    start = (count, _Near(zeros, zeros, zeros, zeros), zeros, going)
-    return residual.backend.while_loop(unfinished, sample, start)[1]  # type: ignore[no-any-return]
+    zeros, count = xp.zeros_like(y), per_system(xp, y, 0, xp.int32) - 2
+    reach, blank = within * waves(xp, y, count + 2), Factors.zeros(xp, y) if dense else None
+    near = _Near(*(zeros,) * 5, None if blank is None else blank.lu, blank or sparse)
+    going = count < 0 if known else count > 0
+    return backend.while_loop(unfinished, sample, (count, near, zeros, going))[1]  # type: ignore[no-any-return]
 
 
 def _change(
-    residual: Residual, f: Array, sides: tuple[Array, Array], linear: Array, even: Array
-) -> tuple[Array, Array]:
+    residual: Residual, near: _Near, sides: tuple[Array, ...], linear: Array, even: Array, here: Array
+) -> tuple[Array, Array, Array | None]:
     """Return the smaller change of each row of f to two points, 0 if neither is finite, and f at the second.
 
     Both (*batch, n). Of a change that is not zero it is what is left without the `linear` one; in systems that are
-    `even`, (*batch), it is the mean of both, in which no error of the Jacobian is left.
+    `even`, (*batch), it is the mean of both, in which no error of the Jacobian is left. Where the second is the point
+    itself, `here`, (*batch), the first is left out, and the Jacobian, if there is one, is formed and returned.
     """
-    xp = residual.xp
+    xp, f = residual.xp, near.f
 
-    def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        count, least, before = carry
+    def look(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        count, least, before, matrix = carry
         side = xp.astype(1 - 2 * count, f.dtype)[..., None]
-        value = residual(xp.where((count == 0)[..., None], *sides))
+        point = xp.where((count == 0)[..., None], *sides)
+        if matrix is None:
+            value = residual(point)
+        else:
+            value, matrix = residual.with_jacobian_where(xp.all(here), point, matrix)
         whole = value - f
         change = xp.where(whole == 0, 0.0, xp.abs(whole - side * linear))
         finite = xp.where(xp.isfinite(change), change, xp.full_like(change, xp.inf))
         mean = xp.abs(before - f + whole) / 2
         smaller = xp.minimum(least, finite)
         told = (even & (count == 1))[..., None] & (smaller > 0) & (mean < xp.inf)
-        return count + 1, xp.where(told, mean, smaller), value
+        return count + 1, xp.where(told, mean, smaller), value, matrix
 
-    start = (per_system(xp, f, 0, xp.int32), xp.full_like(f, xp.inf), f)
-    _, least, value = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)
-    return xp.where(xp.isfinite(least), least, xp.zeros_like(least)), value
+    start = (xp.astype(here, xp.int32), xp.full_like(f, xp.inf), f, near.matrix)
+    _, least, value, matrix = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)
+    return xp.where(xp.isfinite(least), least, xp.zeros_like(least)), value, matrix

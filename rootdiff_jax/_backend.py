@@ -113,9 +113,9 @@ class JaxBackend(Backend):
     def evaluated_once(self, function: Function, y: Array) -> Any:
         return _apart(function, y) if y.shape[-1] == 1 else function(y)
 
-    def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
+    def linearized(self, function: Function, y: Array) -> tuple[Array, Callable[[], Array]]:
         value, _, _, dense = self._linearized(function, y)
-        return value, dense()
+        return value, dense
 
     def _with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
         def both(y: Array) -> tuple[Array, Array]:
