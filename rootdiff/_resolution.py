@@ -47,9 +47,11 @@ def is_lost(end: End, solver: Any, inverse: Any, exact: Array) -> tuple[Array, A
     if isinstance(getattr(inverse, "base", inverse), Factors | SparseFactors):
         return _returns_less(end, inverse)
     unseen = end.residual.xp.zeros_like(end.y)
-    if solver.short_steps == 0:
-        return exact | _stays_away(end, solver), unseen  # an f of zero tells no error at all
-    return exact | ~exact if has_few_unknowns(end.y.shape) else exact, unseen
+    if solver.short_steps:
+        return exact | ~exact if has_few_unknowns(end.y.shape) else exact, unseen
+    # an f of zero tells no error at all; nor does a way back that ends in rounding, as in half precision
+    rounded = float(end.residual.xp.finfo(end.y.dtype).eps) ** 0.5 > _nearer(end.y)
+    return exact | (~exact if rounded else _stays_away(end, solver)), unseen
 
 
 def _returns_less(end: End, inverse: Any) -> tuple[Array, Array]:
@@ -73,6 +75,10 @@ def _returns_less(end: End, inverse: Any) -> tuple[Array, Array]:
     return ~is_within(xp, noise, _RETURNING * allowed), _MARGIN * noise
 
 
+def _nearer(y: Array) -> float:
+    return _NEARER / y.shape[-1] ** 0.5  # type: ignore[no-any-return]
+
+
 def _stays_away(end: End, solver: Any) -> Array:
     """Return where, (*batch), the solver does not lead back to y from beside it: if it does the Jacobian is regular."""
     xp, y, function = end.residual.xp, end.y, end.residual.function
@@ -80,7 +86,7 @@ def _stays_away(end: End, solver: Any) -> Array:
     size = float(xp.finfo(y.dtype).eps) ** 0.5 * xp.maximum(xp.abs(y), end.scale)
 
     def away(state: State) -> Array:
-        return ~(max_norm(xp, (state.iterate.y - y) / size) <= _NEARER / y.shape[-1] ** 0.5)
+        return ~(max_norm(xp, (state.iterate.y - y) / size) <= _nearer(y))
 
     def look(carry: tuple[Array, Array, State]) -> tuple[Array, Array, State]:
         count, going, state = carry

@@ -8,8 +8,10 @@ import math
 import pickle
 from collections import defaultdict, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -349,6 +351,18 @@ def test_a_solution_is_pickled_with_its_derivatives() -> None:
     np.testing.assert_array_equal(again.y, sol.y)
     np.testing.assert_array_equal(again.jacobian()[0], sol.jacobian()[0])
     np.testing.assert_array_equal(again.vjp(np.ones(2))[0], sol.vjp(np.ones(2))[0])
+
+
+def test_an_ensemble_is_solved_by_processes() -> None:
+    joblib, cases = pytest.importorskip("joblib"), [np.array([8.0, 27.0]) * scale for scale in (1.0, 2.0, 3.0)]
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        by_pool = list(pool.map(partial(rootdiff.root, cube, np.ones(2)), cases))
+    task = joblib.delayed(partial(rootdiff.root, cube, solver=rootdiff.Newton()))
+    by_joblib = joblib.Parallel(n_jobs=2)(task(np.ones(2), a) for a in cases)
+    for a, *solutions in zip(cases, by_pool, by_joblib, strict=True):
+        for sol in solutions:
+            np.testing.assert_allclose(sol.y, np.cbrt(a), rtol=2e-12)  # the default tolerance
+            np.testing.assert_allclose(sol.jacobian()[0], np.diag(np.cbrt(a) ** -2 / 3), rtol=1e-7, atol=1e-10)
 
 
 def root_in_its_domain(y: Any, a: Any) -> Any:

@@ -149,3 +149,24 @@ def test_strides(solver: str, adjoint: str) -> None:
     close(run(lambda *a: solve(*a, solver=solver, adjoint=adjoint), base), run(unrolled, base))
     start = torch.zeros(1, dtype=torch.float64).expand(3)
     close(rd.root(residual, start, THETA, W.mT, solver=solver).y, unrolled(THETA, W.mT))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [64, 200])
+@pytest.mark.parametrize("solver", ["anderson", "fixed_point"])
+def test_the_default_tolerance_costs_few_evaluations_more_than_steps(solver: str, n: int, dtype: torch.dtype) -> None:
+    generator, calls = torch.Generator().manual_seed(1), 0
+    w, x = torch.randn(n, n, generator=generator), torch.randn(8, n, generator=generator)
+    w = (0.9 / torch.linalg.matrix_norm(w, 2) * w).to(dtype)
+
+    def cell(z: Tensor, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.tanh(z @ w.mT + x)
+
+    sol = rd.fixed_point(cell, torch.zeros(8, n, dtype=dtype), x.to(dtype), batch_ndim=1, solver=solver)
+    expected = torch.zeros(8, n, dtype=torch.float64)
+    for _ in range(300):
+        expected = torch.tanh(expected @ w.double().mT + x.to(dtype).double())
+    assert float((sol.y - expected).abs().max()) < torch.finfo(dtype).eps ** 0.75
+    assert calls <= int(sol.steps.max()) + 24
