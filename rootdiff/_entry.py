@@ -434,8 +434,9 @@ def minimize(
         As for `root`. A failure is a `y` that is no minimum.
     solver : str or Solver
         "auto" takes `NewtonTrustRegion`, which descends, and forms the Hessian. There are "scipy:minimize:BFGS",
-        "...:L-BFGS-B" and the others of `SciPyMinimizer`$ox_minimize. Others are those of `root`, of the
-        gradient, such as "newton_krylov" for many unknowns; they may end at a saddle, which is no success.
+        "...:L-BFGS-B" and the others of `SciPyMinimizer`$ox_minimize.
+        Others are those of `root`, of the gradient, such as "newton_krylov" for many unknowns; they may end at a
+        saddle, which is no success.
     bounds : tuple (lo, hi) or callable, optional
         Numbers, None, or pytrees like `y0`, that y lies between; or ``bounds(*args)``, which returns such a tuple. The
         minimum has derivatives in them$within.

@@ -47,8 +47,11 @@ class Names(Generic[T]):
                 raise DuplicateNameError(f"register_{self.kind}: {name!r} is registered already; choose another name.")
             self._entries[name] = factory, backends
 
-    def get(self, spec: str | T, backend: str | None = None) -> T:
-        """Return the object of a name; an object of this kind is returned as it is."""
+    def get(self, spec: str | T, backend: str | None = None, beside: Names[T] | None = None) -> T:
+        """Return the object of a name; an object of this kind is returned as it is.
+
+        A message offers those `beside` too, of which it is none.
+        """
         if isinstance(spec, self.base):
             return spec
         if not isinstance(spec, str):
@@ -58,7 +61,7 @@ class Names(Generic[T]):
                 f"Registered are {', '.join(self.names(backend))}."
             )
         if spec not in self.names(backend):
-            raise UnknownNameError(self._unknown(spec, backend))
+            raise UnknownNameError(self._unknown(spec, backend, beside))
         made = self._entries[spec][0]()
         if not isinstance(made, self.base):
             raise ArgumentTypeError(
@@ -73,8 +76,10 @@ class Names(Generic[T]):
             sorted(name for name, (_, on) in entries.items() if backend is None or on is None or backend in on)
         )
 
-    def _unknown(self, name: str, backend: str | None) -> str:
-        names, (_, backends) = self.names(backend), self._entries.get(name, (None, None))
+    def _unknown(self, name: str, backend: str | None, beside: Names[T] | None) -> str:
+        tables = (self,) if beside is None else (self, beside)
+        names = sorted(known for table in tables for known in table.names(backend))
+        backends = next((on for table in tables if (on := table._entries.get(name, (None, None))[1])), None)
         if backends is not None:
             reason = f"{name!r} does not run on {backend}, only on {', '.join(backends)}."
         else:

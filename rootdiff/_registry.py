@@ -147,8 +147,9 @@ def get_solver(name: str | Solver, backend: str | None = None) -> Solver:
 
 def get_minimizer(name: str | Solver, backend: str | None = None) -> Solver:
     """Return the solver of a name that `least_squares` and `minimize` know; the rest is as for `get_solver`."""
-    of_roots = not isinstance(name, str) or name in SOLVERS.names(backend)
-    return (SOLVERS if of_roots else MINIMIZERS).get(name, backend)
+    if isinstance(name, str) and name in MINIMIZERS.names(backend):
+        return MINIMIZERS.get(name, backend)
+    return SOLVERS.get(name, backend, MINIMIZERS)
 
 
 def get_adjoint(name: str | LinearSolver, backend: str | None = None) -> LinearSolver:

@@ -21,6 +21,7 @@ from rootdiff_jax._adapter import minimize as minimize
 from rootdiff_jax._adapter import ode as ode
 from rootdiff_jax._adapter import root as root
 from rootdiff_jax._adapter import root_scalar as root_scalar
+from rootdiff_jax._optax import Optax
 from rootdiff_jax._optimistix import Optimistix
 
-__all__ = [*_names_of_rootdiff, "Optimistix"]
+__all__ = [*_names_of_rootdiff, "Optax", "Optimistix"]

@@ -18,7 +18,7 @@ from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import max_norm
 from rootdiff._verdict import judged
-from rootdiff.solvers._correct import corrected_minimum
+from rootdiff.solvers._wrapped import check_reach, ended
 
 Method = Literal["Newton", "Chord", "Dogleg", "LevenbergMarquardt", "BFGS"]
 _METHODS: tuple[str, ...] = get_args(Method)
@@ -68,20 +68,11 @@ class Optimistix(Solver):
                 f"solver: {self.method} of Optimistix needs forward-mode derivatives, but the residual holds a "
                 "custom_vjp. Use a native solver such as 'newton', or give the function a custom_jvp."
             )
-        if residual.correct is not None or residual.observe is not None:
-            raise ArgumentError(
-                "solver: Optimistix takes its own steps, which correct, bounds, callback, verbose and history do not "
-                "reach. Use a native solver such as 'newton' or 'trust_region'."
-            )
+        check_reach(f"{self.method} of Optimistix", residual)
         solver = self.resolved(y0.dtype, jnp)
         y, steps = solver._run(residual, y0)
         if solver._minimises(residual):
-            steps = jnp.broadcast_to(jnp.astype(steps, jnp.int32), y.shape[:-1])
-            status = jnp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
-            raw = RawSolution(
-                y, jnp.astype(status, jnp.int32), steps, max_norm(jnp, residual(y)), error=jnp.full_like(y, jnp.inf)
-            )
-            return corrected_minimum(solver, residual, raw)
+            return ended(solver, residual, y0, y, steps)
         first = residual(y0)
         norm, first_norm = max_norm(jnp, residual(y)), max_norm(jnp, first)
         status = jnp.where(steps >= self.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))

@@ -49,7 +49,7 @@ def split(solver: Any) -> tuple[Template, tuple[Any, ...]]:
 
 def _replaced(value: Any, replacement: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Return a setting with its runtime values replaced, and what tells it from others, whatever these values are."""
-    if isinstance(value, tuple):  # the solvers of a chain
+    if type(value) is tuple:  # the solvers of a chain
         parts = [_replaced(entry, replacement) for entry in value]
         return tuple(new for new, _ in parts), tuple(key for _, key in parts)
     if not is_dataclass(value) or isinstance(value, type):

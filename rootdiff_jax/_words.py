@@ -6,7 +6,7 @@ WORDS = {
     "imports": "jax, jax.numpy as jnp, rootdiff_jax as rd",
     "xp": "jnp",
     "ox_squares": ', "optimistix:LevenbergMarquardt" and "optimistix:Dogleg"',
-    "ox_minimize": ', and "optimistix:BFGS"',
+    "ox_minimize": ', "optimistix:BFGS", "optax:lbfgs" and "optax:adam"',
     "asarray": "jnp.array",
     "array": "array",
     "differentiable": "differentiable in `args` and in what the residual closes over",

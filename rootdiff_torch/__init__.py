@@ -23,6 +23,7 @@ from rootdiff_torch._adapter import minimize as minimize
 from rootdiff_torch._adapter import ode as ode
 from rootdiff_torch._adapter import root as root
 from rootdiff_torch._adapter import root_scalar as root_scalar
+from rootdiff_torch._optim import TorchLBFGS as TorchLBFGS
 from rootdiff_torch._transforms import TransformError as TransformError
 
-__all__ = sorted({*_core, "TransformError"})
+__all__ = sorted({*_core, "TorchLBFGS", "TransformError"})

@@ -6,6 +6,7 @@ WORDS = {
     "imports": "torch, rootdiff_torch as rd",
     "xp": "torch",
     "asarray": "torch.tensor",
+    "ox_minimize": ', and "torch:LBFGS"',
     "array": "tensor",
     "differentiable": "differentiable in `args` and in what the residual closes over",
     "residual": """

@@ -1,4 +1,4 @@
-"""Minimisers of SciPy and Optimistix by name: they end at the minimum, whose derivative is that of any other."""
+"""Minimisers of other libraries by name: they end at the minimum, whose derivative is that of any other."""
 
 from __future__ import annotations
 
@@ -94,6 +94,85 @@ def test_optimistix_takes_what_is_minimised(method: str) -> None:
     ours = rootdiff.least_squares(fit, START, DATA, derivatives="complex-step")
     np.testing.assert_allclose(found.y, ours.y, rtol=1e-9)
     assert found.steps > 5
+
+
+@pytest.mark.parametrize("name", ["torch:LBFGS", "optax:lbfgs", "optax:adam", "a transformation"])
+def test_minimisers_of_the_frameworks(name: str) -> None:
+    """The minimum, its derivative and its verdict are those of any other; a batch too."""
+    import jax
+    import torch
+
+    import rootdiff_jax
+    import rootdiff_torch
+
+    jax.config.update("jax_enable_x64", True)
+    ours = rootdiff_torch.minimize(half_squares, torch.tensor(START), torch.tensor(DATA)).y
+    if name == "torch:LBFGS":
+        data = torch.tensor(DATA, requires_grad=True)
+        found = rootdiff_torch.minimize(half_squares, torch.tensor(START), data, solver=name)
+        found.y.sum().backward()
+        y, derivative = found.y.detach(), data.grad
+    else:
+        solver: Any = name
+        if name == "a transformation":
+            solver = rootdiff_jax.Optax(transformation=pytest.importorskip("optax").adabelief(0.1))
+
+        def total(data: Any) -> Any:
+            found = rootdiff_jax.minimize(half_squares, jax.numpy.asarray(START), data, solver=solver)
+            return found.y.sum(), found
+
+        (_, found), derivative = jax.value_and_grad(total, has_aux=True)(jax.numpy.asarray(DATA))
+        y = found.y
+    np.testing.assert_allclose(y, ours, rtol=1e-9)
+    slopes = torch.autograd.functional.jacobian(
+        lambda data: rootdiff_torch.minimize(half_squares, torch.tensor(START), data).y, torch.tensor(DATA)
+    )
+    np.testing.assert_allclose(derivative, slopes.sum(0), rtol=1e-7, atol=1e-9)
+    assert found.steps > 5
+
+
+def test_a_batch_and_a_saddle_by_lbfgs_of_torch() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    a = torch.tensor([[1.0, 2.0], [3.0, -4.0]]).double().requires_grad_()
+    found = rootdiff_torch.minimize(
+        lambda y, a: (torch.cosh(y - a) + y**2).sum(-1), 0 * a.detach(), a, batch_ndim=1, solver="torch:LBFGS"
+    )
+    found.y.sum().backward()
+    bend = torch.cosh(found.y.detach() - a.detach())
+    np.testing.assert_allclose(a.grad, bend / (bend + 2), rtol=1e-9)
+    flat = rootdiff_torch.minimize(
+        lambda y: y[0] ** 2 - y[1] ** 2, torch.tensor([1.0, 0.0]), solver="torch:LBFGS", on_failure="ignore"
+    )
+    assert flat.status == rootdiff.Status.SADDLE
+
+
+def test_what_wrapped_minimisers_cannot_do_is_said_in_the_same_words() -> None:
+    import jax.numpy as jnp
+    import torch
+
+    import rootdiff_jax
+    import rootdiff_torch
+
+    bounded = r"takes no bounds\. Take 'scipy:minimize:L-BFGS-B', or 'auto'"
+    for module, y0, names in (
+        (rootdiff, np.ones(3), ("scipy:minimize:BFGS", "scipy:hybr")),
+        (rootdiff_torch, torch.ones(3), ("torch:LBFGS",)),
+        (rootdiff_jax, jnp.ones(3), ("optimistix:BFGS", "optimistix:Newton", "optax:lbfgs", "optax:adam")),
+    ):
+        for name in names:
+            with pytest.raises(ArgumentError, match=bounded):
+                module.minimize(lambda y: (y**2).sum(), y0, solver=name, bounds=(0, 1))  # type: ignore[attr-defined]
+            with pytest.raises(UnknownNameError, match=f"Did you mean '{name}'"):
+                module.minimize(lambda y: (y**2).sum(), y0, solver=name + "x")  # type: ignore[attr-defined]
+            with pytest.raises(ArgumentError, match=r"takes its own steps, which callback.*Take 'auto'"):
+                module.minimize(lambda y: (y**2).sum(), y0, solver=name, verbose=True)  # type: ignore[attr-defined]
+    with pytest.raises(ArgumentError, match=r"takes no bounds\. Take 'scipy:least_squares:trf'"):
+        rootdiff_jax.least_squares(lambda y: y, jnp.ones(3), solver="optimistix:BFGS", bounds=(0, 1))
+    with pytest.raises(ArgumentError, match="LBFGS of PyTorch is one for minimize"):
+        rootdiff_torch.root(lambda y: y, torch.ones(3), solver=rootdiff_torch.TorchLBFGS())
 
 
 def test_wrong_names_and_entries_are_refused() -> None:

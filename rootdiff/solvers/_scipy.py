@@ -14,7 +14,6 @@ from scipy import optimize
 from scipy.linalg import LinAlgWarning
 
 from rootdiff._backend import Array, status_where
-from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
 from rootdiff._settings import runtime, runtime_settings, with_settings
 from rootdiff._solution import RawSolution, Status
@@ -22,6 +21,7 @@ from rootdiff._solver import Solver
 from rootdiff._space import max_norm
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale
 from rootdiff.solvers._correct import corrected
+from rootdiff.solvers._wrapped import check_reach
 
 Method = Literal["hybr", "lm", "krylov", "broyden1", "anderson", "df-sane"]
 #: Times SciPy is started again from where it stopped, while our residual test fails and it makes progress.
@@ -69,11 +69,7 @@ class SciPy(Solver):
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
-        if residual.correct is not None or residual.observe is not None:
-            raise ArgumentError(
-                "solver: SciPy takes its own steps, which correct, bounds, callback, progress, verbose and history do "
-                "not reach. Use a native solver such as 'newton' or 'trust_region'."
-            )
+        check_reach(f"{self.method} of SciPy", residual)
         solver = self.resolved(y0.dtype, xp)
         first = residual(y0)
         first_norm = max_norm(xp, first)

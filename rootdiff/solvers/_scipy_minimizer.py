@@ -9,13 +9,8 @@ import numpy as np
 from scipy import optimize
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
 from rootdiff._residual import Residual
-from rootdiff._settings import runtime
-from rootdiff._solution import RawSolution, Status
-from rootdiff._solver import Solver
-from rootdiff._space import is_finite, max_norm
-from rootdiff.solvers._correct import corrected_minimum
+from rootdiff.solvers._wrapped import WrappedMinimizer
 
 Method = Literal[
     "trf",
@@ -38,7 +33,7 @@ _WITHOUT_GRADIENT = ("Nelder-Mead", "Powell")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SciPyMinimizer(Solver):
+class SciPyMinimizer(WrappedMinimizer):
     """A method of `scipy.optimize.least_squares` or `scipy.optimize.minimize`, on the host, one system after the other.
 
     For `least_squares` and `minimize`. It goes as far as its arithmetic leads; Newton corrections of the gradient
@@ -68,33 +63,22 @@ class SciPyMinimizer(Solver):
     """
 
     method: Method = "BFGS"
-    rtol: float | None = runtime(None)
-    atol: float | None = runtime(None)
-    max_steps: int = 1000
 
-    def solve(self, residual: Residual, y0: Array) -> RawSolution:
-        xp, box = residual.xp, residual.box
-        entry = "least_squares" if self.method in OF_SQUARES else "minimize"
-        equations = residual.squares if entry == "least_squares" else residual.objective
-        if equations is None:
-            raise ArgumentError(f"solver: {self.method} of SciPy is one for {entry}. Call that, or take 'auto'.")
-        if residual.observe is not None:
-            raise ArgumentError(
-                "solver: SciPy takes its own steps, which callback, progress, verbose and history do not reach. "
-                "Take 'auto'."
-            )
-        if box is not None and self.method in _UNBOUNDED:
-            bounded = "'dogbox' or 'trf'" if entry == "least_squares" else "'L-BFGS-B', 'SLSQP' or 'trust-constr'"
-            raise ArgumentError(f"solver: {self.method} of SciPy takes no bounds. Take {bounded}, or 'auto'.")
-        limits = () if box is None else box.limits(y0)
-        y, steps = residual.backend.on_host(self._solve_batch, _Minimised.of(equations), y0, *limits)
-        finite, status = is_finite(xp, residual(y0)), xp.zeros_like(steps)
-        status = xp.where(steps >= self.max_steps, status + int(Status.MAX_STEPS), status + int(Status.STALLED))
-        status = xp.where(finite, status, int(Status.NONFINITE_START))
-        raw = RawSolution(
-            y, xp.astype(status, xp.int32), steps, max_norm(xp, residual(y)), error=xp.full_like(y, xp.inf)
-        )
-        return corrected_minimum(self.resolved(y0.dtype, xp), residual, raw)
+    @property
+    def title(self) -> str:
+        return f"{self.method} of SciPy"
+
+    @property
+    def of_squares(self) -> bool:  # type: ignore[override]
+        return self.method in OF_SQUARES
+
+    @property
+    def takes_bounds(self) -> bool:  # type: ignore[override]
+        return self.method not in _UNBOUNDED
+
+    def descend(self, minimised: Residual, residual: Residual, y0: Array) -> tuple[Array, Array]:
+        limits = () if residual.box is None else residual.box.limits(y0)
+        return residual.backend.on_host(self._solve_batch, _Minimised.of(minimised), y0, *limits)
 
     def _solve_batch(self, evaluate: Any, jacobian: Any, y0: Any, *limits: Any) -> tuple[Any, Any]:
         """Return the minima, (*batch, n), and the steps, (*batch); all arrays are NumPy's."""
@@ -118,7 +102,7 @@ class SciPyMinimizer(Solver):
 
     def _solve_one(self, evaluate: Any, slope: Any, start: Any, bounds: Any) -> Any:
         start, eps = start.astype(np.float64), float(np.finfo(start.dtype).eps)
-        if self.method in OF_SQUARES:
+        if self.of_squares:
             within = {} if bounds is None else {"bounds": bounds}
             tolerances = dict.fromkeys(("xtol", "ftol", "gtol"), max(eps, 4e-16))
             return optimize.least_squares(
