@@ -127,26 +127,30 @@ class Slopes:
     def line(self, entries: Sequence[Entry]) -> Line:
         """Return the line of several entries, of one dtype, with a step for each (of each system)."""
         arrays = {place: self.primals[place] for place, _ in entries}
-        x = np.stack([arrays[place][index] for place, index in entries])
+        x = _stacked([arrays[place][index] for place, index in entries])
         size, of_first = np.abs(x), 0 in arrays
         largest = {
-            place: np.broadcast_to(np.max(np.abs(array), axis=-1 if x.ndim > 1 and place == 0 else None), x.shape[1:])
+            place: np.max(np.abs(array), axis=-1 if x.ndim > 1 and place == 0 else None)
             for place, array in arrays.items()
         }
-        unit = np.stack([self.unit[index] for _, index in entries]) if self.unit is not None and of_first else None
+        if len(arrays) > 1:
+            largest = {place: np.broadcast_to(part, x.shape[1:]) for place, part in largest.items()}
+        unit = _stacked([self.unit[index] for _, index in entries]) if self.unit is not None and of_first else None
         room = None
         if self.box is not None and of_first:
             ways = self.primals[0] - self.box[0], self.box[1] - self.primals[0]
             none = np.full(x.shape[1:], np.inf)
-            room = tuple(np.stack([none if place else way[index] for place, index in entries]) for way in ways)
+            room = tuple(_stacked([none if place else way[index] for place, index in entries]) for way in ways)
         shape = (*self.value.shape[:-1], -1) if x.ndim > 1 else (-1,)
 
         def along(steps: Array) -> Array:
-            parts = [self._at_entry(entry, step).reshape(shape) for entry, step in zip(entries, steps, strict=True)]
-            return np.stack(parts) if len(parts) > 1 else parts[0][None]
+            if len(entries) == 1:
+                return self._at_entry(entries[0], steps[0]).reshape(1, *shape)
+            return np.stack([self._at_entry(*pair).reshape(shape) for pair in zip(entries, steps, strict=True)])
 
-        length = scale(size, np.stack([largest[place] for place, _ in entries]), unit)
-        length = np.stack([self._length(*entry, one) for entry, one in zip(entries, length, strict=True)])
+        length = scale(size, _stacked([largest[place] for place, _ in entries]), unit)
+        if self.told is not None or self.measured is not None:
+            length = _stacked([self._length(*entry, one) for entry, one in zip(entries, length, strict=True)])
         return self._line(along, length, size, x, room, 1.0 if unit is None else unit, self.value.reshape(shape))
 
     def _bare(self, place: int, index: Any) -> Array:
@@ -168,20 +172,23 @@ class Slopes:
 
     def _at_entry(self, entry: Entry, step: Any) -> Array:
         """Return the function where an entry moves by a step, NaN where it raises; it is kept until `entry` is done."""
-        if not np.any(step):
+        if not step.any():
             return self.value
         kept, key = self._kept.setdefault(entry, {}), step.tobytes()
         if key not in kept:
-            kept[key] = self.at(self._moved(entry, step))
+            try:
+                kept[key] = self.function(*self._moved(entry, step))
+            except (ValueError, ArithmeticError):  # as `at` has it
+                kept[key] = np.full_like(self.value, np.nan)
         return kept[key]
 
     def _moved(self, entry: Entry, step: Any) -> list[Array]:
         """Return the primals, one entry of which moves by a step."""
-        place, index = entry
+        moved, (place, index) = [*self.primals], entry
         array = self.primals[place]
-        moved = array.astype(np.result_type(array.dtype, 1j)) if np.iscomplexobj(step) else array.copy()
-        moved[index] += step
-        return [*self.primals[:place], moved, *self.primals[place + 1 :]]
+        moved[place] = array.astype(np.result_type(array.dtype, 1j)) if step.dtype.kind == "c" else array.copy()
+        moved[place][index] += step
+        return moved
 
     def entry(self, place: int, index: Any) -> Slope:
         """Return the derivative with respect to one entry (of each system) of one primal."""
@@ -189,7 +196,7 @@ class Slopes:
         if self.complex_step:
             # far below rounding: there is no cancellation to balance
             step = np.where(size > 0, size, self.of_zero(place, index)) * 1e-20
-            return self._exact(imaginary(self.function(*self._moved(entry, 1j * step))) / step[..., None])
+            return self._exact(imaginary(self.function(*self._moved(entry, np.asarray(1j * step)))) / step[..., None])
         method = refined if self.fine else slope
         found = Slope(*(part.reshape(self.value.shape) for part in method(self.line([entry]))))
         self._kept.pop(entry, None)
@@ -362,6 +369,10 @@ class Slopes:
                     group = [np.where(part, t / factor, 0) for part, t in zip(kept, tangents, strict=True)]
                     yield factor, np.float64(length * factor), side, group
             least = most
+
+
+def _stacked(parts: Sequence[Any]) -> Array:
+    return np.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 def _signs(array: Array, phase: int) -> Array:
