@@ -35,6 +35,13 @@ def test_robertson_agrees_with_diffrax(tmp_path):
     assert is_figure(tmp_path / "robertson.png")
 
 
+def test_the_last_of_the_poses_moves_with_what_was_measured(tmp_path):
+    printed = run("examples/pose_graph.py", "--side", 8, "--output", tmp_path)
+    found, wanted = re.search(rf"along a direction: {NUMBER}, by differences {NUMBER}$", printed, re.MULTILINE).groups()
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    assert is_figure(tmp_path / "pose_graph.png")
+
+
 def test_penalties_lower_the_validation_loss(tmp_path):
     printed = run("examples/ridge_hyperparameter.py", "--steps", 10, "--output", tmp_path)
     rows = re.findall(rf"^(?:first|last), .*?{NUMBER} +{NUMBER} +{NUMBER}$", printed, re.MULTILINE)
