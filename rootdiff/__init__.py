@@ -3,6 +3,7 @@
 from types import ModuleType as _Module
 
 from rootdiff._backend import Backend as Backend
+from rootdiff._constraints import Constraints as Constraints
 from rootdiff._errors import AdjointError as AdjointError
 from rootdiff._errors import ArgumentError as ArgumentError
 from rootdiff._errors import ArgumentTypeError as ArgumentTypeError

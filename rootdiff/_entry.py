@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, cast
 
 from rootdiff._adapter import Adapter
 from rootdiff._bound import P
+from rootdiff._constraints import Constraints, Objective, with_constraints
 from rootdiff._errors import ArgumentTypeError, check_choice
 from rootdiff._failure import OnFailure, report
 from rootdiff._gradient_error import measure
@@ -24,7 +25,7 @@ from rootdiff._solution import Solution, Y
 from rootdiff._solver import Solver
 from rootdiff._space import per_system, weights
 from rootdiff._sparsity import Pattern
-from rootdiff._squares import LOSSES, OBJECTIVE, Loss
+from rootdiff._squares import LOSSES, Loss
 from rootdiff._structure import flat_cotangent
 from rootdiff._task import (
     INEXACT,
@@ -41,12 +42,14 @@ from rootdiff._task import (
 from rootdiff.linear import LinearSolver
 from rootdiff.solvers import (
     Auto,
+    ConstrainedMinimum,
     Continuation,
     GaussNewton,
     Given,
     Minimum,
     MinimumOfObjective,
     NewtonTrustRegion,
+    SciPyMinimizer,
     adjusted,
 )
 
@@ -408,6 +411,7 @@ def minimize(
     solver: SolverName | Solver = "auto",
     adjoint: AdjointName | LinearSolver = "auto",
     bounds: Any = None,
+    constraints: Constraints | None = None,
     batch_ndim: int = 0,
     y_scale: Any = None,
     on_failure: OnFailure = "raise",
@@ -440,6 +444,10 @@ def minimize(
     bounds : tuple (lo, hi) or callable, optional
         Numbers, None, or pytrees like `y0`, that y lies between; or ``bounds(*args)``, which returns such a tuple. The
         minimum has derivatives in them$within.
+    constraints : Constraints, optional
+        ``Constraints(equality=..., inequality=...)``: functions ``(y, *args)`` of which the first is zero and the
+        second at most zero at the minimum, (*batch, number). "auto" then takes SciPy's SLSQP, on the host, one system
+        after the other; there is "scipy:minimize:trust-constr", too. The minimum has derivatives in what they read.
     $jac_of_objective
 
     Returns
@@ -460,6 +468,10 @@ def minimize(
     Within bounds the gradient is that of the unknowns between them, and an unknown on a bound has the derivative of the
     bound. Where the gradient along it is zero there, to within tolerance, the derivative has two sides: the status is
     DEGENERATE. None of these is looked at above 1024 unknowns.
+    Under constraints y and their multipliers, ``sol.multipliers``, are one root of the conditions of Karush, Kuhn and
+    Tucker, found to rounding by Newton's method. A success has a Lagrangian without negative curvature along the
+    constraints that hold with equality. It is SINGULAR where these depend on each other, DEGENERATE where the
+    multiplier of one is zero, and INFEASIBLE where they are not met.
     $second
 
     Examples
@@ -469,8 +481,13 @@ def minimize(
     >>> round(float(sol.y[0]), 4)
     0.6931
     """
-    chosen = NewtonTrustRegion() if solver == "auto" else get_minimizer(solver, adapter.backend().name)
-    options = _within(adapter, locals() | {"loss": OBJECTIVE}, MinimumOfObjective(solver=chosen))
+    check_function("residual", objective)
+    auto: Solver = NewtonTrustRegion() if constraints is None else SciPyMinimizer(method="SLSQP", max_steps=200)
+    chosen = auto if solver == "auto" else get_minimizer(solver, adapter.backend().name)
+    options = _within(adapter, locals() | {"loss": Objective()}, MinimumOfObjective(solver=chosen))
+    if constraints is not None:
+        options |= {"within": options["within"] or (None, None), "solver": ConstrainedMinimum(solver=chosen)}
+        objective = with_constraints(objective, constraints, has_aux)
     return _solved(adapter, _task(adapter, objective, y0, args, options))
 
 
@@ -808,7 +825,10 @@ def _solved(adapter: Adapter, task: Task) -> Solution:
         None if found.error is None else structure.unravel(found.error),
         nothing,
         adapter.evaluations(task),
+        nothing,
     )
+    if isinstance(task.options.loss, Objective) and structure.multipliers:
+        solution = solution._replace(multipliers=task.options.loss.parts(found.y))
     if found.best is not None:
         best = solution._replace(y=structure.unravel(found.best))
         report(structure.backend, best, task.options.on_failure, task.solver, (task.y0, *task.args))

@@ -28,7 +28,7 @@ class FixedSteps:
 
     Attributes
     ----------
-    steps : array, (n, *batch). Signed.
+    steps : array, (n, *batch). Signed. Of entries of y that f does not depend on, the last ones, there is none.
     both : boolean array like it. Whether a step may be taken to the other side too; else half of it is taken.
     fine : bool. Whether the differences are of fourth order, where both sides are free, at twice the cost.
     """
@@ -50,8 +50,9 @@ class FixedSteps:
         weights : pair of arrays, (*batch, m). First and second derivatives of the terms of the sum.
         """
         y, noise = slopes.primals[0], norm2(np, weights[0] * slopes.noise)
-        line = slopes.line([(0, (..., k)) for k in range(y.shape[-1])])
-        goal, error = np.moveaxis(goal, -1, 0), np.moveaxis(error, -1, 0)
+        felt = range(y.shape[-1] - slopes.blind)
+        line = slopes.line([(0, (..., k)) for k in felt])
+        goal, error = (np.moveaxis(part, -1, 0)[: len(felt)] for part in (goal, error))
         first = found = cls(*line.allowed(line.step))
         open_, grown = np.ones_like(first.both), np.zeros_like(first.both)
         for _ in range(0 if slopes.told else _LOOKS):
@@ -71,8 +72,11 @@ class FixedSteps:
         return cls(np.where(open_, first.steps, found.steps), np.where(open_, first.both, found.both))
 
     def jacobian(self, f: Callable[[Array], Array], y: Array) -> Array:
-        """Return df/dy, (*batch, m, n)."""
-        return np.moveaxis(self._told(f, y, f(y))[0], 0, -1)
+        """Return df/dy, (*batch, m, n), with zeros for entries of y that have no step."""
+        found = np.moveaxis(self._told(f, y, f(y))[0], 0, -1)
+        return np.concat(
+            [found, np.zeros_like(found, shape=(*found.shape[:-1], y.shape[-1] - found.shape[-1]))], axis=-1
+        )
 
     def errors(self, noise: Array) -> Array:
         """Return the errors of a sum's gradient, (*batch, n), by those of the sum, (*batch)."""

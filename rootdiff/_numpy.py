@@ -98,6 +98,8 @@ class NumpyBackend(Backend):
         f reads few entries, or returns None; see `rootdiff._sparse_parameters`.
     measured : Measured or None
         What is known of a function that is itself measured.
+    blind : int
+        So many unknowns, the last ones, are such that f does not depend on them.
     quick : bool
         Whether the errors of a Jacobian's entries are looked at together, not one by one: for the steps of a solve.
     diff_step : float, or None
@@ -115,6 +117,7 @@ class NumpyBackend(Backend):
     fine: bool = False
     quick: bool = False
     diff_step: float | None = None
+    blind: int = 0
     measured: Measured | None = field(default=None, compare=False)
     sparsely: Callable[..., list[Array] | None] | None = field(default=None, compare=False)
 
@@ -161,8 +164,8 @@ class NumpyBackend(Backend):
         unit: Array | None = None,
     ) -> Slopes:
         """Return the derivatives of the function at the primals, where it has this value, with their errors."""
-        told = self.told(value.dtype)
-        return Slopes(function, primals, value, self.complex_step, box, self.fine, unit, self.measured, told)
+        measured, told = self.measured, self.told(value.dtype)
+        return Slopes(function, primals, value, self.complex_step, box, self.fine, unit, measured, told, self.blind)
 
     def jvp(self, function: Function, primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         value = function(*primals)

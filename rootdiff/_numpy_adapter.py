@@ -108,7 +108,9 @@ class NumpyAdapter(Adapter):
         # the gradient of what is minimised holds differences, or complex steps, which have no complex step of their own
         derivatives = options.derivatives if options.loss is None else "finite-difference"
         sparsely, within = None if task.pattern is None else pulled_back, options.within
-        box = hooks.box(structure, start) if within is None else flat_bounds(structure, within, task.args, start)
+        box = hooks.box(structure, start)
+        if within is not None:
+            box = flat_bounds(structure, within, task.args, start, options.loss)
         step = options.diff_step if options.loss is None else None
         backend = NumpyBackend(derivatives, box, task.scale, sparsely=sparsely, diff_step=step)
         problem = self.measured(task).with_backend(replace(backend, quick=True))

@@ -12,6 +12,7 @@ import numpy as np
 from rootdiff._arguments import is_parameter
 from rootdiff._backend import Array
 from rootdiff._bounds import Box, condition, sides
+from rootdiff._constraints import Objective
 from rootdiff._derivatives import DerivativeRules, GivenResidual, as_array, of_matrix
 from rootdiff._errors import ArgumentError
 from rootdiff._fixed_steps import FixedSteps, kept
@@ -20,7 +21,7 @@ from rootdiff._operator import LinearOperator
 from rootdiff._residual import Residual
 from rootdiff._slopes import Slopes
 from rootdiff._space import norm2
-from rootdiff._squares import OBJECTIVE, flat_bounds, flat_equations, of_what, slopes_of_loss, with_loss
+from rootdiff._squares import flat_bounds, flat_equations, of_what, slopes_of_loss, with_loss
 from rootdiff._structure import Structure
 from rootdiff._task import Task
 
@@ -28,12 +29,14 @@ from rootdiff._task import Task
 def of_squares(task: Task, equations: Residual, structure: Structure, args: tuple[Any, ...]) -> Residual:
     """Return the gradient of what is minimised, of the user's `jac` or of differences of higher order."""
     backend: Any = equations.backend
-    loss, (_, rebuild) = task.options.loss or "linear", task.split(args)
+    loss, (_, rebuild) = task.options.loss, task.split(args)
+    assert loss is not None
     within = task.options.within
     if within is not None:
-        backend = replace(backend, box=flat_bounds(structure, within, args, task.start))
-    without = loss if loss == OBJECTIVE else "linear"
-    inner = backend.refined or replace(backend, quick=True)
+        backend = replace(backend, box=flat_bounds(structure, within, args, task.start, loss))
+    without = loss if isinstance(loss, Objective) else "linear"
+    count = loss.multipliers if isinstance(loss, Objective) else 0
+    inner = replace(backend.refined or replace(backend, quick=True), blind=count)
     rules = DerivativeRules(task.options.jac, None, None, structure, args, is_parameter)
     plain = flat_equations(task.function, structure, rebuild, without, task.options.has_aux)
 
@@ -43,14 +46,14 @@ def of_squares(task: Task, equations: Residual, structure: Structure, args: tupl
         return GivenEquations(plain, parameters, inner, replace(rules, args=rebuild(*parameters)))
 
     found = at(*equations.parameters)
-    if loss not in ("linear", OBJECTIVE):
+    if isinstance(loss, str) and loss != "linear":
         found = WithLoss(plain, equations.parameters, inner, plain=found, loss=loss)
     outer = replace(backend, derivatives="finite-difference", diff_step=None)
     measured = None if rules.jac or inner.complex_step else at(*equations.parameters)
     free = Gradient.of(lambda y, *parameters: at(*parameters).with_jacobian(y), loss, found, outer, measured)
     if within is None:
         return free
-    return Bounded.of(free, lambda y, *parameters: flat_bounds(structure, within, rebuild(*parameters), y))
+    return Bounded.of(free, lambda y, *parameters: flat_bounds(structure, within, rebuild(*parameters), y, loss))
 
 
 @dataclass(frozen=True)
@@ -131,29 +134,31 @@ class Smoothed(Residual):
 class Gradient(Smoothed):
     """The gradient J^T psi(r) of a sum of losses of equations r, psi being half the slope of the loss.
 
+    Of an objective with constraints psi are the weights in the Lagrangian, and its gradient has a part without J.
+
     Attributes
     ----------
     parts : callable. ``parts(y, *parameters)`` returns r, (*batch, m), and J, (*batch, m, n), without the loss.
-    loss : str
+    loss : str or Objective
     measured : Residual or None. The equations without the loss, where J is that of differences.
     """
 
     parts: Callable[..., tuple[Array, Array]] = field(kw_only=True)
-    loss: str = field(kw_only=True)
+    loss: str | Objective = field(kw_only=True)
     measured: Residual | None = field(kw_only=True)
 
     @classmethod
     def of(
         cls,
         parts: Callable[..., tuple[Array, Array]],
-        loss: str,
+        loss: str | Objective,
         equations: Residual,
         backend: Any,
         measured: Residual | None,
     ) -> Gradient:
         def function(y: Array, *parameters: Array) -> Array:
             r, matrix = parts(y, *parameters)
-            return _product(matrix, slopes_of_loss(np, loss, r)[0])
+            return _product(matrix, _slopes(loss, r, y)[0]) + _rest(loss, r, y)
 
         whole = of_what(loss, equations)
         return cls(function, equations.parameters, backend, parts=parts, loss=loss, measured=measured, **whole)
@@ -168,11 +173,11 @@ class Gradient(Smoothed):
         if self.measured is not None:
             return self._smooth(replace(self.measured, parameters=self.parameters), y)
         r, matrix = self.parts(y, *self.parameters)
-        slope, curvature = slopes_of_loss(np, self.loss, r)
+        slope, curvature = _slopes(self.loss, r, y)
 
         def function(y: Array, *parameters: Array) -> Array:
             other, slopes = self.parts(y, *parameters)
-            return _product(slopes, slope) + _product(matrix, curvature * (other - r))
+            return _product(slopes, slope) + self._moved(matrix, (slope, curvature), r, other, y)
 
         return Residual(function, self.parameters, self.backend, pattern=self.pattern)
 
@@ -184,10 +189,11 @@ class Gradient(Smoothed):
         r = near(y)
         slopes = equations.backend.slopes(near, (y,), r, backend.box, backend.scale)  # type: ignore[attr-defined]
         matrix, off, _ = slopes.jacobian()
-        slope, curvature = slopes_of_loss(np, self.loss, r)
+        slope, curvature = _slopes(self.loss, r, y)
         gradient = _product(matrix, slope)
         error, noise = norm2(np, np.matrix_transpose(off) * slope[..., None, :]), slopes.noise
-        probe = Slopes(near, (y,), r, box=half, unit=backend.scale, measured=Measured(noise), told=slopes.told)
+        known: dict[str, Any] = {"unit": backend.scale, "told": slopes.told, "blind": slopes.blind}
+        probe = Slopes(near, (y,), r, box=half, measured=Measured(noise), **known)
         steps = FixedSteps.found(probe, r, (slope, curvature), gradient, error)
         steps = replace(steps, fine=backend.fine)
         first = steps.jacobian(near, y)
@@ -197,11 +203,21 @@ class Gradient(Smoothed):
             # at the base it is called again, which shows whether it is random
             f = near if known and np.any(y != base) else lambda y: equations.function(y, *parameters)
             change = _product(steps.jacobian(f, y) - first, slope)
-            return gradient + change + _product(matrix, curvature * (f(y) - r))
+            return gradient + change + self._moved(matrix, (slope, curvature), r, f(y), y)
 
-        errors = steps.errors(norm2(np, slope * noise))
-        outer = replace(backend, box=half, measured=Measured(errors, np.abs(steps.steps)))
+        errors, lengths = steps.errors(norm2(np, slope * noise)), np.abs(steps.steps)
+        if slopes.blind:  # entries of the gradient that are constraints are no slopes
+            errors = np.concat([errors, noise[..., 1:]], axis=-1)
+            further = float(np.finfo(y.dtype).eps) ** (1 / 3) * backend.lengths(y)
+            lengths = np.concat([lengths, np.moveaxis(further, -1, 0)[len(lengths) :]])
+        outer = replace(backend, box=half, measured=Measured(errors, lengths))
         return Residual(function, self.parameters, outer, pattern=self.pattern)
+
+    def _moved(self, matrix: Array, slopes: tuple[Array, Array], r: Array, other: Array, y: Array) -> Array:
+        """Return what the gradient has at `y`, where the equations are `other`, by other slopes than those at r."""
+        if isinstance(self.loss, Objective):
+            return _product(matrix, self.loss.weights(np, other, y) - slopes[0]) + _rest(self.loss, other, y)
+        return _product(matrix, slopes[1] * (other - r))
 
 
 @dataclass(frozen=True)
@@ -221,8 +237,8 @@ class Bounded(Smoothed):
             return condition(np, y, free.function(y, *parameters), *limits(y, *parameters))
 
         box = Box(free, lambda y: limits(y, *free.parameters))
-        plain = free.parameters, free.backend
-        return cls(function, *plain, limits=limits, box=box, squares=free.squares, objective=free.objective)
+        whole = {name: getattr(free, name) for name in ("squares", "objective", "constrained")}
+        return cls(function, free.parameters, free.backend, limits=limits, box=box, **whole)
 
     def only(self, places: Sequence[int]) -> Bounded:
         limits = Residual(self.limits, self.parameters, self.backend).only(places).function
@@ -243,6 +259,18 @@ class Bounded(Smoothed):
             errors = np.where(lower | upper, np.finfo(y.dtype).eps * np.abs(y), backend.measured.errors)
             backend = replace(backend, measured=backend.measured._replace(errors=errors))
         return replace(smooth, function=function, backend=backend)
+
+
+def _slopes(loss: str | Objective, r: Array, y: Array) -> tuple[Array, Array]:
+    """Return psi at r, and its derivative, elementwise."""
+    if isinstance(loss, Objective):
+        return loss.weights(np, r, y), np.zeros_like(r)
+    return slopes_of_loss(np, loss, r)
+
+
+def _rest(loss: str | Objective, r: Array, y: Array) -> Any:
+    """Return the part of the gradient without J."""
+    return loss.rest(np, r, y) if isinstance(loss, Objective) and loss.multipliers else 0
 
 
 def _product(matrix: Array, vector: Array) -> Array:

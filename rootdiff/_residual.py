@@ -47,9 +47,9 @@ class Residual:
         A point, and the residual there, which is not evaluated again at this very array.
     pattern : Pattern or None
         Where the Jacobian of each system may have entries, if that is known.
-    squares, objective : Residual or None
+    squares, objective, constrained : Residual or None
         Where this is the gradient of half a sum of squares: what is squared, (*batch, m). Where it is that of an
-        objective: this, (*batch, 1).
+        objective: this, (*batch, 1). Where it is that of a Lagrangian: an objective, followed by the constraints.
     box : Box or None
         The bounds of a minimum, where this is the condition within them.
     """
@@ -68,6 +68,7 @@ class Residual:
     pattern: Pattern | None = field(default=None, kw_only=True)
     squares: Residual | None = field(default=None, kw_only=True)
     objective: Residual | None = field(default=None, kw_only=True)
+    constrained: Residual | None = field(default=None, kw_only=True)
     box: Box | None = field(default=None, kw_only=True)
 
     #: The array namespace.
@@ -75,8 +76,8 @@ class Residual:
 
     @property
     def equations(self) -> Residual | None:
-        """What is minimised, where this is its gradient: what is squared, or an objective."""
-        return self.objective if self.squares is None else self.squares
+        """What is minimised, where this is its gradient: what is squared, or an objective and its constraints."""
+        return self.squares or self.objective or self.constrained
 
     @property
     def free(self) -> Residual:

@@ -48,6 +48,8 @@ class Slopes:
         What is known of f where it is itself measured; else its errors are those of rounding, which are looked for.
     told : Told or None
         What the user tells of the differences, which then are as rough as f is taken to be.
+    blind : int
+        So many entries of the first primal, the last ones, are such that f does not depend on them.
     """
 
     def __init__(
@@ -61,12 +63,13 @@ class Slopes:
         unit: Array | None = None,
         measured: Measured | None = None,
         told: Told | None = None,
+        blind: int = 0,
     ) -> None:
         self.function, self.value, self.complex_step, self.fine = function, value, complex_step, fine
         self.eps = max(relative_rounding(value.dtype, measured), told.step**3 if told else 0)
         self.measured, self.told = measured, told
         self.primals, self.box = [np.asarray(primal) for primal in primals], box
-        self.unit = unit
+        self.unit, self.blind = unit, blind
         self._learnt: Array | None = None
         self._kept: dict[Any, dict[bytes, Array]] = {}
 
@@ -91,11 +94,13 @@ class Slopes:
 
         Where its errors are not asked for, they are only known to be small.
         """
-        entries = [(0, (..., place)) for place in range(self.primals[0].shape[-1])]
+        entries = [(0, (..., place)) for place in range(self.primals[0].shape[-1] - self.blind)]
         if self.told is not None and not errors:
             value = np.stack([self._bare(*entry) for entry in entries], axis=-1)
+            value = np.concat([value, np.zeros((*value.shape[:-1], self.blind), value.dtype)], axis=-1)
             return Slope(value, np.zeros_like(value), self.noise)
         columns = [column.slope for column in seen_together(self, entries, errors)]
+        columns += [self._exact(np.zeros_like(self.value))] * self.blind
         return Slope(*(np.stack(parts, axis=-1) for parts in zip(*columns, strict=True)))
 
     def of_zero(self, place: int, index: Any) -> Any:

@@ -194,7 +194,7 @@ class Solution(NamedTuple, Generic[Y]):
     ----------
     y : pytree like `y0`
         The root; of a failed system the best iterate, or NaN under "warn" and "nan". The only field
-        that is differentiable, with `aux`.
+        that is differentiable, with `aux` and `multipliers`.
     status : integer array, (*batch). `Status` values.
     steps : integer array, (*batch). Steps taken.
     residual_norm : array, (*batch). Largest absolute residual at `y`, in the units of the residual.
@@ -217,6 +217,10 @@ class Solution(NamedTuple, Generic[Y]):
         Calls of the residual in the whole solve, of all systems of a batch at once: with those for differences, for the
         verdict on `y` and for `aux`, without those of derivatives of `y` that are taken later. In NumPy; else None (in
         PyTorch ()), since Python does not see what a compiled or a recorded program evaluates.
+    multipliers : dict of arrays, (*batch, number), or None
+        Of `minimize` under constraints, as "equality" and "inequality": u and v >= 0, by which the gradient of the
+        objective plus u times `equality` plus v times `inequality` is zero. Differentiable, in NumPy values alone.
+        Without constraints None (in PyTorch ()).
 
     Examples
     --------
@@ -237,6 +241,7 @@ class Solution(NamedTuple, Generic[Y]):
     error: Any = None
     aux: Any = None
     evaluations: Any = None
+    multipliers: Any = None
 
     @property
     def converged(self) -> Array:

@@ -9,21 +9,20 @@ from typing import Any, Literal, get_args
 
 from rootdiff._backend import Array, Backend, Function
 from rootdiff._bounds import Box, bound_vectors, condition
+from rootdiff._constraints import Objective
 from rootdiff._residual import Residual
 from rootdiff._structure import Structure
 
 Loss = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 LOSSES: tuple[str, ...] = get_args(Loss)
-#: Stands for a loss where the sum itself is given.
-OBJECTIVE = "objective"
 
 
-def with_loss(xp: Any, loss: str, r: Array) -> Array:
+def with_loss(xp: Any, loss: str | Objective, r: Array) -> Array:
     """Return what to square in place of `r`, elementwise, so that the squares are the loss rho(r^2).
 
     The names and their rho are SciPy's. So a robust loss is another residual. No r is squared that is larger than 1.
     """
-    if loss in ("linear", OBJECTIVE):
+    if loss == "linear" or isinstance(loss, Objective):
         return r
     one, size = xp.ones_like(r), xp.abs(r)
     large, small = size > 1, size < float(xp.finfo(r.dtype).eps) ** 0.5  # where rho(z) is z to rounding
@@ -42,11 +41,9 @@ def with_loss(xp: Any, loss: str, r: Array) -> Array:
 
 
 def slopes_of_loss(xp: Any, loss: str, r: Array) -> tuple[Array, Array]:
-    """Return the first and the second derivative of half the loss, rho(r^2) / 2, elementwise; of an objective, r."""
+    """Return the first and the second derivative of half the loss, rho(r^2) / 2, elementwise."""
     if loss == "linear":
         return r, xp.ones_like(r)
-    if loss == OBJECTIVE:
-        return xp.ones_like(r), xp.zeros_like(r)
     large = xp.abs(r) > 1
     above = xp.where(large, xp.abs(r), xp.ones_like(r))
     cut, inverse = r / above, 1 / above
@@ -64,13 +61,14 @@ def flat_equations(
     function: Callable[..., Any],
     structure: Structure,
     rebuild: Callable[..., tuple[Any, ...]],
-    loss: str,
+    loss: str | Objective,
     has_aux: bool = False,
     bounds: Any = None,
 ) -> Function:
     """Return the user's equations, of any structure, as a function of a flat vector to (*batch, m), with their loss.
 
-    Of an objective m is one. With `bounds` the lower ones follow, then the upper ones, (*batch, m + 2 n).
+    Of an objective it is that, followed by the constraints. With `bounds` the lower ones follow, then the upper ones,
+    (*batch, m + 2 n).
     """
 
     def flat(y: Array, *parameters: Array) -> Array:
@@ -78,36 +76,42 @@ def flat_equations(
         output = structure.backend.call(function, structure.unravel(y), args)
         if has_aux:
             output, _ = structure.with_aux("residual", output)
-        if loss == OBJECTIVE:
-            found = structure.objective(output, y.dtype)
+        if isinstance(loss, Objective):
+            value, *rest = output if loss.multipliers else (output,)
+            rest = [structure.constraint(*each, y.dtype) for each in zip(loss.names, rest, strict=True)]
+            found = structure.backend.xp.concat([structure.objective(value, y.dtype), *rest], axis=-1)
         else:
             found = with_loss(structure.backend.xp, loss, structure.equations(output, y.dtype))
         if bounds is None:
             return found
-        return structure.backend.xp.concat([found, *flat_bounds(structure, bounds, args, y)], axis=-1)
+        return structure.backend.xp.concat([found, *flat_bounds(structure, bounds, args, y, loss)], axis=-1)
 
     return flat
 
 
-def flat_bounds(structure: Structure, bounds: Any, args: tuple[Any, ...], y: Array) -> tuple[Array, Array]:
+def flat_bounds(
+    structure: Structure, bounds: Any, args: tuple[Any, ...], y: Array, loss: str | Objective | None
+) -> tuple[Array, Array]:
     """Return the bounds of a minimum, given or a function of `args`, as vectors like `y`."""
     if callable(bounds):
         bounds = structure.backend.call(lambda _, *args: bounds(*args), (), args)
-    return bound_vectors(structure, bounds, y)
+    if not isinstance(loss, Objective):
+        return bound_vectors(structure, bounds, y)
+    unknowns = y[..., : y.shape[-1] - loss.multipliers]
+    return loss.limits(structure.backend.xp, *bound_vectors(replace(structure, multipliers=0), bounds, unknowns))
 
 
-def of_what(loss: str, minimised: Residual) -> dict[str, Any]:
+def of_what(loss: str | Objective, minimised: Residual) -> dict[str, Any]:
     """Return the field of a gradient, a `Residual`, that holds what is minimised."""
-    return {"objective" if loss == OBJECTIVE else "squares": minimised}
+    if not isinstance(loss, Objective):
+        return {"squares": minimised}
+    return {"constrained" if loss.multipliers else "objective": minimised}
 
 
-def row_weights(xp: Any, r: Array, loss: str) -> Array:
-    """Return what the rows of the Jacobian of `r` are summed with in the gradient: r for half the sum of squares."""
-    return xp.ones_like(r) if loss == OBJECTIVE else r
-
-
-def gradient(backend: Backend, equations: Function, loss: str, bounded: bool = False) -> Function:
+def gradient(backend: Backend, equations: Function, loss: str | Objective, bounded: bool = False) -> Function:
     """Return J^T r of equations r, or the gradient of an objective, as a function of the same inputs.
+
+    With constraints it is that of the Lagrangian, which has a maximum along the multipliers: there its sign is another.
 
     It is differentiable in all of them. The derivative of its root has the whole Hessian, J^T J + sum r_i H_i. Where
     the equations are followed by bounds, it is what is zero at a minimum within these.
@@ -116,11 +120,12 @@ def gradient(backend: Backend, equations: Function, loss: str, bounded: bool = F
 
     def function(y: Array, *parameters: Array) -> Array:
         value, pullback = backend.vjp(lambda y: equations(y, *parameters), (y,))
-        if not bounded:
-            return pullback(row_weights(xp, value, loss))[0]
-        r, lo, hi = _parted(value, y)
-        weights = xp.concat([row_weights(xp, r, loss), xp.zeros_like(lo), xp.zeros_like(hi)], axis=-1)
-        return condition(xp, y, pullback(weights)[0], lo, hi)
+        r, *limits = _parted(value, y) if bounded else (value,)
+        weights = loss.weights(xp, r, y) if isinstance(loss, Objective) else r
+        found = pullback(xp.concat([weights, *map(xp.zeros_like, limits)], axis=-1) if limits else weights)[0]
+        if isinstance(loss, Objective) and loss.multipliers:
+            found = found + loss.rest(xp, r, y)
+        return condition(xp, y, found, *limits) if limits else found
 
     return function
 
@@ -131,7 +136,7 @@ def _parted(value: Array, y: Array) -> tuple[Array, Array, Array]:
     return value[..., : -2 * n], value[..., -2 * n : -n], value[..., -n:]
 
 
-def minimised(found: Residual, loss: str, bounded: bool = False) -> Residual:
+def minimised(found: Residual, loss: str | Objective, bounded: bool = False) -> Residual:
     """Return the gradient of the equations, or the objective, that `found` is, which may be followed by bounds."""
     flat, backend = found.function, found.backend
     pattern = None if found.pattern is None else found.pattern.normal

@@ -20,7 +20,8 @@ class Structure:
     """The pytree, shapes and dtypes of an unknown whose leaves share `batch` leading axes.
 
     A complex leaf stands in the flat vector as its real parts followed by its imaginary parts, so that solvers
-    see real vectors only and a residual need not be holomorphic.
+    see real vectors only and a residual need not be holomorphic. So many `multipliers` follow in the flat vector, which
+    the user does not see.
     """
 
     backend: Backend
@@ -30,13 +31,14 @@ class Structure:
     complex_leaves: tuple[bool, ...]
     batch: tuple[int, ...]
     complex_step: bool = False
+    multipliers: int = 0
 
     @cached_property
     def is_vector(self) -> bool:
         """Whether the unknown is one array of real vectors, (*batch, n), and so its own flat vector."""
         marker = object()
         is_real = [len(shape) for shape in self.shapes] == [1] and not self.complex_leaves[0]
-        return is_real and self.backend.unflatten(self.tree, [marker]) is marker
+        return is_real and not self.multipliers and self.backend.unflatten(self.tree, [marker]) is marker
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -49,7 +51,7 @@ class Structure:
     @property
     def size(self) -> int:
         """Number of real unknowns of one system, n."""
-        return sum(self.sizes)
+        return sum(self.sizes) + self.multipliers
 
     @property
     def is_empty(self) -> bool:
@@ -68,6 +70,7 @@ class Structure:
             lead = tuple(array.shape[: array.ndim - len(shape)])
             halves = (xp.real(array), xp.imag(array)) if is_complex else (array,)
             parts += [xp.reshape(half, (*lead, math.prod(shape))) for half in halves]
+        parts += [xp.zeros_like(parts[0][..., :1])] * self.multipliers
         return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
     def unravel(self, vector: Array) -> Any:
@@ -80,7 +83,7 @@ class Structure:
         for shape, size, dtype, is_complex in zip(
             self.shapes, self.sizes, self.dtypes, self.complex_leaves, strict=True
         ):
-            part = vector if len(self.shapes) == 1 else vector[..., start : start + size]
+            part = vector if size == vector.shape[-1] else vector[..., start : start + size]
             start += size
             if is_complex:
                 real, imaginary = (xp.astype(half, dtype) for half in (part[..., : size // 2], part[..., size // 2 :]))
@@ -119,6 +122,7 @@ class Structure:
                     f"{role}: shape {tuple(array.shape)} does not broadcast to {wanted}, that of y0."
                 ) from error
             parts += [xp.reshape(array, (*self.batch, math.prod(shape)))] * (2 if is_complex else 1)
+        parts += [xp.ones_like(parts[0][..., :1])] * self.multipliers
         return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
     def check(self, output: Any, role: str) -> Any:
@@ -235,6 +239,20 @@ class Structure:
                 "small; for the least sum of squares of equations use least_squares."
             )
         return self._in_dtype("residual", xp.reshape(value, (*self.batch, 1)), dtype)
+
+    def constraint(self, name: str, output: Any, dtype: Any) -> Array:
+        """Return what a constraint returned as a vector of this dtype, (*batch, number)."""
+        backend, xp, lead = self.backend, self.backend.xp, len(self.batch)
+        value = output if self.batch else as_value(backend, output, True)
+        kinds = ("real floating", "complex floating") if self.complex_step else "real floating"
+        fits = backend.is_array(value) and value.ndim - lead in (0, 1) and tuple(value.shape[:lead]) == self.batch
+        fits = fits and 0 not in value.shape
+        if not fits or not xp.isdtype(value.dtype, kinds):
+            raise ArgumentError(
+                f"{name}: it returned {_describe_tree(backend, output)}, but must return a real floating "
+                f"{backend.name} array: the batch axes of y0, {self.batch}, followed by one of numbers, at least one."
+            )
+        return self._in_dtype(name, value if value.ndim > lead else value[..., None], dtype)
 
     def _in_dtype(self, role: str, value: Array, dtype: Any) -> Array:
         """Return an array that the user's `role` returned in a dtype, that of y0, to which it may be rounded."""

@@ -10,6 +10,7 @@ from rootdiff._arguments import check_args, check_meaning, describe
 from rootdiff._backend import Array, Backend
 from rootdiff._bounds import check_order
 from rootdiff._compaction import batched_leaves
+from rootdiff._constraints import Constraints, Objective
 from rootdiff._detection import detected
 from rootdiff._errors import ArgumentError, ArgumentTypeError, check_choice
 from rootdiff._failure import POLICIES, OnFailure
@@ -58,7 +59,8 @@ class Options:
     jac_sparsity: Any = None
     max_evaluations: int | None = None
     diff_step: float | None = None
-    loss: str | None = None
+    loss: str | Objective | None = None
+    constraints: Constraints | None = None
     within: Any = None
 
     @classmethod
@@ -182,6 +184,8 @@ def task(
     structure = describe(backend, y0, options.batch_ndim, options.derivatives == "complex-step")
     adapter.check(structure, y0, args, options)
     args = adapter.kept(structure, args)
+    if options.constraints is not None:
+        structure, options = _with_multipliers(adapter, structure, options, options.constraints, (function, y0, args))
     solver = Auto(fixed_point=fixed_point) if options.solver == "auto" else get_solver(options.solver, backend.name)
     given, start = options.batched_args, structure.ravel(y0)
     made = Task(
@@ -203,9 +207,22 @@ def task(
     return made if options.jac_sparsity is None else replace(made, pattern=_pattern(adapter, made))
 
 
+def _with_multipliers(
+    adapter: Adapter, structure: Structure, options: Options, constraints: Constraints, call: tuple[Any, Any, Any]
+) -> tuple[Structure, Options]:
+    """Return the structure of the unknowns with the multipliers of the constraints, as many as these return numbers."""
+    output = adapter.aside(structure.backend.call)(*call)
+    if options.has_aux:
+        output, _ = structure.with_aux("residual", output)
+    pairs = zip(constraints.names, output[1:], strict=True)
+    counts = [structure.constraint(name, value, structure.dtypes[0]).shape[-1] for name, value in pairs]
+    loss = Objective(**dict(zip(constraints.names, counts, strict=True)))
+    return replace(structure, multipliers=loss.multipliers), replace(options, loss=loss)
+
+
 def _check_bounds(adapter: Adapter, task: Task, args: tuple[Any, ...]) -> None:
     """Raise if the bounds of a minimum are none; where they are traced, a minimum within them is NaN."""
-    lo, hi = flat_bounds(task.structure, task.options.within, args, task.start)
+    lo, hi = flat_bounds(task.structure, task.options.within, args, task.start, task.options.loss)
     if adapter.is_concrete((lo, hi)):
         check_order(task.backend.xp, lo, hi)
 

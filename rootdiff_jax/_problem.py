@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from rootdiff._backend import Array, Pick
 from rootdiff._compaction import taken
+from rootdiff._constraints import Objective
 from rootdiff._residual import Residual
 from rootdiff._settings import runtime_settings, with_settings
 from rootdiff._solution import Status
@@ -87,7 +88,7 @@ class Problem:
     batch_ndim: int = 0
     mapped: int = 0
     pattern: Pattern | None = None
-    loss: str | None = None
+    loss: str | Objective | None = None
     bounded: bool = False
     spread: bool = False
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rootdiff._compaction import with_scale
+from rootdiff._constraints import Objective
 from rootdiff._environment import Environment
 from rootdiff._loop import StepInfo
 from rootdiff._residual import Residual
@@ -75,7 +76,7 @@ class Problem:
     settings : int. How many parameters, the last ones, are settings of the solve.
     scaled : bool. Whether the last one of these is the size of the unknowns.
     cuda_graph : bool. Whether loops are to be recorded.
-    loss : str or None. Of what kind of sum of `original` the root is a minimum, see `Residual`; None of none.
+    loss : str, Objective or None. Of what of `original` the root is a minimum, see `Residual`; None of nothing.
     bounded : bool. Whether bounds follow the values of `original`.
     outcome : Outcome. What `forward` finds out, for Python to branch on under every transform.
     """
@@ -99,7 +100,7 @@ class Problem:
     settings: int = 0
     scaled: bool = False
     cuda_graph: bool = False
-    loss: str | None = None
+    loss: str | Objective | None = None
     bounded: bool = False
     observe: Callable[[StepInfo], bool] | None = None
     outcome: Outcome = field(default_factory=Outcome)

@@ -38,6 +38,7 @@ FLOORS = {
     "_solution": 0,
     "_structure": 1,
     "_bounds": 1,
+    "_constraints": 1,
     "_squares": 1,
     "_arguments": 1,
     "_residual": 1,

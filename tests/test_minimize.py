@@ -259,7 +259,9 @@ def test_errors_name_what_came_and_what_to_do() -> None:
                 module.minimize(f, y0)  # type: ignore[attr-defined]
     with pytest.raises(ArgumentError, match=one + r"\(4,\)"):
         rootdiff.minimize(lambda y: np.sum(y**2), np.ones((4, 2)), batch_ndim=1)
-    with pytest.raises(ArgumentError, match=r"NewtonTrustRegion minimises an objective\. Call minimize"):
+    with pytest.raises(
+        ArgumentError, match=r"NewtonTrustRegion minimises an objective without constraints\. Call minimize"
+    ):
         rootdiff.root(lambda y: y, np.ones(2), solver=rootdiff.NewtonTrustRegion())
     with pytest.raises(ArgumentError, match=r"GaussNewton minimises a sum of squares\. Call least_squares"):
         rootdiff.minimize(valley, np.ones(2), THETA, solver=rootdiff.GaussNewton())

@@ -19,6 +19,7 @@ from rootdiff.solvers._gauss_newton import GaussNewton as GaussNewton
 from rootdiff.solvers._given import Given as Given
 from rootdiff.solvers._given import Nothing as Nothing
 from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
+from rootdiff.solvers._minimum import ConstrainedMinimum as ConstrainedMinimum
 from rootdiff.solvers._minimum import Minimum as Minimum
 from rootdiff.solvers._minimum import MinimumOfObjective as MinimumOfObjective
 from rootdiff.solvers._newton import Newton as Newton

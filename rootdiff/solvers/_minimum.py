@@ -16,6 +16,8 @@ from rootdiff._space import dot, every, is_finite, is_within, max_norm, norm2, n
 from rootdiff._verdict import allowed_error, judged, start_scale
 from rootdiff.solvers._given import Given
 
+#: Ruiz (2001): what rows differ by is its square root after each.
+_SCALINGS = 4
 #: A measured slope may be off by so many times its estimated error.
 _MARGIN = 6.0
 #: An error of this part of an unknown leaves it no digit.
@@ -67,11 +69,15 @@ class Minimum(Solver):
         if hessian is None:
             return raw
         equations = residual.equations
-        off = None
+        off, multiplier = None, numbers(xp, raw.y) < 0
         if equations is not None:
             value = equations(raw.y)
-            weights = xp.ones_like(value) if residual.squares is None else value
-            off = equations.operator(raw.y).error_sizes(weights, True)
+            if residual.squares is None:  # an objective, and constraints as many as there are multipliers
+                unknowns = raw.y.shape[-1] + 1 - value.shape[-1]
+                value = xp.concat([xp.ones_like(value[..., :1]), raw.y[..., unknowns:]], axis=-1)
+                multiplier = numbers(xp, raw.y) > unknowns
+            off = equations.operator(raw.y).error_sizes(value, True)
+            off = None if off is None else xp.where(multiplier, xp.zeros_like(off), off)  # constraints are no slopes
         scale = start_scale(xp, y0, residual.scale)
         f, held, slopes, weak = residual(raw.y), xp.zeros_like(raw.y) > 0, hessian, None
         if residual.box is not None:
@@ -81,10 +87,15 @@ class Minimum(Solver):
             off = xp.where(held, xp.zeros_like(off), off)
             raw = _with_error_of_slopes(residual, raw, f, slopes, off, rtol, scale)
         unbounded = _is_unbounded(residual, y0, raw.y, hessian)
-        falls, flat = _curvature(residual, raw.y, hessian, off, held)
+        falls, flat = _curvature(residual, raw.y, hessian, off, held, multiplier)
         success, status = raw.status <= int(Status.AT_PRECISION), raw.status
         stopped = success | (status == int(Status.STALLED)) | (status == int(Status.ILL_DETERMINED))
         status = xp.where(flat & stopped, int(Status.SINGULAR), status)
+        if residual.constrained is not None:
+            reach = float(xp.finfo(y0.dtype).eps) ** 0.5 * xp.maximum(xp.abs(raw.y), scale)
+            unmet = xp.abs(f) > xp.sum(xp.abs(hessian) * reach[..., None, :], axis=-1)
+            failed = (status > int(Status.RUNNING)) & asked
+            status = xp.where(failed & some(xp, unmet & multiplier), int(Status.INFEASIBLE), status)
         status = xp.where(falls & success, int(Status.SADDLE), status)
         status = xp.where(unbounded & (status > int(Status.RUNNING)) & asked, int(Status.UNBOUNDED), status)
         if weak is not None:
@@ -110,6 +121,37 @@ class MinimumOfObjective(Minimum):
             "the Hessian is singular to working precision: the objective does not determine y, one minimum of many",
             "look for unknowns that it does not depend on, or on in one combination only; fix them as args, or add a "
             "small multiple of the square of y less what it should be near to; on_failure='keep' returns this y",
+        ),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstrainedMinimum(MinimumOfObjective):
+    """The same under constraints: of the unknowns with their multipliers."""
+
+    words: ClassVar[dict[Status, tuple[str, str]]] = {
+        **MinimumOfObjective.words,
+        Status.INFEASIBLE: (
+            "y does not meet the constraints, and no way was found to meet them",
+            "check that some y meets all of them, also the bounds, and that they are smooth and none follows from "
+            "others; then start at such a y",
+        ),
+        Status.SINGULAR: (
+            "at y the constraints that hold with equality depend on each other, or neither they nor the objective "
+            "determine y",
+            "look for a constraint that follows from others, or whose gradient is zero at y, and leave it away; look "
+            "for unknowns that nothing depends on; on_failure='keep' returns this y",
+        ),
+        Status.SADDLE: (
+            "the conditions of first order hold at y, but there is a direction within the constraints along which the "
+            "objective falls",
+            "start elsewhere, beside any symmetry that the start has",
+        ),
+        Status.DEGENERATE: (
+            "y is a minimum where a constraint or a bound is only just reached: it holds with equality and its "
+            "multiplier is zero, both to within tolerance, so that y has one-sided derivatives only",
+            "on_failure='keep' returns this y, whose derivatives are NaN; to have derivatives, move the constraint, or "
+            "leave it away, or make it an equality",
         ),
     }
 
@@ -163,7 +205,8 @@ def _smoothed(residual: Residual, y: Array) -> Residual:
         return residual
     if box is not None:
         return replace(residual, box=box._replace(free=free))
-    return replace(free, scale=residual.scale, squares=residual.squares, objective=residual.objective)
+    whole = {name: getattr(residual, name) for name in ("scale", "squares", "objective", "constrained")}
+    return replace(free, **whole)
 
 
 def _beyond(residual: Residual, at: Array, hessian: Array | None) -> Residual:
@@ -227,18 +270,24 @@ def _with_error_of_slopes(
     each = residual.backend.lu_solve(factors, xp.stack(by_row))
     more = xp.sqrt(xp.sum(each * each, axis=0))
     beyond = (raw.status == int(Status.CONVERGED)) & ~is_within(xp, more, rtol * xp.abs(raw.y))
-    step = residual.backend.lu_solve(factors, f)
-    explained = (raw.status == int(Status.STALLED)) & is_within(xp, step, _MARGIN * more)
-    error = error + xp.where(xp.isfinite(more), more, xp.inf)
-    allowed = _ILL * xp.maximum(xp.abs(raw.y), scale)
+    step, size = residual.backend.lu_solve(factors, f), xp.maximum(xp.abs(raw.y), scale)
+    explained = (raw.status == int(Status.STALLED)) & is_within(
+        xp, step, _MARGIN * (more + float(xp.finfo(raw.y.dtype).eps) * size)
+    )
+    error, allowed = error + xp.where(xp.isfinite(more), more, xp.inf), _ILL * size
     found = status_where(xp, is_within(xp, error, allowed), Status.AT_PRECISION, Status.ILL_DETERMINED)
     lost = (raw.status <= int(Status.AT_PRECISION)) & ~is_within(xp, more, allowed)
     status = xp.where(beyond | explained, found, xp.where(lost, int(Status.ILL_DETERMINED), raw.status))
     return raw._replace(status=xp.astype(status, xp.int32), error=error)
 
 
-def _curvature(residual: Residual, y: Array, hessian: Array, off: Array | None, held: Array) -> tuple[Array, Array]:
+def _curvature(
+    residual: Residual, y: Array, hessian: Array, off: Array | None, held: Array, multiplier: Array
+) -> tuple[Array, Array]:
     """Return whether a negative eigenvalue of the Hessian is beyond errors, and whether it is singular, both (*batch).
+
+    That of a Lagrangian has a negative one for each `multiplier`, (n), that is not held, if that of the objective has
+    none along the constraints: Nocedal & Wright (2006), "Numerical Optimization", theorem 16.3.
 
     It is scaled to a diagonal of ones. It is singular where it is so to half the digits, and J to all of them: that is
     known to more. So is an exact Hessian of an objective. Where slopes are measured, and the gradient is `off` by them,
@@ -246,12 +295,13 @@ def _curvature(residual: Residual, y: Array, hessian: Array, off: Array | None, 
     """
     xp, precision, squares = residual.xp, residual.backend.precision(y.dtype), residual.squares
     bounded, place = residual.box is not None, numbers(xp, y)
+    hessian, down = xp.where(multiplier[:, None], -hessian, hessian), xp.count_nonzero(multiplier & ~held, axis=-1)
     unit = xp.where(held[..., None], xp.astype(place[:, None] == place, y.dtype), xp.zeros_like(hessian))
     if bounded:
         hessian = xp.where(held[..., None] | held[..., None, :], unit, hessian)
     if squares is None:
-        exact = residual.objective is not None and precision <= float(xp.finfo(y.dtype).eps)
-        return _definite(xp, hessian, precision, 10 * precision if exact else precision**0.5)
+        exact = precision <= float(xp.finfo(y.dtype).eps)
+        return _definite(xp, hessian, precision, 10 * precision if exact else precision**0.5, down)
     _, slopes = squares.with_jacobian(y)
     errors = squares.operator(y).errors
     if errors is not None:
@@ -259,33 +309,44 @@ def _curvature(residual: Residual, y: Array, hessian: Array, off: Array | None, 
     if bounded:
         slopes = xp.concat([xp.where(held[..., None, :], xp.zeros_like(slopes), slopes), unit], axis=-2)
     norms = norm2(xp, xp.matrix_transpose(slopes))
-    _, values = _singular_values(xp, slopes / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None, :])
+    scaled = _finite(xp, slopes / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None, :])
+    values = xp.linalg.svd(scaled, full_matrices=False)[1]
     blind = values[..., -1] <= 10 * slopes.shape[-2] * precision
     if off is not None:
         step = float(xp.finfo(y.dtype).eps) ** (1 / 3) * residual.backend.lengths(y)
         felt = ~blind[..., None] | (xp.abs(xp.linalg.diagonal(hessian)) > _MARGIN * off / step)
         hessian = xp.where(felt[..., None, :] & felt[..., None], hessian, xp.zeros_like(hessian))
-    falls, flat = _definite(xp, hessian, precision, precision**0.5)
+    falls, flat = _definite(xp, hessian, precision, precision**0.5, down)
     return falls, flat & blind
 
 
-def _definite(xp: Any, hessian: Array, precision: float, least: float) -> tuple[Array, Array]:
-    """Return whether a symmetric matrix has a negative eigenvalue, and whether it is singular, both (*batch).
+def _definite(xp: Any, hessian: Array, precision: float, least: float, down: Array) -> tuple[Array, Array]:
+    """Return whether symmetric matrices have more negative eigenvalues than `down`, and whether they are singular.
 
-    It is so where its least singular value is below `least` for each unknown.
+    Both are (*batch). The latter is so where the least singular value is below `least` for each unknown.
     """
-    diagonal = xp.abs(xp.linalg.diagonal(hessian))
-    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
-    matrix = hessian / root[..., None, :] / root[..., None]
-    matrix, values = _singular_values(xp, (matrix + xp.matrix_transpose(matrix)) / 2)
-    # twice the negative eigenvalues are what the sum of the singular values exceeds the trace by
-    below = xp.sum(values, axis=-1) - xp.sum(xp.linalg.diagonal(matrix), axis=-1)
-    n = hessian.shape[-1]
-    return below > n * precision**0.5, values[..., -1] <= n * least
+    scale = equilibrating(xp, hessian)
+    scale = xp.where(scale > 0, scale, xp.ones_like(scale))
+    matrix = hessian / scale[..., None, :] / scale[..., None]
+    matrix = _finite(xp, (matrix + xp.matrix_transpose(matrix)) / 2)
+    values, n = xp.linalg.eigvalsh(matrix), hessian.shape[-1]
+    negative = xp.count_nonzero(values < -n * precision**0.5 / 2, axis=-1)
+    return negative > down, xp.min(xp.abs(values), axis=-1) <= n * least
 
 
-def _singular_values(xp: Any, matrix: Array) -> tuple[Array, Array]:
-    """Return matrices with zeros for those that are not finite, and their singular values."""
-    finite = every(xp, is_finite(xp, matrix))
-    clean = xp.where(finite[..., None, None], matrix, xp.zeros_like(matrix))
-    return clean, xp.linalg.svd(clean, full_matrices=False)[1]
+def equilibrating(xp: Any, hessian: Array) -> Array:
+    """Return the scale of each variable, (*batch, n), with which the rows of a Hessian are alike; 0 for a zero row.
+
+    The roots of its diagonal are no scales where that is small beside the rest, as at a saddle it may be.
+    """
+    rows = xp.max(xp.abs(hessian), axis=-1)
+    scale = xp.ones_like(rows)
+    for _ in range(_SCALINGS):
+        size = xp.max(xp.abs(hessian) / scale[..., None, :] / scale[..., None], axis=-1)
+        scale = scale * xp.sqrt(xp.where(rows > 0, size, xp.ones_like(size)))
+    return xp.where(rows > 0, scale, xp.zeros_like(scale))
+
+
+def _finite(xp: Any, matrix: Array) -> Array:
+    """Return matrices with zeros for those that are not finite."""
+    return xp.where(every(xp, is_finite(xp, matrix))[..., None, None], matrix, xp.zeros_like(matrix))

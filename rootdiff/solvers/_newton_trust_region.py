@@ -15,13 +15,11 @@ from rootdiff._space import dot, every, is_finite, max_norm, norm2, numbers, per
 from rootdiff.solvers._bounded import within
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
 from rootdiff.solvers._damped import Model, Region, Weights
-from rootdiff.solvers._minimum import Horizon, is_straight
+from rootdiff.solvers._minimum import Horizon, equilibrating, is_straight
 from rootdiff.solvers._trust_region import TrustRegionSolver, borne_out
 
 #: Moré (1978), section 5: the length of the step may differ from the radius by this part.
 _SLACK = 0.1
-#: Ruiz (2001): what rows differ by is its square root after each.
-_SCALINGS = 4
 #: The objective resolves a step that is to reduce it by more roundings than this.
 _ROUNDINGS = 8.0
 #: A region in which the objective falls as its model does, and no slower farther on, grows by so many times more.
@@ -82,7 +80,9 @@ class NewtonTrustRegion(TrustRegionSolver):
 
     def init(self, residual: Residual, y: Array) -> State:
         if residual.objective is None:
-            raise ArgumentError("solver: NewtonTrustRegion minimises an objective. Call minimize, or take 'auto'.")
+            raise ArgumentError(
+                "solver: NewtonTrustRegion minimises an objective without constraints. Call minimize, or take 'auto'."
+            )
         region = Region(residual.xp.zeros_like(y), -per_system(residual.xp, y, 1))
         return self._at(residual, y, region, running(residual.xp, y))
 
@@ -194,7 +194,7 @@ class NewtonTrustRegion(TrustRegionSolver):
         hessian = (hessian + xp.matrix_transpose(hessian)) / 2
         finite = is_finite(xp, gradient) & every(xp, is_finite(xp, hessian)) & xp.isfinite(value)
         hessian = xp.where(finite[..., None, None], hessian, xp.zeros_like(hessian))
-        weights = self.weigh(xp, _sizes(xp, hessian)[..., None, :], region.scale)
+        weights = self.weigh(xp, equilibrating(xp, hessian)[..., None, :], region.scale)
         metric = weights.metric
         held, f = None, gradient
         if residual.box is not None:
@@ -220,19 +220,6 @@ def _curvature(xp: Any, hessian: Array, gradient: Array, metric: Array, held: Ar
         slope = xp.where(held, xp.zeros_like(slope), slope)
     values, vectors = xp.linalg.eigh(scaled)
     return _Curvature(values, vectors, (xp.matrix_transpose(vectors) @ slope[..., None])[..., 0])
-
-
-def _sizes(xp: Any, hessian: Array) -> Array:
-    """Return the scale of each variable, (*batch, n), with which the rows of a Hessian are alike; 0 for a zero row.
-
-    The roots of its diagonal are no scales where that is small beside the rest, as at a saddle it may be.
-    """
-    rows = xp.max(xp.abs(hessian), axis=-1)
-    scale = xp.ones_like(rows)
-    for _ in range(_SCALINGS):
-        size = xp.max(xp.abs(hessian) / scale[..., None, :] / scale[..., None], axis=-1)
-        scale = scale * xp.sqrt(xp.where(rows > 0, size, xp.ones_like(size)))
-    return xp.where(rows > 0, scale, xp.zeros_like(scale))
 
 
 def _promised(xp: Any, model: Model, step: Array) -> Array:

@@ -10,6 +10,7 @@ from scipy import optimize
 
 from rootdiff._backend import Array
 from rootdiff._residual import Residual
+from rootdiff.solvers._scipy_constrained import constrained
 from rootdiff.solvers._wrapped import WrappedMinimizer
 
 Method = Literal[
@@ -28,6 +29,8 @@ Method = Literal[
 ]
 #: Methods of `scipy.optimize.least_squares`; the others are those of `scipy.optimize.minimize`.
 OF_SQUARES = ("trf", "dogbox", "lm")
+#: Those that take constraints.
+CONSTRAINED = ("SLSQP", "trust-constr")
 _UNBOUNDED = ("lm", "CG", "BFGS", "Newton-CG")
 _WITHOUT_GRADIENT = ("Nelder-Mead", "Powell")
 
@@ -76,6 +79,10 @@ class SciPyMinimizer(WrappedMinimizer):
     def takes_bounds(self) -> bool:  # type: ignore[override]
         return self.method not in _UNBOUNDED
 
+    @property
+    def takes_constraints(self) -> bool:  # type: ignore[override]
+        return self.method in CONSTRAINED
+
     def descend(self, minimised: Residual, residual: Residual, y0: Array) -> tuple[Array, Array]:
         limits = () if residual.box is None else residual.box.limits(y0)
         return residual.backend.on_host(self._solve_batch, _Minimised.of(minimised), y0, *limits)
@@ -109,6 +116,9 @@ class SciPyMinimizer(WrappedMinimizer):
                 evaluate, start, slope, method=self.method, max_nfev=self.max_steps, **tolerances, **within
             )
         count = "maxfun" if self.method == "TNC" else "maxiter"
+        if len(evaluate(start)) > 1:
+            options = {"method": self.method, "tol": eps, "options": {count: self.max_steps}}
+            return constrained(evaluate, slope, start, bounds, options)
         return optimize.minimize(
             lambda point: float(evaluate(point)[0]),
             start,

@@ -42,9 +42,10 @@ class WrappedMinimizer(Solver):
     def title(self) -> str:
         """How messages call it."""
 
-    #: Whether it is one for sums of squares, not for an objective; and whether it takes bounds.
+    #: Whether it is one for sums of squares, not for an objective; and whether it takes bounds, and constraints.
     of_squares = False
     takes_bounds = False
+    takes_constraints = False
 
     @abstractmethod
     def descend(self, minimised: Residual, residual: Residual, y0: Array) -> tuple[Array, Array]:
@@ -52,6 +53,9 @@ class WrappedMinimizer(Solver):
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         minimised = residual.squares if self.of_squares else residual.objective
+        if residual.constrained is not None and not self.takes_constraints:
+            raise ArgumentError(f"solver: {self.title} takes no constraints. Take 'scipy:minimize:SLSQP', or 'auto'.")
+        minimised = minimised if residual.constrained is None else residual.constrained
         if minimised is None:
             entry = "least_squares" if self.of_squares else "minimize"
             raise ArgumentError(f"solver: {self.title} is one for {entry}. Call that, or take 'auto'.")
