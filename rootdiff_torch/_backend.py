@@ -169,6 +169,7 @@ class TorchBackend(Backend):
 
     def lu_solve(self, factors: Factors, rhs: Tensor, transpose: bool = False) -> Tensor:
         matrix, pivots = factors
+        matrix = matrix.float() if matrix.dtype in HALF else matrix  # those that nothing has computed yet
         wide = rhs.to(matrix.dtype)
         if rhs.shape[-1] == 1:
             one: Tensor = wide / matrix[..., 0]
