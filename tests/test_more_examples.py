@@ -189,6 +189,17 @@ def test_brusselator_keeps_the_exact_mean_and_its_derivatives(tmp_path):
     assert is_figure(tmp_path / "brusselator.png")
 
 
+def test_a_portfolio_by_a_solver_of_quadratic_programs(tmp_path):
+    pytest.importorskip("clarabel")
+    printed = run("examples/quadratic_program.py", "--points", 3, "--output", tmp_path)
+    rows = re.findall(rf"^(.*?), (?:by|the) .*? +{NUMBER} +{NUMBER} +\S+$", printed, re.MULTILINE)
+    slopes = ["d weights / d returns", "d multipliers / d returns", "d least risk / d goal"]
+    assert [name for name, *_ in rows] == [*slopes, "weights", slopes[0]]
+    for _, ours, other in rows:
+        assert float(ours) == pytest.approx(float(other), rel=1e-6)
+    assert is_figure(tmp_path / "quadratic_program.png")
+
+
 def test_the_sensitivities_of_a_circuit_agree_with_differences(tmp_path):
     printed = run("examples/circuit.py", "--side", 12, "--output", tmp_path)
     rows = re.findall(rf"^(\w+) +{NUMBER} A/ohm, by differences +{NUMBER}$", printed, re.MULTILINE)
