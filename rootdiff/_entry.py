@@ -12,9 +12,10 @@ from functools import wraps
 from typing import Any, Literal, Protocol, cast
 
 from rootdiff._adapter import Adapter
+from rootdiff._arguments import describe
 from rootdiff._bound import P
 from rootdiff._constraints import Constraints, Objective, with_constraints
-from rootdiff._errors import ArgumentTypeError, check_choice
+from rootdiff._errors import ArgumentError, ArgumentTypeError, UnderdeterminedError, check_choice
 from rootdiff._failure import OnFailure, report
 from rootdiff._gradient_error import measure
 from rootdiff._loop import StepInfo
@@ -48,6 +49,7 @@ from rootdiff.solvers import (
     Given,
     Minimum,
     MinimumOfObjective,
+    Nearest,
     NewtonTrustRegion,
     SciPyMinimizer,
     adjusted,
@@ -347,8 +349,8 @@ def least_squares(
     Parameters
     ----------
     residual : callable
-        ``residual(y, *args)`` returns a floating array, or a pytree of such, with at least as many numbers as there are
-        unknowns: of a batch, for each system along the axes after those of the batch.
+        ``residual(y, *args)`` returns a floating array, or a pytree of such: of a batch, the numbers of each system
+        stand along the axes after those of the batch. Where they are fewer than the unknowns, see below.
         $residual
     callback, verbose, progress, history, has_aux
         As for `root`.
@@ -386,6 +388,8 @@ def least_squares(
     Within bounds the gradient is that of the unknowns between them, and an unknown on a bound has the derivative of the
     bound. Where the gradient along it is zero there, to within tolerance, the derivative has two sides: the status is
     DEGENERATE. None of these is looked at above 1024 unknowns.
+    With fewer equations than unknowns the answer is the root of the residual that is nearest to `y0`, as `minimize`
+    finds it with the equations as constraints. In PyTorch and JAX it has a derivative in `y0`, too.
     $second
 
     Examples
@@ -399,7 +403,14 @@ def least_squares(
     """
     check_choice("loss", loss, LOSSES)
     chosen = GaussNewton() if solver == "auto" else get_minimizer(solver, adapter.backend().name)
-    return _solved(adapter, _task(adapter, residual, y0, args, _within(adapter, locals(), Minimum(solver=chosen))))
+    options = locals()
+    try:
+        return _solved(adapter, _task(adapter, residual, y0, args, _within(adapter, options, Minimum(solver=chosen))))
+    except UnderdeterminedError as error:
+        for name, default in (("loss", "linear"), ("jac", None), ("jac_sparsity", None)):
+            if not isinstance(options[name], type(default)) or options[name] != default:
+                raise ArgumentError(f"{name}: {error} Then least_squares does not take it: leave it out.") from None
+    return _nearest(adapter, options)
 
 
 def minimize(
@@ -482,13 +493,47 @@ def minimize(
     0.6931
     """
     check_function("residual", objective)
-    auto: Solver = NewtonTrustRegion() if constraints is None else SciPyMinimizer(method="SLSQP", max_steps=200)
-    chosen = auto if solver == "auto" else get_minimizer(solver, adapter.backend().name)
-    options = _within(adapter, locals() | {"loss": Objective()}, MinimumOfObjective(solver=chosen))
     if constraints is not None:
-        options |= {"within": options["within"] or (None, None), "solver": ConstrainedMinimum(solver=chosen)}
-        objective = with_constraints(objective, constraints, has_aux)
+        return _constrained(adapter, objective, locals(), ConstrainedMinimum)
+    chosen = NewtonTrustRegion() if solver == "auto" else get_minimizer(solver, adapter.backend().name)
+    options = _within(adapter, locals() | {"loss": Objective()}, MinimumOfObjective(solver=chosen))
     return _solved(adapter, _task(adapter, objective, y0, args, options))
+
+
+def _constrained(
+    adapter: Adapter, objective: Callable[..., Any], variables: dict[str, Any], kind: type[ConstrainedMinimum]
+) -> Solution:
+    """Return the minimum of an objective under the constraints that are among the variables of an entry point."""
+    if variables["jac"] is not None:
+        raise ArgumentError("jac: under constraints minimize does not take it. Leave it out.")
+    function = with_constraints(objective, variables["constraints"], variables["has_aux"])
+    solver = variables["solver"]
+    auto = SciPyMinimizer(method="SLSQP", max_steps=200)
+    chosen = auto if solver == "auto" else get_minimizer(solver, adapter.backend().name)
+    options = _within(adapter, variables | {"loss": Objective()}, kind(solver=chosen))
+    options |= {"within": options["within"] or (None, None)}
+    return _solved(adapter, _task(adapter, function, variables["y0"], variables["args"], options))
+
+
+def _nearest(adapter: Adapter, options: dict[str, Any]) -> Solution:
+    """Return the solution of the equations of `least_squares` that is nearest to `y0`, with the options of that."""
+    residual, y0, args, has_aux = (options[name] for name in ("residual", "y0", "args", "has_aux"))
+    backend = adapter.backend(options["derivatives"])
+    complex_step = options["derivatives"] == "complex-step"
+    structure = describe(backend, adapter.unknown(y0, args), options["batch_ndim"], complex_step)
+    near = structure.ravel(adapter.lifted(y0))
+
+    def equations(y: Any, *args: Any) -> Any:
+        output = residual(y, *args)
+        output = structure.with_aux("residual", output)[0] if has_aux else output
+        return structure.equations(output, near.dtype, True)
+
+    def distance(y: Any, *args: Any) -> Any:
+        way = structure.ravel(y) - near
+        half = backend.xp.sum(way * way, axis=-1) / 2
+        return (half, structure.with_aux("residual", residual(y, *args))[1]) if has_aux else half
+
+    return _constrained(adapter, distance, options | {"constraints": Constraints(equality=equations)}, Nearest)
 
 
 class Implicit(Protocol[P]):

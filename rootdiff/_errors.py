@@ -2,7 +2,8 @@
 
 RootdiffError
 ├── ArgumentError (ValueError)        an argument has a value that is not allowed
-│   └── UnknownNameError              a solver or adjoint that nobody registered
+│   ├── UnknownNameError              a solver or adjoint that nobody registered
+│   └── UnderdeterminedError          fewer equations than unknowns; `least_squares` then takes the nearest solution
 ├── ArgumentTypeError (TypeError)     an argument is of the wrong type
 ├── DuplicateNameError                a name that is registered already
 └── ConvergenceError (RuntimeError)   a root was not found; the solution rides on it
@@ -40,6 +41,10 @@ class ArgumentError(RootdiffError, ValueError):
 
 class UnknownNameError(ArgumentError):
     """No solver or adjoint is registered under this name; the message lists those that are."""
+
+
+class UnderdeterminedError(ArgumentError):
+    """There are fewer equations than unknowns."""
 
 
 class ArgumentTypeError(RootdiffError, TypeError):

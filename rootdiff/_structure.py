@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rootdiff._backend import Array, Backend
-from rootdiff._errors import ArgumentError, ArgumentTypeError, RootdiffError, with_article
+from rootdiff._errors import ArgumentError, ArgumentTypeError, RootdiffError, UnderdeterminedError, with_article
 from rootdiff._numbers import as_unknown, as_value, is_number, is_of
 
 
@@ -200,8 +200,8 @@ class Structure:
             ),
         )
 
-    def equations(self, output: Any, dtype: Any) -> Array:
-        """Return what a residual of more equations than unknowns returned as a vector of this dtype, m >= n."""
+    def equations(self, output: Any, dtype: Any, fewer: bool = False) -> Array:
+        """Return what a residual returned as a vector of this dtype, (*batch, m), m >= n unless `fewer` may be."""
         backend, xp = self.backend, self.backend.xp
         if not self.batch:
             output = as_value(backend, output, False)
@@ -219,12 +219,8 @@ class Structure:
                     f"{self.batch}. Return the equations of each system along the axes after them."
                 )
         other = self._of_output(leaves, tree)
-        if other.size < self.size:
-            raise ArgumentError(
-                f"residual: it returned {other.size} equations for {self.size} unknowns, whose sum of squares has no "
-                "single minimum. Add equations, such as small multiples of y less what it should be near to, or fix "
-                "unknowns as args."
-            )
+        if other.size < self.size and not fewer:
+            raise UnderdeterminedError(f"residual: it returned {other.size} equations for {self.size} unknowns.")
         return self._in_dtype("residual", other.ravel(output), dtype)
 
     def objective(self, output: Any, dtype: Any) -> Array:
@@ -339,7 +335,10 @@ def _words(
 
 def _advice(equations: int, unknowns: int) -> str:
     if equations < unknowns:
-        return "with fewer equations than unknowns the root is not determined: add equations, or fix unknowns as args"
+        return (
+            "with fewer equations than unknowns the root is not determined: add equations, fix unknowns as args, or "
+            "take the root nearest to y0 with least_squares"
+        )
     if equations > unknowns:
         return "for more equations than unknowns minimise their sum of squares with least_squares"
     return "arrange them as y0 is"

@@ -286,5 +286,7 @@ def test_errors_name_what_came() -> None:
         solve(Constraints(lambda y: y[0] - 1), solver="scipy:minimize:BFGS")
     with pytest.raises(ArgumentError, match=r"^solver: NewtonTrustRegion minimises an objective without constraints"):
         solve(Constraints(lambda y: y[0] - 1), solver=rootdiff.NewtonTrustRegion())
+    with pytest.raises(ArgumentError, match=r"^jac: under constraints"):
+        solve(Constraints(lambda y: y[0] - 1), jac=lambda y: 2 * y)
     by_trust = solve(Constraints(lambda y: y[0] + y[1] - 1), solver="scipy:minimize:trust-constr")
     np.testing.assert_allclose(by_trust.y, [0.5, 0.5], rtol=1e-9)

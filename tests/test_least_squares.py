@@ -272,13 +272,75 @@ def test_no_minimum_at_all_is_no_success() -> None:
         rootdiff.least_squares(lambda y: np.concat([np.exp(-y), y**0]), np.ones(1))
 
 
+# --- fewer equations than unknowns
+
+
+ROWS, START, RHS = np.array([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]]), np.array([0.5, -1.0, 2.0]), np.array([1.0, 2.0])
+
+
+def nearest(start: Any, rhs: Any) -> Any:
+    return start + np.linalg.pinv(ROWS) @ (rhs - ROWS @ start)
+
+
+def test_fewer_equations_than_unknowns_have_the_nearest_root_and_its_derivatives() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    inverse = np.linalg.pinv(ROWS)
+    sol = rootdiff.least_squares(lambda y, rhs: ROWS @ y - rhs, START, RHS, derivatives="complex-step")
+    np.testing.assert_allclose(sol.y, nearest(START, RHS), rtol=1e-10)
+    np.testing.assert_allclose(sol.vjp(np.array([1.0, 0.0, 0.0]))[0], inverse[0], rtol=1e-8)
+    rows, start, rhs = (torch.tensor(value) for value in (ROWS, START, RHS))
+    start.requires_grad_()
+    rhs.requires_grad_()
+    found = rootdiff_torch.least_squares(lambda y, rhs: rows @ y - rhs, start, rhs).y
+    np.testing.assert_allclose(found.detach().numpy(), nearest(START, RHS), rtol=1e-12)
+    found[0].backward()
+    np.testing.assert_allclose(rhs.grad, inverse[0], rtol=1e-12)
+    np.testing.assert_allclose(start.grad, (np.eye(3) - inverse @ ROWS)[0], rtol=1e-12)
+
+
+def test_the_nearest_roots_of_a_batch_in_jax_carry_structure_and_aux() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    import rootdiff_jax
+
+    def sphere(y: Any, radius: Any) -> Any:
+        squares = jnp.sum(y["a"] ** 2, axis=-1) + y["b"] ** 2
+        return squares[..., None] - radius[..., None] ** 2, 2 * radius
+
+    start = {"a": jnp.array([[1.0, 2.0], [0.0, 3.0]]), "b": jnp.array([2.0, 4.0])}
+
+    def found(radius: Any) -> Any:
+        return rootdiff_jax.least_squares(sphere, start, radius, batch_ndim=1, has_aux=True)
+
+    radii = jnp.array([6.0, 1.0])
+    y, tangent = jax.jvp(lambda radii: found(radii).y, (radii,), (radii,))
+    np.testing.assert_allclose(y["b"], [4.0, 0.8], rtol=1e-6)  # float32
+    np.testing.assert_allclose(tangent["b"], [4.0, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(found(radii).aux, [12.0, 2.0])
+
+
+def test_fewer_equations_that_have_no_root_and_options_that_ask_for_more() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    with pytest.raises(ConvergenceError, match=r"^least_squares: the system has no nearest solution(.|\n)*INFEASIBLE"):
+        rootdiff_torch.least_squares(lambda y: y[:1] ** 2 + 1, torch.ones(2).double())
+    for name, value in (("loss", "huber"), ("jac", lambda y, rhs: ROWS)):
+        with pytest.raises(ArgumentError, match=f"^{name}: .*2 equations for 3 unknowns"):
+            rootdiff.least_squares(lambda y, rhs: ROWS @ y - rhs, START, RHS, **{name: value})
+
+
 # --- inputs
 
 
 def test_errors_name_what_came_and_what_to_do() -> None:
     y0, a = np.ones(2), 1.0
     for function, match in (
-        (lambda y, a: y[:1], r"^residual: it returned 1 equations for 2 unknowns(.|\n)*Add equations"),
         (lambda y, a: np.array([1, 2, 3]), "^residual: it returned .* needs floating numpy arrays"),
         (lambda y, a: None, "^residual: it returned .* needs floating numpy arrays"),
     ):

@@ -22,6 +22,7 @@ from rootdiff.solvers._levenberg_marquardt import LevenbergMarquardt as Levenber
 from rootdiff.solvers._minimum import ConstrainedMinimum as ConstrainedMinimum
 from rootdiff.solvers._minimum import Minimum as Minimum
 from rootdiff.solvers._minimum import MinimumOfObjective as MinimumOfObjective
+from rootdiff.solvers._minimum import Nearest as Nearest
 from rootdiff.solvers._newton import Newton as Newton
 from rootdiff.solvers._newton_krylov import NewtonKrylov as NewtonKrylov
 from rootdiff.solvers._newton_trust_region import NewtonTrustRegion as NewtonTrustRegion

@@ -156,6 +156,13 @@ class ConstrainedMinimum(MinimumOfObjective):
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Nearest(ConstrainedMinimum):
+    """The same of the distance to y0, in the words of `least_squares` with fewer equations than unknowns."""
+
+    sought: ClassVar[tuple[str, str]] = "least_squares", "nearest solution"
+
+
 class Horizon(NamedTuple):
     """How far an objective is followed: sizes of the unknowns, (*batch, n), and what it is at the start, (*batch)."""
 
