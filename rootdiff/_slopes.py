@@ -138,7 +138,7 @@ class Slopes:
             place: np.max(np.abs(array), axis=-1 if x.ndim > 1 and place == 0 else None)
             for place, array in arrays.items()
         }
-        if len(arrays) > 1:
+        if x.ndim > 1:
             largest = {place: np.broadcast_to(part, x.shape[1:]) for place, part in largest.items()}
         unit = _stacked([self.unit[index] for _, index in entries]) if self.unit is not None and of_first else None
         room = None
