@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError
+from rootdiff._errors import ArgumentError, ArgumentTypeError
 from rootdiff._registry import MINIMIZERS
 from rootdiff._residual import Residual
 from rootdiff._space import max_norm
@@ -53,6 +53,13 @@ class Optax(WrappedMinimizer):
     method: Method = "lbfgs"
     transformation: Any = None
     max_steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.transformation is not None and not hasattr(self.transformation, "update"):
+            raise ArgumentTypeError(
+                f"transformation: got {self.transformation!r}; give one of Optax, made by a call: optax.adam(1e-3)."
+            )
 
     @property
     def title(self) -> str:

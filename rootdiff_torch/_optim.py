@@ -48,6 +48,8 @@ class TorchLBFGS(WrappedMinimizer):
     def descend(self, minimised: Residual, residual: Residual, y0: Tensor) -> tuple[Tensor, int]:
         y = y0.detach().clone().requires_grad_()
         slope = float(max_norm(residual.xp, residual(y0)).max())
+        if not torch.isfinite(minimised(y0)).all():
+            return y0, 0
         optimizer = torch.optim.LBFGS(
             [y],
             max_iter=self.max_steps,

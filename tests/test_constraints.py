@@ -79,6 +79,21 @@ def test_a_quadratic_program_by_hand(backend: Harness, held: list[int]) -> None:
     assert not np.any(np.delete(np.asarray(of_solution["inequality"]), held) > 1e-12)
 
 
+def test_unknowns_that_end_a_rounding_beside_their_bounds_are_on_them() -> None:
+    """The total is 1, y lies between -0.2 and 0.7: the second unknown alone is free, and tells the multiplier."""
+    import torch
+
+    import rootdiff_torch
+
+    total = Constraints(equality=lambda y, a: y.sum() - 1)
+    for second in (1.9, 2.0, 2.00001, 2.1):
+        a = torch.tensor([1.0, second, 3.0], dtype=torch.float64)
+        options = {"constraints": total, "bounds": (-0.2, 0.7)}
+        sol = rootdiff_torch.minimize(lambda y, a: ((y - a) ** 2).sum(), torch.zeros_like(a), a, **options)
+        np.testing.assert_allclose(sol.y, [-0.2, 0.5, 0.7], rtol=1e-14)
+        np.testing.assert_allclose(sol.multipliers["equality"], 2 * second - 1, rtol=1e-12)
+
+
 def test_transforms_of_jax() -> None:
     """On the circle |y|^2 <= r the lowest point along a is sqrt(r) a / |a|, its multiplier |a| / (2 sqrt(r))."""
     import jax

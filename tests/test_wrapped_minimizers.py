@@ -9,7 +9,7 @@ import pytest
 from array_api_compat import array_namespace
 
 import rootdiff
-from rootdiff import ArgumentError, UnknownNameError
+from rootdiff import ArgumentError, ArgumentTypeError, Status, UnknownNameError
 from rootdiff._registry import MINIMIZERS
 from rootdiff.solvers._scipy_minimizer import _UNBOUNDED
 from tests.harness import Harness
@@ -173,6 +173,24 @@ def test_what_wrapped_minimisers_cannot_do_is_said_in_the_same_words() -> None:
         rootdiff_jax.least_squares(lambda y: y, jnp.ones(3), solver="optimistix:BFGS", bounds=(0, 1))
     with pytest.raises(ArgumentError, match="LBFGS of PyTorch is one for minimize"):
         rootdiff_torch.root(lambda y: y, torch.ones(3), solver=rootdiff_torch.TorchLBFGS())
+
+
+def test_a_start_where_the_objective_is_not_finite_and_a_transformation_that_is_none() -> None:
+    import optax
+    import torch
+
+    import rootdiff_jax
+    import rootdiff_torch
+
+    def objective(y: Any) -> Any:
+        return y[0] ** 2 + torch.log(y[0])
+
+    for solver in ("torch:LBFGS", "scipy:minimize:BFGS"):
+        sol = rootdiff_torch.minimize(objective, torch.tensor([-1.0]), solver=solver, on_failure="ignore")
+        assert int(sol.status) == Status.NONFINITE_START, solver
+    for wrong in (3, optax.adam):
+        with pytest.raises(ArgumentTypeError, match=r"^transformation: got .*made by a call: optax.adam\(1e-3\)"):
+            rootdiff_jax.Optax(transformation=wrong)
 
 
 def test_wrong_names_and_entries_are_refused() -> None:

@@ -336,7 +336,7 @@ def _definite(xp: Any, hessian: Array, precision: float, least: float, down: Arr
     scale = xp.where(scale > 0, scale, xp.ones_like(scale))
     matrix = hessian / scale[..., None, :] / scale[..., None]
     matrix = _finite(xp, (matrix + xp.matrix_transpose(matrix)) / 2)
-    values, n = xp.linalg.eigvalsh(matrix), hessian.shape[-1]
+    values, n = xp.linalg.eigh(matrix)[0], hessian.shape[-1]
     negative = xp.count_nonzero(values < -n * precision**0.5 / 2, axis=-1)
     return negative > down, xp.min(xp.abs(values), axis=-1) <= n * least
 

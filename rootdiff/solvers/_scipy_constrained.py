@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
+#: How many roundings SciPy may end beside a bound that it has reached.
+_ROUNDINGS = 16
+
 
 def constrained(
     evaluate: Callable[[Any], Any],
@@ -63,6 +66,8 @@ def constrained(
             **options,
         )
     y, multipliers = found.x, np.zeros(m)
+    for bound in (lo, hi):
+        y = np.where(np.abs(y - bound) <= _ROUNDINGS * np.finfo(start.dtype).eps * np.maximum(1, np.abs(y)), bound, y)
     (_, *reached), (gradient, *rows) = values(y), jacobian(y)
     if np.isfinite([gradient, *rows]).all() and np.isfinite(reached).all():
         # the gradient of the Lagrangian is least along unknowns that no bound holds; v g is to be small too

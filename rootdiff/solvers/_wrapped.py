@@ -70,6 +70,8 @@ def ended(solver: Any, residual: Residual, y0: Array, y: Array, steps: Any) -> R
     steps = xp.zeros_like(norm, dtype=xp.int32) + steps
     status = xp.where(steps >= solver.max_steps, int(Status.MAX_STEPS), int(Status.STALLED))
     status = xp.where(xp.isfinite(norm), status, int(Status.NONFINITE))
-    status = xp.where(is_finite(xp, residual(y0)), status, int(Status.NONFINITE_START))
+    known = is_finite(xp, residual(y0))
+    known = known if residual.equations is None else known & is_finite(xp, residual.equations(y0))
+    status = xp.where(known, status, int(Status.NONFINITE_START))
     raw = RawSolution(y, xp.astype(status, xp.int32), steps, norm, error=xp.full_like(y, xp.inf))
     return corrected_minimum(solver, residual, raw)

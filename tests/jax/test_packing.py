@@ -61,8 +61,8 @@ def test_a_loop_of_a_small_system_carries_few_arrays(solver, arrays):
         return rd.root(lambda y, b: matrix @ y + y**3 - b, jnp.zeros(50), b, solver=solver).y
 
     # y, f, the error, the best y; factors and their order; norms; numbers of two types: without packing 14;
-    # those of a trust region are of a matrix whose rows are divided by numbers, one more array; the loop of the verdict,
-    # in a branch that an easy solve does not take, carries the Jacobian and its factors
+    # those of a trust region are of a matrix whose rows are divided by numbers, one more array; the loop of the
+    # verdict, in a branch that an easy solve does not take, carries the Jacobian and its factors
     *_, of_steps, of_verdict = sorted(set(_carried(jax.make_jaxpr(solve)(jnp.ones(50)).jaxpr)))
     assert of_steps <= arrays
     assert of_verdict <= 11

@@ -74,6 +74,12 @@ def test_half(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_minima_of_half_precision(dtype: torch.dtype) -> None:
+    for entry, function in ((rd.minimize, lambda y: ((y - 2) ** 2).sum()), (rd.least_squares, lambda y: y - 2)):
+        close(entry(function, torch.zeros(2, dtype=dtype)).y.float(), torch.full((2,), 2.0), 5e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("solver", ["df_sane", "levenberg_marquardt", "pseudo_transient", "newton_krylov", "auto"])
 @pytest.mark.parametrize("adjoint", ["lstsq", "gmres", "lsmr"])
 def test_half_precision_by_other_methods(dtype: torch.dtype, solver: str, adjoint: str) -> None:
