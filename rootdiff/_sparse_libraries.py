@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary, finalize
 
 import numpy as np
@@ -24,13 +24,14 @@ _WAYS: tuple[dict[str, Any], ...] = (
 )
 #: What rslab has found out of each pattern.
 _ANALYSED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-#: What to install for a library, and the module that then is there.
-MODULES = {"superlu": "scipy", "rslab": "rslab", "pardiso": "pypardiso"}
+Library = Literal["superlu", "rslab", "pardiso"]
+#: The module of each.
+_MODULES: dict[Library, str] = {"superlu": "scipy", "rslab": "rslab", "pardiso": "pypardiso"}
 
 
-def is_there(library: str) -> bool:
+def is_there(library: Library) -> bool:
     """Return whether a library is installed."""
-    return find_spec(MODULES[library]) is not None
+    return find_spec(_MODULES[library]) is not None
 
 
 def ways(library: str, pattern: Any, matrix: Any) -> Iterator[Solve]:

@@ -14,7 +14,7 @@ from rootdiff._sizes import is_dense
 from rootdiff._solution import Status
 from rootdiff._space import norm2
 from rootdiff._sparse import Sparse
-from rootdiff._sparse_libraries import MODULES, is_there
+from rootdiff._sparse_libraries import Library, is_there
 from rootdiff.linear._base import LinearInfo, LinearSolver, Point, finite_status, refined, relative_size
 from rootdiff.linear._contract import backward_stable
 
@@ -47,7 +47,7 @@ class LU(LinearSolver):
     """
 
     direct = True
-    library: ClassVar[str] = "superlu"
+    library: ClassVar[Library] = "superlu"
 
     def solve(self, operator: LinearOperator, rhs: Array) -> tuple[Array, LinearInfo]:
         # then it is factored anew at once: an update is work, and takes memory, for each of several right-hand sides
@@ -131,12 +131,10 @@ class SparseLU(LU):
     array([0.6516, 0.6516])
     """
 
-    library: str = "superlu"  # type: ignore[misc]
+    library: Library = "superlu"  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.library not in MODULES:
-            raise ArgumentError(f"SparseLU: library is {self.library!r}; it must be one of {', '.join(MODULES)}.")
         if not is_there(self.library):
             raise ArgumentError(f"SparseLU: {self.library} is not installed. pip install 'rootdiff[{self.library}]'.")
 
