@@ -144,10 +144,11 @@ class Pattern:
         found = Places(given.rows, given.indices) if isinstance(given, Pattern) else next(_forms(given), None)
         shape = tuple(getattr(given, "shape", ()))
         if found is None or len(shape) != 2 or shape[1] != size:
+            got = repr(given) if isinstance(given, str) else f"{type(given).__name__} of shape {shape}"
             raise ArgumentError(
-                f"jac_sparsity: got {type(given).__name__} of shape {shape}, but least_squares needs a sparse array of "
-                f"SciPy, PyTorch or JAX, or a Pattern, (m, {size}): a row for each number that the residual returns, a "
-                "column for each entry of the flattened y0, that stores something where dr/dy may have entries."
+                f"jac_sparsity: got {got}, but least_squares, which detects nothing, needs a sparse array of SciPy, "
+                f"PyTorch or JAX, or a Pattern, (m, {size}): a row for each number that the residual returns, a column "
+                "for each entry of the flattened y0, that stores something where dr/dy may have entries."
             )
         return Pattern.of(found, size, number=shape[0])
 
