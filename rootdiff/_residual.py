@@ -125,11 +125,12 @@ class Residual:
         return self.backend.with_jacobian(self._of_y, y)
 
     def with_jacobian_where(self, needed: Array, y: Array, otherwise: Array) -> tuple[Array, Array]:
-        """Return the residual at `y`, and its Jacobian there if `needed`, a boolean scalar, holds, else `otherwise`."""
-        if self.backend.traced:  # then one copy serves both
-            f, form = self.backend.linearized(self.at(y)._of_y, y)
-            return f, self.backend.when(needed, form, (), otherwise)
-        return self.with_jacobian(y) if needed else (self(y), otherwise)
+        """Return the residual at `y`, and its Jacobian there if `needed`, a boolean scalar, holds, else `otherwise`.
+
+        In a compiled program, where one copy serves both.
+        """
+        f, form = self.backend.linearized(self.at(y)._of_y, y)
+        return f, self.backend.when(needed, form, (), otherwise)
 
     def at(self, y: Array) -> Residual:
         """Return the residual whose derivatives at `y` are taken for those of this one: a smoother one, if measured."""

@@ -297,7 +297,8 @@ def _sampled(point: _Point, within: Array, dense: bool, sparse: SparseFactors | 
     coarsely than the unknowns: there the nudges grow until it does, and where its derivative says that it should, as
     far as an unknown keeps a digit. The smaller change of two sides counts, since at a jump f changes to one side only.
 
-    All in one loop, so that a compiled program holds one copy of f.
+    All in one loop, so that a compiled program holds one copy of f; else f and its Jacobian are known before it, since
+    a body that is recorded must not branch.
 
     References
     ----------
@@ -326,7 +327,7 @@ def _sampled(point: _Point, within: Array, dense: bool, sparse: SparseFactors | 
 
     def sample(carry: tuple[Array, _Near, Array, Array]) -> tuple[Array, _Near, Array, Array]:
         count, near, stride, going = carry
-        here, elsewhere, walking = count == -2, (count == -1)[..., None], ~hunting(count, near)
+        elsewhere, walking = (count == -1)[..., None], ~hunting(count, near)
         grown = xp.maximum(count - (_SAMPLES - 1), xp.zeros_like(count))
         close = grown <= _NEAR
         growth = _GROWTH ** xp.astype(xp.where(close, grown, grown - _NEAR), y.dtype)[..., None]
@@ -343,12 +344,16 @@ def _sampled(point: _Point, within: Array, dense: bool, sparse: SparseFactors | 
         # a correction leads from the point itself, else both are to a side of it
         away = (zeros, -near.correction(residual)[0]) if known else (reach, -reach)
         steps = (xp.where(elsewhere, step, side) for step, side in zip(away, (nudge, -nudge), strict=True))
-        sides = tuple(xp.where(here[..., None], y, residual.moved(y, step)) for step in steps)
+        sides = tuple(residual.moved(y, step) for step in steps)
+        here = count == -2 if backend.traced else None
+        if here is not None:
+            sides = tuple(xp.where(here[..., None], y, side) for side in sides)
         change, at_other, matrix = _change(residual, near, sides, linear, last, here)
-        near = near._replace(f=xp.where(here[..., None], at_other, near.f), matrix=matrix)
-        if dense:
-            inverse = backend.when(xp.all(here), backend.lu_factor, (matrix,), near.inverse)
-            near = near._replace(inverse=inverse)
+        if here is not None:
+            near = near._replace(f=xp.where(here[..., None], at_other, near.f), matrix=matrix)
+            if dense:
+                inverse = backend.when(xp.all(here), backend.lu_factor, (matrix,), near.inverse)
+                near = near._replace(inverse=inverse)
         _, sloped = sloping(near)
         # at each sample, for in some directions the changes of a row cancel
         heard = (near.noise > 0) | ((count >= most)[..., None] & ~sloped)
@@ -373,15 +378,20 @@ def _sampled(point: _Point, within: Array, dense: bool, sparse: SparseFactors | 
         count, near, _, going = carry
         return hunting(count, near) | xp.any(going)
 
-    zeros, count = xp.zeros_like(y), per_system(xp, y, 0, xp.int32) - 2
-    reach, blank = within * waves(xp, y, count + 2), Factors.zeros(xp, y) if dense else None
-    near = _Near(*(zeros,) * 5, None if blank is None else blank.lu, blank or sparse)
+    zeros, count = xp.zeros_like(y), per_system(xp, y, 0, xp.int32)
+    reach, blank = within * waves(xp, y, count), Factors.zeros(xp, y) if dense else None
+    if backend.traced:
+        count, near = count - 2, _Near(*(zeros,) * 5, None if blank is None else blank.lu, blank or sparse)
+    else:
+        f, matrix = residual.with_jacobian(y) if dense else (residual(y), None)
+        count, inverse = count - 1, backend.lu_factor(matrix) if dense else sparse
+        near = _Near(f, *(zeros,) * 4, matrix, inverse)
     going = count < 0 if known else count > 0
     return backend.while_loop(unfinished, sample, (count, near, zeros, going))[1]  # type: ignore[no-any-return]
 
 
 def _change(
-    residual: Residual, near: _Near, sides: tuple[Array, ...], linear: Array, even: Array, here: Array
+    residual: Residual, near: _Near, sides: tuple[Array, ...], linear: Array, even: Array, here: Array | None
 ) -> tuple[Array, Array, Array | None]:
     """Return the smaller change of each row of f to two points, 0 if neither is finite, and f at the second.
 
@@ -407,6 +417,7 @@ def _change(
         told = (even & (count == 1))[..., None] & (smaller > 0) & (mean < xp.inf)
         return count + 1, xp.where(told, mean, smaller), value, matrix
 
-    start = (xp.astype(here, xp.int32), xp.full_like(f, xp.inf), f, near.matrix)
+    first = per_system(xp, f, 0, xp.int32) if here is None else xp.astype(here, xp.int32)
+    start = (first, xp.full_like(f, xp.inf), f, None if here is None else near.matrix)
     _, least, value, matrix = residual.backend.while_loop(lambda carry: xp.all(carry[0] < 2), look, start)
     return xp.where(xp.isfinite(least), least, xp.zeros_like(least)), value, matrix
