@@ -171,11 +171,12 @@ class _Part(torch.autograd.Function):
         return whole_of(gradient, ctx.place), None
 
 
-@wrap_torch_function(
-    lambda part, place: (part,)
-)  # what looks for tensors that a residual closes over sees these calls too
+@wrap_torch_function(lambda part, place: (part,))
 def whole_of(part: Any, place: _Place | None) -> Any:
-    """Return the DTensor of a part; what has no place is itself."""
+    """Return the DTensor of a part; what has no place is itself.
+
+    What looks for tensors that a residual closes over sees this call, and that of `part_of`, too.
+    """
     return part if place is None else _Whole.apply(part, place)  # type: ignore[no-untyped-call]
 
 

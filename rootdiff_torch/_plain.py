@@ -105,9 +105,8 @@ def pull_back_once(point: Point, cotangent: Tensor, wanted: Sequence[int]) -> tu
         if not problem.outcome.any_failed:
             return residual.parameter_vjp(y, -u)
         u = without_masked(u, b)
-        if not bool(
-            some(residual.xp, u != 0).any()
-        ):  # the loss reads no root; if all systems failed, any pullback may be NaN
+        # the loss reads no root; if all systems failed, any pullback may be NaN
+        if not bool(some(residual.xp, u != 0).any()):
             return tuple(map(torch.zeros_like, residual.inputs))
         return _implicit.pullback(residual, y, u, known[0].isinf())
 
