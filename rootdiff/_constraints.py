@@ -9,6 +9,7 @@ from typing import Any
 
 from rootdiff._backend import Array
 from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._structure import Structure
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,24 @@ def _values(objective: Any, equality: Any, inequality: Any, has_aux: bool, y: An
         return (found, *rest)
     # what is no pair is told where it is looked at
     return ((found[0], *rest), found[1]) if isinstance(found, tuple) and len(found) == 2 else found
+
+
+def nearest(
+    residual: Callable[..., Any], structure: Structure, near: Array, has_aux: bool
+) -> tuple[Callable[..., Any], Constraints]:
+    """Return half the square of the distance from a point, as an objective, and a residual as what is zero there."""
+
+    def equations(y: Any, *args: Any) -> Any:
+        output = residual(y, *args)
+        output = structure.with_aux("residual", output)[0] if has_aux else output
+        return structure.equations(output, near.dtype, True)
+
+    def distance(y: Any, *args: Any) -> Any:
+        way = structure.ravel(y) - near
+        half = structure.backend.xp.sum(way * way, axis=-1) / 2
+        return (half, structure.with_aux("residual", residual(y, *args))[1]) if has_aux else half
+
+    return distance, Constraints(equality=equations)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, cast
 from rootdiff._adapter import Adapter
 from rootdiff._arguments import describe
 from rootdiff._bound import P
-from rootdiff._constraints import Constraints, Objective, with_constraints
+from rootdiff._constraints import Constraints, Objective, nearest, with_constraints
 from rootdiff._errors import ArgumentError, ArgumentTypeError, UnderdeterminedError, check_choice
 from rootdiff._failure import OnFailure, report
 from rootdiff._gradient_error import measure
@@ -410,7 +410,10 @@ def least_squares(
         for name, default in (("loss", "linear"), ("jac", None), ("jac_sparsity", None)):
             if not isinstance(options[name], type(default)) or options[name] != default:
                 raise ArgumentError(f"{name}: {error} Then least_squares does not take it: leave it out.") from None
-    return _nearest(adapter, options)
+    backend, unknown = adapter.backend(derivatives), adapter.unknown(y0, args)
+    structure = describe(backend, unknown, batch_ndim, derivatives == "complex-step")
+    distance, equations = nearest(residual, structure, structure.ravel(adapter.lifted(y0)), has_aux)
+    return _constrained(adapter, distance, options | {"constraints": equations}, Nearest)
 
 
 def minimize(
@@ -498,42 +501,6 @@ def minimize(
     chosen = NewtonTrustRegion() if solver == "auto" else get_minimizer(solver, adapter.backend().name)
     options = _within(adapter, locals() | {"loss": Objective()}, MinimumOfObjective(solver=chosen))
     return _solved(adapter, _task(adapter, objective, y0, args, options))
-
-
-def _constrained(
-    adapter: Adapter, objective: Callable[..., Any], variables: dict[str, Any], kind: type[ConstrainedMinimum]
-) -> Solution:
-    """Return the minimum of an objective under the constraints that are among the variables of an entry point."""
-    if variables["jac"] is not None:
-        raise ArgumentError("jac: under constraints minimize does not take it. Leave it out.")
-    function = with_constraints(objective, variables["constraints"], variables["has_aux"])
-    solver = variables["solver"]
-    auto = SciPyMinimizer(method="SLSQP", max_steps=200)
-    chosen = auto if solver == "auto" else get_minimizer(solver, adapter.backend().name)
-    options = _within(adapter, variables | {"loss": Objective()}, kind(solver=chosen))
-    options |= {"within": options["within"] or (None, None)}
-    return _solved(adapter, _task(adapter, function, variables["y0"], variables["args"], options))
-
-
-def _nearest(adapter: Adapter, options: dict[str, Any]) -> Solution:
-    """Return the solution of the equations of `least_squares` that is nearest to `y0`, with the options of that."""
-    residual, y0, args, has_aux = (options[name] for name in ("residual", "y0", "args", "has_aux"))
-    backend = adapter.backend(options["derivatives"])
-    complex_step = options["derivatives"] == "complex-step"
-    structure = describe(backend, adapter.unknown(y0, args), options["batch_ndim"], complex_step)
-    near = structure.ravel(adapter.lifted(y0))
-
-    def equations(y: Any, *args: Any) -> Any:
-        output = residual(y, *args)
-        output = structure.with_aux("residual", output)[0] if has_aux else output
-        return structure.equations(output, near.dtype, True)
-
-    def distance(y: Any, *args: Any) -> Any:
-        way = structure.ravel(y) - near
-        half = backend.xp.sum(way * way, axis=-1) / 2
-        return (half, structure.with_aux("residual", residual(y, *args))[1]) if has_aux else half
-
-    return _constrained(adapter, distance, options | {"constraints": Constraints(equality=equations)}, Nearest)
 
 
 class Implicit(Protocol[P]):
@@ -831,6 +798,21 @@ def _with_settings(adapter: Adapter, variables: dict[str, Any], fixed_point: boo
     named, backend = variables["solver"], adapter.backend().name
     solver = Auto(fixed_point=fixed_point) if isinstance(named, str) and named == "auto" else get_solver(named, backend)
     return variables | {"solver": adjusted(solver, given)}
+
+
+def _constrained(
+    adapter: Adapter, objective: Callable[..., Any], variables: dict[str, Any], kind: type[ConstrainedMinimum]
+) -> Solution:
+    """Return the minimum of an objective under the constraints that are among the variables of an entry point."""
+    if variables["jac"] is not None:
+        raise ArgumentError("jac: under constraints minimize does not take it. Leave it out.")
+    function = with_constraints(objective, variables["constraints"], variables["has_aux"])
+    auto = SciPyMinimizer(method="SLSQP", max_steps=200)
+    named = variables["solver"]
+    chosen = auto if named == "auto" else get_minimizer(named, adapter.backend().name)
+    options = _within(adapter, variables | {"loss": Objective()}, kind(solver=chosen))
+    options |= {"within": options["within"] or (None, None)}
+    return _solved(adapter, _task(adapter, function, variables["y0"], variables["args"], options))
 
 
 def _within(adapter: Adapter, variables: dict[str, Any], solver: Solver) -> dict[str, Any]:
