@@ -45,7 +45,7 @@ from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import tensors
 from rootdiff_torch._distributed import distributed
 from rootdiff_torch._graph import graphed
-from rootdiff_torch._parts import IN_USE, check_in_parts
+from rootdiff_torch._parts import IN_USE, check_in_parts, in_use
 from rootdiff_torch._private import TransformType, forward_active, is_wrapped
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._rule import Root, apply
@@ -144,7 +144,7 @@ class TorchAdapter(Adapter):
         if not has_values(start):
             return _shapes(task)
         autocast = torch.is_autocast_enabled(start.device.type)
-        with in_full_precision(start):
+        with in_full_precision(start), in_use(BACKEND):
             return _solve(task, start.dtype if autocast else None)
 
 

@@ -67,6 +67,10 @@ class TorchBackend(Backend):
     prefers_transpose = True
     xp: ClassVar[Any] = Namespace()
 
+    def alike(self, solve: Callable[[], _T]) -> _T:
+        """Return ``solve()``; where processes share a batch, what is raised on one is raised on all."""
+        return solve()
+
     def is_array(self, value: Any) -> bool:
         return isinstance(value, Tensor)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import optree
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor
 from rootdiff._adapter import F
 from rootdiff._errors import ArgumentError, ConvergenceError
 from rootdiff._solution import Solution
+from rootdiff_torch._backend import TorchBackend
 from rootdiff_torch._capture import tensors_used
 from rootdiff_torch._derivatives import tensors
-from rootdiff_torch._parts import solve_in_parts
+from rootdiff_torch._parts import in_use, solve_in_parts
 
+_T = TypeVar("_T")
 _CAPTURED = (
     "residual: it closes over a DTensor, or over a tensor that is differentiated, and each process would see its part "
     "alone. Pass it through args; in a layer it may be a parameter of a module, on which distribute_module was called, "
@@ -43,8 +46,12 @@ def distributed(entry: F) -> F:
         if batch_ndim == 0 and any(part.is_shard() for part in _first(others).placements):
             return solve_in_parts(entry, function, others, options)
         local, spread = localized(others, batch_ndim, names)
-        check_captured(function, local)
-        found = raised_alike(lambda: entry(function, *local, **options), others)
+
+        def solve() -> Any:
+            check_captured(function, local)
+            return entry(function, *local, **options)
+
+        found = raised_alike(solve, others)
         return spread(found) if isinstance(found, Solution) else found
 
     return called  # type: ignore[return-value]
@@ -74,23 +81,39 @@ def check_captured(function: Callable[..., Any], local: Sequence[Any]) -> None:
         raise ArgumentError(_CAPTURED)
 
 
-def raised_alike(solve: Callable[[], Any], trees: Any) -> Any:
-    """Return what a solve returns; a failure is raised on all processes: none waits for another."""
-    mesh = _first(trees).device_mesh
-    found, error = None, None
-    try:
-        found = solve()
-    except ConvergenceError as failure:
-        error = failure
-    failed = torch.tensor(int(error is not None), device=mesh.device_type)
-    for axis in range(mesh.ndim):
-        dist.all_reduce(failed, dist.ReduceOp.MAX, group=mesh.get_group(axis))
-    if failed:
-        raise error or ConvergenceError(
-            "root: systems of another process have no root that can be vouched for; the error there tells which. "
-            "on_failure='warn', 'keep', 'nan', 'ignore' or 'approximate' returns what there is."
-        )
-    return found
+@dataclass(frozen=True)
+class _BatchBackend(TorchBackend):
+    """PyTorch, with a part of the systems in each process of a mesh."""
+
+    mesh: Any = None
+
+    def alike(self, solve: Callable[[], _T]) -> _T:
+        results, error = list[_T](), None
+        try:
+            results.append(solve())
+        except Exception as failure:
+            if hasattr(failure, "raised_on_all"):  # by a part of this solve
+                raise
+            error = failure
+        failed = torch.tensor(int(error is not None), device=self.mesh.device_type)
+        for axis in range(self.mesh.ndim):
+            dist.all_reduce(failed, dist.ReduceOp.MAX, group=self.mesh.get_group(axis))
+        if failed:
+            error = error or ConvergenceError(
+                "root: systems of another process have no root or no derivative that can be vouched for, or the "
+                "residual raised there; the error there tells which. Of the former on_failure='warn', 'keep', 'nan', "
+                "'ignore' or 'approximate' returns what there is."
+            )
+            vars(error)["raised_on_all"] = True
+            raise error
+        return results[0]
+
+
+def raised_alike(solve: Callable[[], _T], trees: Any) -> _T:
+    """Return what a solve of local parts returns; a failure, of its derivatives too, is raised on all processes."""
+    backend = _BatchBackend(mesh=_first(trees).device_mesh)
+    with in_use(backend):
+        return backend.alike(solve)
 
 
 def _first(trees: Any) -> Any:

@@ -5,7 +5,8 @@ What is asked of all unknowns at once is reduced over the processes, so that all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from functools import cached_property, reduce
@@ -125,6 +126,16 @@ class PartBackend(TorchBackend):
 IN_USE: ContextVar[TorchBackend] = ContextVar("IN_USE", default=BACKEND)
 
 
+@contextmanager
+def in_use(backend: TorchBackend) -> Iterator[None]:
+    """Let entry points run on a backend; in a solve they are those of a residual, which have none of it."""
+    token = IN_USE.set(backend)
+    try:
+        yield
+    finally:
+        IN_USE.reset(token)
+
+
 class _Place(NamedTuple):
     """Where the parts of a DTensor are."""
 
@@ -216,11 +227,8 @@ def solve_in_parts(entry: Function, function: Function, trees: Sequence[Any], op
     backend = PartBackend(
         groups=tuple(first.mesh.get_group(axis) for axis in axes), offset=number * sum(leaf.numel() for leaf in leaves)
     )
-    token = IN_USE.set(backend)
-    try:
+    with in_use(backend):
         found = entry(in_parts, *local, **options)
-    finally:
-        IN_USE.reset(token)
     if not isinstance(found, Solution):
         return found
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from rootdiff_torch._capture import with_captured
 from rootdiff_torch._contexts import in_full_precision
 from rootdiff_torch._derivatives import custom_in, graph_of, pullbacks
 from rootdiff_torch._watching import Watched
+from rootdiff_torch.cuda import isolated
+
+_T = TypeVar("_T", Tensor, tuple[Tensor, ...])
 
 
 @dataclass
@@ -132,6 +135,10 @@ class Problem:
         """Bring back the state at the solve, and compute in the precision of `y`."""
         with self.environment.restored(), in_full_precision(y):
             yield
+
+    def alone(self, like: Tensor, solve: Callable[[], _T]) -> _T:
+        """Return ``solve()``, apart from a loop around it; with what it raises on all processes that share a batch."""
+        return self.backend.alike(lambda: isolated(self.cuda_graph, like, solve))
 
     def batched(self, dims: Sequence[int | None], randomness: str) -> Problem:
         """Return the problem with one more leading batch axis on y, and on the parameters with a dimension."""

@@ -31,7 +31,6 @@ from rootdiff_torch._plain import Point, find, pull_back_once, solve
 from rootdiff_torch._private import is_wrapped
 from rootdiff_torch._problem import Problem
 from rootdiff_torch._transforms import hidden, lasting, outer_forward_mode, rule, without_tangents
-from rootdiff_torch.cuda import isolated
 
 
 class Root(torch.autograd.Function):
@@ -43,7 +42,7 @@ class Root(torch.autograd.Function):
 
     @staticmethod
     def forward(problem: Problem, y0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        return isolated(problem.cuda_graph, y0, lambda: find(problem, y0, parameters))
+        return problem.alone(y0, lambda: find(problem, y0, parameters))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -71,7 +70,7 @@ class Root(torch.autograd.Function):
                     if part.requires_grad and not is_wrapped(part):  # its graph has saved what the residual reads
                         part.register_hook(lambda _: problem.check(whole=True))  # type: ignore[no-untyped-call]
             else:
-                found = isolated(problem.cuda_graph, y, lambda: pull_back_once(point, cotangent, wanted))
+                found = problem.alone(y, lambda: pull_back_once(point, cotangent, wanted))
         return None, *_placed(found, wanted, 1 + ctx.count)
 
     @staticmethod
@@ -111,7 +110,7 @@ class LinearSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(problem: Problem, transpose: bool, rhs: Tensor, y: Tensor, count: int, *others: Tensor) -> Tensor:
-        return isolated(problem.cuda_graph, y, lambda: solve(problem, transpose, rhs, y, count, others))
+        return problem.alone(y, lambda: solve(problem, transpose, rhs, y, count, others))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -214,10 +214,14 @@ class ImplicitLayer(nn.Module):
             weights = dict((*self.named_parameters(), *self.named_buffers()))
             names = ("inputs", "inputs", "parameters")
             (inputs, keywords, weights), spread = localized((inputs, keywords, weights), self.batch_ndim, names)
-            if not isinstance(self.residual, nn.Module):
-                named = {name.removeprefix("named."): weight for name, weight in weights.items()}
-                check_captured(partial(self.residual, **named, **keywords), [self._begin(inputs, keywords), *inputs])
-            solve = partial(torch.func.functional_call, self, weights, inputs, keywords)
+
+            def solve() -> Any:
+                if not isinstance(self.residual, nn.Module):
+                    named = {name.removeprefix("named."): weight for name, weight in weights.items()}
+                    residual = partial(self.residual, **named, **keywords)
+                    check_captured(residual, [self._begin(inputs, keywords), *inputs])
+                return torch.func.functional_call(self, weights, inputs, keywords)
+
             return spread(raised_alike(solve, given))
         residual, start, options = drawing_once(self.residual), self._begin(inputs, keywords), self._options()
         batches = {leaf.shape[: self.batch_ndim] for leaf in tensors((inputs, keywords))}

@@ -101,6 +101,39 @@ def failure() -> str:
     return ""
 
 
+def failed_derivatives() -> dict[str, Any]:
+    """Return what this process is told where an adjoint solves the linear systems of all processes but the first.
+
+    And where the residual raises on that one; then the gradients under policies that go on. The last process has no
+    system. Each residual solves for another root, on each process as often as its solver asks for.
+    """
+    mesh, systems = init_device_mesh("cpu", (PROCESSES,)), PROCESSES - 1
+    coupled = torch.zeros(systems, 3, 3, dtype=torch.float64)
+    coupled[0] = torch.tensor([[0.0, 0.5, 0.1], [0.0, 0.0, 0.3], [0.2, 0.0, 0.0]])
+    shared = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    told: dict[str, Any] = {}
+    rd.register_adjoint("identity", lambda _, rhs: rhs)
+
+    def law(y: Any, a: Any, shared: Any) -> Any:
+        if told.get("wrong") == "" and a.any():
+            raise ValueError("wrong here")
+        half = rd.root(lambda x, y: 2 * x - y, y.detach().sum(), y.sum(), solver="newton").y
+        return y + (y[..., None, :] @ a)[..., 0, :] + 1e-3 * (half - y.sum() / 2) - shared
+
+    for case in ("wrong", "raise", "nan", "approximate"):
+        told[case] = ""
+        a = distribute_tensor(coupled, mesh, [Shard(0)])
+        y0 = torch.zeros_like(distribute_tensor(torch.zeros(systems, 3, dtype=torch.float64), mesh, [Shard(0)]))
+        b = distribute_tensor(shared, mesh, [Replicate()]).requires_grad_()
+        policy = "raise" if case == "wrong" else case
+        try:
+            y = rd.root(law, y0, a, b, batch_ndim=1, solver="newton", adjoint="identity", on_failure=policy).y  # type: ignore[arg-type]
+            told[case] = torch.autograd.grad(y.sum(), b)[0].full_tensor().tolist()
+        except (rd.ConvergenceError, ValueError) as error:
+            told[case] = f"{type(error).__name__}: {error}"
+    return told
+
+
 def field(y: Any, load: Any, coupling: Any) -> Any:
     """Return a residual in which each unknown feels the means of all."""
     return (load - 4 * y - y**3 + coupling[0] * (y * load).mean() + coupling[1] * y.mean() * y.cos()) / 6
@@ -151,7 +184,7 @@ def run(rank: int, path: str) -> None:
     found = {kind: gradients(wrapped(kind), part(kind, rank)) for kind in KINDS}
     found |= {solver: in_parts(solver) for solver in IN_PARTS}
     told: list[Any] = [None] * PROCESSES
-    dist.all_gather_object(told, (failure(), no_number()))
+    dist.all_gather_object(told, (failure(), no_number(), failed_derivatives()))
     if rank == 0:
         torch.save(found | {"failures": told}, path)
     dist.barrier()  # nobody leaves while another still talks to it

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -52,9 +53,19 @@ def test_batch_sharded_layer(found: dict[str, list[torch.Tensor]]) -> None:
 
 
 def test_a_failure_on_one_process_is_raised_on_all(found: dict[str, Any]) -> None:
-    *others, last = [told for told, _ in found["failures"]]
+    *others, last = [told for told, *_ in found["failures"]]
     assert all(told.startswith("root: systems of another process have no root") for told in others)
     assert last.startswith("root: 1 of 2 systems")
+
+
+def test_a_failed_derivative_on_one_process_is_raised_on_all(found: dict[str, Any]) -> None:
+    first, *others = [told for *_, told in found["failures"]]
+    for case, own in (("raise", "AdjointError: "), ("wrong", "ValueError: wrong here")):
+        assert first[case].startswith(own)
+        assert all(told[case].startswith("ConvergenceError: root: systems of another") for told in others)
+    for told in (first, *others):
+        assert all(np.isnan(told["nan"]))
+        np.testing.assert_allclose(told["approximate"], 2.0)  # the systems that have a derivative
 
 
 @pytest.mark.transform("one system in parts, DTensors, with gradients, four processes")
@@ -66,7 +77,7 @@ def test_one_system_in_parts(found: dict[str, list[torch.Tensor]], solver: str) 
 
 
 def test_what_is_no_number_in_one_part_is_raised_on_all(found: dict[str, Any]) -> None:
-    assert all("NONFINITE_START" in told for _, told in found["failures"])
+    assert all("NONFINITE_START" in told for _, told, _ in found["failures"])
 
 
 @pytest.fixture
