@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,22 @@ def test_the_last_of_the_poses_moves_with_what_was_measured(tmp_path):
     found, wanted = re.search(rf"along a direction: {NUMBER}, by differences {NUMBER}$", printed, re.MULTILINE).groups()
     assert float(found) == pytest.approx(float(wanted), rel=1e-6)
     assert is_figure(tmp_path / "pose_graph.png")
+
+
+def test_a_pose_graph_in_the_format_of_toro_is_read(monkeypatch, tmp_path):
+    """Three poses around a corner, seen without errors, and whole turns beside what they are."""
+    (tmp_path / "Data").mkdir()
+    lines = ["VERTEX2 0 .1 0 0", "VERTEX2 1 1 .1 0", "VERTEX2 2 1 1 1.5", "EQUIV 0 2"]
+    lines += [f"EDGE2 {k} {k + 1} 1 0 {np.pi / 2 - 2 * np.pi * k} 1 0 1 1 0 0" for k in (0, 1)]
+    (tmp_path / "Data" / "w100.graph").write_text("\n".join([*lines, "EDGE2 2 0 1 1 3.141592653589793 1 0 1 1 0 0"]))
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    module = importlib.import_module("pose_graph")
+    sys.modules.pop("pose_graph")
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(module, "find_spec", lambda name: found)
+    poses = module.solve(module.read("w100"))
+    expected = [[0, 0, 0], [1, 0, np.pi / 2], [1, 1, np.pi]]
+    np.testing.assert_allclose(poses, expected, atol=1e-12)
 
 
 def test_penalties_lower_the_validation_loss(tmp_path):
