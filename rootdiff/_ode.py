@@ -249,7 +249,9 @@ class AtTimes:
 
 @dataclass(frozen=True)
 class Ode(Generic[P]):
-    """Ordinary differential equations by implicit steps: `integrate`.
+    """Ordinary differential equations: `integrate` by implicit steps, and conditions on whole solutions for `root`.
+
+    A steady state needs none of them: it is the root of f.
 
     Examples
     --------
@@ -260,3 +262,91 @@ class Ode(Generic[P]):
     """
 
     integrate: Callable[P, Solution]
+    _adapter: Adapter
+
+    def collocation(self, f: Callable[..., Any], boundary: Callable[..., Any], t: Any) -> Callable[..., Any]:
+        """Return the residual ``(y, *args)`` of ``dy/dt = f(t, y, *args)`` with conditions at the first and last time.
+
+        The unknown y is a pytree of arrays (times, ...), its values at the times `t`, (times,), which increase. `f` is
+        called with those of all intervals at once, (intervals, ...), and their times, (intervals,), and returns their
+        rates: index y from its end, as in ``y[..., 0]``. ``boundary(start, end, *args)`` takes the values at the ends,
+        without the axis of times, and returns what is zero there, as many numbers as y has at one time; so many more as
+        are unknown parameters, where these are part of the unknown: ``lambda u, *args: residual(*u, *args)`` is the
+        residual of ``u = (y, parameter)``, of which `f` and `boundary` get each as another argument.
+
+        Between two times y is a cubic, which meets the equation at both and between them: its error is of order 4 in
+        their distance. How large it is is not told. With ``jac_sparsity="detect"`` the Jacobian costs as many products
+        as for a few times. No derivative is taken in `t` in NumPy.
+
+        References
+        ----------
+        Kierzenka & Shampine (2001), "A BVP solver based on residual control and the MATLAB PSE", section 2.
+        """
+        check_function("f", f)
+        check_function("boundary", boundary)
+        t = self._grid(t)
+
+        def residual(y: Any, *args: Any) -> Any:
+            return self._left(f, t, y, args), boundary(*self._ends(y), *args)
+
+        return residual
+
+    def periodic_orbit(self, f: Callable[..., Any], phase: Callable[..., Any], t: Any) -> Callable[..., Any]:
+        """Return the residual ``((y, period), *args)`` of a periodic solution of ``dy/dt = f(t, y, *args)``.
+
+        As `collocation`, at the parts `t` of a period, (times,), from 0 to 1. The period is an array without an axis.
+        ``phase(start, *args)`` returns a number that is zero at the first time, and tells so the orbits apart that are
+        shifts of each other. A constant solution is one too: start from a guess that goes round.
+        """
+        check_function("f", f)
+        check_function("phase", phase)
+        t = self._grid(t)
+
+        def residual(unknown: Any, *args: Any) -> Any:
+            y, period = unknown
+            start, end = self._ends(y)
+            leaves = (self._adapter.backend().flatten(tree)[0] for tree in (start, end))
+            gap = [a - b for a, b in zip(*leaves, strict=True)]
+            return self._left(f, period * t, y, args), gap, phase(start, *args)
+
+        return residual
+
+    def _grid(self, t: Any) -> Array:
+        backend = self._adapter.backend()
+        if not backend.is_array(t):
+            raise ArgumentTypeError(f"t: got {t!r}; it must be a {backend.name} array of real times.")
+        return _times(self._adapter, t, t)
+
+    def _ends(self, y: Any) -> tuple[Any, Any]:
+        backend = self._adapter.backend()
+        leaves, tree = backend.flatten(y)
+        return tuple(backend.unflatten(tree, [leaf[place] for leaf in leaves]) for place in (0, -1))
+
+    def _left(self, f: Callable[..., Any], t: Array, y: Any, args: tuple[Any, ...]) -> list[Array]:
+        """Return what is left of the equation of each interval, (intervals, ...), of each leaf of y."""
+        backend = self._adapter.backend()
+        xp = backend.xp
+        leaves, tree = backend.flatten(y)
+        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in leaves]
+        if any(shape[:1] != tuple(t.shape) for shape in shapes):
+            raise ArgumentError(
+                f"y0: its leaves have shapes {shapes}; the first axis of each must be that of the {len(t)} times of t."
+            )
+        t = xp.astype(t, xp.real(leaves[0]).dtype)
+
+        def rates(t: Array, leaves: list[Array]) -> list[Array]:
+            found, other = backend.flatten(f(t, backend.unflatten(tree, leaves), *args))
+            if other != tree or [getattr(a, "shape", None) for a in found] != [a.shape for a in leaves]:
+                raise ArgumentError("f: it returned another structure, or other shapes, than those of y.")
+            return found
+
+        outer, h = rates(t, leaves), t[1:] - t[:-1]
+        lengths = [xp.reshape(h, (-1, *(1 for _ in leaf.shape[1:]))) for leaf in leaves]
+        ends = [
+            (leaf[:-1], leaf[1:], r[:-1], r[1:], length) for leaf, r, length in zip(leaves, outer, lengths, strict=True)
+        ]
+        middles = rates(t[:-1] + h / 2, [(a + b) / 2 + length / 8 * (p - q) for a, b, p, q, length in ends])
+        return [
+            b - a - length / 6 * (p + 4 * middle + q)
+            for (a, b, p, q, length), middle in zip(ends, middles, strict=True)
+        ]

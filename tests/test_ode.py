@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 import rootdiff
 from rootdiff import ArgumentError, ArgumentTypeError, ConvergenceError, Status
 from rootdiff._implicit_steps import METHODS
+from tests.stiff import HIRES, POLLUTION, Stiff
 
 ORDERS = {"backward_euler": 1, "bdf2": 2, "trapezoid": 2, "radau3": 3, "radau5": 5, "lobatto4": 4}
 A, Y0, T = np.array([1.0, 0.5, 0.3]), np.array([1.0, 0.5]), np.array([0.0, 0.2, 0.5, 0.6, 1.0])
@@ -57,6 +58,31 @@ def test_stiff_equations(f: Any, y0: Any, t: Any) -> None:
     size = np.max(np.abs(exact), axis=0)
     sol = rootdiff.ode.integrate(f, np.array(y0), t)
     assert np.max(np.abs(sol.y - exact) / size) < 1e-4
+
+
+@pytest.mark.parametrize("stiff", [pytest.param(HIRES, id="HIRES"), pytest.param(POLLUTION, id="pollution")])
+def test_stiff_derivatives_are_those_of_diffrax(stiff: Stiff) -> None:
+    """And of differences along one direction; the steps are those that SciPy's Radau takes."""
+    import torch
+
+    import rootdiff_torch
+
+    t = solve_ivp(stiff.f, (0, stiff.end), stiff.y0, "Radau", args=(stiff.rates,), rtol=1e-3, atol=1e-7).t
+
+    def solve(logs: Any) -> Any:
+        y0 = torch.tensor(stiff.y0)
+        return rootdiff_torch.ode.integrate(stiff.f, y0, torch.tensor(t), torch.exp(logs), solver="newton").y[-1]
+
+    logs = torch.tensor(np.log(stiff.rates), requires_grad=True)
+    last = solve(logs)
+    np.testing.assert_allclose(last.detach(), stiff.last, rtol=3e-5)
+    slope = torch.autograd.grad(last[0], logs)[0].numpy()
+    largest = np.max(np.abs(stiff.slope))
+    np.testing.assert_allclose(slope, stiff.slope, rtol=1e-3, atol=1e-6 * largest)
+    direction = np.sin(np.arange(1.0, logs.shape[0] + 1))
+    with torch.no_grad():
+        up, down = (solve(logs + way * 1e-4 * torch.tensor(direction))[0].item() for way in (1, -1))
+    assert (up - down) / 2e-4 == pytest.approx(slope @ direction, abs=3e-6 * largest)  # h^2 = 1e-8
 
 
 @pytest.mark.parametrize("method", ["bdf2", "radau5", "lobatto4"])
