@@ -40,6 +40,9 @@ class Problem:
     reference : callable, the `Reference` in float64 by a route that shares no code with a contender
     accuracy : float, relative error of the gradients above which a row does not count
     cell : callable or None, ``cell(xp, y, *args)`` whose fixed point is the root
+    equations, objective : callables or None, called alike, of whose least squares, or minimum, the root is one of the
+        gradient; ``equations`` returns (*batch, m)
+    slopes : callable or None, ``slopes(y, *args)`` in NumPy, the Jacobian of `equations`, (*batch, m, n)
     jacobian : callable or None, ``jacobian(y, *args)`` in NumPy, (*batch, n, n)
     pullback : callable or None, ``pullback(y, u, *args)`` in NumPy, the products of u with df/dargs
     pushforward, transposed : callables or None, ``pushforward(y, v, *args)`` in NumPy, the products of df/dy and its
@@ -59,6 +62,9 @@ class Problem:
     batch_ndim: int = 0
     batched: tuple[bool, ...] = ()
     cell: Callable[..., Any] | None = None
+    equations: Callable[..., Any] | None = None
+    objective: Callable[..., Any] | None = None
+    slopes: Callable[..., Any] | None = None
     jacobian: Callable[..., Any] | None = None
     pullback: Callable[..., tuple[Any, ...]] | None = None
     pushforward: Callable[..., Any] | None = None
@@ -67,6 +73,13 @@ class Problem:
     symmetric: bool = False
     bracket: tuple[float, float] | None = None
     steps: int = 0
+
+    def function(self, call: str) -> Callable[..., Any]:
+        """Return what an entry point of rootdiff, or a peer's like it, is called with."""
+        of_entry = {"fixed_point": self.cell, "least_squares": self.equations, "minimize": self.objective}
+        found = of_entry.get(call, self.residual)
+        assert found is not None
+        return found
 
     @cached_property
     def solved(self) -> Reference:

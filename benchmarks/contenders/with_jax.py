@@ -12,13 +12,12 @@ import jax.numpy as jnp
 from benchmarks.problem import Calls, Problem
 
 
-def build(problem: Problem, solve: Callable[..., Any], *, cell: bool = False, mode: str = "jitted") -> Calls:
+def build(problem: Problem, solve: Callable[..., Any], *, call: str = "root", mode: str = "jitted") -> Calls:
     """Return the calls of ``solve(f, y0, args) -> (y, steps)``.
 
     `mode`: "jitted", the whole call compiled; "same", eager with the same function; "fresh", eager with a new closure.
     """
-    function = problem.cell if cell else problem.residual
-    assert function is not None
+    function = problem.function(call)
     y0, weights = jnp.asarray(problem.y0), jnp.asarray(problem.weights)
     args = tuple(map(jnp.asarray, problem.args))
 
@@ -69,7 +68,7 @@ def rootdiff_jax(problem: Problem, *, call: str = "root", mode: str = "jitted", 
             sol = function(f, y0, *args, batch_ndim=problem.batch_ndim, **options)
         return sol.y, jnp.max(sol.steps)
 
-    return build(problem, solve, cell=call == "fixed_point", mode=mode)
+    return build(problem, solve, call=call, mode=mode)
 
 
 def optimistix(
@@ -82,6 +81,7 @@ def optimistix(
     linear_rtol: float = 1e-9,
     mode: str = "jitted",
     bracket: bool = False,
+    call: str = "",
     whole: bool = False,
     **options: Any,
 ) -> Calls:
@@ -98,7 +98,9 @@ def optimistix(
     if bracket:
         inner = {"options": dict(zip(("lower", "upper"), problem.bracket or (), strict=True))}
     chosen_solver = getattr(peer, solver)(rtol=rtol, atol=atol, **extra, **options)
-    find = peer.fixed_point if solver == "FixedPointIteration" else peer.root_find
+    call = call or ("fixed_point" if solver == "FixedPointIteration" else "root")
+    entries = {"fixed_point": peer.fixed_point, "least_squares": peer.least_squares, "minimize": peer.minimise}
+    find = entries.get(call, peer.root_find)
     tagged = {"tags": tags} if tags else {}
 
     @cache  # Optimistix compiles once per function object
@@ -111,7 +113,7 @@ def optimistix(
         )
         return sol.value, sol.stats["num_steps"]
 
-    return build(problem, one if whole else each(problem, one), cell=solver == "FixedPointIteration", mode=mode)
+    return build(problem, one if whole else each(problem, one), call=call, mode=mode)
 
 
 def jaxopt(
@@ -120,12 +122,13 @@ def jaxopt(
     solver: str,
     linear: str | None = None,
     mode: str = "jitted",
+    call: str = "",
     whole: bool = False,
     **options: Any,
 ) -> Calls:
     import jaxopt as peer
 
-    fixed = solver in ("FixedPointIteration", "AndersonAcceleration")
+    call = call or ("fixed_point" if solver in ("FixedPointIteration", "AndersonAcceleration") else "root")
     inner = {} if linear is None else {"implicit_diff_solve": getattr(peer.linear_solve, linear)}
 
     @cache
@@ -136,7 +139,7 @@ def jaxopt(
         y, state = made(f).run(y0, *args)
         return y, state.iter_num
 
-    return build(problem, one if whole else each(problem, one), cell=fixed, mode=mode)
+    return build(problem, one if whole else each(problem, one), call=call, mode=mode)
 
 
 def custom_root(
@@ -238,7 +241,7 @@ def unrolled(
         return y, jnp.asarray(count)
 
     solve = each(problem, one) if method == "newton" else one
-    return build(problem, solve, cell=method == "fixed point", mode=mode)
+    return build(problem, solve, call="fixed_point" if method == "fixed point" else "root", mode=mode)
 
 
 def _cg_steps(matvec: Callable[[Any], Any], b: Any, count: int) -> Any:

@@ -17,7 +17,7 @@ def rootdiff_numpy(problem: Problem, *, call: str = "root", given: bool = False,
     def solve() -> rootdiff.Solution:
         if call == "root_scalar":
             return rootdiff.root_scalar(_bound(problem), problem.bracket, *problem.args, **options)
-        function, start = getattr(rootdiff, call), _bound(problem, cell=call == "fixed_point")
+        function, start = getattr(rootdiff, call), _bound(problem, call)
         return function(start, problem.y0, *problem.args, batch_ndim=problem.batch_ndim, **rules, **options)
 
     def gradient() -> tuple[Any, tuple[Any, ...]]:
@@ -31,12 +31,14 @@ def rootdiff_numpy(problem: Problem, *, call: str = "root", given: bool = False,
     return Calls(forward, gradient)
 
 
-def scipy(problem: Problem, *, method: str, **options: Any) -> Calls:
+def scipy(problem: Problem, *, method: str, call: str = "root", **options: Any) -> Calls:
     """Roots only: SciPy has no derivative of a root. One system after the other, elementwise methods all at once."""
     from scipy import optimize
     from scipy.optimize import elementwise
 
-    f, args = _bound(problem), problem.args
+    f, args = _bound(problem, call), problem.args
+    entries = {"least_squares": optimize.least_squares, "minimize": optimize.minimize}
+    find, jacobians = entries.get(call, optimize.root), {"least_squares": problem.slopes, "minimize": _bound(problem)}
 
     def forward() -> tuple[Any, Any]:
         if method == "find_root":
@@ -44,20 +46,19 @@ def scipy(problem: Problem, *, method: str, **options: Any) -> Calls:
             return found.x, np.max(found.nit)
         if method == "newton":
             return optimize.newton(f, problem.y0, args=args, **options), None
-        jac = problem.jacobian if method in ("hybr", "lm") else None
+        jac = jacobians.get(call, problem.jacobian if method in ("hybr", "lm") else None)
         if not problem.batch_ndim:
-            found = optimize.root(f, problem.y0, args, method=method, jac=jac, **options)
+            found = find(f, problem.y0, args=args, method=method, jac=jac, **options)
             return found.x, found.get("nit", found.get("nfev"))
         systems = map(problem.system, range(len(problem.y0)))
-        found = [optimize.root(f, y0, one, method=method, jac=jac, **options) for y0, one in systems]
+        found = [find(f, y0, args=one, method=method, jac=jac, **options) for y0, one in systems]
         return np.stack([each.x for each in found]), max(each.nfev for each in found)
 
     return Calls(forward, None)
 
 
-def _bound(problem: Problem, cell: bool = False) -> Any:
-    function = problem.cell if cell else problem.residual
-    assert function is not None
+def _bound(problem: Problem, call: str = "root") -> Any:
+    function = problem.function(call)
     return lambda y, *args: function(np, y, *args)
 
 

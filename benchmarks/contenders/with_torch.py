@@ -17,10 +17,9 @@ def waited(y: Any) -> Any:
     return y
 
 
-def build(problem: Problem, solve: Callable[..., Any], *, cell: bool = False, mode: str = "same", device: str) -> Calls:
+def build(problem: Problem, solve: Callable[..., Any], *, call: str = "root", mode: str = "same", device: str) -> Calls:
     """Return the calls of ``solve(f, y0, args) -> (y, steps)``; `mode` "fresh" makes a new closure for every call."""
-    function = problem.cell if cell else problem.residual
-    assert function is not None
+    function = problem.function(call)
     tensor = lambda array: torch.tensor(array, device=device)  # noqa: E731
     y0, weights = tensor(problem.y0), tensor(problem.weights)
     plain = tuple(map(tensor, problem.args))
@@ -58,7 +57,7 @@ def rootdiff_torch(problem: Problem, *, device: str, call: str = "root", mode: s
             sol = function(f, y0, *args, batch_ndim=problem.batch_ndim, **options)
         return sol.y, sol.steps.max()
 
-    return build(problem, solve, cell=call == "fixed_point", mode=mode, device=device)
+    return build(problem, solve, call=call, mode=mode, device=device)
 
 
 def newton(f: Any, y0: Any, args: Any, jacobian: Any, tolerance: float, steps: int = 100) -> tuple[Any, Any, int]:
@@ -123,7 +122,7 @@ def by_hand(
         return value, steps
 
     solve = {"newton": by_newton, "elementwise": elementwise, "fixed point": by_iteration}[method]
-    return build(problem, solve, cell=method == "fixed point", mode=mode, device=device)
+    return build(problem, solve, call="fixed_point" if method == "fixed point" else "root", mode=mode, device=device)
 
 
 def _iterate(step: Callable[[Any], Any], y: Any, tolerance: float) -> tuple[Any, int]:
@@ -149,7 +148,7 @@ def torchdeq(problem: Problem, *, device: str, mode: str = "same", damping: floa
         roots, info = deq(function, start)
         return roots[-1] if problem.batch_ndim else roots[-1][0], info["nstep"].max()
 
-    return build(problem, solve, cell=not damping, mode=mode, device=device)
+    return build(problem, solve, call="root" if damping else "fixed_point", mode=mode, device=device)
 
 
 def torchopt(
@@ -195,7 +194,7 @@ def xitorch(
     def solve(f: Any, y0: Any, args: Any) -> tuple[Any, Any]:
         return function(f, y0, params=args, bck_options=backward or {}, **options), None
 
-    return build(problem, solve, cell=call == "equilibrium", mode=mode, device=device)
+    return build(problem, solve, call="fixed_point" if call == "equilibrium" else "root", mode=mode, device=device)
 
 
 def unrolled(
@@ -223,4 +222,4 @@ def unrolled(
         return y, count
 
     solve = {"newton": by_newton, "elementwise": elementwise, "fixed point": by_iteration}[method]
-    return build(problem, solve, cell=method == "fixed point", mode=mode, device=device)
+    return build(problem, solve, call="fixed_point" if method == "fixed point" else "root", mode=mode, device=device)

@@ -11,6 +11,7 @@ from benchmarks.workloads.dense import DENSE
 from benchmarks.workloads.deq import DEQ
 from benchmarks.workloads.elementwise import KEPLER, VOLATILITY
 from benchmarks.workloads.memory import MEMORY
+from benchmarks.workloads.minima import CURVES, LOGISTIC, RIDGE
 from benchmarks.workloads.overhead import OVERHEAD
 from benchmarks.workloads.scaling import SCALING
 from benchmarks.workloads.slow import SLOW
@@ -28,4 +29,7 @@ WORKLOADS: dict[str, Workload] = {
     "condition": CONDITION,
     "memory": MEMORY,
     "scaling": SCALING,
+    "curves": CURVES,
+    "ridge": RIDGE,
+    "logistic": LOGISTIC,
 }
