@@ -65,23 +65,31 @@ def _few_compiled_programs() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before the cases are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let JAX, which compiles for each case, take one case of each test; the others wait for test-all.
+    """Leave to test-all what another case says already.
 
-    NumPy and PyTorch take all. JAX takes each value once of a test that is marked `each_in_jax`. Without jit, whose
-    loops are those with jit, it takes one case of each test that tells the two apart; tests/jax has more of them.
+    Inputs of NumPy that are read-only promise more than those that are not. PyTorch takes each value of the parameters
+    once, not their product, which NumPy takes. JAX compiles for each case: it takes one of each test, or each value
+    once where that is marked `each_in_jax`, or none where another test is named that holds the same of its programs.
+    Without jit, whose loops are those with jit, it takes one case of each test that tells the two apart; tests/jax has
+    more of them.
     """
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
         if hasattr(item, "callspec") and not item.get_closest_marker("exhaustive"):
             for value in item.callspec.params.values():
                 name = getattr(value, "name", value)
-                if isinstance(name, str) and name in ("jax", "jax-jit"):
+                if isinstance(name, str) and name in HARNESSES:
                     cases.setdefault((item.nodeid.partition("[")[0], name), []).append(item)
     for (test, name), of_test in cases.items():
-        some = cover([{(of, id(value)) for of, value in item.callspec.params.items()} for item in of_test])
-        if name == "jax" and (test, "jax-jit") in cases:
+        values = [item.callspec.params.items() for item in of_test]
+        some = cover([{(of, id(getattr(value, "name", value))) for of, value in each} for each in values])
+        if name == "numpy-readonly" or (name == "numpy" and (test, "numpy-readonly") not in cases):
+            continue
+        if name == "numpy" or (name != "torch" and of_test[0].get_closest_marker("elsewhere_in_jax")):
+            some = []
+        elif name == "jax" and (test, "jax-jit") in cases:
             some = some[:1] if "jax-jit" in inspect.getsource(of_test[0].function) else []
-        elif not of_test[0].get_closest_marker("each_in_jax"):
+        elif name != "torch" and not of_test[0].get_closest_marker("each_in_jax"):
             some = some[:1]
         for place, item in enumerate(of_test):
             if place not in some:

@@ -12,6 +12,7 @@ from array_api_compat import array_namespace
 import rootdiff
 from rootdiff import _verdict
 from tests import strict
+from tests.harness import covering
 
 BRACKETING = ("chandrupatla", "itp", "bisection", "bracketed_newton")
 SOLVERS = [name for name in rootdiff.available_solvers("strict") if name not in BRACKETING]
@@ -59,8 +60,7 @@ def _both(entry: str, *args: Any, **options: Any) -> tuple[Any, Any]:
     return own, other
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("solver", "problem"), covering(SOLVERS, [*PROBLEMS], together=1))
 def test_a_solver(solver: str, problem: str) -> None:
     f, y0, a, options = PROBLEMS[problem]
     own, _ = _both("root", f, y0, a, solver=solver, on_failure="ignore", **options)
@@ -102,8 +102,7 @@ def test_a_fixed_point(solver: str) -> None:
     assert own.converged
 
 
-@pytest.mark.parametrize("problem", ENDS)
-@pytest.mark.parametrize("solver", ["auto", "broyden"])
+@pytest.mark.parametrize(("solver", "problem"), covering(["auto", "broyden"], [*ENDS], together=1))
 def test_a_verdict(solver: str, problem: str) -> None:
     f, y0, a = ENDS[problem]
     _both("root", f, y0, a, solver=solver, on_failure="ignore", batch_ndim=1)
@@ -123,8 +122,9 @@ def test_a_batch_that_becomes_smaller() -> None:
     assert own.steps[-1] > 2 * own.steps[0]
 
 
-@pytest.mark.parametrize("adjoint", rootdiff.available_adjoints("strict"))
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    ("adjoint", "problem"), covering(rootdiff.available_adjoints("strict"), [*PROBLEMS], together=1)
+)
 def test_a_derivative(adjoint: str, problem: str) -> None:
     f, y0, a, options = PROBLEMS[problem]
     own, other = _both("root", f, y0, a, solver="newton", adjoint=adjoint, **options, on_failure="ignore")

@@ -28,6 +28,7 @@ def cell_residual(y: Any, theta: Any) -> Any:
     return xp.tanh(y @ xp.asarray(WEAK.T) + drive) - y
 
 
+@pytest.mark.elsewhere_in_jax("tests/jax/test_vmap.py::test_systems_of_a_batch_stop_each_on_its_own")
 @pytest.mark.parametrize("solver", NATIVE)
 def test_batch_equals_systems_alone(backend: Harness, solver: str) -> None:
     together = backend.solve(cell_residual, STARTS, THETA, solver=solver, batch_ndim=1)
@@ -83,6 +84,7 @@ def test_batch_gradient_is_sum_of_systems(backend: Harness, adjoint: str) -> Non
     np.testing.assert_allclose(together.derivative[0], sum(alone), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.elsewhere_in_jax("tests/jax/test_vmap.py::test_systems_of_a_batch_stop_each_on_its_own")
 @pytest.mark.parametrize("name", [name for name in HARNESSES if "jit" not in name])
 @given(order=st.permutations(range(4)))
 def test_batch_order_does_not_matter(name: str, order: list[int]) -> None:

@@ -83,6 +83,7 @@ def test_gradients_are_those_of_the_whole_batch(backend: Harness) -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-8)  # NumPy's differences: eps^(2/3), at points 1e-16 apart
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_compaction.py::test_roots_steps_and_statuses_are_those_of_the_whole_batch")
 def test_a_fixed_point_is_compacted_too(backend: Harness) -> None:
     def cell(z: Any, rate: Any) -> Any:
         return array_namespace(z).cos(z) * rate[..., None]
@@ -113,6 +114,7 @@ def test_finished_systems_are_not_evaluated() -> None:
     assert rows.count(1) == sol.steps[5] - easy
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_compaction.py::test_roots_steps_and_statuses_are_those_of_the_whole_batch")
 def test_containers_are_marked_as_a_whole_or_leaf_by_leaf(backend: Harness) -> None:
     def nested(y: Any, args: Any) -> Any:
         return residual(y, args["scale"] * args["both"][0], args["both"][1])

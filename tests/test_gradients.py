@@ -94,6 +94,7 @@ def test_vjp_is_closed_form(name: str, solver: str, adjoint: str) -> None:
     check()
 
 
+@pytest.mark.elsewhere_in_jax("tests/jax/test_failure.py::test_float32_throughout")
 @pytest.mark.parametrize("name", HARNESSES)
 @pytest.mark.parametrize("solver", ["newton", "anderson"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -119,6 +120,7 @@ def test_jvp_is_closed_form(name: str, solver: str, adjoint: str, family: str) -
     np.testing.assert_allclose(out.derivative, case.sensitivity(out.y) @ v, **EXACT)
 
 
+@pytest.mark.elsewhere_in_jax("tests/jax/test_first_order.py::test_initial_guess_has_no_gradient")
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_gradient_does_not_depend_on_the_start(name: str) -> None:
     backend: Harness = HARNESSES[name]()

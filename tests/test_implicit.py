@@ -168,6 +168,7 @@ def test_large_systems(backend: Harness, n: int) -> None:
     assert not bool(off.solution.converged)
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_implicit.py::test_vjp_and_jvp_are_those_of_the_root")
 def test_float32(backend: Harness) -> None:
     y, theta = closed_form(THETA).astype(np.float32), THETA.astype(np.float32)
     found = backend.vjp(residual, y, theta, w=W.astype(np.float32), entry="implicit")
@@ -224,6 +225,7 @@ def test_torch_second_order_and_torch_func() -> None:
     np.testing.assert_allclose(jacobian(torch.tensor(thetas), roots), sensitivity(thetas), rtol=1e-9)
 
 
+@pytest.mark.exhaustive  # by the same rule, of `implicit.wrap`: test_wrap_in_jax_whatever_the_solver_is_made_of
 def test_jax_second_order_vmap_and_jit() -> None:
     import jax
     import jax.numpy as jnp
@@ -315,6 +317,7 @@ def test_pytrees_and_a_residual_of_another_structure(package: str, name: str) ->
     assert found.y["last"].shape == (1,)
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_implicit.py::test_vjp_and_jvp_are_those_of_the_root")
 def test_a_batch_may_return_its_equations_one_by_one(backend: Harness) -> None:
     theta = THETA * np.array([[1.0], [1.3], [0.6]])
 
@@ -326,6 +329,7 @@ def test_a_batch_may_return_its_equations_one_by_one(backend: Harness) -> None:
     np.testing.assert_allclose(found.derivative[0], np.einsum("i,bij->bj", W, sensitivity(theta)), rtol=1e-7)
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_implicit.py::test_vjp_and_jvp_are_those_of_the_root")
 def test_real_equations_of_a_complex_unknown_and_the_other_way_round(backend: Harness) -> None:
     def real(z: Any, a: Any) -> Any:  # z^2 = a + 2i
         xp = array_namespace(z)
@@ -521,7 +525,13 @@ def _by_callback(y0: Any, theta: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("solver", [_by_loop, _by_callback], ids=["while_loop", "pure_callback"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(_by_loop, marks=pytest.mark.exhaustive, id="while_loop"),
+        pytest.param(_by_callback, id="pure_callback"),
+    ],
+)
 def test_wrap_in_jax_whatever_the_solver_is_made_of(solver: Any) -> None:
     """Neither has a derivative in reverse mode, and the callback has none at all; y0 has none either."""
     import jax

@@ -24,6 +24,7 @@ def test_the_derivative_of_gauss_newton_would_be_another() -> None:
     assert np.abs(of_gauss_newton - SQUARES.sensitivity(theta)).max() > 0.05
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_minima.py::test_transforms_of_jax")
 @EACH
 def test_vjp_and_jvp(backend: Harness, case: Minimum) -> None:
     pulled = backend.vjp(case.function, case.start, case.theta, w=W, entry=case.entry)

@@ -38,3 +38,14 @@ def test_the_history_of_counts_has_the_same_counts_in_each_entry() -> None:
     entries = json.loads(text("benchmarks/history.json"))
     assert {frozenset(entry) for entry in entries} == {frozenset(("commit", "date", "versions", "counts"))}
     assert all(value > 0 for entry in entries for value in entry["counts"].values())
+
+
+def test_what_jax_leaves_to_another_test_is_tested_there() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"elsewhere_in_jax\(\"([^:]+)::(\w+)\"\)", tests)
+    assert len(named) == tests.count("@pytest.mark.elsewhere_in_jax(") > 0
+    for file, name in named:
+        marks = re.search(rf"((?:^@.*\n)*)^def {name}\(", text(file), re.M)
+        assert marks, f"{file} has no {name}"
+        assert "elsewhere_in_jax" not in marks[1]
+        assert not re.search(r"^@pytest.mark.exhaustive", marks[1], re.M)

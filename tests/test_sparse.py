@@ -161,6 +161,9 @@ def test_vmap_and_jit_of_a_solve_with_a_pattern() -> None:
         np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(by_jax)))(many), wanted, rtol=1e-9)
 
 
+@pytest.mark.elsewhere_in_jax(
+    "tests/test_sparse.py::test_a_pattern_that_lacks_an_entry_is_never_believed_in_a_derivative"
+)
 def test_a_pattern_that_lacks_an_entry_is_never_believed_in_a_step(package: Harness) -> None:
     for solver in ("newton", "auto") if package.name != "jax" else ("newton",):
         with pytest.raises(rootdiff.RootdiffError, match="jac_sparsity") as error:
@@ -252,6 +255,7 @@ def test_an_empty_row_is_a_singular_jacobian(package: Harness) -> None:
     assert found.status == Status.SINGULAR
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_sparse.py::test_the_root_and_its_derivatives_are_those_of_the_closed_form")
 def test_a_dense_row_costs_one_product_with_the_transpose(package: Harness) -> None:
     def bordered(y: Any, a: Any) -> Any:
         xp = namespace(y)
@@ -339,6 +343,7 @@ def test_detection_finds_each_entry_and_hardly_more(package: Harness) -> None:
     assert calls[0] < 1000
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_sparse.py::test_the_root_and_its_derivatives_are_those_of_the_closed_form")
 def test_a_fixed_point_takes_the_pattern_of_its_cell(package: Harness) -> None:
     def cell(z: Any, a: Any) -> Any:
         return 3 * namespace(z).cos(rolled(z, 1)) + a[0]
@@ -418,6 +423,7 @@ def test_factors_survive_where_the_diagonal_is_no_pivot() -> None:
             np.testing.assert_allclose(x, np.linalg.solve(dense, rhs.T).T / [[1], [3]], rtol=1e-10)
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_sparse.py::test_the_root_and_its_derivatives_are_those_of_the_closed_form")
 @pytest.mark.parametrize("package", ["torch", "jax"], indirect=True)  # differences of float32 tell three digits
 def test_single_precision_takes_a_pattern(package: Harness) -> None:
     found = package.vjp(

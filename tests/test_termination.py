@@ -252,7 +252,6 @@ class _Raising(rootdiff.Solver):
         raise self.error
 
 
-@pytest.mark.each_in_jax
 @pytest.mark.parametrize(
     "error",
     [

@@ -142,6 +142,7 @@ def test_systems_taken_out_of_a_batch_keep_their_sizes() -> None:
     np.testing.assert_array_equal(smaller.backend.scale, [[3.0], [1.0]])  # type: ignore[attr-defined]
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_y_scale.py::test_jax_takes_the_size_as_a_value")
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_pytree_has_a_size_per_leaf(name: str) -> None:
     rd, array = package(name)
@@ -157,6 +158,7 @@ def test_a_pytree_has_a_size_per_leaf(name: str) -> None:
     np.testing.assert_allclose(np.asarray(sol.y["count"]), [1e12 * root] * 2, rtol=1e-11)
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_y_scale.py::test_jax_takes_the_size_as_a_value")
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_complex_unknown_has_one_size(name: str) -> None:
     rd, array = package(name)
@@ -165,6 +167,7 @@ def test_a_complex_unknown_has_one_size(name: str) -> None:
     np.testing.assert_allclose(np.asarray(sol.y), 1e-9 * (1 + 3j), rtol=1e-11)
 
 
+@pytest.mark.elsewhere_in_jax("tests/test_y_scale.py::test_jax_takes_the_size_as_a_value")
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_fixed_point_has_a_size_too(name: str) -> None:
     rd, array = package(name)

@@ -24,10 +24,10 @@ def solve(solver: str, adjoint: str) -> Callable[[Any], Any]:
 @pytest.mark.parametrize(
     ("solver", "adjoint", "jit"),
     [
-        (HYBR, "gmres", True),  # Newton's method and LU: of a batch in test_vmap
-        *(
+        *(  # of a batch in test_vmap, of what a residual closes over in test_closures
             pytest.param(*case, marks=pytest.mark.exhaustive)
             for case in [
+                (HYBR, "gmres", True),
                 (NEWTON, "gmres", True),
                 (HYBR, "lu", False),
                 (NEWTON, "lu", True),
@@ -49,10 +49,12 @@ def test_hessian(solver: str, adjoint: str, jit: bool) -> None:
 @pytest.mark.parametrize(
     ("outer", "inner"),
     [
-        (jax.jacrev, jax.jacfwd),
         (jax.jacfwd, jax.jacfwd),
-        # the hessian above; and what the residuals below, and those with a rule of their own, are differentiated by
-        *(pytest.param(outer, jax.jacrev, marks=pytest.mark.exhaustive) for outer in (jax.jacfwd, jax.jacrev)),
+        # by a scan of roots; by the hessian; by the residuals below, and by those with a rule of their own
+        *(
+            pytest.param(*pair, marks=pytest.mark.exhaustive)
+            for pair in [(jax.jacrev, jax.jacfwd), (jax.jacfwd, jax.jacrev), (jax.jacrev, jax.jacrev)]
+        ),
     ],
 )
 def test_mixed_second_order(outer: Any, inner: Any) -> None:

@@ -40,6 +40,7 @@ VARIANTS = [
 FEW = (Newton(memory=5), LevenbergMarquardt(geodesic=True, radius=1.0), Chord())
 
 
+@pytest.mark.elsewhere_in_jax("tests/jax/test_vmap.py::test_systems_of_a_batch_stop_each_on_its_own")
 @pytest.mark.parametrize(("backend", "solver"), on_backends(VARIANTS, FEW))
 def test_a_batch_gives_what_each_system_gives(backend, solver):
     a = np.array(1.5)
@@ -201,6 +202,7 @@ def test_pseudo_transient_of_the_other_sign(backend, solver):
 _DF_SANE = DFSane(max_steps=3000, atol=1e-10)
 
 
+@pytest.mark.elsewhere_in_jax("tests/jax/test_custom_rules.py::test_a_cell_that_calls_numpy")
 @pytest.mark.parametrize(("backend", "solver"), on_backends([_DF_SANE], [_DF_SANE]))
 def test_df_sane_needs_no_derivatives(backend, solver):
     # La Cruz, Martinez & Raydan (2006), test function 1 at n = 100: exponential function 1
