@@ -13,6 +13,7 @@ import pytest
 import rootdiff
 from rootdiff import Status
 from rootdiff._operator import by_entries
+from rootdiff.linear import _contract
 from rootdiff.linear._condition import row_sizes
 from tests.harness import HARNESSES
 
@@ -61,6 +62,14 @@ def test_a_row_without_terms_is_as_large_as_its_right_hand_side(arrays: Any, for
     operator = operator if form == "products" else by_entries(operator)
     sizes = row_sizes(operator, arrays.array(np.zeros(shape)), arrays.array(np.ones(shape)))
     np.testing.assert_array_equal(arrays.numpy(sizes), np.ones(shape))
+
+
+def test_a_row_that_is_looked_at_again_is_as_large_as_its_right_hand_side(numpy_arrays: Any) -> None:
+    operator, size = numpy_arrays.operator(np.eye(80)), np.ones(80)  # by the products alone every row is zero
+    eps = np.finfo(float).eps
+    for part, stable in ((1.0, True), (80.0, False)):
+        solved = _contract._Solved(0 * size, residual=part * _contract.MARGIN * eps * size)
+        assert _contract._stable_by_row(operator, solved, size, 0 * size, np.True_) == stable
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax-jit"])

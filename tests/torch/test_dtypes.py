@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import rootdiff_torch as rd
+from tests.harness import covering
 from tests.torch.problem import KINDS, THETA, THETAS, B, W, close, loss, residual, solve, unrolled
 
 ZERO = torch.zeros(3, dtype=torch.float64)
@@ -61,6 +64,14 @@ def test_float32(solver: str, adjoint: str) -> None:
     close(actual.double(), torch.autograd.grad(expected.sum(), reference)[0], 1e-4)
 
 
+HALVES = [
+    *product(
+        (torch.bfloat16, torch.float16),
+        ("df_sane", "levenberg_marquardt", "pseudo_transient", "newton_krylov", "auto"),
+    )
+]
+
+
 @pytest.mark.transform("half precision state without autocast")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half(dtype: torch.dtype) -> None:
@@ -79,10 +90,10 @@ def test_minima_of_half_precision(dtype: torch.dtype) -> None:
         close(entry(function, torch.zeros(2, dtype=dtype)).y.float(), torch.full((2,), 2.0), 5e-2)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("solver", ["df_sane", "levenberg_marquardt", "pseudo_transient", "newton_krylov", "auto"])
-@pytest.mark.parametrize("adjoint", ["lstsq", "gmres", "lsmr"])
-def test_half_precision_by_other_methods(dtype: torch.dtype, solver: str, adjoint: str) -> None:
+@pytest.mark.parametrize(("dtype_and_solver", "adjoint"), covering(HALVES, ["lstsq", "gmres", "lsmr"], together=1))
+def test_half_precision_by_other_methods(dtype_and_solver: tuple[torch.dtype, str], adjoint: str) -> None:
+    dtype, solver = dtype_and_solver
+
     def run(w: Tensor, b: Tensor, **options: str) -> tuple[Tensor, Tensor]:
         b = b.clone().requires_grad_()
         y = rd.root(lambda y, b: y - 0.2 * torch.tanh(y @ w.mT) - b, torch.zeros_like(b), b, batch_ndim=1, **options).y
