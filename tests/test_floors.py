@@ -78,6 +78,7 @@ FLOORS = {
     "_spectrum": 5,
     "_numpy_words": 5,
     "_numpy_squares": 5,
+    "petsc": 6,
     "plot": 6,
     "_numpy_adapter": 5,
     "testing": 6,

@@ -139,12 +139,17 @@ class SparseLU(LU):
             raise ArgumentError(f"SparseLU: {self.library} is not installed. pip install 'rootdiff[{self.library}]'.")
 
     def factor(self, operator: LinearOperator) -> Inverse:
-        if not isinstance(operator.original, Sparse) and not is_dense(operator.shape[:-1]):
-            raise ArgumentError(
-                "sparse_lu: nothing tells where the Jacobian has entries, and it is too large to be formed. Give "
-                "jac_sparsity='detect', ('banded', (l, u)) or a sparse array of SciPy; or take adjoint='gmres'."
-            )
+        check_entries(operator)
         return super().factor(operator)
+
+
+def check_entries(operator: LinearOperator) -> None:
+    """Raise if no pattern tells the entries of matrices that are too large to be formed."""
+    if not isinstance(operator.original, Sparse) and not is_dense(operator.shape[:-1]):
+        raise ArgumentError(
+            "sparse_lu: nothing tells where the Jacobian has entries, and it is too large to be formed. Give "
+            "jac_sparsity='detect', ('banded', (l, u)) or a sparse array of SciPy; or take adjoint='gmres'."
+        )
 
 
 def _is_start(inverse: Inverse, operator: LinearOperator) -> bool:

@@ -66,23 +66,15 @@ class SciPy(Solver):
     rtol: float | None = runtime(None)
     atol: float | None = runtime(None)
     max_steps: int = runtime(1000, least=1)
+    library = "SciPy"
 
     def solve(self, residual: Residual, y0: Array) -> RawSolution:
         xp = residual.xp
-        check_reach(f"{self.method} of SciPy", residual)
+        check_reach(f"{self.method} of {self.library}", residual)
         solver = self.resolved(y0.dtype, xp)
         first = residual(y0)
         first_norm = max_norm(xp, first)
-        settings = {name: getattr(solver, name) for name in runtime_settings(type(self))}
-        settings = {name: value for name, value in settings.items() if value is not None}
-        exact = self.method in ("hybr", "lm") and residual.differentiable
-
-        def solve_batch(evaluate: _OnHost, jacobian: _OnHost, y0: Any, *values: Any) -> Any:
-            # in a compiled program the settings are known on the host only
-            known = with_settings(self, **dict(zip(settings, values, strict=True)))
-            return known._solve_batch(evaluate, jacobian if exact else None, y0)
-
-        y, steps = residual.backend.on_host(solve_batch, residual, y0, *settings.values())
+        y, steps = solver.found(residual, y0)
         norm = max_norm(xp, residual(y))
         status = status_where(xp, steps >= self.max_steps, Status.MAX_STEPS, Status.STALLED)
         status = xp.where(xp.isfinite(first_norm), status, int(Status.NONFINITE_START))
@@ -93,6 +85,19 @@ class SciPy(Solver):
         return judged(
             solver, residual, y0, first, corrected(solver, residual, first_norm, raw, failed), started & failed
         )
+
+    def found(self, residual: Residual, y0: Array) -> tuple[Array, Array]:
+        """Return the points, (*batch, n), at which the library stops, and the steps, (*batch)."""
+        settings = {name: getattr(self, name) for name in runtime_settings(type(self))}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        exact = self.method in ("hybr", "lm") and residual.differentiable
+
+        def solve_batch(evaluate: _OnHost, jacobian: _OnHost, y0: Any, *values: Any) -> Any:
+            # in a compiled program the settings are known on the host only
+            known = with_settings(self, **dict(zip(settings, values, strict=True)))
+            return known._solve_batch(evaluate, jacobian if exact else None, y0)
+
+        return residual.backend.on_host(solve_batch, residual, y0, *settings.values())
 
     def _solve_batch(self, evaluate: _OnHost, jacobian: _OnHost | None, y0: Any) -> tuple[Any, Any]:
         """Return the roots, (*batch, n), and the steps, (*batch); all arrays are NumPy's.
@@ -105,10 +110,10 @@ class SciPy(Solver):
             finite = np.isfinite(evaluate(y)).all(axis=-1)
             for index in np.ndindex(steps.shape):
                 if finite[index]:
-                    y[index], steps[index] = self._solve_one(_System(evaluate, jacobian, y, index))
+                    y[index], steps[index] = self._solve_one(System(evaluate, jacobian, y, index))
         return y, steps
 
-    def _solve_one(self, system: _System) -> tuple[Any, int]:
+    def _solve_one(self, system: System) -> tuple[Any, int]:
         """Run SciPy, again from its end point as long as that helps, until our residual test holds."""
         first = system.best_norm
         steps = 0
@@ -121,7 +126,7 @@ class SciPy(Solver):
                 break
         return system.best, steps
 
-    def _explained(self, system: _System, first: float) -> tuple[bool, float]:
+    def _explained(self, system: System, first: float) -> tuple[bool, float]:
         """Return whether changes of y within tolerance explain each row of f, and their largest change of f."""
         deep = np.asarray(is_deep(self, system.best_norm, first))
         allowed = allowed_error(np, self, system.best, start_scale(np, system.best), deep)
@@ -129,7 +134,7 @@ class SciPy(Solver):
         change = np.abs(system.probe(system.best + np.sin(np.arange(1, f.size + 1) ** 2 + 1.0) * allowed) - f)
         return bool(np.all(np.abs(f) <= change)), float(np.max(change))
 
-    def _run(self, system: _System, goal: float) -> int:
+    def _run(self, system: System, goal: float) -> int:
         """Run SciPy once from the best point so far; return the steps it took."""
         if self.method in ("hybr", "lm"):
             options: dict[str, Any] = {"xtol": self.rtol, "eps": float(np.finfo(system.best.dtype).eps)}
@@ -186,7 +191,7 @@ def _quiet() -> Iterator[None]:
         _HERE.depth -= 1
 
 
-class _System:
+class System:
     """One system of a batch as SciPy wants it, with the best point that it was asked about."""
 
     def __init__(self, evaluate: _OnHost, jacobian: _OnHost | None, y: Any, index: Any) -> None:
