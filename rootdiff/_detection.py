@@ -24,8 +24,8 @@ from rootdiff._sparsity import TOGETHER, Pattern, Places
 #: Buckets at first, and at most: what is not told by these is a dense row.
 _BUCKETS, _MOST = 32, 512
 _ROUNDS = 30
-#: A product smaller than this part of its row is nothing.
-_NOTHING = 1e-9
+#: A product smaller than this part of its row is nothing: of differences, and else.
+_NOTHING, _NOTHING_EXACT = 1e-9, 1e-11
 #: So is one of differences that is not larger than so many times what another step changes along so many vectors.
 _MARGIN, _COMPARED = 8.0, 4
 #: A row of which differences tell no more than this part is taken as full.
@@ -95,11 +95,12 @@ class _Probe:
         backend, self.n = self.residual.backend, self.y.shape[-1]
         eps = float(backend.xp.finfo(self.y.dtype).eps)
         self.differences = backend.precision(self.y.dtype) > eps
-        self.base: int = _BASE if self.differences or self.n * eps > _NOTHING else self.n
+        nothing = _NOTHING if self.differences else _NOTHING_EXACT
+        self.base: int = _BASE if self.differences or self.n * eps > _CLOSE * nothing else self.n
         self.digits = 1
         while self.base**self.digits < self.n:
             self.digits += 1
-        self.step, self.nothing = eps ** (1 / 3), max(_NOTHING, 100 * eps)
+        self.step, self.nothing = eps ** (1 / 3), max(nothing, 100 * eps)
         self.random = np.random.default_rng(0)
         self.noise = self._noise()
         self.size, self.known = np.zeros(len(self.noise)), sp.csr_array((len(self.noise), self.n))

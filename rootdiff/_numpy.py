@@ -243,12 +243,13 @@ class NumpyBackend(Backend):
     ) -> tuple[Function, Function, Callable[[], Array], Callable[[], Array]]:
         slopes = cache(lambda: self.slopes(function, (y,), function(y), self.box, self.scale))
         matrix, found = cache(lambda: slopes().jacobian(not self.quick)), cache(lambda: slopes().jacobian())
+        lengths = cache(lambda: self.lengths(y))
 
         def matvec(v: Array) -> Array:
             # a step of a solve is served by one difference; a derivative by a matrix, if that fits
             if (is_dense if self.quick else fits)(y.shape) or v.shape != y.shape:
                 return np.matvec(matrix().value, v)
-            return slopes().product(v, self.lengths(y))
+            return slopes().product(v, lengths())
 
         return (
             matvec,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
@@ -22,11 +22,13 @@ _WAYS: tuple[dict[str, Any], ...] = (
     {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 1e-3, "options": {"SymmetricMode": True}},
     {"permc_spec": "COLAMD", "diag_pivot_thresh": 1.0},
 )
+#: A matrix so far from symmetric, by differences, counts as such; the part of a residual, and the cycles, of multigrid.
+_SYMMETRIC, _REDUCED, _CYCLES = 1e-6, 1e-10, 100
 #: What rslab has found out of each pattern.
 _ANALYSED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-Library = Literal["superlu", "rslab", "pardiso"]
+Library = Literal["superlu", "rslab", "pardiso", "pyamg"]
 #: The module of each.
-_MODULES: dict[Library, str] = {"superlu": "scipy", "rslab": "rslab", "pardiso": "pypardiso"}
+_MODULES: dict[Library, str] = {"superlu": "scipy", "rslab": "rslab", "pardiso": "pypardiso", "pyamg": "pyamg"}
 
 
 def is_there(library: Library) -> bool:
@@ -37,7 +39,7 @@ def is_there(library: Library) -> bool:
 def ways(library: str, pattern: Any, matrix: Any) -> Iterator[Solve]:
     """Yield what solves with a `matrix`, in rows, of a `pattern`: that of the `library`, and those of SuperLU."""
     if library != "superlu":
-        yield from {"rslab": _rslab, "pardiso": _pardiso}[library](pattern, matrix)
+        yield from {"rslab": _rslab, "pardiso": _pardiso, "pyamg": _pyamg}[library](pattern, matrix)
     columns = matrix.tocsc()
     for way in _WAYS:
         try:
@@ -87,3 +89,23 @@ def _pardiso(pattern: Any, matrix: Any) -> Iterator[Solve]:
         return
     if not solver.get_iparm(14):  # the pivots that were too small, and were made larger
         yield solve
+
+
+def _pyamg(pattern: Any, matrix: Any) -> Iterator[Solve]:
+    """Krylov steps behind multigrid, by smoothed aggregation: for large grids, of which factors would fill memory."""
+    amg, sign = import_module("pyamg"), np.sign(matrix.trace()) or 1.0
+    symmetric = abs(matrix - matrix.T).max() <= _SYMMETRIC * abs(matrix).max()
+    kind, steps = ("symmetric", "cg") if symmetric else ("nonsymmetric", "bicgstab")
+
+    @cache
+    def levels(transpose: bool) -> Any:
+        return amg.smoothed_aggregation_solver(sign * (matrix.T if transpose else matrix).tocsr(), symmetry=kind)
+
+    def solve(rhs: Any, transpose: bool) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cycles = levels(transpose and not symmetric)
+            found = [cycles.solve(sign * column, tol=_REDUCED, maxiter=_CYCLES, accel=steps) for column in rhs.T]
+        return np.stack(found, axis=-1)
+
+    yield solve

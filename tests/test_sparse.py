@@ -517,7 +517,7 @@ def test_a_large_sparse_root_at_the_rounding_of_its_residual_is_one_and_its_erro
 
 
 #: The libraries that are extras, and the modules that they are.
-LIBRARIES = {"rslab": "rslab", "pardiso": "pypardiso"}
+LIBRARIES = {"rslab": "rslab", "pardiso": "pypardiso", "pyamg": "pyamg"}
 
 
 @pytest.mark.parametrize("package", PACKAGES, indirect=True)

@@ -13,8 +13,8 @@ from rootdiff.linear._base import Point
 from rootdiff.linear._cg import CG, is_symmetric, probes
 from rootdiff.linear._krylov import Krylov, Product
 
-#: Default restart, and unknowns up to which there is none: (n + 1)^2 numbers are little memory then.
-_RESTART, _UNRESTARTED = 30, 100
+#: Default restart: the most vectors, fewer where they would have more numbers than this, but no fewer than the last.
+_RESTART, _NUMBERS, _LEAST = 100, 2**19, 30
 
 
 class _Cycle(NamedTuple):
@@ -40,7 +40,7 @@ class GMRES(Krylov):
         As for `Krylov`.
     restart : int, optional
         Krylov vectors kept before a restart; memory is ``(restart + 1) * n`` per system. Default: n (no restart, which
-        may stagnate) for at most 100 unknowns, else 30.
+        may stagnate) for at most 100 unknowns, else 100, but above 5242 unknowns as many as 4 MB hold, at least 30.
 
     References
     ----------
@@ -59,7 +59,7 @@ class GMRES(Krylov):
 
     def _first(self, operator: LinearOperator, rhs: Array, size: Array, goal: Array) -> Point:
         first = super()._first(operator, rhs, size, goal)
-        unrestarted = rhs.shape[-1] <= (self.restart or _UNRESTARTED)
+        unrestarted = rhs.shape[-1] <= (self.restart or _RESTART)
         if unrestarted or self._preconditions or isinstance(operator.original, OfFixedPoint):
             return first
         backend, xp = operator.backend, operator.backend.xp
@@ -78,7 +78,7 @@ class GMRES(Krylov):
         backend, xp = operator.backend, operator.backend.xp
         precondition = self._precondition(operator, residual)
         n = residual.shape[-1]
-        m = min(self.restart or (n if n <= _UNRESTARTED else _RESTART), n)
+        m = min(self.restart or min(_RESTART, max(_LEAST, _NUMBERS // n)), n)
         safe = xp.where(norm > 0, norm, 1.0)[..., None]
         first = (residual / safe)[..., None, :]
         steps = _indices(xp, residual, m + 1)

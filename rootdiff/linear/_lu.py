@@ -109,10 +109,11 @@ class SparseLU(LU):
 
     Parameters
     ----------
-    library : {"superlu", "rslab", "pardiso"}
+    library : {"superlu", "rslab", "pardiso", "pyamg"}
         What makes the factors: SciPy; rslab (extra `rslab`), KLU for networks and a supernodal elimination for grids,
-        whose analysis of a pattern is kept; MKL's PARDISO (extra `pardiso`). Where a library finds no pivot, or its
-        factors are not good, SuperLU's are taken. In steps and in the derivative it is that of the solver:
+        whose analysis of a pattern is kept; MKL's PARDISO (extra `pardiso`); in place of factors pyamg's multigrid
+        (extra `pyamg`), for grids whose factors would fill the memory. Where a library finds no pivot, or its
+        solutions are not good, SuperLU's factors are taken. In steps and in the derivative it is that of the solver:
         ``solver=Newton(linear=SparseLU(library="rslab"))``.
 
     References

@@ -68,7 +68,7 @@ class NewtonKrylov(IterativeSolver):
     array([2., 1.])
     """
 
-    linear: Krylov = field(default_factory=lambda: GMRES(restart=30, max_restarts=10))
+    linear: Krylov = field(default_factory=lambda: GMRES(max_restarts=10))
     preconditioner: Callable[[Array, Array], Array] | None = None
 
     short_steps = 1
