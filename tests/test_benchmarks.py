@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import measure
+from benchmarks import measure, sparse_memory
 from benchmarks.contenders import LIBRARIES, missing
 from benchmarks.report import main, markdown
 from benchmarks.workloads import WORKLOADS
@@ -130,3 +130,12 @@ def test_every_workload_has_each_library():
             assert given == set(LIBRARIES) - {"floor", "TorchDEQ", "xitorch", "CasADi"} - UNROLLED, name
         elif name not in ("memory", "scaling"):
             assert given == set(LIBRARIES), name
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("package", ["rootdiff", "rootdiff_torch", "rootdiff_jax"])
+@pytest.mark.parametrize(("case", "size", "library"), [("chain", 10**6, "superlu"), ("grid", 1024, "pyamg")])
+def test_a_million_sparse_unknowns_are_solved_and_differentiated_within_memory(package, case, size, library):
+    if library == "pyamg":
+        pytest.importorskip("pyamg")
+    assert sparse_memory.peak(package, case, size, library) <= sparse_memory.LIMIT
