@@ -164,13 +164,10 @@ def check_meaning(backend: Backend, name: str, tree: Any) -> None:
 def check_tangent(index: int, leaf: Any, tangent: Any) -> None:
     """Raise if there is a tangent for a leaf of args that is not differentiated."""
     if not is_parameter(leaf) and tangent is not None:
+        dtype = getattr(leaf, "dtype", None)
+        described = with_article(type(leaf).__name__) + (f" of {dtype}" if dtype is not None else "")
         raise ArgumentError(
-            f"jvp: tangent {index} has an entry for {_described(leaf)}, which is not differentiated: only real "
+            f"jvp: tangent {index} has an entry for {described}, which is not differentiated: only real "
             "floating arrays and floats are. Give None there; if it is a parameter, make it a floating array, or pass "
             "those that it holds, in a tuple or dict."
         )
-
-
-def _described(leaf: Any) -> str:
-    dtype = getattr(leaf, "dtype", None)
-    return with_article(type(leaf).__name__) + (f" of {dtype}" if dtype is not None else "")

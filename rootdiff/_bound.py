@@ -20,15 +20,25 @@ T = TypeVar("T")
 _OWN = dict.fromkeys(("jac", "jvp", "vjp", "derivatives", "diff_step", "max_evaluations"), "rootdiff") | {
     "cuda_graph": "rootdiff_torch"
 }
-#: What the docstrings of several entry points say of any framework.
+#: What the docstrings say of a framework that has no words of its own for it.
 SHARED = {
+    "aux": ", and has its whole derivative, through the root too",
+    "differentiable": "differentiable in `args` and in what the residual closes over",
     "errors": """
         ArgumentError, ArgumentTypeError
             If an argument cannot be used; the message names it.
         ConvergenceError
             If a system fails and ``on_failure="raise"``$untraced.
         $raises
-    """
+    """,
+    "large": "NewtonKrylov",
+    "sparse_squares": """
+        jac_sparsity : sparse array or Pattern, (m, n), optional
+            Where dr/dy of one system may have entries: as for `root`, with a row for each number that the residual
+            returns. Steps are then those of sparse factors of J^T J, derivatives those of factors of the Hessian; where
+            an unknown stands in very many rows these are dense: leave it out, and take ``adjoint="cg"``. Without
+            `bounds`.
+    """,
 }
 
 

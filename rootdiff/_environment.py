@@ -91,15 +91,8 @@ class Environment:
                 entries += [(store, *entry) for store in cls.stores(value) for entry in _items(store)]
         return cls(tuple(entry for entry in entries if entry[1] not in cls.ignored), tuple(arrays))
 
-    @staticmethod
-    def parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-        """Yield what an object leads to, with names."""
-        return parts(name, value)
-
-    @staticmethod
-    def stores(value: Any) -> Iterator[Any]:
-        """Yield where an object holds what may be assigned anew."""
-        return stores(value)
+    # what an object leads to, with names, and where it holds what may be assigned anew
+    parts, stores = staticmethod(parts), staticmethod(stores)
 
     def lasting(self) -> Environment:
         """Return the state without what a call of the residual has changed: what it sets itself."""

@@ -39,7 +39,10 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
     solver = adjoint if info.rank is not None else AutoLinear()
     inverse = solver.solve(given, w)[1].factors
     correction, _ = solver.starting_from(inverse).solve(given.T, w - given.T.matvec(u))
-    fine, operator = _finest(residual, given)
+    # the most accurate derivatives there are
+    finer = backend.refined
+    fine = residual if finer is None else residual.with_backend(finer)
+    operator = given if given.finer is None else by_entries(given.finer())
     if operator is not given:
         inverse = solver.solve(operator, w)[1].factors
     exact, _ = solver.starting_from(inverse).solve(operator.T, w)
@@ -48,7 +51,8 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
 
     def change(parts: tuple[Array, ...]) -> float:
         """Return the relative size of a change of the gradient."""
-        return _ratio(_size(xp, parts), size)
+        change = _size(xp, parts)
+        return change / size if size > 0 else (0.0 if change == 0 else math.inf)
 
     def compared(other: tuple[Array, ...]) -> float:
         """Return the relative distance of another gradient."""
@@ -130,16 +134,6 @@ def _patterns(xp: Any, y: Array) -> list[Array]:
     return found
 
 
-def _finest(residual: Residual, operator: LinearOperator) -> tuple[Residual, LinearOperator]:
-    """Return the residual with the most accurate derivatives there are, and its operator.
-
-    Where derivatives are exact to rounding it is the residual itself.
-    """
-    finer = residual.backend.refined
-    fine = residual if finer is None else residual.with_backend(finer)
-    return fine, operator if operator.finer is None else by_entries(operator.finer())
-
-
 def _slope_errors(operator: LinearOperator, u: Array, w: Array, relative: Array) -> Array:
     """Return the size of the errors in each row of the adjoint system, (*batch, n): of the entries times `u`.
 
@@ -178,10 +172,6 @@ def _condition(operator: LinearOperator, inverse: Inverse | None, like: Array) -
 
 def _size(xp: Any, parts: tuple[Array, ...]) -> float:
     return math.sqrt(sum(float(xp.sum(xp.abs(part) ** 2)) for part in parts))
-
-
-def _ratio(above: float, below: float) -> float:
-    return above / below if below > 0 else (0.0 if above == 0 else math.inf)
 
 
 def _largest(xp: Any, values: Array) -> float:

@@ -89,14 +89,12 @@ class Hooks:
             if show is not None:
                 part = getattr(info, "fraction", None)  # of a path
                 show(line(structure.backend, info).strip(), None if part is None else float(part))
-            told = None if self.callback is None else self.callback(_copied(structure.backend, info))
-            return told is True or (structure.backend.is_array(told) and _is_true(structure.backend.xp, told))
+            told: Any = None if self.callback is None else self.callback(_copied(structure.backend, info))
+            if not structure.backend.is_array(told):
+                return told is True
+            return told.ndim == 0 and bool(structure.backend.xp.isdtype(told.dtype, "bool") and told)
 
         return observe
-
-
-def _is_true(xp: Any, told: Array) -> bool:
-    return told.ndim == 0 and bool(xp.isdtype(told.dtype, "bool") and told)
 
 
 def _copied(backend: Any, info: Any) -> Any:

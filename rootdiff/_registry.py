@@ -16,34 +16,14 @@ from rootdiff.solvers._scipy_minimizer import OF_SQUARES, Method
 SOLVERS: Names[Solver] = Names("solver", "rootdiff.solvers", Solver)  # type: ignore[type-abstract]
 ADJOINTS: Names[LinearSolver] = Names("adjoint", "rootdiff.adjoints", LinearSolver)  # type: ignore[type-abstract]
 #: The names of the built-in ones, for editors to offer; any other name is a string too.
+# fmt: off
 Solvers = Literal[
-    "anderson",
-    "auto",
-    "bisection",
-    "bracketed_newton",
-    "broyden",
-    "chandrupatla",
-    "chord",
-    "df_sane",
-    "fixed_point",
-    "itp",
-    "levenberg_marquardt",
-    "newton",
-    "newton_krylov",
-    "optimistix:BFGS",
-    "optimistix:Chord",
-    "optimistix:Dogleg",
-    "optimistix:LevenbergMarquardt",
-    "optimistix:Newton",
-    "pseudo_transient",
-    "scipy:anderson",
-    "scipy:broyden1",
-    "scipy:df-sane",
-    "scipy:hybr",
-    "scipy:krylov",
-    "scipy:lm",
-    "trust_region",
+    "anderson", "auto", "bisection", "bracketed_newton", "broyden", "chandrupatla", "chord", "df_sane",
+    "fixed_point", "itp", "levenberg_marquardt", "newton", "newton_krylov", "optimistix:BFGS", "optimistix:Chord",
+    "optimistix:Dogleg", "optimistix:LevenbergMarquardt", "optimistix:Newton", "pseudo_transient", "scipy:anderson",
+    "scipy:broyden1", "scipy:df-sane", "scipy:hybr", "scipy:krylov", "scipy:lm", "trust_region",
 ]
+# fmt: on
 Adjoints = Literal[
     "auto", "bicgstab", "cg", "gmres", "lsmr", "lstsq", "lu", "neumann", "one_step", "phantom", "reuse", "sparse_lu"
 ]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from rootdiff._backend import Array
-from rootdiff._errors import ArgumentError, ArgumentTypeError
+from rootdiff._errors import ArgumentTypeError
 from rootdiff._registry import MINIMIZERS
 from rootdiff._residual import Residual
 from rootdiff._space import max_norm
-from rootdiff.solvers._wrapped import WrappedMinimizer
+from rootdiff.solvers._wrapped import WrappedMinimizer, imported
 
 Method = Literal["lbfgs", "adam"]
 
@@ -66,7 +65,7 @@ class Optax(WrappedMinimizer):
         return f"{self.method if self.transformation is None else 'a transformation'} of Optax"
 
     def descend(self, minimised: Residual, residual: Residual, y0: Array) -> tuple[Array, Array]:
-        optax = _optax()
+        optax = imported("optax", "Optax")
         own = {"lbfgs": optax.lbfgs, "adam": partial(optax.adam, 0.1)}
         transformation = own[self.method]() if self.transformation is None else self.transformation
         transformation = optax.with_extra_args_support(transformation)
@@ -90,15 +89,6 @@ class Optax(WrappedMinimizer):
         start = y0, transformation.init(y0), jnp.asarray(0, jnp.int32), jnp.asarray(True)
         y, _, steps, _ = jax.lax.while_loop(unfinished, step, start)
         return y, steps
-
-
-def _optax() -> Any:
-    try:
-        return import_module("optax")
-    except ImportError as error:
-        raise ArgumentError(
-            "solver: Optax is not installed. Install it with `pip install 'rootdiff[optax]'`, or take 'auto'."
-        ) from error
 
 
 for _method in get_args(Method):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import max_norm
 from rootdiff._verdict import judged
-from rootdiff.solvers._wrapped import check_reach, ended
+from rootdiff.solvers._wrapped import check_reach, ended, imported
 
 Method = Literal["Newton", "Chord", "Dogleg", "LevenbergMarquardt", "BFGS"]
 _METHODS: tuple[str, ...] = get_args(Method)
@@ -89,7 +88,7 @@ class Optimistix(Solver):
         return of_squares or (residual.objective is not None and self.method == "BFGS")
 
     def _run(self, residual: Residual, y0: Array) -> tuple[Array, Array]:
-        optimistix = _optimistix()
+        optimistix = imported("optimistix", "Optimistix")
         function: Any = residual
         search = optimistix.root_find
         if self._minimises(residual):
@@ -100,16 +99,6 @@ class Optimistix(Solver):
         method = getattr(optimistix, self.method)(rtol=self.rtol, atol=self.rtol if self.atol is None else self.atol)
         solution = search(lambda y, _: function(y), method, y0, max_steps=self.max_steps, throw=False)
         return solution.value, solution.stats["num_steps"]
-
-
-def _optimistix() -> Any:
-    try:
-        return import_module("optimistix")
-    except ImportError as error:
-        raise ArgumentError(
-            "solver: Optimistix is not installed. Install it with `pip install 'rootdiff[optimistix]'`, or choose a "
-            "solver of rootdiff itself, such as 'newton'."
-        ) from error
 
 
 for _method in _METHODS:

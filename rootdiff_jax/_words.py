@@ -9,7 +9,6 @@ WORDS = {
     "ox_minimize": ', "optimistix:BFGS", "optax:lbfgs" and "optax:adam"',
     "asarray": "jnp.array",
     "array": "array",
-    "differentiable": "differentiable in `args` and in what the residual closes over",
     "residual": """
         It is traced, as under ``jax.jit``. One with a `custom_vjp` in it is differentiable in reverse mode only.
     """,
@@ -18,14 +17,6 @@ WORDS = {
         else (None, int, bool, str, a dataclass that is no pytree to JAX) is passed on as it is.
     """,
     "large_squares": ", above 1024 unknowns by products with J",
-    "sparse_squares": """
-        jac_sparsity : sparse array or Pattern, (m, n), optional
-            Where dr/dy of one system may have entries: as for `root`, with a row for each number that the residual
-            returns. Steps are then those of sparse factors of J^T J, derivatives those of factors of the Hessian; where
-            an unknown stands in very many rows these are dense: leave it out, and take ``adjoint="cg"``. Without
-            `bounds`.
-    """,
-    "large": "NewtonKrylov",
     "in_axes": "``in_axes`` of `jax.vmap`",
     "batched_args": """
         The smaller batches are of a few fixed sizes, and on a CPU a large batch of small systems is solved in blocks
@@ -62,7 +53,6 @@ WORDS = {
         A ``scan`` around a root that is differentiated more than once needs forward
         mode first, ``jacrev(jacfwd(...))``: JAX forgets derivative rules in the reverse mode of a scan.
     """,
-    "aux": ", and has its whole derivative, through the root too",
     "implicit_example": """
         >>> @rd.implicit.wrap(lambda y, a: y**2 - a)
         ... def heron(y, a):

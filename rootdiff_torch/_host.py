@@ -53,8 +53,8 @@ def find(solver: Solver, residual: Residual, start: Tensor, first: Tensor | None
     scale = None if residual.scale is None else _lowered(residual.scale)
     with np.errstate(all="ignore"):
         raw = run(solver, replace(_on_host(residual, backend), known=known, scale=scale), y0)
-    # the rows of pivots are counted from one in PyTorch
-    raw = raw._replace(factors=_each_factors(lambda factors: factors._replace(pivots=factors.pivots + 1), raw.factors))
+    factors: Any = optree.tree_map(_from_one, raw.factors, is_leaf=lambda part: isinstance(part, Factors))  # type: ignore[arg-type]
+    raw = raw._replace(factors=factors)
     return optree.tree_map(lambda array: torch.from_numpy(np.array(array)), raw)  # type: ignore[arg-type, return-value]
 
 
@@ -176,13 +176,9 @@ def _on_host(residual: Residual, backend: NumpyBackend) -> _OnHost:
     )
 
 
-def _each_factors(function: Callable[[Factors], Factors], tree: Any) -> Any:
-    """Return what is known of an inverse, with what the function makes of LU factors within."""
-
-    def is_factors(part: Any) -> bool:
-        return isinstance(part, Factors)
-
-    return optree.tree_map(lambda part: function(part) if is_factors(part) else part, tree, is_leaf=is_factors)
+def _from_one(part: Any) -> Any:
+    """Return LU factors whose pivots are counted from one, as PyTorch does; anything else as it is."""
+    return part._replace(pivots=part.pivots + 1) if isinstance(part, Factors) else part
 
 
 def _lowered(tensor: Tensor) -> Array:

@@ -8,7 +8,6 @@ WORDS = {
     "asarray": "torch.tensor",
     "ox_minimize": ', and "torch:LBFGS"',
     "array": "tensor",
-    "differentiable": "differentiable in `args` and in what the residual closes over",
     "residual": """
         It must not change its inputs. Tensors and module parameters that it closes over are found and differentiated;
         passing them through `args` is faster.
@@ -20,14 +19,6 @@ WORDS = {
         is. Tensors that a dataclass or another object holds are found as those that the residual closes over.
     """,
     "large_squares": ", above 1024 unknowns by products with J",
-    "sparse_squares": """
-        jac_sparsity : sparse array or Pattern, (m, n), optional
-            Where dr/dy of one system may have entries: as for `root`, with a row for each number that the residual
-            returns. Steps are then those of sparse factors of J^T J, derivatives those of factors of the Hessian; where
-            an unknown stands in very many rows these are dense: leave it out, and take ``adjoint="cg"``. Without
-            `bounds`.
-    """,
-    "large": "NewtonKrylov",
     "in_axes": "``in_dims`` of `torch.vmap`",
     "batched_args": "It is ignored under a transform of torch.func, too.",
     "fixed_point_options": ", cuda_graph",
@@ -56,7 +47,6 @@ WORDS = {
         off for convolutions. It is not for matrix products if you have asked for it,
         ``set_float32_matmul_precision("high")``: then no more than ``rtol=1e-3`` can be reached.
     """,
-    "aux": ", and has its whole derivative, through the root too",
     "implicit_example": """
         >>> @rd.implicit.wrap(lambda y, a: y**2 - a)
         ... def heron(y, a):

@@ -57,17 +57,13 @@ class AutoLinear(LinearSolver):
         several = math.prod(rhs.shape[: operator.several(rhs)])
         contracts = isinstance(operator.original, OfFixedPoint) and many and several * _CYCLE < shape[-1]
         if isinstance(known, Factors) or (dense and not contracts):
-            if self._tries(operator, rhs):
+            one = not operator.several(rhs) and is_one_large(rhs.shape, TRIED)
+            if one and self.few and known is None and operator.backend.traced:  # then it may save a factorisation
                 return _again(operator, rhs, *attempt(operator, rhs), lu)
             return lu.solve(operator, rhs)
         first = (GMRES(max_restarts=1) if dense else GMRES()).starting_from(known, self.guess)
         x, info = checked(operator, first, rhs)
         return _again(operator, rhs, x, info, lu if fits(shape) and not spread else LSMR().starting_from(known))
-
-    def _tries(self, operator: LinearOperator, rhs: Array) -> bool:
-        """Return whether a short GMRES may save a factorisation."""
-        one = not operator.several(rhs) and is_one_large(rhs.shape, TRIED)
-        return self.few and operator.backend.traced and self.known is None and one
 
 
 def _again(

@@ -81,10 +81,11 @@ class GMRES(Krylov):
         m = min(self.restart or min(_RESTART, max(_LEAST, _NUMBERS // n)), n)
         safe = xp.where(norm > 0, norm, 1.0)[..., None]
         first = (residual / safe)[..., None, :]
-        steps = _indices(xp, residual, m + 1)
-        identity = _eye(xp, steps, residual.dtype)
-        basis = xp.concat([first, *[xp.zeros_like(first)] * m], axis=-2)
         none = xp.zeros_like(norm, dtype=xp.int32)
+        zeros = xp.concat([none[..., None]] * (m + 1), axis=-1)
+        steps = zeros + (numbers(xp, zeros) - 1)  # 0, 1, ..., m
+        identity = xp.astype(steps[..., :, None] == steps[..., None, :], residual.dtype)
+        basis = xp.concat([first, *[xp.zeros_like(first)] * m], axis=-2)
         cycle = _Cycle(basis, identity[..., :m, :m], identity, norm, none)
 
         def running(cycle: _Cycle) -> Array:
@@ -145,14 +146,3 @@ def _arnoldi(xp: Any, matvec: Product, cycle: _Cycle, steps: Array, norm: Array)
         xp.where(regular, xp.abs(xp.sum(following * rotation[..., 0], axis=-1)) * norm, 0.0),
         cycle.column + 1,
     )
-
-
-def _indices(xp: Any, like: Array, size: int) -> Array:
-    """Return 0, 1, ..., size - 1 for each system of `like`, (*batch, n)."""
-    zeros = xp.concat([xp.zeros_like(like[..., :1], dtype=xp.int32)] * size, axis=-1)
-    return zeros + (numbers(xp, zeros) - 1)
-
-
-def _eye(xp: Any, steps: Array, dtype: Any) -> Array:
-    """Return identity matrices, (*batch, m, m), from the indices 0..m-1, (*batch, m)."""
-    return xp.astype(steps[..., :, None] == steps[..., None, :], dtype)

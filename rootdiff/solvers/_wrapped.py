@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from rootdiff._backend import Array
@@ -14,6 +15,16 @@ from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
 from rootdiff._space import is_finite, max_norm
 from rootdiff.solvers._correct import corrected_minimum
+
+
+def imported(library: str, title: str) -> Any:
+    """Return the module of another library, an extra of this one; raise where it is not installed."""
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise ArgumentError(
+            f"solver: {title} is not installed. Install it with `pip install 'rootdiff[{library}]'`, or take 'auto'."
+        ) from error
 
 
 def check_reach(solver: str, residual: Residual, takes_bounds: bool = False) -> None:
