@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from rootdiff._host_factors import solve
 from rootdiff._space import per_system, projections
-from rootdiff._superlu import solve
 
 if TYPE_CHECKING:
     from rootdiff._backend import Array, Backend

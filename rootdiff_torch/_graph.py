@@ -105,11 +105,6 @@ def _autocast(device: str) -> bool:
 
 
 @as_constant
-def _word(value: Any) -> str:
-    return word(value)
-
-
-@as_constant
 def refuse(message: str) -> NoReturn:
     """Raise, also while PyTorch traces what calls this: it cannot trace how our errors are made."""
     raise RefusedError(message)
@@ -169,7 +164,7 @@ def _node(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Solution
     static = {option: value for option, value in options.items() if option in _STATIC and value is not None}
     for option in ("solver", "adjoint"):
         if not isinstance(static.get(option, ""), str):
-            static[option] = _word(static[option])
+            static[option] = word(static[option])
     # copies, lest PyTorch take a start that is an argument too for one input
     found = SOLVE(body, *[leaf.detach().clone() for leaf in leaves], entry=name, unknowns=count, **static)
     error, (status, steps, method, norm, approximate, *_) = found[count : 2 * count], found[2 * count :]

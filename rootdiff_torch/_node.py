@@ -31,6 +31,7 @@ from rootdiff_torch._private import (
     BaseHOPVariable,
     Unsupported,
     V,
+    as_constant,
     below_autograd,
     detect_fake_mode,
     get_proxy_mode,
@@ -49,6 +50,7 @@ _PLAIN = torch.contiguous_format
 _COUNTS = 5
 
 
+@as_constant
 def word(value: Any) -> str:
     """Return a word for a solver or an adjoint, which a graph can hold."""
     found = f"{value!r}{_MARK}{uuid4().hex}"

@@ -18,7 +18,7 @@ FLOORS = {
     "_inverse": 0,
     "_operator": 0,
     "_sparse_libraries": 0,
-    "_superlu": 0,
+    "_host_factors": 0,
     "_sparsity": 0,
     "_errors": 0,
     "_space": 0,

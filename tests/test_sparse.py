@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import spsolve
 
 import rootdiff
-from rootdiff import ArgumentError, ArgumentTypeError, Pattern, Status, _superlu
-from rootdiff._superlu import solve as host_solve
+from rootdiff import ArgumentError, ArgumentTypeError, Pattern, Status, _host_factors
+from rootdiff._host_factors import solve as host_solve
 from tests.harness import HARNESSES, Harness
 
 N = 70
@@ -524,9 +524,9 @@ LIBRARIES = {"rslab": "rslab", "pardiso": "pypardiso", "pyamg": "pyamg"}
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_factors_for_steps_and_derivative(library: str, package: Harness, monkeypatch: Any) -> None:
     pytest.importorskip(LIBRARIES[library])
-    made, calls = _superlu.ways, []
-    monkeypatch.setattr(_superlu, "ways", lambda *given: calls.append(given[0]) or made(*given))
-    _superlu._MEMORY._kept.clear()
+    made, calls = _host_factors.ways, []
+    monkeypatch.setattr(_host_factors, "ways", lambda *given: calls.append(given[0]) or made(*given))
+    _host_factors._MEMORY._kept.clear()
     solver = rootdiff.Newton(linear=rootdiff.SparseLU(library=library))
     found = package.vjp(ring, np.ones(N), A, w=np.ones(N), jac_sparsity=shape_of_ring(), solver=solver)
     np.testing.assert_allclose(found.derivative[0], exact(found.y, A).sum(axis=0), rtol=1e-7)

@@ -10,15 +10,14 @@ import numpy as np
 from jax import lax
 
 from rootdiff._backend import Array
-from rootdiff_jax.xla._lu import HARDLY_EVER, one_by_one
-from rootdiff_jax.xla._lu import factor as lu_factor
+from rootdiff_jax.xla._lu import HARDLY_EVER, lu_factor, one_by_one
 
 #: A backward error of so many eps is accepted; that of an elimination with pivots is mostly one or two eps.
 _STABLE = 10
 
 
-def solve(matrix: Array, rhs: Array, transpose: bool) -> tuple[Array, tuple[Array, Array]]:
-    """Return the solutions, (*batch, n), of A x = b, or of A^T x = b; and what `solve_again` takes before `rhs`.
+def eliminate(matrix: Array, rhs: Array, transpose: bool) -> tuple[Array, tuple[Array, Array]]:
+    """Return the solutions, (*batch, n), of A x = b, or of A^T x = b; and what `eliminate_again` takes before `rhs`.
 
     Without pivots, which would cost more than all else; where the backward error (Oettli & Prager 1964; Higham 2002,
     theorem 7.3) shows that a system wanted them, all are solved by LAPACK.
@@ -33,7 +32,7 @@ def solve(matrix: Array, rhs: Array, transpose: bool) -> tuple[Array, tuple[Arra
     return _or_by_lapack(stable, matrix, rhs, transpose, jnp.reshape(found, rhs.shape)), (matrix, stable)
 
 
-def solve_again(matrix: Array, stable: Array, rhs: Array, transpose: bool) -> Array:
+def eliminate_again(matrix: Array, stable: Array, rhs: Array, transpose: bool) -> Array:
     """Return the solutions for another right-hand side of matrices that, if `stable` holds, need no pivots."""
     if HARDLY_EVER.get():
         return one_by_one(lu_factor(matrix), rhs, transpose)

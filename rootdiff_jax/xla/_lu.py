@@ -25,7 +25,7 @@ _EXCHANGES = 8
 HARDLY_EVER = ContextVar("hardly ever", default=False)
 
 
-def factor(matrix: Array) -> tuple[Array, Array]:
+def lu_factor(matrix: Array) -> tuple[Array, Array]:
     """Return the LU factors, (*batch, n, n), and the row order, (*batch, n), that the pivots stand for."""
     factors, pivots, order = _factor(for_lapack(matrix))
     return factors.astype(matrix.dtype), _row_order(pivots) if jax.default_backend() == "cpu" else order
@@ -48,7 +48,7 @@ def _row_order(pivots: Array) -> Array:
     return lax.fori_loop(0, n, exchange, places, unroll=min(n, _EXCHANGES))
 
 
-def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
+def lu_solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     """Return the solutions, like `rhs`, of A x = b, or of A^T x = b, by the LU factors and the row order of A.
 
     `rhs` is (*batch, n) or (several, *batch, n).
@@ -56,14 +56,14 @@ def solve(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
     matrix, order = factors
     if are_better_together(order.shape) and not HARDLY_EVER.get():
         if rhs.ndim > order.ndim:
-            return jax.vmap(lambda one: solve(factors, one, transpose))(rhs)
+            return jax.vmap(lambda one: lu_solve(factors, one, transpose))(rhs)
         if order.shape == rhs.shape:
             return _together(matrix, order, rhs, transpose)
     return one_by_one(factors, rhs, transpose)
 
 
 def one_by_one(factors: tuple[Array, Array], rhs: Array, transpose: bool) -> Array:
-    """Do what `solve` does by LAPACK, for one system after the other."""
+    """Do what `lu_solve` does by LAPACK, for one system after the other."""
     matrix, order = factors
     # so that vmap over an explicit axis of a mesh maps it too: it looks rows up in mapped arrays only
     rhs = jnp.where(order >= 0, rhs, rhs)

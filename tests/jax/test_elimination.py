@@ -119,7 +119,7 @@ def test_a_chain_factors_nothing_that_no_derivative_wants() -> None:
 def test_the_order_of_rows_is_that_of_jax(shape: tuple[int, ...]) -> None:
     matrix = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
     factors, _, order = jax.lax.linalg.lu(matrix)
-    found = jax.jit(_lu.factor)(matrix)
+    found = jax.jit(_lu.lu_factor)(matrix)
     assert found[1].dtype == order.dtype
     # entries of 1, to a few roundings: with some of OpenBLAS' kernels they depend on where a matrix lies in memory
     np.testing.assert_allclose(found[0], factors, rtol=0, atol=1e-12)
