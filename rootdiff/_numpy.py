@@ -131,7 +131,7 @@ class NumpyBackend(Backend):
     def call(self, function: Callable[..., Any], y: Any, args: tuple[Any, ...]) -> Any:
         try:
             # a copy, for the user may write the next value into the same buffer
-            return _each(_copied, function(_each(_read_only, y), *[_each(_read_only, arg) for arg in args]))
+            return _copied(function(*map(_read_only, (y, *args))))
         except ValueError as error:
             if "read-only" not in str(error):
                 raise
@@ -290,25 +290,22 @@ def _pulled_back(
     return list(gradients.values())
 
 
-def _copied(leaf: Any) -> Any:
-    if not isinstance(leaf, np.ndarray):
-        return leaf
-    if type(leaf) is not np.ndarray and isinstance(leaf, np.ma.MaskedArray):
+def _copied(tree: Any) -> Any:
+    """Return a pytree with copies of the arrays in it."""
+    if not isinstance(tree, np.ndarray):
+        return optree.tree_map(lambda leaf: _copied(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
+    if type(tree) is not np.ndarray and isinstance(tree, np.ma.MaskedArray):
         raise ArgumentTypeError(
             "residual: it returned a masked array, of which the mask would be lost. Return an ordinary array: leave "
             "masked entries out where it is made, or give them a value with np.ma.filled."
         )
-    return np.array(leaf)
+    return np.array(tree)
 
 
-def _read_only(leaf: Any) -> Any:
-    if not isinstance(leaf, np.ndarray):  # its flags are not read: of a broadcast array NumPy would warn
-        return leaf
-    array = leaf.view()
+def _read_only(tree: Any) -> Any:
+    """Return a pytree with views of the arrays in it that cannot be written into."""
+    if not isinstance(tree, np.ndarray):
+        return optree.tree_map(lambda leaf: _read_only(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
+    array = tree.view()  # the flags of `tree` are not read: of a broadcast array NumPy would warn
     array.flags.writeable = False
     return array
-
-
-def _each(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return the pytree of what the function makes of each leaf."""
-    return function(tree) if isinstance(tree, np.ndarray) else optree.tree_map(function, tree)
