@@ -85,7 +85,7 @@ def test_cond() -> None:
 
 
 @pytest.mark.transform("a root inside a root")
-@pytest.mark.parametrize("solver", [NEWTON, HYBR])
+@pytest.mark.parametrize("solver", [NEWTON, pytest.param(HYBR, marks=pytest.mark.exhaustive)])
 def test_root_inside_root(solver: str) -> None:
     """x = cbrt(z) inside, z - x a = 0 outside: z^(2/3) = a, so that z = a^(3/2)."""
 
