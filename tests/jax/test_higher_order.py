@@ -24,10 +24,10 @@ def solve(solver: str, adjoint: str) -> Callable[[Any], Any]:
 @pytest.mark.parametrize(
     ("solver", "adjoint", "jit"),
     [
-        *(  # of a batch in test_vmap, of what a residual closes over in test_closures
+        (HYBR, "gmres", True),  # Newton's method and LU: of a batch in test_vmap
+        *(
             pytest.param(*case, marks=pytest.mark.exhaustive)
             for case in [
-                (HYBR, "gmres", True),
                 (NEWTON, "gmres", True),
                 (HYBR, "lu", False),
                 (NEWTON, "lu", True),
