@@ -1,25 +1,60 @@
 """The examples, as their users run them, at reduced size."""
 
+import io
 import os
 import re
+import runpy
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import torch
+from matplotlib import pyplot
 from pypower.api import ppoption, runpf
+
+from tests.harness import THOROUGH
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(script, *arguments):
-    """Run a script in a fresh process and return what it printed."""
+def run(script, *arguments, fresh=THOROUGH):
+    """Run a script, in a fresh process or as in one, and return what it printed; importing takes longer than most."""
+    if not fresh:
+        return run_here(ROOT / script, *map(str, arguments))
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def run_here(script, *arguments):
+    """Run a script in this process, and leave no module and no setting of it behind."""
+    known, double, printed, code = set(sys.modules), jax.config.jax_enable_x64, io.StringIO(), None
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(sys, "argv", [str(script), *arguments])
+        patch.syspath_prepend(script.parent)
+        pyplot.switch_backend("Agg")
+        jax.config.update("jax_enable_x64", False)
+        try:
+            with redirect_stdout(printed):
+                runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        finally:
+            jax.config.update("jax_enable_x64", double)
+            pyplot.close("all")
+            for name in set(sys.modules) - known:
+                if str(getattr(sys.modules[name], "__file__", "")).startswith(str(script.parent)):
+                    del sys.modules[name]
+    assert not code, printed.getvalue()
+    return printed.getvalue()
 
 
 def is_figure(path):
@@ -50,7 +85,7 @@ def rows(printed):
 
 
 def test_power_flow_agrees_with_pypower(tmp_path):
-    printed = run("examples/power_flow.py", "--case", 14, "--output", tmp_path)
+    printed = run("examples/power_flow.py", "--case", 14, "--output", tmp_path, fresh=True)
     assert rows(printed) == [(backend, "newton") for backend in ("numpy", "torch", "jax")]
     assert is_figure(tmp_path / "power_flow_14.png")
 

@@ -136,7 +136,7 @@ def test_a_killed_worker_loses_no_result_of_the_ensemble(monkeypatch, tmp_path):
     sys.modules.pop("ieee_cases")
     (tmp_path / "killed.py").write_text(KILLED)
     options = ("--case", 14, "--draws", 150, "--batch", 50, "--spread", 0.01, "--workers", 1, "--output", tmp_path)
-    printed = run(tmp_path / "killed.py", ROOT / "examples", *options, "--engine", "processes")
+    printed = run(tmp_path / "killed.py", ROOT / "examples", *options, "--engine", "processes", fresh=True)
     assert (tmp_path / "killed").exists()
     assert "150 draws, 0 without a power flow" in printed
     assert float(re.search(rf"^losses +{NUMBER}", printed, re.MULTILINE)[1]) == pytest.approx(13.4, abs=0.2)
