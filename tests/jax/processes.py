@@ -1,4 +1,4 @@
-"""Run by test_sharding as each of two processes with one device: prints the case where an eager solve holds."""
+"""Run by test_sharding as each of some processes with one device: prints the case where an eager solve holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SQUARES = np.array([[1.0], [4.0], [9.0], [16.0]])
 
 
 def eager(mesh: Any) -> None:
-    """Each process holds half of the batch, and both know how all of it ended."""
+    """Each process holds a part of the batch, and both know how all of it ended."""
     rows = NamedSharding(mesh, PartitionSpec("batch"))
     a = jax.make_array_from_callback(SQUARES.shape, rows, lambda index: SQUARES[index])
 
@@ -37,10 +37,10 @@ def eager(mesh: Any) -> None:
 
 
 if __name__ == "__main__":
-    process, port = map(int, sys.argv[1:])
+    process, count, port = map(int, sys.argv[1:])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", 2, process)
-    mesh = jax.make_mesh((2,), ("batch",))
+    jax.distributed.initialize(f"localhost:{port}", count, process)
+    mesh = jax.make_mesh((count,), ("batch",))
     with jax.set_mesh(mesh):
         eager(mesh)
     print("eager")

@@ -262,6 +262,29 @@ def by_shard_map_with_shared_parameter() -> None:
     np.testing.assert_allclose(gradient, 4 * jax.grad(lambda t: loss(c(t)))(THETA), **EXACT)
 
 
+def by_eager_shard_map() -> None:
+    """Derivatives of such a map that is not compiled as a whole, over explicit axes."""
+    mesh = jax.make_mesh((2,), ("batch",))
+    rows, everywhere = PartitionSpec("batch"), PartitionSpec()
+
+    def local(w: Any, x: Any) -> Any:
+        options: Any = {"batch_ndim": 1, "solver": "newton", "adjoint": "lu"}
+        return rd.root(lambda y, w, x: y**3 + w * y - x, x, w, x, **options).y
+
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(everywhere, rows), out_specs=rows)
+
+    def product(function: Any, w: Any, x: Any) -> Any:
+        gradient = jax.grad(lambda w, x: jnp.sum(function(w, x) ** 2), argnums=(0, 1))
+        return jax.jvp(gradient, (w, x), (w, x))
+
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jnp.linspace(1.0, 2.0, 4)[:, None], rows)
+        w = jax.device_put(jnp.array([0.5]), everywhere)
+        pairs = zip(jax.tree.leaves(product(mapped, w, x)), jax.tree.leaves(product(local, w, x)), strict=True)
+        for found, expected in pairs:
+            np.testing.assert_allclose(found, expected, **EXACT)
+
+
 def with_many_numbers(manual: bool) -> None:
     """So many that the value and the slope of one unknown per system are kept apart from what is made of them."""
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto if manual else AxisType.Explicit,))
@@ -404,6 +427,7 @@ CASES = {
     "shard_map-one-start": by_shard_map_from_one_start,
     "shard_map-sums": by_shard_map_with_sums_over_devices,
     "shard_map-sums-twice": by_shard_map_with_sums_twice,
+    "eager-explicit-shard_map": by_eager_shard_map,
     "shard_map-shared": by_shard_map_with_shared_parameter,
 }
 

@@ -68,6 +68,12 @@ def test_a_solve_of_one_system_is_watched() -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.transform("shard_map over explicit axes, not compiled as a whole: grad, jvp, Hessian-vector product")
+def test_derivatives_of_an_eager_shard_map() -> None:
+    _hold(2, ["eager-explicit-shard_map"])
+
+
+@pytest.mark.exhaustive
 def test_memory_of_a_device_falls_with_their_number() -> None:
     """As does its work; and what it exchanges is no vector of unknowns."""
     command = [sys.executable, "-m", "benchmarks.scaling_devices", "--size", "128", "--solve"]
@@ -89,18 +95,19 @@ def _hold(devices: int, cases: list[str]) -> None:
     assert done.stdout.split() == cases, done.stderr[-4000:]
 
 
-@pytest.mark.transform("an eager solve of a batch that two processes share")
-def test_two_processes() -> None:
+@pytest.mark.transform("an eager solve of a batch that two processes share, or four")
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
+def test_processes(count: int) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "tests.jax.processes"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    both = [subprocess.Popen([*command, process, port], **pipes) for process in "01"]
+    started = [subprocess.Popen([*command, str(process), str(count), port], **pipes) for process in range(count)]
     try:
-        ends = [process.communicate(timeout=300) for process in both]
+        ends = [process.communicate(timeout=300) for process in started]
     finally:
-        for process in both:
+        for process in started:
             process.kill()
     for output, error in ends:
         assert output.split()[-1:] == ["eager"], error[-4000:]
