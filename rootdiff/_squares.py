@@ -150,5 +150,5 @@ def minimised(found: Residual, loss: str | Objective, bounded: bool = False) -> 
     def limits(y: Array) -> tuple[Array, Array]:
         return _parted(flat(y, *found.parameters), y)[1:]
 
-    box = Box(replace(found, function=gradient(backend, of_y, loss)), limits)
+    box = Box(replace(found, function=gradient(backend, of_y, loss), pattern=pattern), limits)
     return replace(whole, **of_what(loss, replace(found, function=of_y)), box=box)

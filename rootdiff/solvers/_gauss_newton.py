@@ -39,9 +39,10 @@ class GaussNewton(LevenbergMarquardt):
     -----
     One singular value decomposition of J, (m, n), per step, which any number of trial radii share. Steps are of least
     norm where J is rank-deficient: with ``scale="none"``, a linear residual and ``on_failure="keep"`` the result, of
-    status SINGULAR, is the minimum nearest to the start. Above 1024 unknowns,
-    and where `jac_sparsity` of `least_squares` tells where J has entries, PyTorch and JAX form no J: damped normal
-    equations are solved by conjugate gradients, or by sparse factors; `radius`, `scale` and `geodesic` mean nothing.
+    status SINGULAR, is the minimum nearest to the start. Above 1024 unknowns, and
+    where `jac_sparsity` of `least_squares` tells where J has entries, PyTorch and JAX form no J: damped normal
+    equations, of the unknowns that no bound holds, are solved by conjugate gradients, or by sparse factors; `radius`,
+    `scale` and `geodesic` mean nothing.
 
     References
     ----------

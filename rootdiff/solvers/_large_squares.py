@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from rootdiff._backend import Array, select, status_where
-from rootdiff._errors import ArgumentError
 from rootdiff._iterate import Iterate, State, running
 from rootdiff._loop import IterativeSolver
 from rootdiff._operator import LinearOperator
@@ -57,25 +58,26 @@ class LargeGaussNewton(IterativeSolver):
 
     def init(self, residual: Residual, y: Array) -> State:
         assert residual.squares is not None
-        if residual.box is not None:
-            raise ArgumentError(
-                "bounds: least_squares takes them for at most 1024 unknowns, without jac_sparsity. Leave them out, or "
-                "write y as a function of free unknowns, such as lo + exp(z)."
-            )
         xp = residual.xp
         start = per_system(xp, y, _FIRST), per_system(xp, y, 2)
         return _at(residual, y, residual.squares(y), running(xp, y), *start)
 
     def step(self, residual: Residual, state: State) -> State:
         assert residual.squares is not None
-        xp, (y, gradient, *_), (r, damping, growth) = residual.xp, state.iterate, state.memory
-        forward, solve = _normal_equations(residual.squares, y)
+        xp, y, (r, damping, growth), box = residual.xp, state.iterate.y, state.memory, residual.box
+        gradient = state.iterate.f if box is None else residual.free(y)
+        free = xp.ones_like(y) if box is None else xp.astype(~box.holds(y, gradient), y.dtype)
+        gradient = free * gradient
+        forward, solve = _normal_equations(residual.squares, y, free)
         bend, slope = forward(gradient), norm2(xp, gradient)
         curvature = (norm2(xp, bend) / xp.where(slope > 0, slope, xp.ones_like(slope))) ** 2
         step = solve(damping * curvature, -gradient)
-        change, trial = forward(step), y + step
+        whole = promised = _promised(xp, gradient, step, forward)
+        trial = y + step
+        if box is not None:
+            trial = box.projected(trial)
+            promised = _promised(xp, gradient, trial - y, forward)
         after = residual.squares(trial)
-        promised = -2 * dot(xp, gradient, step) - dot(xp, change, change)
         gained = dot(xp, r - after, r + after)
         ratio = gained / xp.where(promised > 0, promised, xp.ones_like(promised))
         accepted = (promised > 0) & xp.isfinite(gained) & (ratio > _ACCEPT) & is_finite(xp, step)
@@ -83,7 +85,7 @@ class LargeGaussNewton(IterativeSolver):
         damping = xp.where(accepted, eased, damping * growth)
         growth = xp.where(accepted, per_system(xp, y, 2), 2 * growth)
         size = norm2(xp, r)
-        resolved = promised > float(xp.finfo(y.dtype).eps) ** 0.5 * size * size
+        resolved = whole > float(xp.finfo(y.dtype).eps) ** 0.5 * size * size
         status = status_where(xp, resolved, Status.RUNNING, Status.STALLED)
         keep = accepted[..., None]
         return _at(residual, xp.where(keep, trial, y), xp.where(keep, after, r), status, damping, growth)
@@ -103,6 +105,11 @@ class LargeGaussNewton(IterativeSolver):
         return select(xp, down, found, raw._replace(factors=found.factors, method=None))  # type: ignore[no-any-return]
 
 
+def _promised(xp: Any, gradient: Array, step: Array, forward: Callable[[Array], Array]) -> Array:
+    """Return by how much a step lets the squares fall, if the equations are linear, (*batch)."""
+    return -2 * dot(xp, gradient, step) - norm2(xp, forward(step)) ** 2
+
+
 def _at(residual: Residual, y: Array, r: Array, status: Array, damping: Array, growth: Array) -> State:
     """Return the state at a point, whose norm is that of r."""
     xp, gradient = residual.xp, residual(y)
@@ -111,12 +118,22 @@ def _at(residual: Residual, y: Array, r: Array, status: Array, damping: Array, g
     return State(iterate, _Memory(r, damping, growth))
 
 
-def _normal_equations(squares: Residual, y: Array) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
-    """Return the product with J at `y`, and ``s(shift, v)`` with ``(J^T J + shift) s = v`` for a shift, (*batch)."""
+def _normal_equations(
+    squares: Residual, y: Array, free: Array
+) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
+    """Return the product with J at `y`, and ``s(shift, v)`` with ``(J^T J + shift) s = v`` for a shift, (*batch).
+
+    The columns of J of unknowns that are not `free`, (*batch, n), of zeros and ones, are zero.
+    """
     backend, pattern = squares.backend, squares.pattern
-    matvec, rmatvec, *_ = backend.linearize(squares._of_y, y)
+    of_all, rmatvec, *_ = backend.linearize(squares._of_y, y)
+
+    def matvec(v: Array) -> Array:
+        return of_all(free * v)
+
     if pattern is not None:
         values, wrong, _ = told(squares, y, pattern)
+        values = values * squares.xp.take(free, backend.constant(np.array(pattern.indices), y), axis=-1)
 
         def by_factors(shift: Array, v: Array) -> Array:
             factors = pattern.normal.factors(LU.library)
@@ -126,7 +143,7 @@ def _normal_equations(squares: Residual, y: Array) -> tuple[Callable[[Array], Ar
 
     def solve(shift: Array, v: Array) -> Array:
         def twice(x: Array) -> Array:
-            return rmatvec(matvec(x)) + shift[..., None] * x
+            return free * rmatvec(matvec(x)) + shift[..., None] * x
 
         shape = (*y.shape, y.shape[-1])
         operator = LinearOperator(backend, twice, twice, lambda: v, backend.precision(y.dtype), shape)

@@ -67,7 +67,7 @@ class Minimum(Solver):
         asked = (raw.status != int(Status.NONFINITE_START)) & ~empty
         raw = judged(judge, _beyond(residual, raw.y, hessian), y0, first, raw, asked)
         if hessian is None:
-            return raw
+            return raw if residual.box is None else raw._replace(factors=None)
         equations = residual.equations
         off, multiplier = None, numbers(xp, raw.y) < 0
         if equations is not None:
