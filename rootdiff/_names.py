@@ -83,8 +83,9 @@ class Names(Generic[T]):
         if backends is not None:
             reason = f"{name!r} does not run on {backend}, only on {', '.join(backends)}."
         else:
-            close = difflib.get_close_matches(name, names, n=1)
-            reason = f"{name!r} is not registered." + (f" Did you mean {close[0]!r}?" if close else "")
+            folded = {known.lower(): known for known in names}
+            close = difflib.get_close_matches(name.lower(), folded, n=1)
+            reason = f"{name!r} is not registered." + (f" Did you mean {folded[close[0]]!r}?" if close else "")
         return f"{self.kind}: {reason} Registered are {', '.join(names)}."
 
     def _plug(self) -> None:

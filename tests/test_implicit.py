@@ -72,7 +72,7 @@ def test_what_is_no_root_raises_and_tells_how_far_off_it_is(backend: Harness, pa
     if backend.name == "jax-jit":  # nothing can raise there
         assert np.isnan(backend.solve(residual, y, THETA, entry="implicit").y).all()
         return
-    with pytest.raises(ConvergenceError, match=r"STALLED: y is no root: a Newton step changes") as caught:
+    with pytest.raises(ConvergenceError, match=r"^implicit: (.|\n)*y is no root: a Newton step changes") as caught:
         backend.solve(residual, y, THETA, entry="implicit")
     told = float(re.search(r"an unknown of size [\d.]+ by ([\d.e+-]+);", str(caught.value))[1])
     assert told == pytest.approx(part * closed_form(THETA)[1], rel=0.1)

@@ -201,4 +201,4 @@ def test_wrong_names_and_entries_are_refused() -> None:
     with pytest.raises(ArgumentError, match="which callback, progress, verbose and history do not"):
         rootdiff.minimize(half_squares, START, DATA, solver="scipy:minimize:BFGS", verbose=True)
     with pytest.raises(UnknownNameError, match="Did you mean 'scipy:minimize:BFGS'"):
-        rootdiff.minimize(half_squares, START, DATA, solver="scipy:minimize:BFGX")
+        rootdiff.minimize(half_squares, START, DATA, solver="scipy:minimize:bfgs")

@@ -28,7 +28,8 @@ class Given(Solver):
     rtol: float | None = runtime(None)
     atol: float | None = runtime(None)
 
-    #: Causes and remedies in the words of a root that was given.
+    #: How messages call what is sought, and causes and remedies in the words of a root that was given.
+    sought: ClassVar[tuple[str, str]] = "implicit", "root"
     words: ClassVar[dict[Status, tuple[str, str]]] = {
         Status.STALLED: (
             "y is no root{off}",
