@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.problem import Workload
 from benchmarks.workloads.batch import BATCH
-from benchmarks.workloads.bratu import BRATU
+from benchmarks.workloads.bratu import BRATU, SPARSE_BRATU
 from benchmarks.workloads.chemistry import CHEMISTRY
 from benchmarks.workloads.condition import CONDITION
 from benchmarks.workloads.dense import DENSE
@@ -29,6 +29,7 @@ WORKLOADS: dict[str, Workload] = {
     "condition": CONDITION,
     "memory": MEMORY,
     "scaling": SCALING,
+    "sparse-bratu": SPARSE_BRATU,
     "curves": CURVES,
     "ridge": RIDGE,
     "logistic": LOGISTIC,

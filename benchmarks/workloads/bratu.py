@@ -249,3 +249,35 @@ BRATU = Workload(
     _rows(),
     full=("128 x 128",),
 )
+
+
+def _sparse(library: str) -> Any:
+    """Return the settings of a solve by entries, of which a library solves the systems."""
+
+    def settings(problem: Problem) -> dict[str, Any]:
+        import rootdiff as rd
+
+        m = problem.y0.shape[0]
+        solver = rd.Newton(linear=rd.SparseLU(library=library))  # type: ignore[arg-type]
+        return {"jac_sparsity": rd.Pattern.of(_matrix(m), m * m), "solver": solver}
+
+    return settings
+
+
+SPARSE_BRATU = Workload(
+    "Bratu's equation, lambda = 5, by the entries of its Jacobian",
+    build,
+    {f"{m} x {m}": {"m": m} for m in (128, 256, 512)},
+    (
+        *(
+            Row(package, f"newton, {library}", _sparse(library))
+            for package in ("rootdiff", "rootdiff_torch", "rootdiff_jax")
+            for library in ("superlu", "pyamg")
+        ),
+        Row("SciPy", "Newton by hand, sparse LU", prepare=scipy_sparse),
+        Row("SciPy", "krylov", {"method": "krylov", "options": {"fatol": 1e-10}}),
+        Row("Optimistix", "Newton, CG", {"linear": "CG", "linear_rtol": 1e-10, "whole": True}),
+        Row("Optimistix", "Newton, GMRES", {"linear": "GMRES", "linear_rtol": 1e-8, "rtol": 1e-7, "whole": True}),
+    ),
+    full=("256 x 256", "512 x 512"),
+)
