@@ -68,6 +68,10 @@ def with_constraints(objective: Callable[..., Any], constraints: Any, has_aux: b
 def _values(objective: Any, equality: Any, inequality: Any, has_aux: bool, y: Any, *args: Any) -> Any:
     found = objective(y, *args)
     rest = [function(y, *args) for function in (equality, inequality) if function is not None]
+    if has_aux and any(isinstance(values, tuple) for values in rest):
+        raise ArgumentError(
+            "constraints: one returned a tuple. has_aux=True asks for (value, aux) of the objective only."
+        )
     if not has_aux:
         return (found, *rest)
     # what is no pair is told where it is looked at

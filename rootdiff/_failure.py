@@ -68,19 +68,19 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
         return True
     norms, steps = backend.to_numpy(solution.residual_norm), backend.to_numpy(solution.steps)
     limits = backend.xp.finfo(solution.residual_norm.dtype)
+    rtol, atol = getattr(solver, "rtol", None), getattr(solver, "atol", None)
+    rtol = float(limits.eps) ** 0.75 if rtol is None else rtol
     entry, sought = getattr(solver, "sought", ("root", "root"))
     lines = [
         f"{entry}: {_count(statuses, *(f'{verb} no {sought} that can be vouched for' for verb in ('has', 'have')))}."
     ]
     for status, where in _failures(statuses):
         worst = abs(norms[where].max())  # no minus zero
-        cause, remedy = _words(backend, solution, status, where, worst, getattr(solver, "words", {}))
+        cause, remedy = _words(backend, solution, status, where, worst, getattr(solver, "words", {}), rtol, atol)
         if status is Status.NONFINITE_START:
             cause += _nonfinite_origin(backend, context)
         end = f"after {steps[where].max()} steps the residual norm is {worst:.3g}"
         lines.append(f"  {status.name}: {cause}{_systems(where)}; {end}.\n    To do: {remedy}.")
-    rtol, atol = getattr(solver, "rtol", None), getattr(solver, "atol", None)
-    rtol = float(limits.eps) ** 0.75 if rtol is None else rtol
     known = "by the size of y" if atol is None else format(atol, ".2g")
     lines.append(f"  Solver: {solver}; tolerance on y: rtol={rtol:.2g}, atol={known}.")
     lines.append(
@@ -92,7 +92,14 @@ def report(backend: Backend, solution: Solution, on_failure: str, solver: Any, c
 
 
 def _words(
-    backend: Backend, solution: Solution, status: Status, where: Any, worst: Any, own: dict[Status, tuple[str, str]]
+    backend: Backend,
+    solution: Solution,
+    status: Status,
+    where: Any,
+    worst: Any,
+    own: dict[Status, tuple[str, str]],
+    rtol: float,
+    atol: float | None,
 ) -> tuple[str, str]:
     """Return the cause and the remedy of the systems `where`, whose largest residual is the `worst`."""
     dtype, raised = solution.residual_norm.dtype, RAISED.get()
@@ -106,7 +113,7 @@ def _words(
     if status is Status.MAX_STEPS and worst < limits.smallest_normal / limits.eps:
         return f"{cause}, where the residual underflows", f"start elsewhere; {_UNDERFLOW}"
     if status in own:
-        return cause.format(off=_off(y, error)), remedy
+        return cause.format(off=_off(y, error, rtol, atol)), remedy
     if status is Status.MAX_STEPS and rootless:
         return _ASTRAY
     if status is Status.ILL_DETERMINED:
@@ -234,9 +241,11 @@ def _sizes(backend: Backend, solution: Solution, where: Any) -> tuple[Any, Any]:
     return y, error
 
 
-def _off(y: Any, error: Any) -> str:
-    """Return how far off systems are, by the unknown of which that is the largest part, in words."""
-    parts = np.nan_to_num(error / (y + (y == 0)), nan=0, posinf=np.inf)
+def _off(y: Any, error: Any, rtol: float, atol: float | None) -> str:
+    """Return how far off systems are, by the unknown whose error is the most times its tolerance, in words."""
+    size = np.minimum(y.max(axis=-1, initial=0, keepdims=True), 1)  # of which the default atol is rtol
+    allowed = rtol * y + (rtol * size if atol is None else atol)
+    parts = np.nan_to_num(error / (allowed + (allowed == 0)), nan=0, posinf=np.inf)
     place = np.unravel_index(parts.argmax(), parts.shape)
     if np.isinf(parts[place]):
         return ", and how far off it is cannot be told: its Jacobian is singular, infinite, or too large to be formed"

@@ -21,7 +21,7 @@ from rootdiff._operator import LinearOperator, by_entries
 from rootdiff._residual import Residual
 from rootdiff._sizes import has_few_unknowns
 from rootdiff._solution import Status
-from rootdiff._space import every, max_norm, norm2, numbers, per_system, signs, some, weights
+from rootdiff._space import every, is_beyond_rounding, max_norm, norm2, numbers, per_system, signs, some, weights
 from rootdiff._sparse import Sparse
 from rootdiff.linear import LinearInfo, LinearSolver
 from rootdiff.linear._contract import SINGULAR_AT, checked
@@ -128,8 +128,7 @@ class Beside(NamedTuple):
         A step towards a double root is as long as its error, within the default tolerance eps^(3/4) at the end; towards
         a simple root it is far shorter, and no matrix changes.
         """
-        limit = float(xp.finfo(self.y.dtype).eps) ** (7 / 8) * xp.abs(self.y)
-        return some(xp, xp.isfinite(self.error) & (self.error > limit))
+        return is_beyond_rounding(xp, self.error, self.y)
 
 
 def solve(

@@ -82,11 +82,11 @@ class NumpyAdapter(Adapter):
         for name in ("jac", "jvp", "vjp"):
             if getattr(options, name) is not None:
                 check_function(name, getattr(options, name), otherwise)
-        step = options.diff_step
-        if step is not None and not (isinstance(step, int | float | np.floating) and 0 < step < 1):
+        step, least = options.diff_step, 2 * max((float(np.finfo(dtype).eps) for dtype in structure.dtypes), default=0)
+        if step is not None and not (isinstance(step, int | float | np.floating) and least <= step < 1):
             raise ArgumentError(
-                f"diff_step: got {step!r}; it must be a number between 0 and 1, the step of differences as a part of "
-                "each unknown, or None. Sizes of their own are told by y_scale."
+                f"diff_step: got {step!r}; it must be a number between 0 and 1, of {least:.2g} or more: the step of "
+                "differences as a part of each unknown, or None. Sizes of their own are told by y_scale."
             )
 
     def kept(self, structure: Structure, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -63,6 +63,11 @@ def is_finite(xp: Any, vector: Array) -> Array:
     return every(xp, xp.isfinite(vector))
 
 
+def is_beyond_rounding(xp: Any, error: Array, y: Array) -> Array:
+    """Return whether a known error of some unknown is more than some roundings of it, (*batch)."""
+    return some(xp, xp.isfinite(error) & (error > float(xp.finfo(y.dtype).eps) ** (7 / 8) * xp.abs(y)))
+
+
 def first_of(xp: Any, vector: Array) -> Array:
     """Return the entry of the first unknown, (*batch)."""
     own = getattr(xp, "first_of", None)

@@ -135,7 +135,7 @@ def told(residual: Residual, y: Array, pattern: Pattern) -> Entries:
     unexplained = backend.by_numpy(compare, y, values, probe, *off)
     wrong = some(xp, unexplained != 0)
     if not backend.traced and bool(xp.any(wrong)):
-        error = _error(backend, unexplained, products[-1, ...])
+        error = _error(backend, pattern, unexplained, products[-1, ...])
         error.y = y
         raise error
     return Entries(values, wrong, found)
@@ -199,13 +199,14 @@ def _unexplained(
     return np.where(np.abs(difference) > allowed, difference, 0)  # NaN is a matter of the residual
 
 
-def _error(backend: Backend, unexplained: Array, product: Array) -> WrongPatternError:
+def _error(backend: Backend, pattern: Pattern, unexplained: Array, product: Array) -> WrongPatternError:
     off, whole = backend.to_numpy(unexplained), backend.to_numpy(product)
     place = np.unravel_index(int(np.argmax(np.abs(off))), off.shape)
     count = int(np.count_nonzero(np.any(off != 0, axis=tuple(range(off.ndim - 1)))))
+    square = pattern.shape[0] == pattern.shape[1]
+    detect = ": detect_sparsity(residual, y0, *args) | detect_sparsity(residual, y1, *args)" if square else ""
     return WrongPatternError(
         f"jac_sparsity: the Jacobian has entries outside of it, in {count} of {off.shape[-1]} rows. In row {place[-1]} "
         f"the derivative along a vector is {whole[place]:.6g}, but {whole[place] - off[place]:.6g} by the entries of "
-        "the pattern. Give a pattern that has them; where entries come and go with y, that of several points: "
-        "detect_sparsity(residual, y0, *args) | detect_sparsity(residual, y1, *args)."
+        f"the pattern. Give a pattern that has them; where entries come and go with y, that of several points{detect}."
     )

@@ -246,7 +246,8 @@ class Structure:
         if not fits or not xp.isdtype(value.dtype, kinds):
             raise ArgumentError(
                 f"{name}: it returned {_describe_tree(backend, output)}, but must return a real floating "
-                f"{backend.name} array: the batch axes of y0, {self.batch}, followed by one of numbers, at least one."
+                f"{backend.name} array: the batch axes of y0, {self.batch}, followed by one of numbers, at least one. "
+                "Make it of entries of y, without float() or .item()."
             )
         return self._in_dtype(name, value if value.ndim > lead else value[..., None], dtype)
 

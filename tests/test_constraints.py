@@ -297,6 +297,17 @@ def test_errors_name_what_came() -> None:
         solve(Constraints(lambda y: y[None] - 1))
     with pytest.raises(ArgumentError, match=r"^equality: it returned .* at least one"):
         solve(Constraints(lambda y: y[:0]))
+    with pytest.raises(ArgumentError, match=r"^constraints: one returned a tuple.*of the objective only"):
+        rootdiff.minimize(
+            lambda y: (np.sum(y**2), 1), np.ones(2), has_aux=True, constraints=Constraints(lambda y: (y[0] - 1, 3))
+        )
+    import torch
+
+    import rootdiff_torch
+
+    for numbers in (lambda y: float(y[0] - 1), lambda y: [float(y[0] - 1), 1.0]):
+        with pytest.raises(ArgumentError, match=r"^equality: it returned .*without float\(\) or \.item"):
+            rootdiff_torch.minimize(lambda y: (y**2).sum(), torch.ones(2), constraints=Constraints(numbers))
     with pytest.raises(ArgumentError, match=r"^solver: BFGS of SciPy takes no constraints. Take 'scipy"):
         solve(Constraints(lambda y: y[0] - 1), solver="scipy:minimize:BFGS")
     with pytest.raises(ArgumentError, match=r"^solver: NewtonTrustRegion minimises an objective without constraints"):

@@ -130,6 +130,67 @@ def test_a_saddle_is_no_success(backend: Harness) -> None:
     assert np.isnan(kept.derivative[0]).all()
 
 
+#: Of y next to an inflection, each with a start; two of them in one of two unknowns, and along a diagonal.
+INFLECTIONS: list[tuple[Any, list[float]]] = [
+    (lambda y: (y**3).sum(), [1.0]),
+    (lambda y: ((y - 1) ** 3).sum(), [3.0]),
+    (lambda y: (y**5).sum(), [1.0]),
+    (lambda y: (y**3 - 3 * y**2 + 3 * y).sum(), [3.0]),
+    (lambda y: y[0] ** 3 + y[1] ** 2, [1.0, 1.0]),
+    (lambda y: (y[0] + y[1] / 2 - 1) ** 3 + (y[1] - y[0]) ** 2, [1.0, 1.0]),
+]
+
+
+@pytest.mark.parametrize("solver", ["auto", "torch:LBFGS"])
+def test_an_inflection_is_no_success(solver: str) -> None:
+    """There the gradient is zero, and so is the Hessian: f falls on one side."""
+    import torch
+
+    import rootdiff_torch
+
+    def solve(f: Any, start: list[float], **options: Any) -> Any:
+        return rootdiff_torch.minimize(
+            f, torch.tensor(start).double(), solver=solver, on_failure="ignore", **options
+        ).status
+
+    for f, start in INFLECTIONS:
+        assert solve(f, start) > Status.AT_PRECISION
+    if solver == "auto":
+        assert solve(*INFLECTIONS[0], bounds=(-1.0, None)) == Status.SADDLE
+        for f, start in INFLECTIONS[::4]:
+            found = rootdiff.minimize(f, np.array(start), on_failure="ignore").status
+            assert found == solve(f, start) == Status.SADDLE
+
+
+def test_an_inflection_is_no_success_in_jax_nor_of_a_sum_of_squares() -> None:
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    import rootdiff_jax
+    import rootdiff_torch
+
+    with jax.enable_x64(True):
+        assert rootdiff_jax.minimize(INFLECTIONS[0][0], jnp.ones(1), on_failure="ignore").status == Status.SADDLE
+    found = rootdiff_torch.least_squares(
+        lambda y: torch.sqrt(20 + 2 * (y - 1) ** 3), torch.ones(1).double() * 2, on_failure="ignore"
+    )
+    assert found.status == Status.SADDLE
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+def test_a_minimum_without_curvature_is_one(expanded: bool) -> None:
+    import torch
+
+    import rootdiff_torch
+
+    def quartic(y: Any) -> Any:
+        return (y**4 - 4 * y**3 + 6 * y**2 - 4 * y).sum() if expanded else ((y - 1) ** 4).sum()
+
+    for f, start in ((quartic, [3.0]), (lambda y: (y**4).sum(), [1.0])):
+        rootdiff_torch.minimize(f, torch.tensor(start).double())
+
+
 @TWO
 def test_unknowns_that_are_not_determined_are_no_success(backend: Harness) -> None:
     with pytest.raises(ConvergenceError, match=r"SINGULAR: the Hessian(.|\n)*the objective does not determine y"):
@@ -158,6 +219,28 @@ def test_sizes_at_which_a_verdict_forms_no_jacobian(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(importlib.import_module(f"rootdiff.{module}"), "is_dense", lambda shape: False)
     found = rootdiff_torch.minimize(valley, torch.ones(2).double(), torch.tensor(THETA))
     np.testing.assert_allclose(found.y, minimum(THETA), rtol=1e-11)
+
+
+def test_curvature_of_many_unknowns_is_looked_at_by_products() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    goal = torch.linspace(0.1, 3, 1100).double()
+
+    def saddle(y: Any) -> Any:
+        return torch.cat([y[:1] ** 2 - 1, goal[1:] * (y - goal)[1:]])
+
+    def stiff(y: Any) -> Any:
+        return goal * (y - goal)
+
+    for r, status in ((saddle, [Status.SADDLE]), (stiff, [0, 1])):
+        sol = rootdiff_torch.minimize(
+            lambda y, r=r: (r(y) ** 2).sum(), 0 * goal, solver="torch:LBFGS", on_failure="ignore"
+        )
+        assert sol.status in status
+    found = rootdiff_torch.least_squares(saddle, 0 * goal, on_failure="ignore")
+    assert found.status == Status.SADDLE
 
 
 @TWO

@@ -495,7 +495,7 @@ def test_steps_that_the_user_tells_of_minima(name: str, derivatives: Any) -> Non
     np.testing.assert_allclose(told.vjp(w)[0], plain.vjp(w)[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [0, -1e-3, 1, float("nan"), "auto", [1e-3]])
+@pytest.mark.parametrize("step", [0, -1e-3, 1, 1e-16, float("nan"), "auto", [1e-3]])
 def test_a_step_that_is_none_is_refused(step: Any) -> None:
     with pytest.raises(rootdiff.ArgumentError, match=r"diff_step: got .*; it must be a number between 0 and 1"):
         rootdiff.root(lambda y: y - 1, np.zeros(2), diff_step=step)
