@@ -129,8 +129,16 @@ class Residual:
 
         In a compiled program, where one copy serves both.
         """
-        f, form = self.backend.linearized(self.at(y)._of_y, y)
+        f, _, _, form, *_ = self.backend.linearized(self.at(y)._of_y, y)
         return f, self.backend.when(needed, form, (), otherwise)
+
+    def with_operator(self, y: Array) -> tuple[Array, LinearOperator]:
+        """Return the residual and its Jacobian at `y`; in a compiled program one copy serves both."""
+        if not self.backend.traced:
+            f = self(y)
+            return f, replace(self, known=(y, f)).operator(y)
+        f, *products = self.backend.linearized(self._of_y, y)
+        return f, self._operator(y, *products)
 
     def at(self, y: Array) -> Residual:
         """Return the residual whose derivatives at `y` are taken for those of this one: a smoother one, if measured."""
@@ -216,8 +224,12 @@ class Residual:
         """Return df/dy at `y` as a linear operator."""
         if self.pattern is not None:
             return sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
+        return self._operator(y, *self.backend.linearize(self._of_y, y))
+
+    def _operator(
+        self, y: Array, matvec: Function, rmatvec: Function, dense: Callable[[], Array], *errors: Any
+    ) -> LinearOperator:
         kind = OfFixedPoint if self.fixed_point else LinearOperator
-        matvec, rmatvec, dense, *errors = self.backend.linearize(self._of_y, y)
         return kind(
             self.backend,
             matvec,

@@ -29,7 +29,7 @@ class Trial(NamedTuple):
     size : array, (*batch). Euclidean norm of `f`; where nothing had to be undercut, its largest absolute entry.
     length : array, (*batch). Fraction of the full step.
     accepted : boolean array, (*batch).
-    slope : array, (*batch, 1), or None. The derivative at `y`, where it was asked for.
+    linear : what came with the residual at `y`: its Jacobian, (*batch, n, n), or its operator; else None.
     following : array, (*batch, n), or None. The correction at `y`, where it was asked for.
     search : Search or None. What the next call goes on from; None where all trials are made.
     noisy : boolean array, (*batch), or None. Whether f at the start was found to be nothing but rounding.
@@ -40,7 +40,7 @@ class Trial(NamedTuple):
     size: Array
     length: Array
     accepted: Array
-    slope: Array | None = None
+    linear: Any = None
     following: Array | None = None
     search: Search | None = None
     noisy: Array | None = None
@@ -80,7 +80,7 @@ def backtrack(
     search: Search | None,
     accept: Callable[[Array, Array | float], Array] | None = None,
     shorten: Callable[[Array, Array], Array] | None = None,
-    slope: bool = False,
+    evaluate: Callable[[Array], tuple[Array, Any]] | None = None,
     beside: Array | None = None,
     noisy: Callable[[Array], Array] | None = None,
     unclear: Callable[[Trial], Array] | None = None,
@@ -101,8 +101,8 @@ def backtrack(
         Default: every other one will do.
     shorten : callable, optional
         From the same to the next length; default: half the length.
-    slope : bool
-        Whether to compute the derivative of systems of one unknown too, with each residual.
+    evaluate : callable, optional
+        From a point to its residual and what else a step needs of it.
     beside : array, (*batch, n), optional
         The residual at `y`, for `noisy`.
     noisy : callable, optional
@@ -118,7 +118,7 @@ def backtrack(
     xp, backend = residual.xp, residual.backend
 
     def trial(point: Array, length: Array | None, looks: Array | None = None) -> Trial:
-        f, *matrix = residual.with_jacobian(point) if slope else (residual(point),)
+        f, linear = (residual(point), None) if evaluate is None else evaluate(point)
         if noisy is None or looks is None:
             size = max_norm(xp, f) if accept is None else norm2(xp, f)
         else:
@@ -128,8 +128,7 @@ def backtrack(
         if accept is not None:
             accepted = accepted & accept(size, 1.0 if length is None else length)
         lengths = xp.ones_like(size) if length is None else length
-        slopes = matrix[0][..., 0] if slope else None
-        return Trial(point, f, size, lengths, accepted, slopes, None if again is None else again(f))
+        return Trial(point, f, size, lengths, accepted, linear, None if again is None else again(f))
 
     def with_natural(first: Trial, asked: Array | bool = True) -> Trial:
         if natural is None:
