@@ -134,11 +134,19 @@ class Residual:
 
     def with_operator(self, y: Array) -> tuple[Array, LinearOperator]:
         """Return the residual and its Jacobian at `y`; in a compiled program one copy serves both."""
-        if not self.backend.traced:
-            f = self(y)
-            return f, replace(self, known=(y, f)).operator(y)
         f, *products = self.backend.linearized(self._of_y, y)
         return f, self._operator(y, *products)
+
+    def with_step(self, y: Array) -> tuple[Array, Callable[[], tuple[Array, Array]]]:
+        """Return the residual at `y`, and what makes those of a step from there, (*batch, n), and their Jacobian.
+
+        They are those of `at`. In a compiled program one copy serves all.
+        """
+        if self.backend.traced:
+            f, operator = self.with_operator(y)
+            return f, lambda: (f, operator.dense())
+        f = self(y)
+        return f, lambda: replace(self, known=(y, f)).at(y).with_jacobian(y)
 
     def at(self, y: Array) -> Residual:
         """Return the residual whose derivatives at `y` are taken for those of this one: a smoother one, if measured."""

@@ -42,10 +42,13 @@ def corrected(
         return raw
     xp, backend = residual.xp, residual.backend
 
+    def factored(f: Array, matrix: Array) -> tuple[Array, Factors]:
+        return f, backend.lu_factor(matrix)
+
     def correct(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         going, count, raw, y, before, direction, factors = carry
         started = count > 0  # the first one evaluates f where the solver ended
-        f, operator = residual.with_operator(y)
+        f, form = residual.with_step(y)
         norm = max_norm(xp, f)
         contracts = ~started | (norm2(xp, f) <= CONTRACTION * norm2(xp, before))
         scale = start_scale(xp, y, residual.scale)
@@ -66,7 +69,7 @@ def corrected(
             error=xp.where(within[..., None], xp.abs(direction), raw.error),
         )
         going = going & contracts & ~within & (steps < last)
-        factors = backend.when(xp.any(going), lambda: backend.lu_factor(operator.dense()), (), factors)
+        f, factors = backend.when(xp.any(going), lambda: factored(*form()), (), (f, factors))
         direction = -backend.lu_solve(factors, f)
         moved = residual.moved(raw.y, xp.where(xp.isfinite(direction), direction, 0.0))
         return going, count + 1, raw, moved, f, direction, factors
