@@ -52,25 +52,16 @@ class Trial(NamedTuple):
 
 
 def made_once(
-    residual: Residual,
-    search: Search | None,
-    make: Callable[..., _T],
-    operands: tuple[Any, ...],
-    old: _T,
-    keeps: Array | None = None,
+    residual: Residual, search: Search | None, make: Callable[..., _T], operands: tuple[Any, ...], old: _T
 ) -> _T:
     """Return what `make` makes of the operands when a step begins, `old` at its further trials.
 
-    Where a branch costs more than that it is made at each trial: of the same operands it is the same. If given, systems
-    where `keeps`, (*batch), holds stay with the old one.
+    Where a branch costs more than that it is made at each trial: of the same operands it is the same.
     """
-    if keeps is None and (search is None or is_cheaper_than_a_branch(operands[0].shape)):
+    if search is None or is_cheaper_than_a_branch(operands[0].shape):
         return make(*operands)
-    xp = residual.xp
-    begins = xp.ones_like(keeps) if search is None else ~search.trying
-    needed = residual.of_active(begins if keeps is None else begins & ~keeps)
-    new = residual.backend.when(xp.any(needed), make, operands, old, often=True)
-    return new if keeps is None else select(xp, needed, new, old)  # type: ignore[no-any-return]
+    begins = residual.xp.any(residual.of_active(~search.trying))
+    return residual.backend.when(begins, make, operands, old, often=True)  # type: ignore[no-any-return]
 
 
 def backtrack(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from rootdiff._backend import Array, select, status_where
-from rootdiff._inverse import Factors, Inverse, SparseFactors
+from rootdiff._inverse import Factors, Inverse
 from rootdiff._iterate import Iterate, Search, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._settings import limited
 from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import is_within, max_norm, norm2, per_system
+from rootdiff._space import is_within, norm2, per_system
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._contract import answered, is_tested
 from rootdiff.linear._lu import LU
@@ -35,23 +35,12 @@ _FALLING, _SHORTER = 0.5, 0.25
 Solve: TypeAlias = Callable[[Array], Array]
 
 
-class _Memory(NamedTuple):
-    """The last norms of f, newest first, (*batch, memory): one array, since a compiler copies several one by one.
-
-    And, of sparse matrices, whether the next step takes the factors of the last one again, (*batch).
-    """
-
-    norms: Array | None
-    keeps: Array | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Newton(IterativeSolver):
     """Newton's method, globalised by Armijo backtracking on the sum of squares.
 
     A full step is also accepted if the simplified correction after it is at most a tenth as long, even if the sum of
-    squares grows: rows may have very different units. After such a correction the factors of a sparse Jacobian serve
-    the next step too.
+    squares grows: rows may have very different units.
 
     Parameters
     ----------
@@ -92,7 +81,8 @@ class Newton(IterativeSolver):
     def descends(self) -> bool:
         return self.memory == 1
 
-    # The inverse is the factors of the last Jacobian; of one unknown, where it comes with f, of that at y.
+    # The memory is the last norms of f, newest first, (*batch, memory): one array, since a compiler copies several one
+    # by one. The inverse is the factors of the last Jacobian; of one unknown, where it comes with f, of that at y.
 
     def init(self, residual: Residual, y: Array) -> State:
         xp, backend, scalar = residual.xp, residual.backend, self._is_scalar(y)
@@ -106,12 +96,11 @@ class Newton(IterativeSolver):
             inverse = backend.when(needed, partial(self.linear.factor, linear), (), inverse, often=True)
         # for one unknown the norm is its absolute value
         norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
-        keeps = per_system(xp, y, 0) > 0 if isinstance(inverse, SparseFactors) else None
-        return State(Iterate.start(xp, y, f), _Memory(norms, keeps), inverse)
+        return State(Iterate.start(xp, y, f), norms, inverse)
 
     def step(self, residual: Residual, state: State) -> State:
         xp = residual.xp
-        (y, f, *_), (norms, keeps), old, search = state
+        (y, f, *_), norms, old, search = state
         slope = old.lu[..., 0] if self._is_scalar(y) else None  # type: ignore[union-attr]
         evaluate = self._evaluation(residual, y, search is not None)
         direction, again, inverse, failure = self._direction(residual, state, slope)
@@ -144,32 +133,16 @@ class Newton(IterativeSolver):
             newer = residual.of_active(trial.accepted)[..., None]  # else, as y does in a finished system, it stays
             inverse = old._replace(lu=xp.where(newer, new_slope, slope)[..., None])  # type: ignore[union-attr]
         error = _error(xp, following, direction, length, trial, size, slope)
-        if keeps is not None:
-            # they contract: the correction tells the error before the step, of which that after it is a tenth
-            error = xp.where(keeps[..., None], xp.abs(direction) / (1 - _FAST), error)
-            status = xp.where(keeps, int(Status.RUNNING), status)  # the next step takes new factors
-            keeps = xp.where(trial.ended, self._contracts(xp, y, trial, length, keeps), keeps)
         if slope is None and evaluate is not None:
             # within tolerance no step follows
             needed = trial.accepted & ~is_within(xp, error, self.rtol * xp.abs(trial.y))
             inverse = self._renewed(residual, trial, needed, inverse)
         return State(
             Iterate(xp.where(keep, trial.y, y), xp.where(keep, trial.f, f), error, status),
-            _Memory(None if norms is None else _shifted(xp, trial, size, norms), keeps),
+            None if norms is None else _shifted(xp, trial, size, norms),
             None if old is None else inverse,
             trial.search,
         )
-
-    def _contracts(self, xp: Any, y: Array, trial: Trial, length: Array, keeps: Array) -> Array:
-        """Return whether the factors of the last step, of this length, serve the next one as well, (*batch).
-
-        They do while simplified corrections contract fast: the rest of their geometric series is too short to change
-        that. Where they `keeps` have done so, a correction below the tolerance that does not is rounding.
-        """
-        assert trial.following is not None
-        rounding = max_norm(xp, trial.following) <= self.rtol * max_norm(xp, y)
-        short = (norm2(xp, trial.following) <= _FAST * length) | (keeps & rounding)
-        return trial.accepted & (trial.length == 1) & short
 
     def finish(self, residual: Residual, first_norm: Array, raw: RawSolution) -> RawSolution:
         backend, y = residual.backend, raw.y
@@ -212,13 +185,11 @@ class Newton(IterativeSolver):
             again: Solve = partial(state.inverse.apply, residual.backend)
             return again(-f), again, state.inverse, singular
         operator = replace(residual, known=(y, f)).operator(y)
-        if isinstance(state.inverse, Factors | SparseFactors) and isinstance(self.linear, LU):
+        if isinstance(state.inverse, Factors) and isinstance(self.linear, LU):
             old: Inverse = state.inverse
-            linear, keeps = self.linear, state.memory.keeps
-            factors = made_once(residual, state.search, lambda _: linear.factor(operator), (y,), old, keeps)
+            linear = self.linear
+            factors = made_once(residual, state.search, lambda _: linear.factor(operator), (y,), old)
             again = operator.inverted_by(factors)
-            if isinstance(factors, SparseFactors):
-                return again(-f), again, factors, residual.xp.where(factors.wrong, wrong, singular)
             return again(-f), again, factors, singular
         if is_tested(self.linear):  # an error is then one of the residual, for its author to see
             direction, info = self.linear.solve(operator, -f)
