@@ -130,7 +130,7 @@ def test_a_saddle_is_no_success(backend: Harness) -> None:
     assert np.isnan(kept.derivative[0]).all()
 
 
-#: Of y next to an inflection, each with a start; two of them in one of two unknowns, and along a diagonal.
+#: Of y next to an inflection, each with a start; the last ones have two unknowns, coupled or not.
 INFLECTIONS: list[tuple[Any, list[float]]] = [
     (lambda y: (y**3).sum(), [1.0]),
     (lambda y: ((y - 1) ** 3).sum(), [3.0]),
@@ -138,6 +138,8 @@ INFLECTIONS: list[tuple[Any, list[float]]] = [
     (lambda y: (y**3 - 3 * y**2 + 3 * y).sum(), [3.0]),
     (lambda y: y[0] ** 3 + y[1] ** 2, [1.0, 1.0]),
     (lambda y: (y[0] + y[1] / 2 - 1) ** 3 + (y[1] - y[0]) ** 2, [1.0, 1.0]),
+    (lambda y: (y[0] + y[1] - 1) ** 3 + (y[1] - 2) ** 2, [3.0, 3.0]),
+    (lambda y: (y[0] + y[1] / 10 - 1) ** 3 + (y[1] - 2) ** 2, [3.0, 3.0]),
 ]
 
 
@@ -189,6 +191,17 @@ def test_a_minimum_without_curvature_is_one(expanded: bool) -> None:
 
     for f, start in ((quartic, [3.0]), (lambda y: (y**4).sum(), [1.0])):
         rootdiff_torch.minimize(f, torch.tensor(start).double())
+
+
+def test_a_minimum_in_a_well_that_is_narrow_beside_y_is_one() -> None:
+    import torch
+
+    import rootdiff_torch
+
+    for place, width in ((1e9, 1e-2), (1e6, 1e-5)):
+        start = torch.tensor([place + width / 4]).double()
+        y = rootdiff_torch.minimize(lambda y: (-1 / (1 + ((y - place) / width) ** 2)).sum(), start).y
+        assert y == place
 
 
 @TWO

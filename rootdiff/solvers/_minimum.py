@@ -110,7 +110,8 @@ class Minimum(Solver):
         unbounded = _is_unbounded(residual, y0, raw.y, gradient, hessian)
         falls, flat, spectrum = _curvature(residual, raw.y, hessian, off, held, multiplier)
         success, status = raw.status <= int(Status.AT_PRECISION), raw.status
-        errors = xp.maximum(error, allowed_error(xp, judge, raw.y, scale, success | True))
+        # beside zero an error may be far below what f feels
+        errors = xp.maximum(error, allowed_error(xp, judge, xp.zeros_like(raw.y), scale, success | True))
         operands = raw.y, spectrum, errors, held, multiplier
         falls = falls | residual.backend.when(
             xp.any(success & ~flat & is_beyond_rounding(xp, error, raw.y)), look, operands, falls
@@ -360,7 +361,12 @@ def _falls_beside(
     are as large as each other.
     """
     xp, (scale, values, vectors) = residual.xp, spectrum
-    reach = xp.min((errors * scale)[..., None] / xp.maximum(xp.abs(vectors), float(xp.finfo(y.dtype).eps)), axis=-2)
+    part = xp.where(xp.isfinite(errors), errors * scale, xp.zeros_like(y))
+    most = xp.astype(part == max_norm(xp, part)[..., None], y.dtype)
+    # an eigenvector has two signs: with one of them none takes back what another does to the most uncertain unknown
+    back = xp.astype(xp.sum(vectors * most[..., None], axis=-2) < 0, y.dtype)
+    vectors = vectors * (1 - 2 * back)[..., None, :]
+    reach = xp.sum(part[..., None] * xp.abs(vectors), axis=-2)
     part = reach * spectrum.least(xp)[..., None] / xp.where(values == 0, xp.ones_like(values), xp.abs(values))
     step = _BESIDE * xp.where(held, xp.zeros_like(y), (vectors @ part[..., None])[..., 0] / scale)
 
