@@ -14,8 +14,9 @@ from rootdiff._solution import RawSolution, Status
 from rootdiff._space import dot, every, is_finite, max_norm, norm2, numbers, per_system
 from rootdiff.solvers._bounded import within
 from rootdiff.solvers._correct import corrected_minimum, with_error_of
+from rootdiff.solvers._curvature import equilibrating
 from rootdiff.solvers._damped import Model, Region, Weights
-from rootdiff.solvers._minimum import Horizon, equilibrating, is_straight
+from rootdiff.solvers._minimum import Horizon, is_straight
 from rootdiff.solvers._trust_region import TrustRegionSolver, borne_out
 
 #: Moré (1978), section 5: the length of the step may differ from the radius by this part.
