@@ -127,12 +127,12 @@ class Backend(Protocol):
 
     def with_jacobian(self, function: Function, y: Array) -> tuple[Array, Array]:
         """Return `function` at `y`, (*batch, n), and its Jacobian matrices there, (*batch, n, n)."""
-        value, _, _, form, *_ = self.linearized(function, y)
+        value, form = self.linearized(function, y)
         return value, form()
 
-    def linearized(self, function: Function, y: Array) -> tuple[Any, ...]:
-        """Return `function` at `y`, and what `linearize` does, where a compiled program is traced by one evaluation."""
-        return function(y), *self.linearize(function, y)
+    def linearized(self, function: Function, y: Array) -> tuple[Array, Callable[[], Array]]:
+        """Return `function` at `y`, and what forms its Jacobian matrices there, where a compiled program is traced."""
+        return function(y), self.linearize(function, y)[2]
 
     def precision(self, dtype: Any) -> float:
         """Return the relative accuracy of derivatives in this dtype: eps, or that of differences."""

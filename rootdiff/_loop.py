@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
-from rootdiff._backend import Array, Backend, keep, select, status_where
+from rootdiff._backend import Array, Backend, keep, status_where
 from rootdiff._compaction import in_rounds, limit, room, round_size
-from rootdiff._iterate import Iterate, State, first_state, next_state, running
+from rootdiff._iterate import Iterate, State, first_state, next_state
 from rootdiff._residual import Residual
-from rootdiff._resolution import End, is_formed, is_lost, trial_of
+from rootdiff._resolution import End, is_lost
 from rootdiff._settings import runtime
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Claim, Solver, is_believed, named
-from rootdiff._space import first_of, is_within, max_norm, per_system
+from rootdiff._space import first_of, is_within, max_norm
 from rootdiff._verdict import allowed_error, is_deep, judged, start_scale, underflow
 
 #: Steps after which the default atol counts, though it is not small against the unknown: Newton's method next to a
@@ -141,16 +141,6 @@ class _Loop(NamedTuple):
         """Boolean array, (*batch): the systems that have not finished."""
         return self.state.iterate.status == int(Status.RUNNING)
 
-    @property
-    def kept(self) -> _Loop:
-        """What the end of a solve is judged by: without what the next step needs."""
-        return self._replace(state=self.state._replace(memory=None, search=None), idle=None, scale=None)
-
-    def with_rest(self, other: _Loop) -> _Loop:
-        """Return what was `kept` with all the rest of another one."""
-        state = self.state._replace(memory=other.state.memory, search=other.state.search)
-        return self._replace(state=state, idle=other.idle, scale=other.scale)
-
 
 def iterate(
     solver: IterativeSolver, residual: Residual, y0: Array, active: Array | None = None, looks: bool = True
@@ -160,57 +150,24 @@ def iterate(
     A system where `active`, (*batch), does not hold is not run; what is returned for it means nothing. Whether f
     resolves a root that is claimed is looked at, or asked of the verdict.
     """
-    xp, backend = residual.xp, residual.backend
-    eps = float(xp.finfo(y0.dtype).eps)
+    xp = residual.xp
     if residual.correct is not None:
         y0 = residual.correct(y0, y0)
+    state = first_state(solver, residual, y0)
+    first, norm = state.iterate.f, _size(xp, state.iterate)
+    zeros = xp.zeros_like(norm, dtype=xp.int32)
+    status = xp.where(
+        xp.isfinite(norm),
+        status_where(xp, norm == 0, Status.CONVERGED, Status.RUNNING),
+        int(Status.NONFINITE_START),
+    )
+    if not _known(solver.max_steps) or solver.max_steps == 0:
+        status = xp.where((status == int(Status.RUNNING)) & (zeros >= solver.max_steps), int(Status.MAX_STEPS), status)
+    if active is not None:
+        status = xp.where(active, status, int(Status.CONVERGED))
     scale = start_scale(xp, y0, residual.scale)
-
-    def started(residual: Residual, y: Array) -> _Loop:
-        state = first_state(solver, residual, y)
-        norm = _size(xp, state.iterate)
-        zeros = xp.zeros_like(norm, dtype=xp.int32)
-        status = xp.where(
-            xp.isfinite(norm),
-            status_where(xp, norm == 0, Status.CONVERGED, Status.RUNNING),
-            int(Status.NONFINITE_START),
-        )
-        if not _known(solver.max_steps) or solver.max_steps == 0:
-            over = (status == int(Status.RUNNING)) & (zeros >= solver.max_steps)
-            status = xp.where(over, int(Status.MAX_STEPS), status)
-        if active is not None:
-            status = xp.where(active, status, int(Status.CONVERGED))
-        return _Loop(_with_status(xp, state, status), zeros, norm, y, norm, zeros, norm, scale, zeros)
-
-    def ended(loop: _Loop) -> End:
-        at = loop.state.iterate
-        allowed = allowed_error(xp, solver, at.y, scale, loop.steps >= 0)
-        # by no more than the default, since along a longer way f bends
-        return End(residual, at.y, at.f, xp.minimum(allowed, eps**0.75 * (xp.abs(at.y) + scale)), scale, loop.steps)
-
-    def visit(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        count, point, _, first, kept = carry
-        at_start = count == 0
-        new = started(replace(residual, active=at_start | (kept.steps < 0)), point)
-        f, loop = new.state.iterate.f, _run(solver, residual, select(xp, at_start, new, kept.with_rest(new)))
-        return count + 1, xp.where(at_start, trial_of(ended(loop)), point), f, xp.where(at_start, f, first), loop.kept
-
-    dense, found = is_dense(tuple(y0.shape)), residual
-    blank = None
-    if dense and looks and backend.traced:
-        blank = first_state(solver, replace(residual, function=lambda y, *_: y), y0)
-    if blank is not None and is_formed(blank.inverse):
-        # in a compiled program the start and the last look at f are two visits of one loop, which holds f once
-        number, zeros = per_system(xp, y0, 0), running(xp, y0)
-        kept = _Loop(blank, zeros, number, y0, number, zeros, number, scale, zeros).kept
-        start = xp.zeros_like(xp.any(zeros), dtype=xp.int32), y0, y0, y0, kept
-        _, trial, f, first, loop = backend.while_loop(lambda carry: carry[0] < 2, visit, start)
-        found = replace(residual, known=(trial, f))
-    else:
-        loop = started(residual, y0)
-        first = loop.state.iterate.f
-        loop = _run(solver, residual, loop)
-        trial = trial_of(ended(loop)) if dense and looks and is_formed(loop.state.inverse) else None
+    loop = _Loop(_with_status(xp, state, status), zeros, norm, y0, norm, zeros, norm, scale, zeros)
+    loop = _run(solver, residual, loop)
     at = loop.state.iterate
     y, norm, error = at.y, _size(xp, at), at.error
     if not solver.descends:
@@ -229,17 +186,21 @@ def iterate(
     # a residual that underflows may be far from any root, and one that is zero by rounding says little of y
     tiny = (norm < underflow(xp, y)) & ((norm > 0) | (loop.mark < underflow(xp, y)))
     deep = is_deep(solver, norm, loop.first_norm)
-    silent = (norm == 0) & ~is_within(xp, error, allowed_error(xp, solver, y, scale, deep))
+    silent = (norm == 0) & ~is_within(xp, error, allowed_error(xp, solver, y, loop.scale, deep))
     asked = failed | tiny | silent
     claimed = (raw.status <= int(Status.AT_PRECISION)) & (loop.steps > 0)
     if not is_believed(type(solver)):
         asked = asked | (raw.status <= int(Status.AT_PRECISION))
-    elif dense and not looks:
+    elif is_dense(tuple(y.shape)) and not looks:
         asked = asked | claimed
+    eps = float(xp.finfo(y.dtype).eps)
     noise = eps * xp.abs(y)
-    if dense and looks:
-        end = ended(loop)._replace(residual=replace(found, active=claimed))
-        lost, lasting = is_lost(end, solver, raw.factors, norm == 0, trial)
+    if is_dense(tuple(y.shape)) and looks:
+        allowed = allowed_error(xp, solver, at.y, loop.scale, xp.isfinite(norm) | True)
+        # by no more than the default, since along a longer way f bends
+        allowed = xp.minimum(allowed, eps**0.75 * (xp.abs(at.y) + loop.scale))
+        end = End(replace(residual, active=claimed), at.y, at.f, allowed, loop.scale, loop.steps)
+        lost, lasting = is_lost(end, solver, raw.factors, norm == 0)
         noise = xp.maximum(noise, lasting)
         asked = asked | (claimed & lost)
     raw = raw._replace(error=xp.where(claimed[..., None], xp.maximum(error, noise), error))

@@ -129,24 +129,8 @@ class Residual:
 
         In a compiled program, where one copy serves both.
         """
-        f, _, _, form, *_ = self.backend.linearized(self.at(y)._of_y, y)
+        f, form = self.backend.linearized(self.at(y)._of_y, y)
         return f, self.backend.when(needed, form, (), otherwise)
-
-    def with_operator(self, y: Array) -> tuple[Array, LinearOperator]:
-        """Return the residual and its Jacobian at `y`; in a compiled program one copy serves both."""
-        f, *products = self.backend.linearized(self._of_y, y)
-        return f, self._operator(y, *products)
-
-    def with_step(self, y: Array) -> tuple[Array, Callable[[], tuple[Array, Array]]]:
-        """Return the residual at `y`, and what makes those of a step from there, (*batch, n), and their Jacobian.
-
-        They are those of `at`. In a compiled program one copy serves all.
-        """
-        if self.backend.traced:
-            f, operator = self.with_operator(y)
-            return f, lambda: (f, operator.dense())
-        f = self(y)
-        return f, lambda: replace(self, known=(y, f)).at(y).with_jacobian(y)
 
     def at(self, y: Array) -> Residual:
         """Return the residual whose derivatives at `y` are taken for those of this one: a smoother one, if measured."""
@@ -232,12 +216,8 @@ class Residual:
         """Return df/dy at `y` as a linear operator."""
         if self.pattern is not None:
             return sparse(self, y, partial(told, self, y, self.pattern), self.pattern)
-        return self._operator(y, *self.backend.linearize(self._of_y, y))
-
-    def _operator(
-        self, y: Array, matvec: Function, rmatvec: Function, dense: Callable[[], Array], *errors: Any
-    ) -> LinearOperator:
         kind = OfFixedPoint if self.fixed_point else LinearOperator
+        matvec, rmatvec, dense, *errors = self.backend.linearize(self._of_y, y)
         return kind(
             self.backend,
             matvec,

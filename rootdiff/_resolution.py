@@ -35,30 +35,17 @@ class End(NamedTuple):
     steps: Array
 
 
-def is_formed(inverse: Any) -> bool:
-    """Return whether an inverse is made of a Jacobian."""
-    while hasattr(inverse, "base"):
-        inverse = inverse.base
-    return isinstance(inverse, Factors | SparseFactors)
-
-
-def trial_of(end: End) -> Array:
-    """Return the point, (*batch, n), whose residual tells whether f resolves y, where the Jacobian was formed."""
-    return end.residual.moved(end.y, end.allowed * weights(end.residual.xp, end.y, end.steps))
-
-
-def is_lost(end: End, solver: Any, inverse: Any, exact: Array, trial: Array | None) -> tuple[Array, Array]:
+def is_lost(end: End, solver: Any, inverse: Any, exact: Array) -> tuple[Array, Array]:
     """Return where f does not resolve y to the allowed error, as far as can be told without its Jacobian, (*batch).
 
     And what rounding leaves of an error of y, (*batch, n), as far as that was seen.
 
-    `inverse` is what is known of the inverse Jacobian; where that was formed, `trial` is the point of `trial_of`. Where
-    it was not, steps say nothing of directions in which none went. Of a `solver` whose steps tell no error another
-    solve, from beside y, has to lead back to y; of others we ask for the Jacobian of few unknowns, and of many where f
-    is `exact`ly zero, (*batch).
+    `inverse` is what is known of the inverse Jacobian. Where it was never formed, steps say nothing of directions in
+    which none went. Of a `solver` whose steps tell no error another solve, from beside y, has to lead back to y; of
+    others we ask for the Jacobian of few unknowns, and of many where f is `exact`ly zero, (*batch).
     """
-    if trial is not None:
-        return _returns_less(end, inverse, trial)
+    if isinstance(getattr(inverse, "base", inverse), Factors | SparseFactors):
+        return _returns_less(end, inverse)
     unseen = end.residual.xp.zeros_like(end.y)
     if solver.short_steps:
         return exact | ~exact if has_few_unknowns(end.y.shape) else exact, unseen
@@ -67,7 +54,7 @@ def is_lost(end: End, solver: Any, inverse: Any, exact: Array, trial: Array | No
     return exact | (~exact if rounded else _stays_away(end, solver)), unseen
 
 
-def _returns_less(end: End, inverse: Any, trial: Array) -> tuple[Array, Array]:
+def _returns_less(end: End, inverse: Any) -> tuple[Array, Array]:
     """Return where a change of y by the allowed error, put into f, does not come back by the inverse Jacobian.
 
     Rows that round alike give back any change but that which f feels least: along it, a rounding must be less than the
@@ -75,6 +62,7 @@ def _returns_less(end: End, inverse: Any, trial: Array) -> tuple[Array, Array]:
     """
     residual, y, allowed = end.residual, end.y, end.allowed
     xp, limits = residual.xp, residual.xp.finfo(y.dtype)
+    trial = residual.moved(y, allowed * weights(xp, y, end.steps))
     change = residual(trial) - end.f
     turned = change * weights(xp, y, end.steps + 1)
     if isinstance(inverse, Updated):  # by changes that may be rounded

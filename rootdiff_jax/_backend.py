@@ -113,6 +113,10 @@ class JaxBackend(Backend):
     def evaluated_once(self, function: Function, y: Array) -> Any:
         return _apart(function, y) if y.shape[-1] == 1 else function(y)
 
+    def linearized(self, function: Function, y: Array) -> tuple[Array, Callable[[], Array]]:
+        value, _, _, dense = self._linearized(function, y)
+        return value, dense
+
     def _with_slope(self, function: Function, y: Array) -> tuple[Array, Array]:
         def both(y: Array) -> tuple[Array, Array]:
             if self.reverse_only:
@@ -138,9 +142,10 @@ class JaxBackend(Backend):
         return jax.vjp(function, *primals)
 
     def linearize(self, function: Function, y: Array) -> tuple[Function, Function, Callable[[], Array]]:
-        return self.linearized(function, y)[1:]
+        return self._linearized(function, y)[1:]
 
-    def linearized(self, function: Function, y: Array) -> tuple[Array, Function, Function, Callable[[], Array]]:
+    def _linearized(self, function: Function, y: Array) -> tuple[Array, Function, Function, Callable[[], Array]]:
+        """Return the value at `y`, and what `linearize` does."""
         if y.shape[-1] == 1:  # the slopes are the matrices
             value, slope = self._with_slope(function, y)
 
@@ -181,7 +186,7 @@ class JaxBackend(Backend):
     def products(
         self, function: Function, y: Array, vectors: Array, transpose: bool = False
     ) -> tuple[Array, Array | None]:
-        _, matvec, rmatvec, _ = self.linearized(function, y)
+        _, matvec, rmatvec, _ = self._linearized(function, y)
         return jax.vmap(rmatvec if transpose else matvec)(vectors), None
 
     def lengths(self, y: Array) -> Array:

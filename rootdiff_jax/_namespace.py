@@ -52,16 +52,6 @@ class Namespace(_space.Namespace):
         return not jnp.issubdtype(dtype, jax.dtypes.extended) and jnp.isdtype(dtype, kind)
 
     @staticmethod
-    def where(condition: Array, x: Any, y: Any, /) -> Array:
-        """Return `x` where a condition holds, else `y`: of arrays alike one operation, without a function around it."""
-        alike = isinstance(x, Array) and isinstance(y, Array) and (x.shape, x.dtype) == (y.shape, y.dtype)
-        if not (alike and isinstance(condition, Array) and condition.dtype == bool):
-            return jnp.where(condition, x, y)
-        if condition.size == 1 and condition.ndim <= x.ndim:
-            condition = condition.reshape(())
-        return lax.select(condition, x, y) if condition.shape in ((), x.shape) else jnp.where(condition, x, y)
-
-    @staticmethod
     def sum(x: Array, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
         """Return the sums along an axis, or of all."""
         if dtype is None and x.dtype != bool and _is_short(x, axis):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from rootdiff._backend import Array
-from rootdiff._inverse import Factors
 from rootdiff._iterate import State
 from rootdiff._residual import Residual
 from rootdiff._sizes import is_dense
@@ -42,44 +41,37 @@ def corrected(
         return raw
     xp, backend = residual.xp, residual.backend
 
-    def factored(f: Array, matrix: Array) -> tuple[Array, Factors]:
-        return f, backend.lu_factor(matrix)
-
-    def correct(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        going, count, raw, y, before, direction, factors = carry
-        started = count > 0  # the first one evaluates f where the solver ended
-        f, form = residual.with_step(y)
-        norm = max_norm(xp, f)
-        contracts = ~started | (norm2(xp, f) <= CONTRACTION * norm2(xp, before))
+    def correct(carry: tuple[Array, RawSolution]) -> tuple[Array, RawSolution]:
+        going, raw = carry
+        f, matrix = residual.with_jacobian(raw.y)
+        factors = backend.lu_factor(matrix)
+        direction = -backend.lu_solve(factors, f)
+        y = residual.moved(raw.y, xp.where(xp.isfinite(direction), direction, 0.0))
+        f_new = residual(y)
+        norm = max_norm(xp, f_new)
+        contracts = norm2(xp, f_new) <= CONTRACTION * norm2(xp, f)
         scale = start_scale(xp, y, residual.scale)
         allowed = allowed_error(xp, solver, y, scale, is_deep(solver, norm, first_norm))
         if dense:  # rows of a gradient have units of their own: rounding of one may hide what the others gain
-            rest, limits = xp.abs(backend.lu_solve(factors, f)), xp.finfo(f.dtype)
+            rest, limits = xp.abs(backend.lu_solve(factors, f_new)), xp.finfo(f.dtype)
             unit = xp.where(allowed > 0, allowed, xp.full_like(allowed, float(limits.smallest_normal)))
             gained = max_norm(xp, rest / unit) <= CONTRACTION * max_norm(xp, direction / unit)
             contracts = contracts | gained | every(xp, rest <= 4 * float(limits.eps) * xp.abs(y))
-        taken = going & contracts & started
-        within = taken & ((norm == 0) | every(xp, xp.abs(direction) <= allowed))
-        steps = raw.steps + xp.astype(taken, xp.int32)
-        raw = raw._replace(
-            y=xp.where(taken[..., None], y, raw.y),
+        contracts = going & contracts
+        within = contracts & ((norm == 0) | every(xp, xp.abs(direction) <= allowed))
+        steps = xp.astype(raw.steps + xp.astype(contracts, xp.int32), xp.int32)
+        return contracts & ~within & (steps < last), raw._replace(
+            y=xp.where(contracts[..., None], y, raw.y),
             status=xp.astype(xp.where(within, int(Status.CONVERGED), raw.status), xp.int32),
             steps=steps,
-            residual_norm=xp.where(taken, norm, raw.residual_norm),
+            residual_norm=xp.where(contracts, norm, raw.residual_norm),
             error=xp.where(within[..., None], xp.abs(direction), raw.error),
         )
-        going = going & contracts & ~within & (steps < last)
-        f, factors = backend.when(xp.any(going), lambda: factored(*form()), (), (f, factors))
-        direction = -backend.lu_solve(factors, f)
-        moved = residual.moved(raw.y, xp.where(xp.isfinite(direction), direction, 0.0))
-        return going, count + 1, raw, moved, f, direction, factors
 
     last = raw.steps + _CORRECTIONS
     near = stopped & (raw.residual_norm <= solver.rtol**0.5 * first_norm)
-    raw = raw._replace(status=xp.astype(raw.status, xp.int32), steps=xp.astype(raw.steps, xp.int32))
-    zeros = xp.zeros_like(raw.y)
-    start = near, xp.zeros_like(raw.steps), raw, raw.y, zeros, zeros, Factors.zeros(xp, raw.y)
-    return backend.while_loop(lambda carry: xp.any(carry[0]), correct, start)[2]  # type: ignore[no-any-return]
+    raw = raw._replace(status=xp.astype(raw.status, xp.int32))
+    return backend.while_loop(lambda carry: xp.any(carry[0]), correct, (near, raw))[1]  # type: ignore[no-any-return]
 
 
 def corrected_minimum(solver: Any, residual: Residual, raw: RawSolution) -> RawSolution:

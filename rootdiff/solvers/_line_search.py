@@ -29,7 +29,7 @@ class Trial(NamedTuple):
     size : array, (*batch). Euclidean norm of `f`; where nothing had to be undercut, its largest absolute entry.
     length : array, (*batch). Fraction of the full step.
     accepted : boolean array, (*batch).
-    linear : what came with the residual at `y`: its Jacobian, (*batch, n, n), or its operator; else None.
+    slope : array, (*batch, 1), or None. The derivative at `y`, where it was asked for.
     following : array, (*batch, n), or None. The correction at `y`, where it was asked for.
     search : Search or None. What the next call goes on from; None where all trials are made.
     noisy : boolean array, (*batch), or None. Whether f at the start was found to be nothing but rounding.
@@ -40,7 +40,7 @@ class Trial(NamedTuple):
     size: Array
     length: Array
     accepted: Array
-    linear: Any = None
+    slope: Array | None = None
     following: Array | None = None
     search: Search | None = None
     noisy: Array | None = None
@@ -71,7 +71,7 @@ def backtrack(
     search: Search | None,
     accept: Callable[[Array, Array | float], Array] | None = None,
     shorten: Callable[[Array, Array], Array] | None = None,
-    evaluate: Callable[[Array], tuple[Array, Any]] | None = None,
+    slope: bool = False,
     beside: Array | None = None,
     noisy: Callable[[Array], Array] | None = None,
     unclear: Callable[[Trial], Array] | None = None,
@@ -92,8 +92,8 @@ def backtrack(
         Default: every other one will do.
     shorten : callable, optional
         From the same to the next length; default: half the length.
-    evaluate : callable, optional
-        From a point to its residual and what else a step needs of it.
+    slope : bool
+        Whether to compute the derivative of systems of one unknown too, with each residual.
     beside : array, (*batch, n), optional
         The residual at `y`, for `noisy`.
     noisy : callable, optional
@@ -109,7 +109,7 @@ def backtrack(
     xp, backend = residual.xp, residual.backend
 
     def trial(point: Array, length: Array | None, looks: Array | None = None) -> Trial:
-        f, linear = (residual(point), None) if evaluate is None else evaluate(point)
+        f, *matrix = residual.with_jacobian(point) if slope else (residual(point),)
         if noisy is None or looks is None:
             size = max_norm(xp, f) if accept is None else norm2(xp, f)
         else:
@@ -119,7 +119,8 @@ def backtrack(
         if accept is not None:
             accepted = accepted & accept(size, 1.0 if length is None else length)
         lengths = xp.ones_like(size) if length is None else length
-        return Trial(point, f, size, lengths, accepted, linear, None if again is None else again(f))
+        slopes = matrix[0][..., 0] if slope else None
+        return Trial(point, f, size, lengths, accepted, slopes, None if again is None else again(f))
 
     def with_natural(first: Trial, asked: Array | bool = True) -> Trial:
         if natural is None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, TypeAlias
 
-from rootdiff._backend import Array, select, status_where
+from rootdiff._backend import Array, status_where
 from rootdiff._inverse import Factors, Inverse
 from rootdiff._iterate import Iterate, Search, State
 from rootdiff._loop import IterativeSolver
 from rootdiff._residual import Residual
 from rootdiff._settings import limited
-from rootdiff._sizes import is_cheaper_than_a_branch
 from rootdiff._solution import RawSolution, Status
-from rootdiff._space import is_within, norm2, per_system
+from rootdiff._space import norm2
 from rootdiff.linear._base import LinearSolver
 from rootdiff.linear._contract import answered, is_tested
 from rootdiff.linear._lu import LU
@@ -85,15 +83,11 @@ class Newton(IterativeSolver):
     # by one. The inverse is the factors of the last Jacobian; of one unknown, where it comes with f, of that at y.
 
     def init(self, residual: Residual, y: Array) -> State:
-        xp, backend, scalar = residual.xp, residual.backend, self._is_scalar(y)
-        evaluate = self._evaluation(residual, y, backend.traced and y.ndim == 1)
-        f, linear = (residual(y), None) if evaluate is None else evaluate(y)
+        xp, scalar = residual.xp, self._is_scalar(y)
+        f, *matrix = residual.with_jacobian(y) if scalar else (residual(y),)
         inverse: Inverse | None = self.linear.blank(residual, y)
         if scalar:
-            inverse = Factors(linear, xp.zeros_like(y, dtype=xp.int32))  # pivots that nobody reads
-        elif isinstance(self.linear, LU) and linear is not None:
-            needed = xp.any(residual.of_active(per_system(xp, y, True, xp.bool)))
-            inverse = backend.when(needed, partial(self.linear.factor, linear), (), inverse, often=True)
+            inverse = Factors(matrix[0], xp.zeros_like(y, dtype=xp.int32))  # pivots that nobody reads
         # for one unknown the norm is its absolute value
         norms = None if scalar and self.memory == 1 else xp.stack([norm2(xp, f)] * self.memory, axis=-1)
         return State(Iterate.start(xp, y, f), norms, inverse)
@@ -102,7 +96,6 @@ class Newton(IterativeSolver):
         xp = residual.xp
         (y, f, *_), norms, old, search = state
         slope = old.lu[..., 0] if self._is_scalar(y) else None  # type: ignore[union-attr]
-        evaluate = self._evaluation(residual, y, search is not None)
         direction, again, inverse, failure = self._direction(residual, state, slope)
         length = norm2(xp, direction)
         solvable = length < xp.inf
@@ -117,10 +110,9 @@ class Newton(IterativeSolver):
             return unclear & (worse | _is_over(xp, trial.following, length, trial, size))
 
         asked = None if unclear is None else matters
-        trial = armijo(residual, y, f, direction, size, search, evaluate, bound, asked, again, length)
+        trial = armijo(residual, y, f, direction, size, search, slope is not None, bound, asked, again, length)
         # for one unknown the slope at the trial point is at hand, where that of the start may tell nothing
-        new_slope = None if slope is None else trial.linear[..., 0]
-        following = trial.following if slope is None else trial.f / new_slope
+        following = trial.f / trial.slope if trial.slope is not None else trial.following
         unfinished = trial.accepted
         if noisy is not None:
             noisy = noisy if trial.noisy is None else trial.noisy
@@ -131,12 +123,8 @@ class Newton(IterativeSolver):
         keep = trial.accepted[..., None]
         if slope is not None:
             newer = residual.of_active(trial.accepted)[..., None]  # else, as y does in a finished system, it stays
-            inverse = old._replace(lu=xp.where(newer, new_slope, slope)[..., None])  # type: ignore[union-attr]
+            inverse = old._replace(lu=xp.where(newer, trial.slope, slope)[..., None])  # type: ignore[union-attr]
         error = _error(xp, following, direction, length, trial, size, slope)
-        if slope is None and evaluate is not None:
-            # within tolerance no step follows
-            needed = trial.accepted & ~is_within(xp, error, self.rtol * xp.abs(trial.y))
-            inverse = self._renewed(residual, trial, needed, inverse)
         return State(
             Iterate(xp.where(keep, trial.y, y), xp.where(keep, trial.f, f), error, status),
             None if norms is None else _shifted(xp, trial, size, norms),
@@ -149,22 +137,6 @@ class Newton(IterativeSolver):
         if isinstance(self.linear, LU) and backend.eliminates(y.shape):  # traced, it is made only where it is used
             return raw._replace(factors=backend.lu_factor(residual.jacobian(y)))
         return raw
-
-    def _renewed(self, residual: Residual, trial: Trial, needed: Array, old: Inverse | None) -> Inverse | None:
-        """Return the factors at a trial point where they are `needed`; where a branch costs more, they are made."""
-        xp, factor = residual.xp, partial(self.linear.factor, trial.linear)  # type: ignore[attr-defined]
-        if is_cheaper_than_a_branch(trial.y.shape):
-            return select(xp, needed, factor(), old)  # type: ignore[no-any-return]
-        return residual.backend.when(xp.any(needed), factor, (), old, often=True)  # type: ignore[no-any-return]
-
-    def _evaluation(self, residual: Residual, y: Array, one: bool) -> Callable[[Array], tuple[Array, Any]] | None:
-        """Return what evaluates f with the linear part that a step from there needs; None where that is made apart.
-
-        So it is in `one` system of a compiled program, which then holds one copy of f for both.
-        """
-        if self._is_scalar(y):
-            return residual.with_jacobian
-        return residual.with_operator if one and isinstance(self.linear, LU) and residual.pattern is None else None
 
     def _is_scalar(self, y: Array) -> bool:
         """Return whether there is one unknown, whose slope comes with the residual."""
@@ -181,9 +153,6 @@ class Newton(IterativeSolver):
         y, f, *_ = state.iterate
         if slope is not None:
             return -f / slope, lambda vector: vector / slope, None, singular
-        if isinstance(state.inverse, Factors) and state.search is not None and isinstance(self.linear, LU):
-            again: Solve = partial(state.inverse.apply, residual.backend)
-            return again(-f), again, state.inverse, singular
         operator = replace(residual, known=(y, f)).operator(y)
         if isinstance(state.inverse, Factors) and isinstance(self.linear, LU):
             old: Inverse = state.inverse
@@ -214,10 +183,10 @@ def _error(
         return error
     fast = trial.accepted & (norm2(xp, following) <= _FAST * length)
     # an f that rounding makes zero tells nothing, next to a multiple root not even that it is near
-    if slope is None:
+    if slope is None or trial.slope is None:
         fast = fast & (trial.size > 0)
     else:
-        fast = fast & ((trial.size > 0) | (xp.abs(trial.linear[..., 0] - slope) <= _FAST * xp.abs(slope))[..., 0])
+        fast = fast & ((trial.size > 0) | (xp.abs(trial.slope - slope) <= _FAST * xp.abs(slope))[..., 0])
     # Deuflhard (2011), eq. 2.27: the simplified corrections form a geometric series, of a ratio of at most _FAST here
     rest = xp.abs(following) * (1 / (1 - _FAST))
     if rest.shape[-1] > 1:  # of one unknown it is the smaller one where it counts
@@ -273,7 +242,7 @@ def armijo(
     direction: Array,
     size: Array,
     search: Search | None,
-    evaluate: Callable[[Array], tuple[Array, Any]] | None = None,
+    slope: bool = False,
     bound: Array | None = None,
     unclear: Callable[[Trial], Array] | None = None,
     again: Solve | None = None,
@@ -302,10 +271,10 @@ def armijo(
         assert length is not None
         return norm2(xp, following) <= _FAST * length
 
-    if y.shape[-1] == 1 and evaluate is not None:
-        return backtrack(residual, y, direction, search, accept, shorten, evaluate)
+    if slope:
+        return backtrack(residual, y, direction, search, accept, shorten, slope)
     judge = None if again is None else natural
-    return backtrack(residual, y, direction, search, accept, shorten, evaluate, f, noisy, unclear, again, judge)
+    return backtrack(residual, y, direction, search, accept, shorten, False, f, noisy, unclear, again, judge)
 
 
 def trusted(trial: Trial, size: Array) -> Array:

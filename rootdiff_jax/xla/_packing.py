@@ -46,11 +46,8 @@ def while_loop(cond: Function, body: Function, state: Any) -> Any:
     def unpacked(parts: list[Array]) -> Any:
         found: dict[int, Array] = {}
         for part, places in zip(parts, groups, strict=True):
-            found |= {places[0]: part} if len(places) == 1 else dict(zip(places, rows(part), strict=True))
+            found |= {places[0]: part} if len(places) == 1 else dict(zip(places, part, strict=True))
         return jax.tree.unflatten(tree, [found[place] for place in range(len(leaves))])
-
-    def rows(part: Array) -> list[Array]:
-        return [jnp.squeeze(row, 0) for row in lax.split(part, (1,) * part.shape[0])]
 
     end = lax.while_loop(
         lambda parts: cond(unpacked(parts)), lambda parts: packed(body(unpacked(parts))), packed(state)

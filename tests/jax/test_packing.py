@@ -62,12 +62,10 @@ def test_a_loop_of_a_small_system_carries_few_arrays(solver, arrays):
 
     # y, f, the error, the best y; factors and their order; norms; numbers of two types: without packing 14;
     # those of a trust region are of a matrix whose rows are divided by numbers, one more array; the loop of the
-    # verdict, in a branch that an easy solve does not take, carries the Jacobian and its factors; that of the start
-    # and the last look at f goes round twice
-    carried = _carried(jax.make_jaxpr(solve)(jnp.ones(50)).jaxpr)
-    of_visits, *of_steps, of_verdict = (size for size in carried if size > 6)
-    assert max(of_steps) <= arrays
-    assert max(of_visits, of_verdict) <= 11
+    # verdict, in a branch that an easy solve does not take, carries the Jacobian and its factors
+    *_, of_steps, of_verdict = sorted(set(_carried(jax.make_jaxpr(solve)(jnp.ones(50)).jaxpr)))
+    assert of_steps <= arrays
+    assert of_verdict <= 11
 
 
 def _carried(jaxpr: Any) -> list[int]:

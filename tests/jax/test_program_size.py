@@ -5,7 +5,7 @@ import pytest
 from benchmarks.compiled import rootdiff_solve, size
 
 #: Copies of the residual and equations, at ten unknowns: what was counted, and a few more for another version of JAX.
-CEILINGS = {"newton": (4, 3550), "auto": (6, 5900), "newton_krylov": (5, 4100), "anderson": (7, 3950)}
+CEILINGS = {"newton": (6, 3450), "auto": (8, 6000), "newton_krylov": (5, 4300), "anderson": (8, 4100)}
 
 
 @pytest.mark.parametrize("solver", CEILINGS)
@@ -19,8 +19,8 @@ def test_a_program_holds_few_copies_of_the_residual(solver):
 def test_rare_branches_of_a_batch_are_small():
     """Elimination, an operation of its own for each entry, is left to what runs in each solve."""
     found = size(rootdiff_solve("newton", batch_ndim=1, batched_args=(0,)), (64, 8), compiled=False)
-    assert found.copies <= 11
-    assert found.equations <= 10800
+    assert found.copies <= 12
+    assert found.equations <= 11500
 
 
 def test_copies_do_not_grow_with_the_unknowns():
