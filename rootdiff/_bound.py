@@ -36,8 +36,7 @@ SHARED = {
         jac_sparsity : sparse array or Pattern, (m, n), optional
             Where dr/dy of one system may have entries: as for `root`, with a row for each number that the residual
             returns. Steps are then those of sparse factors of J^T J, derivatives those of factors of the Hessian; where
-            an unknown stands in very many rows these are dense: leave it out, and take ``adjoint="cg"``. Without
-            `bounds`.
+            an unknown stands in very many rows these are dense: leave it out, and take ``adjoint="cg"``.
     """,
 }
 

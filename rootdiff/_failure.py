@@ -15,6 +15,7 @@ from rootdiff._errors import AdjointError, ConvergenceError, ConvergenceWarning
 from rootdiff._numbers import is_of
 from rootdiff._sizes import is_dense
 from rootdiff._solution import Solution, Status
+from rootdiff._verdict import start_scale
 
 OnFailure = Literal["raise", "warn", "keep", "nan", "ignore", "approximate"]
 #: Packages whose frames lie between a user's call and a warning.
@@ -243,8 +244,7 @@ def _sizes(backend: Backend, solution: Solution, where: Any) -> tuple[Any, Any]:
 
 def _off(y: Any, error: Any, rtol: float, atol: float | None) -> str:
     """Return how far off systems are, by the unknown whose error is the most times its tolerance, in words."""
-    size = np.minimum(y.max(axis=-1, initial=0, keepdims=True), 1)  # of which the default atol is rtol
-    allowed = rtol * y + (rtol * size if atol is None else atol)
+    allowed = rtol * y + (rtol * start_scale(np, y) if atol is None else atol)
     parts = np.nan_to_num(error / (allowed + (allowed == 0)), nan=0, posinf=np.inf)
     place = np.unravel_index(parts.argmax(), parts.shape)
     if np.isinf(parts[place]):

@@ -51,8 +51,8 @@ def measure(residual: Residual, adjoint: LinearSolver, y: Array, w: Array) -> Gr
 
     def change(parts: tuple[Array, ...]) -> float:
         """Return the relative size of a change of the gradient."""
-        change = _size(xp, parts)
-        return change / size if size > 0 else (0.0 if change == 0 else math.inf)
+        found = _size(xp, parts)
+        return found / size if size > 0 else (0.0 if found == 0 else math.inf)
 
     def compared(other: tuple[Array, ...]) -> float:
         """Return the relative distance of another gradient."""

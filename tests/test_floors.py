@@ -43,7 +43,7 @@ FLOORS = {
     "_arguments": 1,
     "_residual": 1,
     "_sparse": 1,
-    "_failure": 1,
+    "_failure": 2,
     "_names": 1,
     "_numbers": 1,
     "_compaction": 2,

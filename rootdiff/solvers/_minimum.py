@@ -13,15 +13,7 @@ from rootdiff._settings import with_settings
 from rootdiff._sizes import is_dense
 from rootdiff._solution import RawSolution, Status
 from rootdiff._solver import Solver
-from rootdiff._space import (
-    dot,
-    is_beyond_rounding,
-    is_within,
-    max_norm,
-    numbers,
-    per_system,
-    some,
-)
+from rootdiff._space import dot, is_beyond_rounding, is_within, max_norm, numbers, per_system, some
 from rootdiff._verdict import allowed_error, judged, start_scale
 from rootdiff.solvers._curvature import MARGIN, curvature, falls_beside, judged_by_products
 from rootdiff.solvers._given import Given
